@@ -1,0 +1,81 @@
+"""BlockFormat: what one file of this package declares about one block format, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from construct import Construct
+from numpy.typing import NDArray
+
+from gguflow.errors import ShapeError
+
+Fields = Mapping[str, Any]
+"""One block taken apart: the grammar's field names and their values (integers, or lists of integers)."""
+
+Floats = NDArray[np.float32]
+
+Importance = Literal["unused", "optional", "required"]
+"""Whether an encoder takes per-weight importance. "required" formats are too coarse to encode without it: ggml refuses, and so do we."""
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """A block format: `block_size` weights become `type_size` bytes.
+
+    The scalar reference (`encode_block`, `decode_block`) works on the grammar's named fields; the kernel of the same name in `gguflow.kernels`
+    works on byte offsets. They are two derivations of one layout, and a test holds them equal to the bit.
+
+    name: as the field writes it, upper case ("Q4_K"). id: ggml's type number, as it stands in a file.
+    dtype: NumPy's view of one packed block, little-endian, unaligned. grammar: construct's view of the same bytes.
+    formula: one line, how a weight is made from the fields. summary: one line, what the block holds.
+    encode_block: (x float32[block_size], importance float32[block_size] | None) -> fields.
+    decode_block: fields -> float32[block_size] (number_type[1] for the integer formats and F64).
+    number_type: for the plain numbers that NumPy knows (all but BF16), their dtype.
+    """
+
+    name: str
+    id: int
+    block_size: int
+    dtype: np.dtype[Any]
+    grammar: Construct[Any, Any]
+    formula: str
+    summary: str
+    encode_block: Callable[[Floats, Floats | None], Fields]
+    decode_block: Callable[[Fields], NDArray[Any]]
+    importance: Importance = "unused"
+    number_type: np.dtype[Any] | None = None
+    type_size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type_size", self.dtype.itemsize)
+        if self.grammar.sizeof() != self.dtype.itemsize:
+            raise TypeError(f"{self.name}: grammar has {self.grammar.sizeof()} bytes, dtype {self.dtype.itemsize}")
+
+    @property
+    def key(self) -> str:
+        """The name in lower case: what the command line takes, and the name of the modules."""
+        return self.name.lower()
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.type_size / self.block_size
+
+    @property
+    def is_quantized(self) -> bool:
+        """True where several weights share a block; the plain number types have a block of one."""
+        return self.block_size > 1
+
+    def row_bytes(self, n: int) -> int:
+        """Bytes of a row of n weights.
+
+        Raises ShapeError where n is no multiple of the block size.
+        """
+        if n % self.block_size:
+            raise ShapeError(f"a row of {n} weights does not divide into {self.name} blocks of {self.block_size}")
+        return n // self.block_size * self.type_size
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,34 @@
+"""F16: IEEE 754 binary16, little-endian, one number a block. Encoding rounds to nearest even; beyond 65,504 it gives infinity."""
+
+from __future__ import annotations
+
+import numpy as np
+from construct import Int16ul, Struct
+
+from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.scalars import half_bits, half_value
+
+DTYPE = np.dtype([("value", "<u2")])
+GRAMMAR = Struct("value" / Int16ul)
+
+
+def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
+    return {"value": half_bits(x[0])}
+
+
+def decode_block(fields: Fields) -> Floats:
+    return np.array([half_value(fields["value"])], np.float32)
+
+
+FORMAT = BlockFormat(
+    name="F16",
+    id=1,
+    block_size=1,
+    dtype=DTYPE,
+    grammar=GRAMMAR,
+    formula="w = value",
+    summary="binary16",
+    encode_block=encode_block,
+    decode_block=decode_block,
+    number_type=np.dtype("<f2"),
+)

@@ -1,0 +1,38 @@
+"""BF16 on lanes: the upper half of a binary32, rounded to nearest even."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.policy import kernel
+from gguflow.lanes import bits_float, float_bits, load, load_u16, store, store_u16, where
+
+i32 = np.int32
+
+
+@kernel
+def quantize_blocks(x: Any, out: Any) -> None:
+    whole = x.size // 16 * 16
+    for i in range(0, whole, 16):
+        bits = float_bits(load(x, i))
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        store_u16(out, i * 2, where((bits & 0x7FFFFFFF) > 0x7F800000, (bits >> 16) | 64, rounded))
+    for i in range(whole, x.size):
+        word = np.uint32(float_bits(x[i]))
+        if (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000):
+            upper = (word >> np.uint32(16)) | np.uint32(64)
+        else:
+            upper = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        out[2 * i] = upper & np.uint32(255)
+        out[2 * i + 1] = (upper >> np.uint32(8)) & np.uint32(255)
+
+
+@kernel
+def dequantize_blocks(blocks: Any, out: Any) -> None:
+    whole = out.size // 16 * 16
+    for i in range(0, whole, 16):
+        store(out, i, bits_float(load_u16(blocks, i * 2) << 16))
+    for i in range(whole, out.size):
+        out[i] = bits_float(i32((i32(blocks[2 * i]) << i32(16)) | (i32(blocks[2 * i + 1]) << i32(24))))

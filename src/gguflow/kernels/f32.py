@@ -1,0 +1,39 @@
+"""F32: bytes as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.policy import kernel
+from gguflow.lanes import bits_float, float_bits, load, load_u32, store, store_u32
+
+
+@kernel
+def quantize_blocks(x: Any, out: Any) -> None:
+    whole = x.size // 16 * 16
+    for i in range(0, whole, 16):
+        store_u32(out, i * 4, float_bits(load(x, i)))
+    for i in range(whole, x.size):
+        bits = float_bits(x[i])
+        for k in range(4):
+            out[i * 4 + k] = (bits >> (8 * k)) & 255
+
+
+@kernel
+def dequantize_blocks(blocks: Any, out: Any) -> None:
+    whole = out.size // 16 * 16
+    for i in range(0, whole, 16):
+        store(out, i, bits_float(load_u32(blocks, i * 4)))
+    for i in range(whole, out.size):
+        out[i] = word_to_float(blocks, i * 4)
+
+
+@kernel
+def word_to_float(blocks: Any, i: Any) -> Any:
+    """The little-endian binary32 at byte i."""
+    bits = 0
+    for k in range(4):
+        bits |= int(blocks[i + k]) << (8 * k)
+    return bits_float(np.int32(bits))

@@ -1,0 +1,529 @@
+"""SIMD lanes inside Numba: vectors of 16 float32 or 16 int32 as Numba types.
+
+Why: ggml's encoders are loops whose every step depends on the step before (a search over trial scales, sums in a stated order), so a compiler
+cannot vectorize them, and changing the order of a sum changes the bytes. But the sub-blocks of a tensor are independent of each other. Put one
+sub-block into each lane, run the scalar program once on vectors, and 16 sub-blocks advance together while every one of them sees exactly the
+scalar sequence of binary32 operations. Same bytes, many times the speed.
+
+Each function below becomes a few LLVM instructions on ``<16 x float>`` or ``<16 x i32>``; LLVM splits them into what the processor has (one
+AVX-512 register, two of AVX2, four of SSE or NEON). No instruction carries a fast-math or contraction flag.
+
+A kernel is written as its scalar original would be, with these differences:
+
+- `if` on a lane's value becomes ``where(mask, a, b)``; comparisons give masks, combined with ``& | ~``; NaN compares false (except ``!=``).
+- scalars widen by themselves: ``v * f32(2)``, ``q & 15``.
+- memory is read with ``load(array, i)`` and written with ``store(array, i, v)``: 16 consecutive elements from flat element i, any alignment, no
+  bounds check (the caller has proved the size).
+- int32 lanes wrap; ``>>`` shifts in zeros (codes are unsigned bit fields; there is `shift_right_signed` for the other).
+
+"Transpose" is what brings sub-blocks into lanes: `transpose16` turns 16 runs of 16 weights into 16 vectors, one weight of each run per lane.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.imputils import lower_builtin, lower_cast
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
+
+LANES = 16
+
+_I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+_F32 = ir.FloatType()
+
+
+def _vector(element: ir.Type) -> ir.VectorType:
+    return ir.VectorType(element, LANES)
+
+
+class LaneType(types.Type):  # type: ignore[misc]
+    """A value in each of 16 lanes. `element` is the LLVM type of one lane."""
+
+    def __init__(self, name: str, element: ir.Type) -> None:
+        super().__init__(name=name)
+        self.element = element
+
+
+class FloatLanes(LaneType):
+    def __init__(self) -> None:
+        super().__init__("f32x16", _F32)
+
+
+class IntLanes(LaneType):
+    def __init__(self) -> None:
+        super().__init__("i32x16", _I32)
+
+
+class MaskLanes(LaneType):
+    def __init__(self) -> None:
+        super().__init__("mask16", _I1)
+
+
+f32x16, i32x16, mask16 = FloatLanes(), IntLanes(), MaskLanes()
+
+
+@register_model(FloatLanes)
+@register_model(IntLanes)
+@register_model(MaskLanes)
+class _LaneModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: LaneType) -> None:
+        super().__init__(dmm, fe_type, _vector(fe_type.element))
+
+
+# --- scalars into lanes -----------------------------------------------------------------------------------------------------------------------
+
+
+def _constant(element: ir.Type, values: Any) -> ir.Constant:
+    return ir.Constant(_vector(element), values if isinstance(values, list) else [values] * LANES)
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    undefined = ir.Constant(_vector(value.type), ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(one, undefined, _constant(_I32, 0))
+
+
+def _as_lanes(context: Any, builder: Any, kind: LaneType, from_type: Any, value: Any) -> Any:
+    """The LLVM value as lanes of `kind`: itself, or a scalar widened."""
+    if isinstance(from_type, LaneType):
+        return value
+    scalar = types.float32 if kind is f32x16 else types.int32
+    return _splat(builder, context.cast(builder, value, from_type, scalar))
+
+
+def _is_scalar_for(kind: LaneType, numba_type: Any) -> bool:
+    if kind is f32x16:  # float32 only: a stray float64 literal must not pass unseen
+        return bool(numba_type == types.float32)
+    return kind is i32x16 and isinstance(numba_type, types.Integer)
+
+
+def _common_kind(x: Any, y: Any) -> LaneType | None:
+    """The lanes that x and y widen to, or None where they do not mix."""
+    for kind in (f32x16, i32x16, mask16):
+        fits = [t is kind or t == kind or _is_scalar_for(kind, t) for t in (x, y)]
+        if all(fits) and kind in (x, y):
+            return kind
+    return None
+
+
+# --- operators ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def _binary(op: Any, emitters: dict[LaneType, Callable[..., Any]], result: LaneType | None = None) -> None:
+    """Register `op` for the kinds of lanes in `emitters`, scalars widened on either side. result: a fixed kind (comparisons), else the operands'."""
+
+    @infer_global(op)
+    class _Template(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args: Any, kws: Any) -> Any:
+            if len(args) == 2:
+                kind = _common_kind(*args)
+                if kind in emitters:
+                    return signature(result or kind, *args)
+            return None
+
+    for kind, emit in emitters.items():
+
+        def lower(context: Any, builder: Any, sig: Any, args: Any, kind: LaneType = kind, emit: Any = emit) -> Any:
+            return emit(builder, *(_as_lanes(context, builder, kind, t, v) for t, v in zip(sig.args, args)))
+
+        scalar = types.float32 if kind is f32x16 else types.Integer
+        lower_builtin(op, kind, kind)(lower)
+        if kind is not mask16:
+            lower_builtin(op, kind, scalar)(lower)
+            lower_builtin(op, scalar, kind)(lower)
+
+
+def _method(name: str) -> Callable[..., Any]:
+    return lambda builder, x, y: getattr(builder, name)(x, y)
+
+
+for _op, _float, _int in (
+    (operator.add, "fadd", "add"),
+    (operator.sub, "fsub", "sub"),
+    (operator.mul, "fmul", "mul"),
+):
+    _binary(_op, {f32x16: _method(_float), i32x16: _method(_int)})
+_binary(operator.truediv, {f32x16: _method("fdiv")})
+_binary(operator.lshift, {i32x16: _method("shl")})
+_binary(operator.rshift, {i32x16: _method("lshr")})
+for _op, _name in ((operator.and_, "and_"), (operator.or_, "or_"), (operator.xor, "xor")):
+    _binary(_op, {i32x16: _method(_name), mask16: _method(_name)})
+
+
+def _comparison(sign: str) -> dict[LaneType, Callable[..., Any]]:
+    compare_floats = "fcmp_unordered" if sign == "!=" else "fcmp_ordered"
+    return {
+        f32x16: lambda builder, x, y: getattr(builder, compare_floats)(sign, x, y),
+        i32x16: lambda builder, x, y: builder.icmp_signed(sign, x, y),
+    }
+
+
+for _op, _sign in (
+    (operator.lt, "<"),
+    (operator.le, "<="),
+    (operator.gt, ">"),
+    (operator.ge, ">="),
+    (operator.eq, "=="),
+    (operator.ne, "!="),
+):
+    _binary(_op, _comparison(_sign), result=mask16)
+
+
+def _unary(op: Any, kind: LaneType, emit: Callable[..., Any]) -> None:
+    @infer_global(op)
+    class _Template(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args: Any, kws: Any) -> Any:
+            return signature(kind, kind) if tuple(args) == (kind,) else None
+
+    lower_builtin(op, kind)(lambda context, builder, sig, args: emit(builder, args[0]))
+
+
+_unary(operator.invert, mask16, lambda builder, x: builder.not_(x))
+_unary(operator.invert, i32x16, lambda builder, x: builder.not_(x))
+_unary(operator.neg, f32x16, lambda builder, x: builder.fneg(x))
+_unary(operator.neg, i32x16, lambda builder, x: builder.neg(x))
+
+
+@lower_cast(types.float32, f32x16)
+@lower_cast(types.Integer, i32x16)
+def _widen_scalar(context: Any, builder: Any, from_type: Any, to_type: Any, value: Any) -> Any:
+    return _as_lanes(context, builder, to_type, from_type, value)
+
+
+# --- per lane functions --------------------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def where(_: Any, mask: Any, x: Any, y: Any) -> Any:
+    """Per lane: x where the mask is set, else y."""
+    kind = _common_kind(x, y)
+    if mask != mask16 or kind is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, b = (_as_lanes(context, builder, kind, t, v) for t, v in zip(sig.args[1:], args[1:]))
+        return builder.select(args[0], a, b)
+
+    return kind(mask, x, y), codegen
+
+
+def _llvm_unary(name: str, doc: str) -> Any:
+    """An LLVM intrinsic on float lanes and on a float32 scalar alike."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function(_: Any, x: Any) -> Any:
+        if x != f32x16 and x != types.float32:
+            return None
+        kind, suffix = (_vector(_F32), f"v{LANES}f32") if x == f32x16 else (_F32, "f32")
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            callee = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), f"llvm.{name}.{suffix}")
+            return builder.call(callee, args)
+
+        return x(x), codegen
+
+    function.__doc__ = doc
+    return function
+
+
+vabs = _llvm_unary("fabs", "Absolute value.")
+vsqrt = _llvm_unary("sqrt", "Square root, correctly rounded.")
+
+
+def _conversion(name: str, pairs: dict[Any, Any], emit: Callable[..., Any], doc: str) -> Any:
+    """An intrinsic with one argument: `pairs` maps the argument's type to the result's; emit(builder, value, llvm result type)."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function(_: Any, x: Any) -> Any:
+        if x not in pairs:
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return emit(builder, args[0], context.get_value_type(sig.return_type))
+
+        return pairs[x](x), codegen
+
+    function.__doc__ = doc
+    return function
+
+
+to_float = _conversion("to_float", {i32x16: f32x16}, lambda b, x, t: b.sitofp(x, t), "int32 to float32, nearest even.")
+to_int = _conversion(
+    "to_int",
+    {f32x16: i32x16},
+    lambda b, x, t: b.fptosi(x, t),
+    "float32 to int32, toward zero. The caller has proved that the value fits: elsewhere the result is undefined.",
+)
+float_bits = _conversion(
+    "float_bits", {f32x16: i32x16, types.float32: types.int32}, lambda b, x, t: b.bitcast(x, t), "The bits of a binary32, as an int32."
+)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bits_float(_: Any, bits: Any) -> Any:
+    """The binary32 with these bits: of int32 lanes, or of the low 32 bits of an integer."""
+    if bits != i32x16 and not isinstance(bits, types.Integer):
+        return None
+    result = f32x16 if bits == i32x16 else types.float32
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = args[0] if bits == i32x16 else context.cast(builder, args[0], sig.args[0], types.int32)
+        return builder.bitcast(word, context.get_value_type(result))
+
+    return result(bits), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def shift_right_signed(_: Any, x: Any, n: Any) -> Any:
+    """x >> n with the sign bit shifted in."""
+    if x != i32x16 or not isinstance(n, types.Integer):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.ashr(args[0], _as_lanes(context, builder, i32x16, sig.args[1], args[1]))
+
+    return i32x16(x, n), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def splat(_: Any, x: Any) -> Any:
+    """The scalar in every lane: float32 -> float lanes, an integer -> int32 lanes."""
+    kind = f32x16 if x == types.float32 else i32x16 if isinstance(x, types.Integer) else None
+    if kind is None:
+        return None
+    return kind(x), lambda context, builder, sig, args: _as_lanes(context, builder, kind, sig.args[0], args[0])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lane_numbers(_: Any) -> Any:
+    """0, 1, ... 15."""
+    return i32x16(), lambda context, builder, sig, args: _constant(_I32, list(range(LANES)))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lane(_: Any, v: Any, i: Any) -> Any:
+    """The scalar in lane i (0 to 15, not checked)."""
+    scalar = {f32x16: types.float32, i32x16: types.int32}.get(v)
+    if scalar is None or not isinstance(i, types.Integer):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.extract_element(args[0], context.cast(builder, args[1], sig.args[1], types.int32))
+
+    return scalar(v, i), codegen
+
+
+# --- across lanes --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _reduction(emit: Callable[..., Any], doc: str) -> Any:
+    """Fold 16 lanes into one by halves, so only for operations whose order does not matter (never a float sum)."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function(_: Any, v: Any) -> Any:
+        scalar = {f32x16: types.float32, i32x16: types.int32}.get(v)
+        if scalar is None:
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            value = args[0]
+            undefined = ir.Constant(value.type, ir.Undefined)
+            for half in (8, 4, 2, 1):
+                moved = builder.shuffle_vector(value, undefined, _constant(_I32, [(i + half) % LANES for i in range(LANES)]))
+                value = emit(builder, value, moved)
+            return builder.extract_element(value, ir.Constant(_I32, 0))
+
+        return scalar(v), codegen
+
+    function.__doc__ = doc
+    return function
+
+
+def _select(sign: str) -> Callable[..., Any]:
+    def emit(builder: Any, x: Any, y: Any) -> Any:
+        is_float = x.type.element == _F32
+        chosen = builder.fcmp_ordered(sign, x, y) if is_float else builder.icmp_signed(sign, x, y)
+        return builder.select(chosen, x, y)
+
+    return emit
+
+
+largest = _reduction(_select(">"), "The largest of the lanes (no NaN among them).")
+smallest = _reduction(_select("<"), "The smallest of the lanes (no NaN among them).")
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def total(_: Any, v: Any) -> Any:
+    """The sum of int32 lanes. Floats have none: their sum depends on the order."""
+    if v != i32x16:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        name = f"llvm.vector.reduce.add.v{LANES}i32"
+        callee = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I32, [_vector(_I32)]), name)
+        return builder.call(callee, args)
+
+    return types.int32(v), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def mask_bits(_: Any, mask: Any) -> Any:
+    """Lane i of the mask as bit i: 0 to 65535. Zero means: none is set."""
+    if mask != mask16:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], _I16), _I32)
+
+    return types.int32(mask), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lowest_bit(_: Any, bits: Any) -> Any:
+    """The number of the lowest set bit of an int32; 32 for zero."""
+    if bits != types.int32:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        callee = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I32, [_I32, _I1]), "llvm.cttz.i32")
+        return builder.call(callee, [args[0], ir.Constant(_I1, 0)])
+
+    return types.int32(bits), codegen
+
+
+# --- memory --------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
+    """Pointer to flat element `index` of a C-contiguous array of any rank."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [context.cast(builder, index, index_type, types.intp)])
+
+
+def _is_array(array: Any, index: Any, *dtypes: Any) -> bool:
+    return isinstance(array, types.Array) and array.layout == "C" and array.dtype in dtypes and isinstance(index, types.Integer)
+
+
+def _load_lanes(element: ir.Type, dtype: Any, kind: LaneType, widen: Callable[..., Any] | None, doc: str) -> Any:
+    """An intrinsic (array, i) that reads 16 values of LLVM type `element` at flat index i, byte-aligned, and widens them to lanes."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function(_: Any, array: Any, index: Any) -> Any:
+        if not _is_array(array, index, dtype):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            address = _address(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+            value = builder.load(builder.bitcast(address, _vector(element).as_pointer()))
+            value.align = 1
+            return value if widen is None else widen(builder, value)
+
+        return kind(array, index), codegen
+
+    function.__doc__ = doc
+    return function
+
+
+def _zext(builder: Any, value: Any) -> Any:
+    return builder.zext(value, _vector(_I32))
+
+
+def _sext(builder: Any, value: Any) -> Any:
+    return builder.sext(value, _vector(_I32))
+
+
+load = _load_lanes(_F32, types.float32, f32x16, None, "16 floats from flat element i of a float32 array.")
+load_i32 = _load_lanes(_I32, types.int32, i32x16, None, "16 integers from flat element i of an int32 array.")
+load_u8 = _load_lanes(_I8, types.uint8, i32x16, _zext, "16 bytes from byte i of a uint8 array, as 0 to 255.")
+load_i8 = _load_lanes(_I8, types.uint8, i32x16, _sext, "16 bytes from byte i of a uint8 array, as -128 to 127.")
+load_u16 = _load_lanes(_I16, types.uint8, i32x16, _zext, "16 little-endian uint16 from byte i of a uint8 array.")
+load_u32 = _load_lanes(_I32, types.uint8, i32x16, None, "16 little-endian 32-bit words from byte i of a uint8 array.")
+
+
+def _store_lanes(element: ir.Type, dtype: Any, kind: LaneType, narrow: Callable[..., Any] | None, doc: str) -> Any:
+    """An intrinsic (array, i, lanes) that writes 16 values of LLVM type `element` at flat index i, byte-aligned."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function(_: Any, array: Any, index: Any, value: Any) -> Any:
+        if not _is_array(array, index, dtype) or value != kind:
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            address = _address(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+            stored = args[2] if narrow is None else narrow(builder, args[2])
+            builder.store(stored, builder.bitcast(address, _vector(element).as_pointer())).align = 1
+            return context.get_dummy_value()
+
+        return types.void(array, index, value), codegen
+
+    function.__doc__ = doc
+    return function
+
+
+store = _store_lanes(_F32, types.float32, f32x16, None, "16 floats to flat element i of a float32 array.")
+store_i32 = _store_lanes(_I32, types.int32, i32x16, None, "16 integers to flat element i of an int32 array.")
+store_u8 = _store_lanes(_I8, types.uint8, i32x16, lambda b, v: b.trunc(v, _vector(_I8)), "The low bytes of 16 lanes to byte i of a uint8 array.")
+store_u16 = _store_lanes(
+    _I16, types.uint8, i32x16, lambda b, v: b.trunc(v, _vector(_I16)), "The low halves of 16 lanes to byte i of a uint8 array, little-endian."
+)
+store_u32 = _store_lanes(_I32, types.uint8, i32x16, None, "16 lanes to byte i of a uint8 array, little-endian.")
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def gather(_: Any, table: Any, index: Any) -> Any:
+    """table[index] per lane, from a C-contiguous float32 or int32 array. No bounds check: mask the index to the table's size."""
+    kind = f32x16 if _is_array(table, types.intp, types.float32) else i32x16 if _is_array(table, types.intp, types.int32) else None
+    if kind is None or index != i32x16:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        value = ir.Constant(_vector(kind.element), ir.Undefined)
+        for i in range(LANES):
+            position = builder.zext(builder.extract_element(args[1], ir.Constant(_I32, i)), _I64)
+            value = builder.insert_element(value, builder.load(builder.gep(data, [position])), ir.Constant(_I32, i))
+        return value
+
+    return kind(table, index), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def transpose16(_: Any, source: Any, first: Any, stride: Any, target: Any, row: Any) -> Any:
+    """Lane k of vector i becomes element i of run k, for 16 runs of 16 floats.
+
+    Run k starts at flat element ``first + k * stride`` of `source`; vector i goes to flat element ``16 * (row + i)`` of `target`, both float32.
+    Four rounds of exchanging halves between pairs of vectors: 64 shuffles for 256 weights, where a scalar loop needs 512 memory accesses.
+    """
+    if not (_is_array(source, first, types.float32) and _is_array(target, row, types.float32) and isinstance(stride, types.Integer)):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        start, step, out = (context.cast(builder, args[i], sig.args[i], types.intp) for i in (1, 2, 4))
+        vectors = []
+        for k in range(LANES):
+            index = builder.add(start, builder.mul(step, ir.Constant(_I64, k)))
+            address = _address(context, builder, sig.args[0], args[0], types.intp, index)
+            value = builder.load(builder.bitcast(address, _vector(_F32).as_pointer()))
+            value.align = 4
+            vectors.append(value)
+        for half in (8, 4, 2, 1):
+            upper = [i & half for i in range(LANES)]
+            low = _constant(_I32, [LANES + i - half if upper[i] else i for i in range(LANES)])
+            high = _constant(_I32, [LANES + i if upper[i] else i + half for i in range(LANES)])
+            for k in (k for k in range(LANES) if not k & half):
+                a, b = vectors[k], vectors[k + half]
+                vectors[k] = builder.shuffle_vector(a, b, low)
+                vectors[k + half] = builder.shuffle_vector(a, b, high)
+        for i, value in enumerate(vectors):
+            index = builder.mul(builder.add(out, ir.Constant(_I64, i)), ir.Constant(_I64, LANES))
+            address = _address(context, builder, sig.args[3], args[3], types.intp, index)
+            builder.store(value, builder.bitcast(address, _vector(_F32).as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.void(source, first, stride, target, row), codegen

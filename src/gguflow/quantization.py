@@ -1,0 +1,200 @@
+"""Arrays to blocks and back: `quantize` and `dequantize`, which prove what the kernels trust, and the two steps that streaming shares with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gguflow import blocks
+from gguflow.blocks import BlockFormat
+from gguflow.errors import NonFiniteError, ShapeError, UsageError
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+TILE = 1 << 16
+"""Weights that pass through decode and encode at a time: 256 KiB of float32, so that they stay in the second-level cache."""
+
+
+def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None) -> None:
+    """Encode flat, finite float32 x into flat out; both sizes fit the format. The caller has proved all of it.
+
+    importance: one value for each weight of a row; x then holds whole rows, or is one part of a row whose importance it comes with.
+    """
+    from gguflow import kernels
+
+    kernel = kernels.load(block_format)
+    if importance is None:
+        kernel.quantize_blocks(_read_only(x), out)
+    else:
+        kernel.quantize_blocks_weighted(_read_only(x), _read_only(importance), out)
+
+
+def decode(packed: Bytes, block_format: BlockFormat, out: Floats) -> None:
+    """Decode flat packed blocks into flat float32 out; both sizes fit the format. The caller has proved it."""
+    from gguflow import kernels
+
+    kernels.load(block_format).dequantize_blocks(_read_only(packed), out)
+
+
+def first_non_finite(x: Floats) -> int:
+    """The index of the first NaN or infinity in flat float32 x, or -1."""
+    from gguflow.kernels import finite
+
+    return int(finite.first_non_finite(_read_only(x)))
+
+
+def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | None = None, threads: int = 1, out: Bytes | None = None) -> Bytes:
+    """Quantize the rows of x: float[..., n] -> uint8[..., row_bytes].
+
+    x: float32, float16, bfloat16 (ml_dtypes) or float64 (rounded to float32 first); any strides. Integer formats take integers of their own type.
+    importance: float32[n], or None: how much the error of each column matters; see `BlockFormat.importance`.
+    out: where to put the blocks, C-contiguous uint8[..., row_bytes].
+
+    The bytes are those of ggml's reference encoder, and do not depend on `threads`.
+    Raises ShapeError (n is no multiple of the block size), NonFiniteError (NaN or infinity, names the first), UnknownFormatError, UsageError.
+    """
+    block_format = _resolve(format)
+    array = np.asarray(x)
+    if array.ndim == 0:
+        raise ShapeError("a scalar has no rows to quantize; pass an array of one dimension or more")
+    n = array.shape[-1]
+    shape = (*array.shape[:-1], block_format.row_bytes(n))
+    packed = _output(out, shape, np.dtype(np.uint8))
+    if block_format.number_type is not None and block_format.number_type.kind == "i":
+        if array.dtype != block_format.number_type:
+            raise ShapeError(f"{block_format.name} stores {block_format.number_type.name}, not {array.dtype.name}")
+        packed[...] = np.ascontiguousarray(array).view(np.uint8).reshape(shape)
+        return packed
+    if block_format.number_type is not None and block_format.number_type.itemsize == 8:
+        packed[...] = np.ascontiguousarray(array, "<f8").view(np.uint8).reshape(shape)
+        return packed
+    source_format, raw = _as_blocks(array)
+    weights = _importance(importance, block_format, n)
+    target = packed.reshape(-1)
+
+    def work(first: int, last: int) -> None:
+        tile = np.empty(last - first, np.float32)
+        decode(raw[first * source_format.type_size : last * source_format.type_size], source_format, tile)
+        bad = first_non_finite(tile)
+        if bad >= 0:
+            index = np.unravel_index(first + bad, array.shape)
+            where = ", ".join(str(int(i)) for i in index)
+            raise NonFiniteError(f"{tile[bad]} at index [{where}] cannot be quantized", first + bad)
+        start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
+        part = weights if weights is None or n <= last - first else weights[first % n : first % n + last - first]
+        encode(tile, block_format, target[start:stop], part)
+
+    _run(work, list(_pieces(array.size, n, block_format.block_size)), threads)
+    return packed
+
+
+def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Dequantize packed rows: uint8[..., row_bytes] -> float32[..., n]; integer formats and F64 give their own type.
+
+    out: where to put the weights, C-contiguous, of that type and shape. Bit-identical to ggml's dequantize_row functions.
+    Raises ShapeError where row_bytes is no multiple of the block's bytes, UnknownFormatError, UsageError.
+    """
+    block_format = _resolve(format)
+    array = np.asarray(blocks)
+    if array.dtype != np.uint8 or array.ndim == 0:
+        raise ShapeError(f"packed blocks are uint8[..., row_bytes], not {array.dtype.name}{list(array.shape)}")
+    if array.shape[-1] % block_format.type_size:
+        raise ShapeError(f"a row of {array.shape[-1]} bytes does not divide into {block_format.name} blocks of {block_format.type_size}")
+    n = array.shape[-1] // block_format.type_size * block_format.block_size
+    shape = (*array.shape[:-1], n)
+    raw = np.ascontiguousarray(array).reshape(-1)
+    number_type = block_format.number_type
+    if number_type is not None and number_type != np.dtype("<f2"):
+        weights = _output(out, shape, number_type)
+        weights[...] = raw.view(number_type).reshape(shape)
+        return weights
+    weights = _output(out, shape, np.dtype(np.float32))
+    target = weights.reshape(-1)
+
+    def work(first: int, last: int) -> None:
+        start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
+        decode(raw[start:stop], block_format, target[first:last])
+
+    _run(work, list(_pieces(target.size, target.size, block_format.block_size)), threads)
+    return weights
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """The same memory, not writable: mapped files are, and one signature for both means that a kernel is compiled once."""
+    if array.flags.writeable:
+        array = array.view()
+        array.flags.writeable = False
+    return array
+
+
+def _resolve(format: str | BlockFormat) -> BlockFormat:
+    return format if isinstance(format, BlockFormat) else blocks.by_name(format)
+
+
+def _output(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ShapeError(f"out must be writable, C-contiguous {dtype.name}{list(shape)}, not {out.dtype.name}{list(out.shape)}")
+    return out
+
+
+def _as_blocks(array: NDArray[Any]) -> tuple[BlockFormat, Bytes]:
+    """A float array as the blocks of the number format that it already is: flat bytes, without a copy where it is contiguous."""
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(array.dtype.name)
+    if name is None:
+        raise ShapeError(f"cannot quantize {array.dtype.name}; pass float32, float16, bfloat16 or float64")
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return blocks.FORMATS[name], np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int) -> Floats | None:
+    if importance is None:
+        if block_format.importance == "required":
+            raise UsageError(f"{block_format.name} is too coarse to encode without importance; pass importance=float32[{n}]")
+        return None
+    if block_format.importance == "unused":
+        return None
+    weights = np.ascontiguousarray(importance, np.float32)
+    if weights.shape != (n,):
+        raise ShapeError(f"importance has shape {list(weights.shape)}; rows of {n} weights need [{n}]")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise UsageError("importance must be finite and not negative")
+    return weights
+
+
+def _pieces(size: int, n: int, block_size: int) -> Iterator[tuple[int, int]]:
+    """Cut `size` flat weights, rows of n, into pieces of about TILE: some whole rows, or whole blocks of one row."""
+    if not size:
+        return
+    step = TILE // n * n or max(TILE // block_size, 1) * block_size
+    if n <= TILE:
+        yield from ((first, min(first + step, size)) for first in range(0, size, step))
+    else:
+        for row in range(0, size, n):
+            yield from ((row + first, row + min(first + step, n)) for first in range(0, n, step))
+
+
+def _run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int) -> None:
+    """Do the pieces, on `threads` threads; the first error in the order of the pieces is the one raised."""
+    if threads < 1:
+        raise UsageError(f"threads must be 1 or more, not {threads}")
+    if threads == 1 or len(pieces) < 2:
+        for piece in pieces:
+            work(*piece)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for done in [pool.submit(work, *piece) for piece in pieces]:
+                done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

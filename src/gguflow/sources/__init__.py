@@ -1,0 +1,1 @@
+"""What can be read: where tensors and configuration come from."""

@@ -1,0 +1,193 @@
+"""One suite for all block formats: layout, reference, kernel and ggml agree to the bit.
+
+A new format is picked up by being there; it adds cases only where it is peculiar.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import ggml
+from cases import adversarial, importances
+from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.errors import NonFiniteError, ShapeError, UsageError
+from gguflow.quantization import TILE, dequantize, quantize
+
+ALL = [pytest.param(f, id=name) for name, f in FORMATS.items()]
+FLOATS = [pytest.param(f, id=name) for name, f in FORMATS.items() if f.number_type is None or f.number_type.name in ("float32", "float16")]
+IN_GGML = [p for p in FLOATS if p.values[0].name != "F32"]  # type: ignore[attr-defined]
+WEIGHTED = [p for p in FLOATS if p.values[0].importance != "unused"]  # type: ignore[attr-defined]
+
+
+def default_importance(block_format: BlockFormat, n: int) -> NDArray[np.float32] | None:
+    """What to pass where a format cannot do without."""
+    return importances(n)["random"] if block_format.importance == "required" else None
+
+
+def generator(block_format: BlockFormat) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(block_format.name.encode()))
+
+
+def random_blocks(block_format: BlockFormat, n: int) -> NDArray[np.uint8]:
+    """uint8[n, type_size], any bytes: NaN, Inf and denormal scales come by themselves."""
+    return generator(block_format).integers(0, 256, (n, block_format.type_size), np.uint8)
+
+
+def reference_encode(block_format: BlockFormat, x: NDArray[np.float32], importance: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+    """A row through the scalar reference and the grammar, block by block."""
+    size = block_format.block_size
+    packed = b""
+    with np.errstate(all="ignore"):
+        for i in range(0, len(x), size):
+            weights = None if importance is None else importance[i : i + size]
+            packed += block_format.grammar.build(block_format.encode_block(x[i : i + size], weights))
+    return np.frombuffer(packed, np.uint8)
+
+
+def assert_same_bytes(ours: NDArray[np.uint8], theirs: NDArray[np.uint8], block_format: BlockFormat) -> None:
+    """Equal, or fail with the number of bad blocks and the first of them, field by field."""
+    ours, theirs = (a.reshape(-1, block_format.type_size) for a in (ours, theirs))
+    bad = np.flatnonzero((ours != theirs).any(axis=1))
+    if bad.size:
+        first = int(bad[0])
+        a, b = (block_format.grammar.parse(bytes(blocks[first])) for blocks in (ours, theirs))
+        fields = [f"{key}: {a[key]} != {b[key]}" for key in a if not key.startswith("_") and a[key] != b[key]]
+        pytest.fail(f"{bad.size} of {len(ours)} blocks differ; the first is {first}: {'; '.join(fields)}")
+
+
+def assert_same_floats(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> None:
+    """Equal to the bit, NaN included: any NaN equals any NaN."""
+    same = (ours.view(np.uint32) == theirs.view(np.uint32)) | (np.isnan(ours) & np.isnan(theirs))
+    bad = np.flatnonzero(~same)
+    if bad.size:
+        i = int(bad[0])
+        pytest.fail(f"{bad.size} of {ours.size} weights differ; the first is {i}: {ours.flat[i]!r} != {theirs.flat[i]!r}")
+
+
+@pytest.mark.parametrize("block_format", ALL)
+def test_layout_is_declared_once(block_format: BlockFormat) -> None:
+    """Grammar and dtype: the same fields in the same order, the same bytes; whatever the grammar parses it builds again."""
+    assert block_format.dtype.itemsize == block_format.grammar.sizeof() == block_format.type_size
+    names = [sub.name for sub in block_format.grammar.subcons]
+    assert names == list(block_format.dtype.names or ())
+    for block in random_blocks(block_format, 20):
+        parsed = block_format.grammar.parse(bytes(block))
+        if block_format.number_type is None or not np.isnan(block.view(block_format.number_type)).any():
+            assert block_format.grammar.build(parsed) == bytes(block)
+
+
+@pytest.mark.parametrize("block_format", FLOATS)
+def test_decode_reference_equals_kernel(block_format: BlockFormat) -> None:
+    packed = random_blocks(block_format, 24)
+    with np.errstate(all="ignore"):
+        expected = np.concatenate([block_format.decode_block(block_format.grammar.parse(bytes(block))) for block in packed])
+    assert_same_floats(dequantize(packed.reshape(1, -1), block_format)[0], expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("block_format", IN_GGML)
+def test_decode_equals_ggml(block_format: BlockFormat) -> None:
+    packed = random_blocks(block_format, 1024).reshape(1, -1)
+    assert_same_floats(dequantize(packed, block_format), ggml.dequantize(packed, block_format))
+
+
+@pytest.mark.parametrize("block_format", FLOATS)
+def test_encode_reference_equals_kernel(block_format: BlockFormat) -> None:
+    n = max(block_format.block_size, 32)
+    for name, row in adversarial(n).items():
+        importance = default_importance(block_format, n)
+        expected = reference_encode(block_format, row, importance)
+        assert (quantize(row, block_format, importance) == expected).all(), name
+
+
+@pytest.mark.parametrize("block_format", IN_GGML)
+def test_encode_equals_ggml_on_adversarial_rows(block_format: BlockFormat) -> None:
+    n = 512
+    rows = adversarial(n)
+    importance = default_importance(block_format, n)
+    for name, row in rows.items():
+        ours = quantize(row[None], block_format, importance)
+        theirs = ggml.quantize(row[None], block_format, importance)
+        assert (ours == theirs).all(), name
+
+
+@pytest.mark.parametrize("block_format", IN_GGML)
+@pytest.mark.parametrize("distribution", ["gaussian", "student"])
+def test_encode_equals_ggml_on_random_rows(block_format: BlockFormat, distribution: str) -> None:
+    rng = generator(block_format)
+    shape = (64, 1536)
+    x = (rng.standard_normal(shape) if distribution == "gaussian" else rng.standard_t(3, shape)).astype(np.float32) * np.float32(0.02)
+    importance = default_importance(block_format, shape[1])
+    assert_same_bytes(quantize(x, block_format, importance), ggml.quantize(x, block_format, importance), block_format)
+
+
+@pytest.mark.parametrize("block_format", WEIGHTED)
+def test_weighted_encode_equals_ggml(block_format: BlockFormat) -> None:
+    n = 768
+    x = generator(block_format).standard_normal((8, n)).astype(np.float32)
+    for name, importance in importances(n).items():
+        ours, theirs = quantize(x, block_format, importance), ggml.quantize(x, block_format, importance)
+        assert (ours == theirs).all(), name
+        assert (ours[0, : block_format.type_size] == reference_encode(block_format, x[0, : block_format.block_size], importance)).all(), name
+
+
+@pytest.mark.parametrize("block_format", FLOATS)
+def test_result_does_not_depend_on_pieces_or_threads(block_format: BlockFormat) -> None:
+    n = 1280
+    x = generator(block_format).standard_normal((TILE // n * 2 + 3, n)).astype(np.float32)
+    if block_format.importance == "required":
+        x = x[:6]
+    importance = default_importance(block_format, n)
+    whole = quantize(x, block_format, importance)
+    assert (quantize(x, block_format, importance, threads=2) == whole).all()
+    assert (np.stack([quantize(row, block_format, importance) for row in x[:6]]) == whole[:6]).all()
+    assert_same_floats(dequantize(whole, block_format, threads=2), dequantize(whole, block_format))
+
+
+@pytest.mark.parametrize("block_format", FLOATS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_weights_are_refused(block_format: BlockFormat, bad: float) -> None:
+    x = np.ones((3, 512), np.float32)
+    x[1, 300] = x[2, 5] = bad
+    with pytest.raises(NonFiniteError, match=r"at index \[1, 300\]") as caught:
+        quantize(x, block_format, default_importance(block_format, 512))
+    assert caught.value.index == 512 + 300
+
+
+@pytest.mark.parametrize("block_format", FLOATS)
+def test_shapes_and_memory(block_format: BlockFormat) -> None:
+    """Any leading dimensions, strides, read-only and unaligned memory; rows that do not divide are a typed error."""
+    n = 512
+    x = generator(block_format).standard_normal((4, 3, n)).astype(np.float32)
+    importance = default_importance(block_format, n)
+    expected = quantize(x, block_format, importance)
+    assert expected.shape == (4, 3, block_format.row_bytes(n))
+    wide = np.empty((4, 3, 2 * n), np.float32)
+    wide[..., ::2] = x
+    assert (quantize(wide[..., ::2], block_format, importance) == expected).all()
+    unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view("<f4").reshape(x.shape)
+    assert not unaligned.flags.aligned and not unaligned.flags.writeable
+    assert (quantize(unaligned, block_format, importance) == expected).all()
+    assert quantize(np.empty((0, n), np.float32), block_format, importance).shape == (0, block_format.row_bytes(n))
+    assert dequantize(np.empty((2, 0), np.uint8), block_format).shape == (2, 0)
+    if block_format.block_size > 1:
+        with pytest.raises(ShapeError, match="does not divide"):
+            quantize(x[..., :-1], block_format, importance)
+        with pytest.raises(ShapeError, match="does not divide"):
+            dequantize(expected[..., :-1], block_format)
+    with pytest.raises(ShapeError):
+        quantize(np.float32(1), block_format)
+    if block_format.importance == "required":
+        with pytest.raises(UsageError, match="importance"):
+            quantize(x, block_format)
+
+
+@pytest.mark.parametrize("block_format", FLOATS)
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_source_dtypes(block_format: BlockFormat, dtype: str) -> None:
+    x = generator(block_format).standard_normal((2, 512)).astype(dtype)
+    importance = default_importance(block_format, 512)
+    assert (quantize(x, block_format, importance) == quantize(x.astype(np.float32), block_format, importance)).all()
