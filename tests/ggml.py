@@ -6,7 +6,7 @@ import ctypes
 import functools
 import importlib.util
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from gguflow.blocks import BlockFormat
 class _TypeTraits(ctypes.Structure):
     """The head of `struct ggml_type_traits` (ggml.h)."""
 
-    _fields_ = [
+    _fields_: ClassVar[Any] = [
         ("type_name", ctypes.c_char_p),
         ("blck_size", ctypes.c_int64),
         ("blck_size_interleave", ctypes.c_int64),

@@ -6,6 +6,7 @@ A new format is picked up by being there; it adds cases only where it is peculia
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,10 +18,21 @@ from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
 from gguflow.quantization import TILE, dequantize, quantize
 
-ALL = [pytest.param(f, id=name) for name, f in FORMATS.items()]
-FLOATS = [pytest.param(f, id=name) for name, f in FORMATS.items() if f.number_type is None or f.number_type.name in ("float32", "float16")]
-IN_GGML = [p for p in FLOATS if p.values[0].name != "F32"]  # type: ignore[attr-defined]
-WEIGHTED = [p for p in FLOATS if p.values[0].importance != "unused"]  # type: ignore[attr-defined]
+
+def formats(wanted: Callable[[BlockFormat], bool]) -> pytest.MarkDecorator:
+    """Parametrize a test over the formats that `wanted` admits, named in its ids."""
+    chosen = {name: f for name, f in FORMATS.items() if wanted(f)}
+    return pytest.mark.parametrize("block_format", chosen.values(), ids=chosen)
+
+
+def holds_floats(block_format: BlockFormat) -> bool:
+    return block_format.number_type is None or block_format.number_type.name in ("float32", "float16")
+
+
+all_formats = formats(lambda f: True)
+float_formats = formats(holds_floats)
+ggml_formats = formats(lambda f: holds_floats(f) and f.name != "F32")  # ggml has no conversion for F32
+weighted_formats = formats(lambda f: f.importance != "unused")
 
 
 def default_importance(block_format: BlockFormat, n: int) -> NDArray[np.float32] | None:
@@ -68,7 +80,7 @@ def assert_same_floats(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -
         pytest.fail(f"{bad.size} of {ours.size} weights differ; the first is {i}: {ours.flat[i]!r} != {theirs.flat[i]!r}")
 
 
-@pytest.mark.parametrize("block_format", ALL)
+@all_formats
 def test_layout_is_declared_once(block_format: BlockFormat) -> None:
     """Grammar and dtype: the same fields in the same order, the same bytes; whatever the grammar parses it builds again."""
     assert block_format.dtype.itemsize == block_format.grammar.sizeof() == block_format.type_size
@@ -80,7 +92,7 @@ def test_layout_is_declared_once(block_format: BlockFormat) -> None:
             assert block_format.grammar.build(parsed) == bytes(block)
 
 
-@pytest.mark.parametrize("block_format", FLOATS)
+@float_formats
 def test_decode_reference_equals_kernel(block_format: BlockFormat) -> None:
     packed = random_blocks(block_format, 24)
     with np.errstate(all="ignore"):
@@ -88,13 +100,13 @@ def test_decode_reference_equals_kernel(block_format: BlockFormat) -> None:
     assert_same_floats(dequantize(packed.reshape(1, -1), block_format)[0], expected.astype(np.float32))
 
 
-@pytest.mark.parametrize("block_format", IN_GGML)
+@ggml_formats
 def test_decode_equals_ggml(block_format: BlockFormat) -> None:
     packed = random_blocks(block_format, 1024).reshape(1, -1)
     assert_same_floats(dequantize(packed, block_format), ggml.dequantize(packed, block_format))
 
 
-@pytest.mark.parametrize("block_format", FLOATS)
+@float_formats
 def test_encode_reference_equals_kernel(block_format: BlockFormat) -> None:
     n = max(block_format.block_size, 32)
     for name, row in adversarial(n).items():
@@ -103,7 +115,7 @@ def test_encode_reference_equals_kernel(block_format: BlockFormat) -> None:
         assert (quantize(row, block_format, importance) == expected).all(), name
 
 
-@pytest.mark.parametrize("block_format", IN_GGML)
+@ggml_formats
 def test_encode_equals_ggml_on_adversarial_rows(block_format: BlockFormat) -> None:
     n = 512
     rows = adversarial(n)
@@ -114,7 +126,7 @@ def test_encode_equals_ggml_on_adversarial_rows(block_format: BlockFormat) -> No
         assert (ours == theirs).all(), name
 
 
-@pytest.mark.parametrize("block_format", IN_GGML)
+@ggml_formats
 @pytest.mark.parametrize("distribution", ["gaussian", "student"])
 def test_encode_equals_ggml_on_random_rows(block_format: BlockFormat, distribution: str) -> None:
     rng = generator(block_format)
@@ -124,7 +136,7 @@ def test_encode_equals_ggml_on_random_rows(block_format: BlockFormat, distributi
     assert_same_bytes(quantize(x, block_format, importance), ggml.quantize(x, block_format, importance), block_format)
 
 
-@pytest.mark.parametrize("block_format", WEIGHTED)
+@weighted_formats
 def test_weighted_encode_equals_ggml(block_format: BlockFormat) -> None:
     n = 768
     x = generator(block_format).standard_normal((8, n)).astype(np.float32)
@@ -134,7 +146,7 @@ def test_weighted_encode_equals_ggml(block_format: BlockFormat) -> None:
         assert (ours[0, : block_format.type_size] == reference_encode(block_format, x[0, : block_format.block_size], importance)).all(), name
 
 
-@pytest.mark.parametrize("block_format", FLOATS)
+@float_formats
 def test_result_does_not_depend_on_pieces_or_threads(block_format: BlockFormat) -> None:
     n = 1280
     x = generator(block_format).standard_normal((TILE // n * 2 + 3, n)).astype(np.float32)
@@ -147,7 +159,7 @@ def test_result_does_not_depend_on_pieces_or_threads(block_format: BlockFormat) 
     assert_same_floats(dequantize(whole, block_format, threads=2), dequantize(whole, block_format))
 
 
-@pytest.mark.parametrize("block_format", FLOATS)
+@float_formats
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_non_finite_weights_are_refused(block_format: BlockFormat, bad: float) -> None:
     x = np.ones((3, 512), np.float32)
@@ -157,7 +169,7 @@ def test_non_finite_weights_are_refused(block_format: BlockFormat, bad: float) -
     assert caught.value.index == 512 + 300
 
 
-@pytest.mark.parametrize("block_format", FLOATS)
+@float_formats
 def test_shapes_and_memory(block_format: BlockFormat) -> None:
     """Any leading dimensions, strides, read-only and unaligned memory; rows that do not divide are a typed error."""
     n = 512
@@ -185,7 +197,7 @@ def test_shapes_and_memory(block_format: BlockFormat) -> None:
             quantize(x, block_format)
 
 
-@pytest.mark.parametrize("block_format", FLOATS)
+@float_formats
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_source_dtypes(block_format: BlockFormat, dtype: str) -> None:
     x = generator(block_format).standard_normal((2, 512)).astype(dtype)

@@ -130,7 +130,7 @@ def _binary(op: Any, emitters: dict[LaneType, Callable[..., Any]], result: LaneT
     for kind, emit in emitters.items():
 
         def lower(context: Any, builder: Any, sig: Any, args: Any, kind: LaneType = kind, emit: Any = emit) -> Any:
-            return emit(builder, *(_as_lanes(context, builder, kind, t, v) for t, v in zip(sig.args, args)))
+            return emit(builder, *(_as_lanes(context, builder, kind, t, v) for t, v in zip(sig.args, args, strict=True)))
 
         scalar = types.float32 if kind is f32x16 else types.Integer
         lower_builtin(op, kind, kind)(lower)
@@ -190,8 +190,8 @@ _unary(operator.neg, f32x16, lambda builder, x: builder.fneg(x))
 _unary(operator.neg, i32x16, lambda builder, x: builder.neg(x))
 
 
-@lower_cast(types.float32, f32x16)
-@lower_cast(types.Integer, i32x16)
+@lower_cast(types.float32, f32x16)  # type: ignore[untyped-decorator]
+@lower_cast(types.Integer, i32x16)  # type: ignore[untyped-decorator]
 def _widen_scalar(context: Any, builder: Any, from_type: Any, to_type: Any, value: Any) -> Any:
     return _as_lanes(context, builder, to_type, from_type, value)
 
@@ -207,7 +207,7 @@ def where(_: Any, mask: Any, x: Any, y: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        a, b = (_as_lanes(context, builder, kind, t, v) for t, v in zip(sig.args[1:], args[1:]))
+        a, b = (_as_lanes(context, builder, kind, t, v) for t, v in zip(sig.args[1:], args[1:], strict=True))
         return builder.select(args[0], a, b)
 
     return kind(mask, x, y), codegen

@@ -28,7 +28,8 @@ class RopeOrder:
         row = np.arange(first, last, dtype=np.int64)
         head, within = np.divmod(row, head_dim)
         pair, half = np.divmod(within, 2)
-        return head * head_dim + half * (head_dim // 2) + pair
+        source: NDArray[np.int64] = head * head_dim + half * (head_dim // 2) + pair
+        return source
 
 
 @dataclass(frozen=True)
