@@ -1,1 +1,37 @@
 """What can be read: where tensors and configuration come from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gguflow.errors import Finding, UnsupportedError, UsageError
+from gguflow.platform import storage_errors
+from gguflow.sources import huggingface, safetensors
+from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
+from gguflow.sources.reading import TensorReader
+
+__all__ = ["Checkpoint", "SourceFile", "SourceTensor", "TensorReader", "open_checkpoint"]
+
+_ACCEPTED = "a checkpoint directory, a .safetensors file, or a .safetensors.index.json"
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open what the user named: a checkpoint directory, the index of one, or a lone .safetensors file. Headers only; no weights are read.
+
+    A lone file is tensors without a model: neither config.json nor anything else beside it is looked at.
+    Raises UsageError (nothing that is read), a FileError with the broken rule, or StorageError.
+    """
+    path = Path(path)
+    with storage_errors("read", path):
+        path.stat()
+    if path.is_dir():
+        return huggingface.open_directory(path)
+    if path.name.endswith(huggingface.INDEX_SUFFIX):
+        return huggingface.open_index(path)
+    if path.suffix == ".safetensors":
+        file, tensors, _ = safetensors.read_header(path)
+        return Checkpoint(path, tensors, (file,))
+    if path.suffix == ".gguf":
+        raise UnsupportedError(path, Finding("H-011", "a GGUF file cannot be a source yet", expected=_ACCEPTED))
+    raise UsageError(f"{path}: not a source; what is read: {_ACCEPTED}")

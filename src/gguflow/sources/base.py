@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gguflow.blocks import BlockFormat
+from gguflow.errors import Finding, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,17 @@ class SourceFile:
 class SourceTensor:
     """A tensor in a source file.
 
-    format: how its bytes hold numbers (F32, F16, BF16). shape: NumPy order, rows last. offset: from the start of the file.
+    format: how its bytes hold numbers (F32, F16, BF16), or None where no block format is like it (BOOL, F8_E4M3): such a tensor may be skipped,
+    and is refused as soon as somebody wants its weights. shape: NumPy order, rows last. offset: from the start of the file.
+    dtype: the number type as the source writes it.
     """
 
     name: str
-    format: BlockFormat
+    format: BlockFormat | None
     shape: tuple[int, ...]
     file: SourceFile
     offset: int
+    dtype: str = ""
 
     @property
     def n_weights(self) -> int:
@@ -39,7 +44,16 @@ class SourceTensor:
 
     @property
     def nbytes(self) -> int:
-        return self.n_weights // self.format.block_size * self.format.type_size
+        """Bytes in the file. Raises UnsupportedError where there is no format."""
+        block_format = self.require_format()
+        return self.n_weights // block_format.block_size * block_format.type_size
+
+    def require_format(self) -> BlockFormat:
+        """The format, for whoever is about to read weights. Raises UnsupportedError (S-014), which names tensor and dtype."""
+        if self.format is None:
+            finding = Finding("S-014", f"tensors of dtype {self.dtype} cannot be converted", json_path(self.name, "dtype"), found=self.dtype)
+            raise UnsupportedError(self.file.path, finding)
+        return self.format
 
 
 @dataclass(frozen=True)
@@ -55,3 +69,9 @@ class Checkpoint:
     files: tuple[SourceFile, ...]
     directory: Path | None = None
     config: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+def json_path(*keys: str) -> str:
+    """Where in a JSON document, for a Finding: `$["model.norm.weight"].shape`. Keys come from untrusted files: escaped, and cut where long."""
+    parts = (key if len(key) <= 120 else key[:120] + "…" for key in keys)
+    return "$" + "".join(f".{part}" if part.isidentifier() else f"[{json.dumps(part)}]" for part in parts)

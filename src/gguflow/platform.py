@@ -1,0 +1,154 @@
+"""What differs between operating systems, in one small file: positioned writes, durability, page hints, processors.
+
+Tested on Linux. On macOS a plain fsync stops at the drive's own cache (F_FULLFSYNC goes through it), and there is no posix_fallocate. Windows has
+no pwrite, no directory handles to sync, and does not replace a file that is mapped.
+
+Functions here raise OSError as the system gives it; `storage_errors` turns one into a StorageError that says what was being done to which file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow.errors import StorageError
+
+_MAX_WRITE = 1 << 30
+"""Bytes for one system call: Linux writes at most 2 GiB - 4 KiB at a time, macOS refuses more than 2 GiB - 1."""
+
+_EXPLANATIONS = {
+    errno.ENOSPC: "no space left on the device",
+    getattr(errno, "EDQUOT", errno.ENOSPC): "the disk quota is used up",
+    errno.EFBIG: "the file system or a resource limit does not allow a file of this size",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "no such file or directory",
+    errno.ENOTDIR: "a part of the path is not a directory",
+    errno.EISDIR: "it is a directory",
+    errno.ELOOP: "its symbolic links go in a circle",
+    errno.ENAMETOOLONG: "its name is too long",
+    errno.EMFILE: "too many open files",
+    errno.EIO: "the device failed",
+}
+
+_position_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def storage_errors(action: str, path: str | Path) -> Iterator[None]:
+    """Turn an OSError of the block into a StorageError "cannot ACTION PATH: reason", with the errno kept. A StorageError passes as it is."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        reason = _EXPLANATIONS.get(error.errno or 0) or error.strerror or str(error)
+        refusal = StorageError(f"cannot {action} {path}: {reason}")
+        refusal.errno = error.errno
+        refusal.filename = str(path)
+        raise refusal from error
+
+
+def available_cpus() -> int:
+    """Processors that this process may use: its affinity mask where the system has one, else all; at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+def pwrite_all(fd: int, buffer: memoryview | bytes | NDArray[np.uint8], offset: int) -> None:
+    """Write all of a C-contiguous buffer at `offset` bytes from the start of the file. Threads may write to one file side by side.
+
+    A call that wrote a part is continued; one that a signal interrupted is repeated by Python itself (PEP 475).
+    Raises OSError, ENOSPC included; the file then holds some prefix of the buffer.
+    """
+    view = buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
+    rest = view.cast("B") if view.nbytes else view
+    while rest.nbytes:
+        written = _write_at(fd, rest[:_MAX_WRITE], offset)
+        if written <= 0:
+            raise OSError(errno.EIO, "the system wrote nothing")
+        rest = rest[written:]
+        offset += written
+
+
+def _write_at(fd: int, buffer: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(fd, buffer, offset)
+    with _position_lock:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.write(fd, buffer)
+
+
+def preallocate(fd: int, nbytes: int) -> None:
+    """Make the file nbytes long, with its blocks reserved where the file system can, so that a full disk shows before any work is done.
+
+    Raises OSError: ENOSPC, EDQUOT or EFBIG where the bytes are not to be had.
+    """
+    if nbytes and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, nbytes)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):  # no such thing on this file system
+                raise
+    os.ftruncate(fd, nbytes)
+
+
+def sync_file(fd: int) -> None:
+    """Return when the file's bytes are on the medium."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # not on network file systems
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename inside the directory durable. Nothing on Windows, and nothing on file systems that cannot."""
+    if os.name == "nt":
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(fd)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Give the finished file its name, in one step: whoever opens `target` sees the old file or the new one, never a part. Same file system."""
+    os.replace(source, target)
+
+
+def is_same_file(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file, through links too; False where either does not exist."""
+    try:
+        return os.path.samefile(a, b)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def release_pages(mapping: mmap.mmap, first: int, last: int) -> None:
+    """Tell the system that the mapped file's bytes [first, last), already read, need not stay in this process's memory.
+
+    Only a hint, for read-only mappings of files: a later access reads the page again. The page that holds `last` is kept for the next reader.
+    """
+    if not hasattr(mapping, "madvise") or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    first, last = (position // mmap.PAGESIZE * mmap.PAGESIZE for position in (first, last))
+    if first < last:
+        mapping.madvise(mmap.MADV_DONTNEED, first, last - first)

@@ -1,0 +1,106 @@
+"""Weights of a checkpoint, read through memory maps, and the proof that the files did not change meanwhile. Rules R-001 and R-002."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import threading
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow.errors import Finding, InvalidError, UsageError
+from gguflow.platform import release_pages, storage_errors
+from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
+
+Bytes = NDArray[np.uint8]
+
+
+class TensorReader:
+    """Reads the tensors of a checkpoint; each file is mapped once, read-only, when a tensor of it is first wanted. Threads may share one.
+
+    What `read` returns is the mapped file itself: valid as long as it is referred to, after the reader is closed too. A file that somebody
+    shortens while it is mapped kills the process at the next access (SIGBUS); one that is overwritten in place shows in `check_unchanged`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._files = checkpoint.files
+        self._maps: dict[SourceFile, tuple[mmap.mmap, Bytes]] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> TensorReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the files, each as soon as no array refers to it any more."""
+        while self._maps:
+            _, (mapping, content) = self._maps.popitem()
+            del content
+            with contextlib.suppress(BufferError):
+                mapping.close()
+
+    def read(self, tensor: SourceTensor, first: int, last: int) -> Bytes:
+        """The packed bytes of weights [first, last) of the flattened tensor: uint8[...], read-only, without a copy; any alignment.
+
+        Raises UnsupportedError (S-014), InvalidError (R-001), StorageError, UsageError where the range is not in the tensor.
+        """
+        start, stop = _byte_range(tensor, first, last)
+        return self._map(tensor.file)[1][start:stop]
+
+    def read_rows(self, tensor: SourceTensor, rows: NDArray[np.int64]) -> Bytes:
+        """Gather rows, in the order given: int64[n] -> uint8[n, row_bytes], a copy.
+
+        A row is what one index of the first axis selects: a row of a matrix, one weight of a vector.
+        Raises what `read` raises, UsageError where an index is not in the tensor.
+        """
+        if not tensor.shape:
+            raise UsageError(f"{tensor.name} is a scalar: it has no rows")
+        n_rows = tensor.shape[0]
+        if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < n_rows:
+            raise UsageError(f"{tensor.name} has {n_rows} rows; asked for {int(rows.min())} to {int(rows.max())}")
+        row_bytes = tensor.require_format().row_bytes(tensor.n_weights // n_rows) if n_rows else 0
+        return self.read(tensor, 0, tensor.n_weights).reshape(n_rows, row_bytes)[rows]
+
+    def release(self, tensor: SourceTensor, first: int, last: int) -> None:
+        """Weights [first, last) are done with: their pages need not stay in this process's memory. A hint; reading them again works."""
+        start, stop = _byte_range(tensor, first, last)
+        release_pages(self._map(tensor.file)[0], start, stop)
+
+    def check_unchanged(self) -> None:
+        """Prove that every file of the checkpoint still has the size and time of change that it had when its header was read.
+
+        Raises InvalidError (R-002), StorageError.
+        """
+        for file in self._files:
+            with storage_errors("read", file.path):
+                status = os.stat(file.path)
+            _check_same(file, status, "R-002", "the file changed while it was read")
+
+    def _map(self, file: SourceFile) -> tuple[mmap.mmap, Bytes]:
+        with self._lock:
+            if file not in self._maps:
+                with storage_errors("read", file.path), open(file.path, "rb") as opened:
+                    _check_same(file, os.fstat(opened.fileno()), "R-001", "the file changed after its header was read")
+                    mapping = mmap.mmap(opened.fileno(), file.nbytes, access=mmap.ACCESS_READ)
+                self._maps[file] = mapping, np.frombuffer(mapping, np.uint8)
+            return self._maps[file]
+
+
+def _byte_range(tensor: SourceTensor, first: int, last: int) -> tuple[int, int]:
+    """Where weights [first, last) lie in the file, in bytes from its start."""
+    block_format = tensor.require_format()
+    if not 0 <= first <= last <= tensor.n_weights or first % block_format.block_size or last % block_format.block_size:
+        raise UsageError(f"{tensor.name} has {tensor.n_weights} weights in blocks of {block_format.block_size}; asked for [{first}, {last})")
+    start, stop = (tensor.offset + position // block_format.block_size * block_format.type_size for position in (first, last))
+    return start, stop
+
+
+def _check_same(file: SourceFile, status: os.stat_result, rule: str, message: str) -> None:
+    found, expected = (status.st_size, status.st_mtime_ns), (file.nbytes, file.mtime_ns)
+    if found != expected:
+        raise InvalidError(file.path, Finding(rule, message, found=found, expected=f"(bytes, ns) {expected}"))

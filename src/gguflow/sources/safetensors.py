@@ -1,0 +1,187 @@
+"""The safetensors format: a header that says where each tensor lies, and the bytes. Rules S-001 to S-014.
+
+    bytes 0..7    N, u64 little-endian
+    bytes 8..8+N  header: one JSON object, {"name": {"dtype": "BF16", "shape": [rows, n], "data_offsets": [begin, end]}, ...},
+                  and optionally "__metadata__": {"key": "text"}
+    the rest      the data that the offsets count in: every byte belongs to exactly one tensor
+
+Source: the format's own statement in github.com/huggingface/safetensors (README.md), and its reader's checks. The header is proved in full here, in
+Python's integers, before anybody maps the file: what comes out of `read_header` lies inside the file and nowhere overlaps.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import NoReturn
+
+from gguflow.blocks import FORMATS
+from gguflow.errors import FileError, Finding, InvalidError, LimitError, MalformedError, UnsupportedError
+from gguflow.platform import storage_errors
+from gguflow.sources import strict_json
+from gguflow.sources.base import SourceFile, SourceTensor, json_path
+
+MAX_HEADER_NBYTES = 100_000_000
+MAX_DIMENSIONS = 32
+"""What the oldest supported NumPy can hold in one array."""
+
+DTYPE_BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+"""Bits per weight of every dtype of the format. Where a block format has the same name, it has the same bytes."""
+
+_LOOKS_LIKE = {
+    b"version ": "a Git LFS pointer; fetch the file itself (git lfs pull)",
+    b"PK\x03\x04": "a PyTorch archive; save the model as safetensors",
+    b"<!DOCTYP": "a web page",
+    b"<html": "a web page",
+    b"GGUF": "a GGUF file",
+    b"{": "JSON without the length before it",
+}
+
+
+def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[str, str]]:
+    """Read and prove a header: the file as it is now, its tensors by name in the header's order, and the `__metadata__` texts.
+
+    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the rule that is broken, and StorageError.
+    """
+    with storage_errors("read", path):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # before open: opening a pipe would wait for ever
+            raise InvalidError(path, Finding("S-001", "not a regular file"))
+        with open(path, "rb") as opened:
+            status = os.fstat(opened.fileno())
+            file = SourceFile(path, status.st_size, status.st_mtime_ns)
+            length = _header_length(file, opened.read(8))
+            content = opened.read(length)
+    if len(content) < length:
+        _fail(MalformedError, file, "S-003", "the file ends inside its header", offset=8 + len(content), expected=8 + length)
+    if not content.startswith(b"{"):
+        _fail(MalformedError, file, "S-005", "the header does not begin with {", offset=8, found=content[:1].decode("latin-1"))
+    header = strict_json.parse(content, path, offset=8)
+    metadata = _metadata(header.pop("__metadata__", {}), file)
+    tensors = {name: _tensor(name, entry, file, 8 + length) for name, entry in header.items()}
+    _check_coverage(tensors, {name: entry["data_offsets"][1] for name, entry in header.items()}, file, 8 + length)
+    return file, tensors, metadata
+
+
+def _header_length(file: SourceFile, start: bytes) -> int:
+    """N, proved to lie inside the file and under the limit."""
+    if len(start) < 8:
+        _fail(MalformedError, file, "S-002", "too short to hold the length of a header", offset=0, found=f"{len(start)} bytes", expected="8 or more")
+    length = int.from_bytes(start, "little")
+    if length > file.nbytes - 8:
+        guess = next((f"; this looks like {what}" for sign, what in _LOOKS_LIKE.items() if start.startswith(sign)), "")
+        message = f"the header passes the end of the file{guess}"
+        _fail(MalformedError, file, "S-003", message, offset=0, found=f"{length} bytes", expected=f"at most the {file.nbytes - 8} that remain")
+    if length > MAX_HEADER_NBYTES:
+        _fail(LimitError, file, "S-004", "the header is too large", offset=0, found=f"{length} bytes", expected=f"at most {MAX_HEADER_NBYTES}")
+    return length
+
+
+def _metadata(entry: object, file: SourceFile) -> dict[str, str]:
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+        _fail(InvalidError, file, "S-006", "__metadata__ is not a map from text to text", json_path("__metadata__"), 8)
+    return entry
+
+
+def _tensor(name: str, entry: object, file: SourceFile, data_start: int) -> SourceTensor:
+    """One entry of the header, proved by itself: known dtype, whole shape, offsets inside the file that fit the shape."""
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        _fail(InvalidError, file, "S-007", "a tensor is not an object with dtype, shape and data_offsets", json_path(name), 8)
+    if len(entry) > 3:
+        extra = next(key for key in entry if key not in ("dtype", "shape", "data_offsets"))
+        _fail(UnsupportedError, file, "S-007", "a tensor has a property that this version does not know", json_path(name, extra), 8)
+    dtype = entry["dtype"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        _fail(UnsupportedError, file, "S-008", "unknown dtype", json_path(name, "dtype"), 8, found=dtype)
+    shape = _integers(entry["shape"], file, name, "shape")
+    if len(shape) > MAX_DIMENSIONS:
+        _fail(LimitError, file, "S-010", f"{len(shape)} dimensions", json_path(name, "shape"), 8, expected=f"at most {MAX_DIMENSIONS}")
+    begin, end = _offsets(entry["data_offsets"], file, name, data_start)
+    n_bits = _n_bits(shape, dtype, file, name)
+    if n_bits != 8 * (end - begin):
+        expected = f"{n_bits // 8} for {dtype}{list(shape)}" if n_bits % 8 == 0 else f"whole bytes, not {n_bits} bits of {dtype}{list(shape)}"
+        message = "the bytes do not fit the shape"
+        _fail(InvalidError, file, "S-011", message, json_path(name, "data_offsets"), data_start + begin, f"{end - begin} bytes", expected)
+    return SourceTensor(name, FORMATS.get(dtype.lower()), shape, file, data_start + begin, dtype)
+
+
+def _integers(value: object, file: SourceFile, name: str, key: str) -> tuple[int, ...]:
+    """A list of whole numbers from 0 to 2**63 - 1; True is none, nor are -0 and 1.0."""
+    if not isinstance(value, list) or not all(type(item) is int and 0 <= item < 2**63 for item in value):
+        _fail(InvalidError, file, "S-009", f"{key} is not a list of whole numbers from 0 to 2**63 - 1", json_path(name, key), 8, found=value)
+    return tuple(value)
+
+
+def _offsets(value: object, file: SourceFile, name: str, data_start: int) -> tuple[int, int]:
+    """The pair [begin, end), counted from the start of the data, proved to lie inside the file."""
+    pair = _integers(value, file, name, "data_offsets")
+    path = json_path(name, "data_offsets")
+    if len(pair) != 2 or pair[0] > pair[1]:
+        _fail(InvalidError, file, "S-009", "data_offsets is not a pair [begin, end]", path, 8, found=value)
+    remain = file.nbytes - data_start
+    if pair[1] > remain:
+        message = f"the tensor passes the end of the file: it needs {pair[1]} bytes of data, {remain} are there"
+        _fail(InvalidError, file, "S-012", message, path, data_start + pair[0])
+    return pair[0], pair[1]
+
+
+def _n_bits(shape: tuple[int, ...], dtype: str, file: SourceFile, name: str) -> int:
+    """Bits of the tensor. Zeros are left out of the check of its size: no array of such a shape could exist, empty or not."""
+    product = DTYPE_BITS[dtype]
+    for dimension in shape:
+        product *= dimension or 1
+        if product >= 2**63:
+            _fail(InvalidError, file, "S-010", "a shape of 2**63 bits or more", json_path(name, "shape"), 8, found=list(shape))
+    return 0 if 0 in shape else product
+
+
+def _check_coverage(tensors: dict[str, SourceTensor], ends: dict[str, int], file: SourceFile, data_start: int) -> None:
+    """Every byte of the data belongs to exactly one tensor: no hole, no overlap, nothing after the last."""
+    position, previous = data_start, "the header"
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, ends[tensor.name])):
+        path = json_path(tensor.name, "data_offsets")
+        if tensor.offset < position:
+            message = f"the tensor overlaps {json_path(previous)}"
+            _fail(InvalidError, file, "S-013", message, path, tensor.offset, tensor.offset - data_start, position - data_start)
+        if tensor.offset > position:
+            message = f"{tensor.offset - position} bytes belong to no tensor"
+            _fail(InvalidError, file, "S-013", message, path, position, tensor.offset - data_start, position - data_start)
+        position, previous = data_start + ends[tensor.name], tensor.name
+    if position != file.nbytes:
+        _fail(InvalidError, file, "S-013", f"{file.nbytes - position} bytes after the last tensor belong to none", offset=position)
+
+
+def _fail(
+    error: type[FileError],
+    file: SourceFile,
+    rule: str,
+    message: str,
+    path: str = "$",
+    offset: int | None = None,
+    found: object = None,
+    expected: object = None,
+) -> NoReturn:
+    raise error(file.path, Finding(rule, message, path, offset, found, expected))
