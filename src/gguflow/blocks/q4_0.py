@@ -1,0 +1,48 @@
+"""Q4_0: 4-bit codes, one scale for 32 weights.
+
+    byte   0  1 | 2 ............... 17
+    field  d    | qs[16]
+           f16  | weight j low half, weight j + 16 high half
+
+weight i = d * (q - 8). 4.5 bits per weight. Source of the layout: `block_q4_0` in ggml's ggml-common.h; see spec/blocks/legacy.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from construct import Array, Int8ul, Int16ul, Struct
+
+from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.nibbles import pack_nibbles, signed_peak, unpack_nibbles
+from gguflow.blocks.scalars import half_bits, half_value
+
+f32 = np.float32
+
+DTYPE = np.dtype([("d", "<u2"), ("qs", "u1", 16)])
+GRAMMAR = Struct("d" / Int16ul, "qs" / Array(16, Int8ul))
+
+
+def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
+    """The weight of the largest magnitude becomes code 0, so d has the opposite sign. Where 1/d overflows (d is denormal) every code is 0."""
+    d = signed_peak(x) / f32(-8)
+    inverse = f32(1) / d if d else f32(0)
+    codes = [0] * 32 if np.isinf(inverse) else [min(15, int(v * inverse + f32(8.5))) for v in x]
+    return {"d": half_bits(d), "qs": pack_nibbles(codes)}
+
+
+def decode_block(fields: Fields) -> Floats:
+    d = half_value(fields["d"])
+    return np.array([f32(q - 8) * d for q in unpack_nibbles(fields["qs"])], f32)
+
+
+FORMAT = BlockFormat(
+    name="Q4_0",
+    id=2,
+    block_size=32,
+    dtype=DTYPE,
+    grammar=GRAMMAR,
+    formula="w = d * (q - 8)",
+    summary="4-bit codes, one f16 scale per 32 weights",
+    encode_block=encode_block,
+    decode_block=decode_block,
+)

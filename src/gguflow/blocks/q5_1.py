@@ -1,0 +1,50 @@
+"""Q5_1: 5-bit codes, a scale and a minimum for 32 weights.
+
+    byte   0  1 | 2  3 | 4 .... 7             | 8 ............... 23
+    field  d    | m    | qh                   | qs[16]
+           f16  | f16  | bit i: bit 4 of q[i] | weight j low half, weight j + 16 high half
+
+weight i = d * q + m. 6 bits per weight. Source of the layout: `block_q5_1` in ggml's ggml-common.h; see spec/blocks/legacy.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from construct import Array, Int8ul, Int16ul, Int32ul, Struct
+
+from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.nibbles import first_extremes, pack_fifth_bits, pack_nibbles, unpack_five_bits
+from gguflow.blocks.scalars import half_bits, half_value
+
+f32 = np.float32
+
+DTYPE = np.dtype([("d", "<u2"), ("m", "<u2"), ("qh", "<u4"), ("qs", "u1", 16)])
+GRAMMAR = Struct("d" / Int16ul, "m" / Int16ul, "qh" / Int32ul, "qs" / Array(16, Int8ul))
+
+
+def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
+    """The smallest weight becomes code 0, the largest 31. Where d or 1/d is infinite (the range overflows, or is denormal) every code is 0."""
+    bottom, top = first_extremes(x)
+    d = (top - bottom) / f32(31)
+    inverse = f32(1) / d if d else f32(0)
+    usable = 0 < inverse < np.inf
+    codes = [int((v - bottom) * inverse + f32(0.5)) for v in x] if usable else [0] * 32
+    return {"d": half_bits(d), "m": half_bits(bottom), "qh": pack_fifth_bits(codes), "qs": pack_nibbles(codes)}
+
+
+def decode_block(fields: Fields) -> Floats:
+    d, m = half_value(fields["d"]), half_value(fields["m"])
+    return np.array([f32(q) * d + m for q in unpack_five_bits(fields["qh"], fields["qs"])], f32)
+
+
+FORMAT = BlockFormat(
+    name="Q5_1",
+    id=7,
+    block_size=32,
+    dtype=DTYPE,
+    grammar=GRAMMAR,
+    formula="w = d * q + m",
+    summary="5-bit codes, an f16 scale and an f16 minimum per 32 weights",
+    encode_block=encode_block,
+    decode_block=decode_block,
+)

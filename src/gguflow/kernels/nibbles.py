@@ -1,0 +1,80 @@
+"""What the 4- and 5-bit formats of 32 weights share: the block's extremes, and how 32 codes lie in 16 bytes of nibbles and 4 bytes of fifth bits.
+
+Byte j of the nibbles holds weight j in its low half and weight j + 16 in its high half, so two vectors of 16 codes pack without a shuffle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.policy import kernel
+from gguflow.lanes import float_bits, lane_numbers, largest, load_u8, mask_bits, smallest, splat, store_u8, vabs, where
+
+f32 = np.float32
+i32 = np.int32
+u32 = np.uint32
+
+
+@kernel
+def first_of(low_hits: Any, high_hits: Any, low_mask: Any, high_mask: Any) -> Any:
+    """Whether the second pair of masks is set at the first of the 32 weights where the first pair is set (somewhere)."""
+    hits = u32(mask_bits(low_hits)) | (u32(mask_bits(high_hits)) << u32(16))
+    marked = u32(mask_bits(low_mask)) | (u32(mask_bits(high_mask)) << u32(16))
+    return (hits & (~hits + u32(1)) & marked) != u32(0)
+
+
+@kernel
+def signed_peak(low: Any, high: Any) -> Any:
+    """Of the 32 weights the first with the largest magnitude, sign and all; +0 where all are zeros."""
+    low_size = vabs(low)
+    high_size = vabs(high)
+    size = largest(where(low_size > high_size, low_size, high_size))
+    negative = first_of(low_size == size, high_size == size, low < f32(0), high < f32(0))
+    return -size if negative else size
+
+
+@kernel
+def bottom_and_top(low: Any, high: Any) -> Any:
+    """The smallest and the largest of the 32 weights. A smallest that is zero is the first such zero, with its sign, as a scan would find it."""
+    bottom = smallest(where(low < high, low, high))
+    top = largest(where(low > high, low, high))
+    if bottom == f32(0):
+        bottom = f32(0)
+        if first_of(low == f32(0), high == f32(0), float_bits(low) < 0, float_bits(high) < 0):
+            bottom = f32(-0.0)
+    return bottom, top
+
+
+@kernel
+def store_nibbles(out: Any, i: Any, low: Any, high: Any) -> None:
+    """Pack the low four bits of 16 + 16 codes into bytes i to i + 15."""
+    store_u8(out, i, (low & 15) | (high << 4))
+
+
+@kernel
+def store_fifth_bits(out: Any, i: Any, low: Any, high: Any) -> None:
+    """Bit 4 of 16 + 16 codes as 32 consecutive bits from byte i, little-endian."""
+    bits = u32(mask_bits((low & 16) != 0)) | (u32(mask_bits((high & 16) != 0)) << u32(16))
+    for k in range(4):
+        out[i + k] = np.uint8((bits >> u32(8 * k)) & u32(255))
+
+
+@kernel
+def load_nibbles(blocks: Any, i: Any) -> Any:
+    """The codes of weights 0 to 15 and of 16 to 31 from bytes i to i + 15."""
+    packed = load_u8(blocks, i)
+    return packed & 15, packed >> 4
+
+
+@kernel
+def load_five_bits(blocks: Any, bits_at: Any, nibbles_at: Any) -> Any:
+    """As load_nibbles, with the fifth bits from byte `bits_at`."""
+    low, high = load_nibbles(blocks, nibbles_at)
+    bit = splat(1) << lane_numbers()
+    low_bits = i32(blocks[bits_at]) | (i32(blocks[bits_at + 1]) << i32(8))
+    high_bits = i32(blocks[bits_at + 2]) | (i32(blocks[bits_at + 3]) << i32(8))
+    low_fifth = where((splat(low_bits) & bit) != 0, splat(16), splat(0))
+    high_fifth = where((splat(high_bits) & bit) != 0, splat(16), splat(0))
+    return low | low_fifth, high | high_fifth
