@@ -446,6 +446,45 @@ load_u16 = _load_lanes(_I16, types.uint8, i32x16, _zext, "16 little-endian uint1
 load_u32 = _load_lanes(_I32, types.uint8, i32x16, None, "16 little-endian 32-bit words from byte i of a uint8 array.")
 
 
+def _load_bytes_at(count: int, doc: str) -> Any:
+    """An intrinsic (array, i, ...) that reads 16 // count bytes at each of `count` places of a uint8 array and puts them side by side."""
+    size = LANES // count
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        parts = []
+        for index_type, index in zip(sig.args[1:], args[1:], strict=True):
+            address = _address(context, builder, sig.args[0], args[0], index_type, index)
+            part = builder.load(builder.bitcast(address, ir.VectorType(_I8, size).as_pointer()))
+            part.align = 1
+            parts.append(part)
+        while len(parts) > 1:
+            width = parts[0].type.count
+            both = ir.Constant(ir.VectorType(_I32, 2 * width), list(range(2 * width)))
+            parts = [builder.shuffle_vector(a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return _zext(builder, parts[0])
+
+    def typed(array: Any, *indices: Any) -> Any:
+        fits = all(_is_array(array, index, types.uint8) for index in indices)
+        return (i32x16(array, *indices), codegen) if fits else None
+
+    if count == 2:
+
+        def function(_: Any, array: Any, i: Any, j: Any) -> Any:
+            return typed(array, i, j)
+
+    else:
+
+        def function(_: Any, array: Any, i: Any, j: Any, k: Any, m: Any) -> Any:  # type: ignore[misc]
+            return typed(array, i, j, k, m)
+
+    function.__doc__ = doc
+    return intrinsic(function)
+
+
+load_u8_halves = _load_bytes_at(2, "8 bytes from byte i and 8 from byte j of a uint8 array, as 0 to 255.")
+load_u8_quarters = _load_bytes_at(4, "4 bytes each from bytes i, j, k and m of a uint8 array, as 0 to 255.")
+
+
 def _store_lanes(element: ir.Type, dtype: Any, kind: LaneType, narrow: Callable[..., Any] | None, doc: str) -> Any:
     """An intrinsic (array, i, lanes) that writes 16 values of LLVM type `element` at flat index i, byte-aligned."""
 
@@ -491,6 +530,41 @@ def gather(_: Any, table: Any, index: Any) -> Any:
         return value
 
     return kind(table, index), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lookup16(_: Any, table: Any, index: Any) -> Any:
+    """table[index & 15] per lane, from a table of 16 values that is itself held in lanes: no memory is touched.
+
+    LLVM makes one permutation of it where a register holds 16 lanes (AVX-512), and a permutation of each half of the table where it holds 8.
+    """
+    if table not in (f32x16, i32x16) or index != i32x16:
+        return None
+
+    def permute(builder: Any, source: Any, position: Any, lanes: range) -> Any:
+        value = ir.Constant(ir.VectorType(source.type.element, len(lanes)), ir.Undefined)
+        for k, lane_number in enumerate(lanes):
+            one = builder.extract_element(source, builder.extract_element(position, ir.Constant(_I32, lane_number)))
+            value = builder.insert_element(value, one, ir.Constant(_I32, k))
+        return value
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source, position = args
+        _, _, features = context.codegen().magic_tuple()
+        if "+avx512f" in features.split(","):
+            return permute(builder, source, builder.and_(position, _constant(_I32, 15)), range(LANES))
+        undefined = ir.Constant(source.type, ir.Undefined)
+        within = builder.and_(position, _constant(_I32, 7))
+        low, high = (builder.shuffle_vector(source, undefined, ir.Constant(ir.VectorType(_I32, 8), list(range(k, k + 8)))) for k in (0, 8))
+        both = _constant(_I32, list(range(LANES)))
+        from_low, from_high = (
+            builder.shuffle_vector(permute(builder, half, within, range(8)), permute(builder, half, within, range(8, 16)), both)
+            for half in (low, high)
+        )
+        is_high = builder.icmp_unsigned("!=", builder.and_(position, _constant(_I32, 8)), _constant(_I32, 0))
+        return builder.select(is_high, from_high, from_low)
+
+    return table(table, index), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
