@@ -6,7 +6,7 @@ import ctypes
 import functools
 import importlib.util
 import pathlib
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,14 @@ from gguflow.blocks import BlockFormat
 class _TypeTraits(ctypes.Structure):
     """The head of `struct ggml_type_traits` (ggml.h)."""
 
-    _fields_: ClassVar[Any] = [
+    _fields_ = (
         ("type_name", ctypes.c_char_p),
         ("blck_size", ctypes.c_int64),
         ("blck_size_interleave", ctypes.c_int64),
         ("type_size", ctypes.c_size_t),
         ("is_quantized", ctypes.c_bool),
         ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
-    ]
+    )
 
 
 @functools.cache

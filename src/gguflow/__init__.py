@@ -1,3 +1,74 @@
-"""gguflow: safetensors to GGUF in one streaming pass, with ggml's bytes."""
+"""gguflow: safetensors to GGUF in one streaming pass, with the bytes that llama.cpp gives.
+
+    import gguflow
+
+    gguflow.convert("checkpoint/", "model.gguf", type="q4_k_m")
+    packed = gguflow.quantize(x, "q4_k")           # float[..., n] -> uint8[..., row_bytes]
+    weights = gguflow.dequantize(packed, "q4_k")   # uint8[..., row_bytes] -> float32[..., n]
+    gguflow.formats["q4_k"].bits_per_weight
+
+Names are loaded when they are first used: importing the package imports neither NumPy nor Numba.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gguflow.blocks import FORMATS as formats
+    from gguflow.conversion import convert
+    from gguflow.errors import (
+        FileError,
+        Finding,
+        GguflowError,
+        InvalidError,
+        LimitError,
+        MalformedError,
+        NonFiniteError,
+        ShapeError,
+        StorageError,
+        UnknownFormatError,
+        UnsupportedError,
+        UsageError,
+    )
+    from gguflow.quantization import dequantize, quantize
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "FileError",
+    "Finding",
+    "GguflowError",
+    "InvalidError",
+    "LimitError",
+    "MalformedError",
+    "NonFiniteError",
+    "ShapeError",
+    "StorageError",
+    "UnknownFormatError",
+    "UnsupportedError",
+    "UsageError",
+    "convert",
+    "dequantize",
+    "formats",
+    "quantize",
+]
+
+_HOMES = {
+    "convert": ("gguflow.conversion", "convert"),
+    "dequantize": ("gguflow.quantization", "dequantize"),
+    "formats": ("gguflow.blocks", "FORMATS"),
+    "quantize": ("gguflow.quantization", "quantize"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, attribute = _HOMES.get(name, ("gguflow.errors", name))
+    return getattr(importlib.import_module(home), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -41,6 +41,17 @@ def decode(packed: Bytes, block_format: BlockFormat, out: Floats) -> None:
     kernels.load(block_format).dequantize_blocks(_read_only(packed), out)
 
 
+def as_floats(packed: Bytes, block_format: BlockFormat) -> Floats:
+    """The weights of flat packed blocks; a view where they are float32 in aligned memory already."""
+    if block_format.key == "f32":
+        view = packed.view(np.float32)
+        if view.flags.aligned:
+            return view
+    weights = np.empty(packed.size // block_format.type_size * block_format.block_size, np.float32)
+    decode(packed, block_format, weights)
+    return weights
+
+
 def first_non_finite(x: Floats) -> int:
     """The index of the first NaN or infinity in flat float32 x, or -1."""
     from gguflow.kernels import finite
@@ -78,8 +89,7 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
     target = packed.reshape(-1)
 
     def work(first: int, last: int) -> None:
-        tile = np.empty(last - first, np.float32)
-        decode(raw[first * source_format.type_size : last * source_format.type_size], source_format, tile)
+        tile = as_floats(raw[first * source_format.type_size : last * source_format.type_size], source_format)
         bad = first_non_finite(tile)
         if bad >= 0:
             index = np.unravel_index(first + bad, array.shape)
@@ -89,7 +99,7 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
         part = weights if weights is None or n <= last - first else weights[first % n : first % n + last - first]
         encode(tile, block_format, target[start:stop], part)
 
-    _run(work, list(_pieces(array.size, n, block_format.block_size)), threads)
+    _run(work, list(pieces(array.size, n, block_format.block_size, TILE)), threads)
     return packed
 
 
@@ -120,7 +130,7 @@ def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, o
         start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
         decode(raw[start:stop], block_format, target[first:last])
 
-    _run(work, list(_pieces(target.size, target.size, block_format.block_size)), threads)
+    _run(work, list(pieces(target.size, target.size, block_format.block_size, TILE)), threads)
     return weights
 
 
@@ -171,16 +181,15 @@ def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int)
     return weights
 
 
-def _pieces(size: int, n: int, block_size: int) -> Iterator[tuple[int, int]]:
-    """Cut `size` flat weights, rows of n, into pieces of about TILE: some whole rows, or whole blocks of one row."""
-    if not size:
-        return
-    step = TILE // n * n or max(TILE // block_size, 1) * block_size
-    if n <= TILE:
-        yield from ((first, min(first + step, size)) for first in range(0, size, step))
+def pieces(size: int, row: int, block_size: int, target: int) -> Iterator[tuple[int, int]]:
+    """Cut `size` flat weights, in rows of `row`, into pieces [first, last) of about `target`: some whole rows, or whole blocks of one row."""
+    if row <= target:
+        step = target // max(row, 1) * row
+        yield from ((first, min(first + step, size)) for first in range(0, size, step or 1))
     else:
-        for row in range(0, size, n):
-            yield from ((row + first, row + min(first + step, n)) for first in range(0, n, step))
+        step = max(target // block_size, 1) * block_size
+        for start in range(0, size, row):
+            yield from ((start + first, start + min(first + step, row)) for first in range(0, row, step))
 
 
 def _run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int) -> None:

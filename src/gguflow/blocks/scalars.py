@@ -19,8 +19,9 @@ def half_value(bits: int) -> np.float32:
     """The value of a binary16 pattern; exact. A NaN keeps its payload and becomes quiet, as in hardware."""
     if bits & 0x7FFF > 0x7C00:
         word = (bits & 0x8000) << 16 | 0x7FC00000 | (bits & 0x3FF) << 13
-        return np.array([word], np.uint32).view(np.float32)[0]
-    return f32(np.array([bits], np.uint16).view(np.float16)[0])
+        value: np.float32 = np.uint32(word).view(np.float32)
+        return value
+    return f32(np.uint16(bits).view(np.float16))
 
 
 def round_half_away(value: np.float32) -> int:

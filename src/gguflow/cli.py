@@ -1,0 +1,171 @@
+"""The command line: parses, calls, prints, and turns errors into exit codes. Each command imports what it needs when it runs.
+
+Results go to stdout, everything for people (progress, tables of a conversion, errors) to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from gguflow import __version__
+from gguflow.errors import ExitStatus, GguflowError
+
+_EPILOG = """\
+exit codes: 0 done; 1 failed; 2 usage; 3 a file that is malformed, invalid, unsupported or over a limit; 4 I/O (disk full, permission);
+130 interrupted. Kernels are compiled at first use and cached (GGUFLOW_CACHE_DIR chooses where)."""
+
+_CONVERT = """\
+Convert a checkpoint to GGUF in one pass. The weights are read through memory maps, quantized with the bytes that llama.cpp's own quantizer
+gives, and written at their place; memory stays small whatever the size of the model. The output appears under its name only when it is whole.
+
+SOURCE is a Hugging Face checkpoint directory (config.json, *.safetensors, tokenizer files), its model.safetensors.index.json, or one
+.safetensors file. A lone file has no config: its names are kept as they are, and --arch NAME says what general.architecture is to be.
+
+TYPE is a recipe of llama-quantize (q4_k_m, q5_k_m, q6_k, q8_0, ...), which mixes formats by tensor and layer, or a block format (q4_k), which
+then holds for every matrix. `gguflow formats` lists the block formats."""
+
+_CONVERT_EPILOG = """\
+examples:
+  gguflow convert Llama-3.2-1B/                      Llama-3.2-1B-Q4_K_M.gguf in the current directory
+  gguflow convert Llama-3.2-1B/ -t q8_0 -o out.gguf
+  gguflow convert Llama-3.2-1B/ --dry-run            what would be written: formats, sizes and why
+  gguflow convert unet.safetensors --arch flux -t q5_0 --strip-prefix model.diffusion_model."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line as argparse has it."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        prog="gguflow", description="safetensors to GGUF in one streaming pass, and a look inside GGUF files.", epilog=_EPILOG, formatter_class=raw
+    )
+    top.add_argument("--version", action="version", version=f"gguflow {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    convert = commands.add_parser(
+        "convert", help="convert a safetensors checkpoint to GGUF", description=_CONVERT, epilog=_CONVERT_EPILOG, formatter_class=raw
+    )
+    convert.add_argument("source", metavar="SOURCE", help="a checkpoint directory, *.safetensors, or *.index.json")
+    convert.add_argument("-o", "--output", metavar="OUT", help="the file to write (default: llama.cpp's name for the model, in this directory)")
+    convert.add_argument("-t", "--type", default="q4_k_m", metavar="TYPE", help="recipe or block format, any case (default: %(default)s)")
+    convert.add_argument("--arch", metavar="NAME", help="set general.architecture and keep tensor names as they are")
+    convert.add_argument("--strip-prefix", metavar="PREFIX", help="remove PREFIX from the tensor names that begin with it")
+    convert.add_argument("--threads", type=int, metavar="N", help="threads that quantize (default: all processors)")
+    convert.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    convert.add_argument("--dry-run", action="store_true", help="print the plan and the final size; read no weights, write nothing")
+    convert.add_argument("--json", action="store_true", help="print the report (or the plan) as JSON")
+    convert.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
+    convert.set_defaults(run=_convert)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="show what a GGUF file holds",
+        description="Show the metadata and the tensor table of a GGUF file. Only the header is read, and checked; long arrays are abridged.",
+    )
+    inspect.add_argument("file", metavar="FILE", help="a .gguf file")
+    inspect.add_argument("--json", action="store_true", help="print everything as JSON: shapes in NumPy order, offsets in the data section")
+    inspect.set_defaults(run=_inspect)
+
+    formats = commands.add_parser(
+        "formats", help="list the block formats", description="List the block formats: id, weights and bytes per block, bits per weight, formula."
+    )
+    formats.add_argument("--json", action="store_true", help="print them as JSON")
+    formats.set_defaults(run=_formats)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code. Errors that are not the package's own are bugs, and show a traceback."""
+    arguments = parser().parse_args(argv)
+    try:
+        with _terminated_as_interrupted():
+            arguments.run(arguments)
+            sys.stdout.flush()
+    except GguflowError as error:
+        print(f"gguflow: {_printable(str(error))}", file=sys.stderr)
+        return int(error.exit_status)
+    except KeyboardInterrupt:
+        print("gguflow: interrupted; nothing was left behind", file=sys.stderr)
+        return int(ExitStatus.INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitStatus.OK)
+    return int(ExitStatus.OK)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from gguflow import conversion, describe, progress
+
+    prepared = conversion.prepare(
+        arguments.source,
+        arguments.output,
+        type=arguments.type,
+        architecture=arguments.arch,
+        strip_prefix=arguments.strip_prefix,
+    )
+    if arguments.dry_run:
+        _print_json(describe.plan_data(prepared.plan)) if arguments.json else print(describe.plan_text(prepared.plan))
+        return
+    if arguments.quiet:
+        report = conversion.run(prepared, threads=arguments.threads, overwrite=arguments.overwrite)
+    else:
+        with progress.shown(prepared.plan) as callback:
+            report = conversion.run(prepared, threads=arguments.threads, overwrite=arguments.overwrite, progress=callback)
+        print(describe.report_text(report), file=sys.stderr)
+    if arguments.json:
+        _print_json({**asdict(report), "output": str(report.output)})
+    else:
+        print(report.output)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from gguflow import describe
+
+    header = describe.inspect_file(arguments.file)
+    if arguments.json:
+        _print_json(describe.header_data(header))
+    else:
+        print(describe.header_text(header, arguments.file))
+
+
+def _formats(arguments: argparse.Namespace) -> None:
+    from gguflow import describe
+
+    if arguments.json:
+        _print_json(describe.formats_data())
+    else:
+        print(describe.formats_text())
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2))
+
+
+def _printable(text: str) -> str:
+    """Names in messages come from untrusted files: control characters are escaped before they reach a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a command the way Ctrl-C does: cleaned up."""
+
+    def interrupt(signum: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,298 @@
+"""The header of a GGUF file: parsed with every length checked against the bytes that remain, and built in canonical form.
+
+`parse` decides what is malformed: bytes that do not follow the grammar (`grammar.py` is its formal twin). What well-formed headers may say is
+judged by `rules.py`. Every integer here is Python's, so no sum or product wraps.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, overload
+
+import numpy as np
+
+from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType
+from gguflow.errors import Finding, MalformedError, UnsupportedError
+
+MAGIC = b"GGUF"
+VERSION = 3
+DEFAULT_ALIGNMENT = 32
+
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_SMALLEST_KEY_VALUE = 8 + 4 + 1  # an empty key, a type, one byte
+_SMALLEST_TENSOR_INFO = 8 + 4 + 4 + 8  # an empty name, no dimensions, a type, an offset
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An entry of the tensor table.
+
+    dims: as in the file, row length first. offset: of the data, from the start of the data section. position: of this entry, from the start of
+    the file (0 for one that is still to be written).
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    type_id: int
+    offset: int
+    position: int = field(default=0, compare=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """NumPy order: rows last."""
+        return self.dims[::-1]
+
+    @property
+    def n_weights(self) -> int:
+        return math.prod(self.dims)
+
+
+@dataclass(frozen=True)
+class Header:
+    """All that stands before the data section.
+
+    data_offset: of the data section, from the start of the file. key_positions: of each key, likewise.
+    """
+
+    version: int
+    metadata: Metadata
+    tensors: tuple[TensorInfo, ...]
+    alignment: int
+    data_offset: int
+    key_positions: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+
+class StringArray(Sequence[str]):
+    """The strings of a metadata array, decoded when touched: a vocabulary costs nothing until it is read. Invalid UTF-8 is kept as surrogates."""
+
+    def __init__(self, buffer: memoryview, starts: Sequence[int]) -> None:
+        self._buffer = buffer
+        self._starts = starts
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        start = self._starts[i]
+        (length,) = _U64.unpack_from(self._buffer, start)
+        return decode_text(self._buffer[start + 8 : start + 8 + length])
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def decode_text(raw: memoryview | bytes) -> str:
+    """UTF-8, or what is not with each stray byte as a lone surrogate, so that nothing is lost and building gives the bytes back."""
+    return bytes(raw).decode("utf-8", "surrogateescape")
+
+
+def encode_text(text: str) -> bytes:
+    """The bytes of a string that decode_text gave, or of any other."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def align(offset: int, alignment: int) -> int:
+    """The next multiple of alignment at or after offset."""
+    return -(-offset // alignment) * alignment
+
+
+class _Parser:
+    """A position in a buffer that moves only over bytes that are there."""
+
+    def __init__(self, buffer: memoryview, file: str) -> None:
+        self.buffer = buffer
+        self.file = file
+        self.position = 0
+
+    @property
+    def remaining(self) -> int:
+        return len(self.buffer) - self.position
+
+    def fail(self, rule: str, message: str, path: str, found: object = None, expected: object = None, at: int | None = None) -> NoReturn:
+        offset = self.position if at is None else at
+        raise MalformedError(self.file, Finding(rule, message, path, offset, found, expected))
+
+    def need(self, nbytes: int, what: str, path: str) -> None:
+        if nbytes > self.remaining:
+            self.fail("C-004", f"truncated: {what} needs {nbytes} bytes, {self.remaining} remain", path)
+
+    def u32(self, what: str, path: str) -> int:
+        self.need(4, what, path)
+        self.position += 4
+        return int(_U32.unpack_from(self.buffer, self.position - 4)[0])
+
+    def u64(self, what: str, path: str) -> int:
+        self.need(8, what, path)
+        self.position += 8
+        return int(_U64.unpack_from(self.buffer, self.position - 8)[0])
+
+    def count(self, what: str, path: str, smallest: int) -> int:
+        """A u64 that announces so many things of at least `smallest` bytes each: they must fit in what remains."""
+        count = self.u64(what, path)
+        if count * smallest > self.remaining:
+            self.fail("C-004", f"{what} {count} needs at least {count * smallest} bytes, {self.remaining} remain", path, at=self.position - 8)
+        return count
+
+    def text(self, what: str, path: str) -> str:
+        length = self.count(f"length of {what}", path, 1)
+        self.position += length
+        return decode_text(self.buffer[self.position - length : self.position])
+
+    def value_type(self, path: str) -> ValueType:
+        number = self.u32("value type", path)
+        try:
+            return ValueType(number)
+        except ValueError:
+            self.fail("C-006", "unknown metadata value type", path, number, "0 to 12", at=self.position - 4)
+
+    def value(self, path: str) -> Value:
+        kind = self.value_type(path + ".type")
+        if kind is ValueType.STRING:
+            return Value(kind, self.text("string", path))
+        if kind is not ValueType.ARRAY:
+            return Value(kind, self.scalars(kind, 1, path)[0])
+        element_type = self.value_type(path + ".element_type")
+        if element_type is ValueType.ARRAY:
+            self.fail("C-007", "an array of arrays", path, at=self.position - 4)
+        if element_type is ValueType.STRING:
+            return Value(kind, self.strings(path), element_type)
+        size = struct.calcsize("<" + SCALAR_CODES[element_type])
+        return Value(kind, self.scalars(element_type, self.count("array length", path, size), path), element_type)
+
+    def scalars(self, kind: ValueType, count: int, path: str) -> Sequence[Any]:
+        """`count` numbers: a tuple for a few, a NumPy view of the file for many."""
+        dtype = np.dtype("<" + SCALAR_CODES[kind])
+        self.need(count * dtype.itemsize, f"{count} values", path)
+        start = self.position
+        self.position += count * dtype.itemsize
+        if count > 64:
+            view = np.frombuffer(self.buffer, dtype, count, start)
+            bad = np.flatnonzero(view > 1) if kind is ValueType.BOOL else np.empty(0, np.intp)
+            if bad.size:
+                self.fail("C-008", "a bool that is neither 0 nor 1", path, int(view[bad[0]]), "0 or 1", at=start + int(bad[0]))
+            return view.astype(bool) if kind is ValueType.BOOL else view  # type: ignore[return-value]
+        numbers = struct.unpack_from(f"<{count}{SCALAR_CODES[kind]}", self.buffer, start)
+        if kind is ValueType.BOOL:
+            for i, number in enumerate(numbers):
+                if number > 1:
+                    self.fail("C-008", "a bool that is neither 0 nor 1", path, number, "0 or 1", at=start + i)
+            return tuple(map(bool, numbers))
+        return numbers
+
+    def strings(self, path: str) -> StringArray:
+        count = self.count("array length", path, 8)
+        starts = []
+        position, end = self.position, len(self.buffer)
+        unpack, buffer = _U64.unpack_from, self.buffer
+        for i in range(count):
+            if position + 8 > end:
+                self.fail("C-004", f"truncated: string {i} of {count} has no length", f"{path}[{i}]", at=position)
+            starts.append(position)
+            position += 8 + unpack(buffer, position)[0]
+            if position > end:
+                self.fail("C-004", f"truncated: string {i} of {count} passes the end of the file", f"{path}[{i}]", at=starts[-1])
+        self.position = position
+        return StringArray(buffer, starts)
+
+    def tensor(self, i: int) -> TensorInfo:
+        path = f"$.tensors[{i}]"
+        position = self.position
+        name = self.text("tensor name", path + ".name")
+        n_dims = self.u32("number of dimensions", path + ".n_dims")
+        self.need(n_dims * 8, f"{n_dims} dimensions", path + ".dims")
+        dims = struct.unpack_from(f"<{n_dims}Q", self.buffer, self.position)
+        self.position += n_dims * 8
+        type_id = self.u32("type", path + ".type")
+        offset = self.u64("offset", path + ".offset")
+        return TensorInfo(name, dims, type_id, offset, position)
+
+
+def parse(buffer: bytes | memoryview, file: str) -> Header:
+    """Parse the header at the start of a file's bytes.
+
+    buffer: the whole file (or as much as there is of it); the arrays of the result are views of it. file: its name, for messages.
+    Raises MalformedError where the bytes do not follow the grammar, UnsupportedError for another version or byte order.
+    """
+    parser = _Parser(memoryview(buffer), file)
+    parser.need(4, "the magic", "$.magic")
+    magic = bytes(parser.buffer[:4])
+    if magic != MAGIC:
+        parser.fail("C-001", "not a GGUF file", "$.magic", magic, MAGIC)
+    parser.position = 4
+    version = parser.u32("the version", "$.version")
+    if version & 0xFFFF == 0 and version:
+        swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+        finding = Finding("C-003", "a big-endian file; only little-endian is supported", "$.version", 4, f"version {swapped} byte-swapped")
+        raise UnsupportedError(file, finding)
+    if version not in (2, VERSION):
+        raise UnsupportedError(file, Finding("C-002", "an unsupported version of GGUF", "$.version", 4, version, "2 or 3"))
+    n_tensors = parser.count("number of tensors", "$.n_tensors", _SMALLEST_TENSOR_INFO)
+    n_keys = parser.count("number of metadata keys", "$.n_kv", _SMALLEST_KEY_VALUE)
+    metadata: Metadata = {}
+    positions: dict[str, int] = {}
+    for i in range(n_keys):
+        position = parser.position
+        key = parser.text("metadata key", f"$.metadata[{i}].key")
+        if key in metadata:
+            parser.fail("C-010", f"duplicate metadata key {key!r}", f"$.metadata[{i}].key", at=position)
+        metadata[key] = parser.value(f"$.metadata[{key!r}]")
+        positions[key] = position
+    tensors = tuple(parser.tensor(i) for i in range(n_tensors))
+    alignment = declared_alignment(metadata)
+    return Header(version, metadata, tensors, alignment, align(parser.position, alignment), positions)
+
+
+def declared_alignment(metadata: Metadata) -> int:
+    """general.alignment where it is usable (rule C-011 judges it), else the default."""
+    value = metadata.get("general.alignment")
+    if value is None or value.type is not ValueType.UINT32 or value.value == 0:
+        return DEFAULT_ALIGNMENT
+    return int(value.value)
+
+
+def build(metadata: Metadata, tensors: Sequence[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> bytes:
+    """The canonical bytes of a header, zero-padded to the data section.
+
+    The caller has judged it by `rules.judge`; what cannot be represented at all raises struct.error or ValueError from here.
+    """
+    parts = [MAGIC, _U32.pack(VERSION), _U64.pack(len(tensors)), _U64.pack(len(metadata))]
+    for key, value in metadata.items():
+        parts += [_text(key), _U32.pack(value.type), _value_bytes(value)]
+    for tensor in tensors:
+        parts += [_text(tensor.name), _U32.pack(len(tensor.dims)), struct.pack(f"<{len(tensor.dims)}Q", *tensor.dims)]
+        parts += [_U32.pack(tensor.type_id), _U64.pack(tensor.offset)]
+    header = b"".join(parts)
+    return header.ljust(align(len(header), alignment), b"\0")
+
+
+def _text(text: str) -> bytes:
+    raw = encode_text(text)
+    return _U64.pack(len(raw)) + raw
+
+
+def _value_bytes(value: Value) -> bytes:
+    if value.type is ValueType.STRING:
+        return _text(value.value)
+    if value.type is not ValueType.ARRAY:
+        return struct.pack("<" + SCALAR_CODES[value.type], value.value)
+    if value.element_type is None or value.element_type is ValueType.ARRAY:
+        raise ValueError("an array needs an element type, and that is not array")
+    head = _U32.pack(value.element_type) + _U64.pack(len(value.value))
+    if value.element_type is ValueType.STRING:
+        return head + b"".join(map(_text, value.value))
+    return head + np.asarray(value.value, "<" + SCALAR_CODES[value.element_type]).tobytes()

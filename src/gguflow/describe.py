@@ -1,0 +1,184 @@
+"""What `gguflow inspect`, `formats`, and the plans and reports of `convert` look like: as text for people, as plain data for JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gguflow import blocks
+from gguflow.blocks import BlockFormat
+from gguflow.container.header import Header
+from gguflow.container.metadata import Value, ValueType
+from gguflow.container.reader import read_header
+from gguflow.plan import Plan, block_sizes
+
+if TYPE_CHECKING:
+    from gguflow.conversion import Report
+
+_SHOWN_ELEMENTS = 6
+_SHOWN_CHARACTERS = 100
+
+
+def inspect_file(path: str | Path) -> Header:
+    """Read and check the header of a GGUF file; errors as `read_header`."""
+    return read_header(path, block_sizes)
+
+
+def header_data(header: Header) -> dict[str, Any]:
+    """The header as JSON-ready data: metadata in full, tensors with shape in NumPy order, format, offset in the data section, nbytes."""
+    return {
+        "metadata": {key: _plain(value.value) for key, value in header.metadata.items()},
+        "tensors": [
+            {
+                "name": tensor.name,
+                "shape": list(tensor.shape),
+                "format": _format_name(tensor.type_id),
+                "offset": tensor.offset,
+                "nbytes": _nbytes(tensor.n_weights, tensor.type_id),
+            }
+            for tensor in header.tensors
+        ],
+    }
+
+
+def header_text(header: Header, path: str | Path) -> str:
+    """The header for people: metadata with long arrays abridged, then a line for each tensor, then totals."""
+    keys = [(key, _type_name(value), _abridged(value)) for key, value in header.metadata.items()]
+    rows = [
+        (t.name, _format_name(t.type_id), "x".join(map(str, t.shape)), nbytes_text(_nbytes(t.n_weights, t.type_id)), f"{t.offset:,}")
+        for t in header.tensors
+    ]
+    n_weights = sum(tensor.n_weights for tensor in header.tensors)
+    nbytes = sum(_nbytes(tensor.n_weights, tensor.type_id) for tensor in header.tensors)
+    per_weight = f", {8 * nbytes / n_weights:.3f} bits per weight" if n_weights else ""
+    head = f"{path}: GGUF v{header.version}, {len(keys)} keys, {len(rows)} tensors, {n_weights:,} weights{per_weight}"
+    tensors = table(("tensor", "format", "shape", "size", "offset"), rows, right=(3, 4))
+    return "\n\n".join([head, table(("key", "type", "value"), keys), tensors])
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON-ready data: the tensors as `inspect` gives them, why each has its format, and the file's size."""
+    return {
+        "nbytes": plan.nbytes,
+        "metadata": {key: _plain(value.value) for key, value in plan.metadata.items()},
+        "tensors": [
+            {
+                "name": planned.name,
+                "shape": list(planned.shape),
+                "format": planned.format.name,
+                "offset": planned.offset,
+                "nbytes": planned.nbytes,
+                "rule": planned.rule,
+            }
+            for planned in plan.tensors
+        ],
+    }
+
+
+def plan_text(plan: Plan) -> str:
+    """A plan for people."""
+    rows = [(p.name, p.format.name, "x".join(map(str, p.shape)), nbytes_text(p.nbytes), f"{p.offset:,}", p.rule) for p in plan.tensors]
+    total = (
+        f"{plan.architecture}, {plan.recipe}: {len(plan.tensors)} tensors, {plan.n_weights:,} weights, "
+        f"{plan.bits_per_weight:.3f} bits per weight, {plan.nbytes:,} bytes"
+    )
+    return table(("tensor", "format", "shape", "size", "offset", "rule"), rows, right=(3, 4)) + "\n\n" + total
+
+
+def report_text(report: Report) -> str:
+    """What a conversion did, for people: a line for each format, the sizes before and after, the time."""
+    rows = [
+        (name, str(total.n_tensors), f"{total.n_weights:,}", f"{8 * total.nbytes / max(total.n_weights, 1):g}", nbytes_text(total.nbytes))
+        for name, total in report.formats.items()
+    ]
+    weights_per_second = report.n_weights / max(report.seconds, 1e-9)
+    sizes = f"{nbytes_text(report.source_nbytes)} -> {nbytes_text(report.nbytes)}, {report.bits_per_weight:.3f} bits per weight"
+    pace = f"{report.seconds:.2f} s, {weights_per_second / 1e6:.0f} M weights/s"
+    return table(("format", "tensors", "weights", "bits/weight", "size"), rows, right=(1, 2, 3, 4)) + f"\n{sizes}; {pace}"
+
+
+def formats_data() -> list[dict[str, Any]]:
+    """Every block format as JSON-ready data."""
+    return [
+        {"name": f.key, "id": f.id, "block_size": f.block_size, "type_size": f.type_size, "bits_per_weight": f.bits_per_weight}
+        for f in blocks.FORMATS.values()
+    ]
+
+
+def formats_text() -> str:
+    """Every block format for people."""
+    rows = [(f.name, str(f.id), str(f.block_size), str(f.type_size), f"{f.bits_per_weight:g}", f.formula, f.summary) for f in blocks.FORMATS.values()]
+    return table(("format", "id", "weights", "bytes", "bits/weight", "formula", ""), rows, right=(1, 2, 3, 4))
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows in aligned columns under their titles; the columns in `right` are set to the right."""
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
+    aligned = [
+        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in [titles, *rows]
+    ]
+    return "\n".join(line.rstrip() for line in aligned)
+
+
+def nbytes_text(nbytes: float) -> str:
+    """A size in binary units, three digits."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.4g} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.4g} TiB"
+
+
+def printable(text: str) -> str:
+    """Text from a file with control characters and lone surrogates escaped: what is shown must not steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+
+
+def _format_name(type_id: int) -> str:
+    block_format = blocks.by_id(type_id)
+    return block_format.name if block_format else f"type {type_id}"
+
+
+def _nbytes(n_weights: int, type_id: int) -> int:
+    block_format: BlockFormat | None = blocks.by_id(type_id)
+    return n_weights // block_format.block_size * block_format.type_size if block_format else 0
+
+
+def _type_name(value: Value) -> str:
+    if value.type is ValueType.ARRAY and value.element_type is not None:
+        return f"{value.element_type.name.lower()}[{len(value.value)}]"
+    return value.type.name.lower()
+
+
+def _abridged(value: Value) -> str:
+    if value.type is not ValueType.ARRAY:
+        shown = json.dumps(value.value, ensure_ascii=False) if isinstance(value.value, str) else _plain_text(value.value)
+    else:
+        items = [json.dumps(v, ensure_ascii=False) if isinstance(v, str) else _plain_text(v) for v in value.value[:_SHOWN_ELEMENTS]]
+        shown = f"[{', '.join(items)}{', …' if len(value.value) > _SHOWN_ELEMENTS else ''}]"
+    shown = printable(shown)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}… ({len(shown)} characters)"
+
+
+def _plain_text(value: Any) -> str:
+    return f"{value:.7g}" if isinstance(value, float | np.floating) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: lists for arrays, null for what is not finite."""
+    if isinstance(value, np.ndarray):
+        return [_plain(v) for v in value.tolist()]
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, Sequence):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,118 @@
+"""The plan of a conversion: every output tensor with its format, offset and size, before any weight is read. Pure and printable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gguflow import blocks, recipes
+from gguflow.blocks import BlockFormat
+from gguflow.container import header, rules
+from gguflow.container.metadata import Metadata, u32
+from gguflow.errors import InvalidError
+from gguflow.models.base import Model, ModelTensor
+
+QUANTIZATION_VERSION = 2
+"""ggml's GGML_QNT_VERSION: the generation of block layouts, recorded in general.quantization_version."""
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor of the output.
+
+    offset: from the start of the data section. nbytes: of its blocks, without the padding behind them. rule: why it has this format.
+    """
+
+    tensor: ModelTensor
+    format: BlockFormat
+    offset: int
+    nbytes: int
+    rule: str
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """NumPy order."""
+        return self.tensor.shape
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An output file, known to the byte but for its weights. nbytes: of the whole file. header: its first data_offset bytes."""
+
+    architecture: str
+    recipe: str
+    metadata: Metadata
+    tensors: tuple[PlannedTensor, ...]
+    header: bytes
+    nbytes: int
+
+    @property
+    def data_offset(self) -> int:
+        return len(self.header)
+
+    @property
+    def n_weights(self) -> int:
+        return sum(planned.tensor.n_weights for planned in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * sum(planned.nbytes for planned in self.tensors) / max(self.n_weights, 1)
+
+
+def make(model: Model, recipe: recipes.Recipe) -> Plan:
+    """Plan the conversion of a model by a recipe.
+
+    Raises InvalidError where the result would break a rule of the container (a name too long, a name twice).
+    """
+    facts = recipes.ModelFacts(model.architecture, model.n_layers, model.n_heads, model.n_kv_heads, model.n_experts)
+    tensors = sorted(model.tensors, key=lambda tensor: recipes.processing_order(tensor.name))
+    chosen = recipes.choose(recipe, [_tensor_facts(tensor) for tensor in tensors], facts)
+    metadata = dict(model.metadata)
+    metadata["general.file_type"] = u32(recipe.file_type)
+    metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
+    alignment = header.declared_alignment(metadata)
+    placed = _placed(tensors, chosen, alignment)
+    infos = tuple(header.TensorInfo(p.name, _stored_dims(p.shape), p.format.id, p.offset) for p in placed)
+    built = header.build(metadata, infos, alignment)
+    for finding in rules.judge(header.Header(header.VERSION, metadata, infos, alignment, len(built)), block_sizes, None):
+        if finding.severity == "error":
+            raise InvalidError("the output", finding)
+    last = placed[-1] if placed else None
+    end = header.align(last.offset + last.nbytes, alignment) if last else 0
+    return Plan(model.architecture, recipe.name, metadata, tuple(placed), built, len(built) + end)
+
+
+def block_sizes(type_id: int) -> tuple[int, int] | None:
+    """(block_size, type_size) of a ggml type number; what the container knows of block formats."""
+    block_format = blocks.by_id(type_id)
+    return (block_format.block_size, block_format.type_size) if block_format else None
+
+
+def _tensor_facts(tensor: ModelTensor) -> recipes.TensorFacts:
+    source_format = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
+    return recipes.TensorFacts(tensor.name, tensor.shape, source_format)
+
+
+def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice], alignment: int) -> list[PlannedTensor]:
+    """Each tensor behind the one before it, aligned."""
+    placed = []
+    offset = 0
+    for tensor in tensors:
+        choice = chosen[tensor.name]
+        row = tensor.shape[-1] if tensor.shape else 1
+        nbytes = tensor.n_weights // row * choice.format.row_bytes(row) if row else 0
+        placed.append(PlannedTensor(tensor, choice.format, offset, nbytes, choice.rule))
+        offset = header.align(offset + nbytes, alignment)
+    return placed
+
+
+def _stored_dims(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """File order, row length first, without the leading ones of the shape, as ggml stores it."""
+    dims = shape[::-1]
+    while len(dims) > 1 and dims[-1] == 1:
+        dims = dims[:-1]
+    return dims
