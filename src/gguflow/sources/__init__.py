@@ -27,11 +27,11 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         path.stat()
     if path.is_dir():
         return huggingface.open_directory(path)
-    if path.name.endswith(huggingface.INDEX_SUFFIX):
+    if path.name.endswith(".index.json"):
         return huggingface.open_index(path)
     if path.suffix == ".safetensors":
         file, tensors, _ = safetensors.read_header(path)
         return Checkpoint(path, tensors, (file,))
     if path.suffix == ".gguf":
-        raise UnsupportedError(path, Finding("H-011", "a GGUF file cannot be a source yet", expected=_ACCEPTED))
+        raise UnsupportedError(path, Finding("H-016", "a GGUF file cannot be a source yet", expected=_ACCEPTED))
     raise UsageError(f"{path}: not a source; what is read: {_ACCEPTED}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gguflow.blocks import BlockFormat
-from gguflow.errors import Finding, UnsupportedError
+from gguflow.errors import Finding, InvalidError, UnsupportedError
+from gguflow.platform import storage_errors
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class SourceTensor:
         return self.n_weights // block_format.block_size * block_format.type_size
 
     def require_format(self) -> BlockFormat:
-        """The format, for whoever is about to read weights. Raises UnsupportedError (S-014), which names tensor and dtype."""
+        """The format, for whoever is about to read weights. Raises UnsupportedError (S-019), which names tensor and dtype."""
         if self.format is None:
-            finding = Finding("S-014", f"tensors of dtype {self.dtype} cannot be converted", json_path(self.name, "dtype"), found=self.dtype)
+            finding = Finding("S-019", f"tensors of dtype {self.dtype} cannot be converted", json_path(self.name, "dtype"), found=self.dtype)
             raise UnsupportedError(self.file.path, finding)
         return self.format
 
@@ -69,6 +71,17 @@ class Checkpoint:
     files: tuple[SourceFile, ...]
     directory: Path | None = None
     config: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+def require_regular(path: Path) -> None:
+    """Prove, before it is opened, that a path leads to a regular file (S-001): opening a pipe would wait for ever, a device would never end.
+
+    Raises InvalidError, StorageError.
+    """
+    with storage_errors("read", path):
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise InvalidError(path, Finding("S-001", "not a regular file"))
 
 
 def json_path(*keys: str) -> str:

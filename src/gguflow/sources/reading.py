@@ -47,7 +47,7 @@ class TensorReader:
     def read(self, tensor: SourceTensor, first: int, last: int) -> Bytes:
         """The packed bytes of weights [first, last) of the flattened tensor: uint8[...], read-only, without a copy; any alignment.
 
-        Raises UnsupportedError (S-014), InvalidError (R-001), StorageError, UsageError where the range is not in the tensor.
+        Raises UnsupportedError (S-019), InvalidError (R-001), StorageError, UsageError where the range is not in the tensor.
         """
         start, stop = _byte_range(tensor, first, last)
         return self._map(tensor.file)[1][start:stop]

@@ -1,4 +1,4 @@
-"""The safetensors format: a header that says where each tensor lies, and the bytes. Rules S-001 to S-014.
+"""The safetensors format: a header that says where each tensor lies, and the bytes. Rules S-001 to S-019.
 
     bytes 0..7    N, u64 little-endian
     bytes 8..8+N  header: one JSON object, {"name": {"dtype": "BF16", "shape": [rows, n], "data_offsets": [begin, end]}, ...},
@@ -12,7 +12,6 @@ Python's integers, before anybody maps the file: what comes out of `read_header`
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +19,7 @@ from gguflow.blocks import FORMATS
 from gguflow.errors import FileError, Finding, InvalidError, LimitError, MalformedError, UnsupportedError
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
-from gguflow.sources.base import SourceFile, SourceTensor, json_path
+from gguflow.sources.base import SourceFile, SourceTensor, json_path, require_regular
 
 MAX_HEADER_NBYTES = 100_000_000
 MAX_DIMENSIONS = 32
@@ -52,6 +51,8 @@ DTYPE_BITS = {
 }
 """Bits per weight of every dtype of the format. Where a block format has the same name, it has the same bytes."""
 
+_PROPERTIES = {"dtype", "shape", "data_offsets"}
+
 _LOOKS_LIKE = {
     b"version ": "a Git LFS pointer; fetch the file itself (git lfs pull)",
     b"PK\x03\x04": "a PyTorch archive; save the model as safetensors",
@@ -67,14 +68,12 @@ def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[s
 
     Raises MalformedError, InvalidError, UnsupportedError or LimitError with the rule that is broken, and StorageError.
     """
-    with storage_errors("read", path):
-        if not stat.S_ISREG(os.stat(path).st_mode):  # before open: opening a pipe would wait for ever
-            raise InvalidError(path, Finding("S-001", "not a regular file"))
-        with open(path, "rb") as opened:
-            status = os.fstat(opened.fileno())
-            file = SourceFile(path, status.st_size, status.st_mtime_ns)
-            length = _header_length(file, opened.read(8))
-            content = opened.read(length)
+    require_regular(path)
+    with storage_errors("read", path), open(path, "rb") as opened:
+        status = os.fstat(opened.fileno())
+        file = SourceFile(path, status.st_size, status.st_mtime_ns)
+        length = _header_length(file, opened.read(8))
+        content = opened.read(length)
     if len(content) < length:
         _fail(MalformedError, file, "S-003", "the file ends inside its header", offset=8 + len(content), expected=8 + length)
     if not content.startswith(b"{"):
@@ -108,70 +107,72 @@ def _metadata(entry: object, file: SourceFile) -> dict[str, str]:
 
 def _tensor(name: str, entry: object, file: SourceFile, data_start: int) -> SourceTensor:
     """One entry of the header, proved by itself: known dtype, whole shape, offsets inside the file that fit the shape."""
-    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+    if not isinstance(entry, dict) or not entry.keys() >= _PROPERTIES or not isinstance(entry["dtype"], str):
         _fail(InvalidError, file, "S-007", "a tensor is not an object with dtype, shape and data_offsets", json_path(name), 8)
-    if len(entry) > 3:
-        extra = next(key for key in entry if key not in ("dtype", "shape", "data_offsets"))
-        _fail(UnsupportedError, file, "S-007", "a tensor has a property that this version does not know", json_path(name, extra), 8)
+    if len(entry) > len(_PROPERTIES):
+        extra = next(key for key in entry if key not in _PROPERTIES)
+        _fail(UnsupportedError, file, "S-008", "a tensor has a property that this version does not know", json_path(name, extra), 8)
     dtype = entry["dtype"]
-    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        _fail(UnsupportedError, file, "S-008", "unknown dtype", json_path(name, "dtype"), 8, found=dtype)
-    shape = _integers(entry["shape"], file, name, "shape")
+    if dtype not in DTYPE_BITS:
+        _fail(UnsupportedError, file, "S-009", "unknown dtype", json_path(name, "dtype"), 8, found=dtype)
+    shape = _whole_numbers(entry["shape"], file, name, "shape")
     if len(shape) > MAX_DIMENSIONS:
-        _fail(LimitError, file, "S-010", f"{len(shape)} dimensions", json_path(name, "shape"), 8, expected=f"at most {MAX_DIMENSIONS}")
-    begin, end = _offsets(entry["data_offsets"], file, name, data_start)
+        _fail(LimitError, file, "S-011", f"{len(shape)} dimensions", json_path(name, "shape"), 8, expected=f"at most {MAX_DIMENSIONS}")
     n_bits = _n_bits(shape, dtype, file, name)
+    begin, end = _range(entry["data_offsets"], file, name, data_start)
     if n_bits != 8 * (end - begin):
-        expected = f"{n_bits // 8} for {dtype}{list(shape)}" if n_bits % 8 == 0 else f"whole bytes, not {n_bits} bits of {dtype}{list(shape)}"
+        needed = f"{n_bits // 8} for" if n_bits % 8 == 0 else f"a whole number, not {n_bits} bits of"
+        path = json_path(name, "data_offsets")
         message = "the bytes do not fit the shape"
-        _fail(InvalidError, file, "S-011", message, json_path(name, "data_offsets"), data_start + begin, f"{end - begin} bytes", expected)
+        _fail(InvalidError, file, "S-015", message, path, data_start + begin, f"{end - begin} bytes", f"{needed} {dtype}{list(shape)}")
     return SourceTensor(name, FORMATS.get(dtype.lower()), shape, file, data_start + begin, dtype)
 
 
-def _integers(value: object, file: SourceFile, name: str, key: str) -> tuple[int, ...]:
-    """A list of whole numbers from 0 to 2**63 - 1; True is none, nor are -0 and 1.0."""
+def _whole_numbers(value: object, file: SourceFile, name: str, key: str) -> tuple[int, ...]:
+    """A list of integers from 0 to 2**63 - 1; true is none, nor are -0 and 1.0."""
     if not isinstance(value, list) or not all(type(item) is int and 0 <= item < 2**63 for item in value):
-        _fail(InvalidError, file, "S-009", f"{key} is not a list of whole numbers from 0 to 2**63 - 1", json_path(name, key), 8, found=value)
+        _fail(InvalidError, file, "S-010", "not a list of integers from 0 to 2**63 - 1", json_path(name, key), 8, found=value)
     return tuple(value)
 
 
-def _offsets(value: object, file: SourceFile, name: str, data_start: int) -> tuple[int, int]:
-    """The pair [begin, end), counted from the start of the data, proved to lie inside the file."""
-    pair = _integers(value, file, name, "data_offsets")
-    path = json_path(name, "data_offsets")
-    if len(pair) != 2 or pair[0] > pair[1]:
-        _fail(InvalidError, file, "S-009", "data_offsets is not a pair [begin, end]", path, 8, found=value)
-    remain = file.nbytes - data_start
-    if pair[1] > remain:
-        message = f"the tensor passes the end of the file: it needs {pair[1]} bytes of data, {remain} are there"
-        _fail(InvalidError, file, "S-012", message, path, data_start + pair[0])
-    return pair[0], pair[1]
-
-
 def _n_bits(shape: tuple[int, ...], dtype: str, file: SourceFile, name: str) -> int:
-    """Bits of the tensor. Zeros are left out of the check of its size: no array of such a shape could exist, empty or not."""
+    """Bits of the tensor. Zeros are left out of the check of its size: an array that only a zero makes small can be held by nobody."""
     product = DTYPE_BITS[dtype]
     for dimension in shape:
         product *= dimension or 1
         if product >= 2**63:
-            _fail(InvalidError, file, "S-010", "a shape of 2**63 bits or more", json_path(name, "shape"), 8, found=list(shape))
+            _fail(InvalidError, file, "S-012", "a shape of 2**63 bits or more", json_path(name, "shape"), 8, found=list(shape))
     return 0 if 0 in shape else product
 
 
+def _range(value: object, file: SourceFile, name: str, data_start: int) -> tuple[int, int]:
+    """The pair [begin, end), counted from the start of the data, proved to lie inside the file."""
+    pair = _whole_numbers(value, file, name, "data_offsets")
+    path = json_path(name, "data_offsets")
+    if len(pair) != 2 or pair[0] > pair[1]:
+        _fail(InvalidError, file, "S-013", "not a pair [begin, end] with begin <= end", path, 8, found=value)
+    begin, end = pair
+    remain = file.nbytes - data_start
+    if end > remain:
+        message = f"the tensor passes the end of the file: it ends {end} bytes into the data, of which {remain} are there"
+        _fail(InvalidError, file, "S-014", message, path, data_start + begin)
+    return begin, end
+
+
 def _check_coverage(tensors: dict[str, SourceTensor], ends: dict[str, int], file: SourceFile, data_start: int) -> None:
-    """Every byte of the data belongs to exactly one tensor: no hole, no overlap, nothing after the last."""
-    position, previous = data_start, "the header"
+    """Every byte of the data belongs to exactly one tensor. ends: of each tensor, from the start of the data."""
+    position, previous = data_start, ""
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, ends[tensor.name])):
         path = json_path(tensor.name, "data_offsets")
         if tensor.offset < position:
             message = f"the tensor overlaps {json_path(previous)}"
-            _fail(InvalidError, file, "S-013", message, path, tensor.offset, tensor.offset - data_start, position - data_start)
+            _fail(InvalidError, file, "S-016", message, path, tensor.offset, tensor.offset - data_start, position - data_start)
         if tensor.offset > position:
-            message = f"{tensor.offset - position} bytes belong to no tensor"
-            _fail(InvalidError, file, "S-013", message, path, position, tensor.offset - data_start, position - data_start)
+            message = f"{tensor.offset - position} bytes before the tensor belong to none"
+            _fail(InvalidError, file, "S-017", message, path, position, tensor.offset - data_start, position - data_start)
         position, previous = data_start + ends[tensor.name], tensor.name
     if position != file.nbytes:
-        _fail(InvalidError, file, "S-013", f"{file.nbytes - position} bytes after the last tensor belong to none", offset=position)
+        _fail(InvalidError, file, "S-018", f"{file.nbytes - position} bytes after the last tensor belong to none", offset=position)
 
 
 def _fail(

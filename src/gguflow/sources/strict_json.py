@@ -12,7 +12,7 @@ from typing import Any
 
 from gguflow.errors import Finding, LimitError, MalformedError
 from gguflow.platform import storage_errors
-from gguflow.sources.base import json_path
+from gguflow.sources.base import json_path, require_regular
 
 _MAX_DIGITS = 400
 """Of one number: float64 ends at 309, and Python refuses integers of more than 4300."""
@@ -21,8 +21,9 @@ _MAX_DIGITS = 400
 def read(path: Path, max_nbytes: int, rule: str, allow_infinity: bool = False) -> Any:
     """Parse a file. rule: the id of the rule that sets max_nbytes.
 
-    Raises LimitError, MalformedError, StorageError.
+    Raises InvalidError (S-001), LimitError, MalformedError, StorageError.
     """
+    require_regular(path)
     with storage_errors("read", path), open(path, "rb") as file:
         content = file.read(max_nbytes + 1)
     if len(content) > max_nbytes:
@@ -67,18 +68,13 @@ def parse(content: bytes, file: Path, offset: int = 0, allow_infinity: bool = Fa
 
     try:
         document = json.loads(text, object_pairs_hook=members, parse_int=integer, parse_float=real, parse_constant=constant)
+        if "\\u" in text:  # the only way to half a surrogate pair: UTF-8 itself cannot hold one
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         where = offset + len(text[: error.pos].encode())
         raise MalformedError(file, Finding("J-002", f"not JSON: {error.msg}", offset=where)) from None
-    except RecursionError:
-        raise LimitError(file, Finding("J-005", "nested too deeply", offset=offset)) from None
-    if "\\u" in text:  # the only way to a lone surrogate: UTF-8 itself cannot hold one
-        _refuse_surrogates(document, file, offset)
-    return document
-
-
-def _refuse_surrogates(document: Any, file: Path, offset: int) -> None:
-    try:
-        json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise MalformedError(file, Finding("J-006", "a string holds one half of a surrogate pair", offset=offset)) from None
+    except RecursionError:
+        raise LimitError(file, Finding("J-005", "nested too deeply", offset=offset)) from None
+    return document
