@@ -1,0 +1,58 @@
+"""Super-blocks of 256 weights, 16 at a time: lane k belongs to super-block k of the batch.
+
+The sub-block j of all 16 is brought into lanes together, so that what a super-block derives from its sub-blocks (their largest scale, their
+packed codes) is arithmetic on lanes as well. The codes are written from the batch in its natural order, one super-block after the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.policy import kernel
+from gguflow.lanes import load, splat, store, transpose16
+
+f32 = np.float32
+
+SIZE = 256
+BATCH = 16
+
+
+@kernel
+def take_batch(x: Any, first: int, batch: Any) -> Any:
+    """Copy blocks first ... first + 15 of x into batch, float32[4096]; past the end of x come zeros. Returns how many blocks there were."""
+    count = min(BATCH, x.size // SIZE - first)
+    for i in range(0, count * SIZE, 16):
+        store(batch, i, load(x, first * SIZE + i))
+    for i in range(count * SIZE, BATCH * SIZE, 16):
+        store(batch, i, splat(f32(0)))
+    return count
+
+
+@kernel
+def take_importance(importance: Any, first: int, batch: Any) -> None:
+    """Copy to batch, float32[4096], the importance of blocks first ... first + 15: entry i % m for block i, of the m in `importance`."""
+    for k in range(BATCH):
+        entry = (first + k) % (importance.size // SIZE)
+        for i in range(0, SIZE, 16):
+            store(batch, k * SIZE + i, load(importance, entry * SIZE + i))
+
+
+@kernel
+def to_lanes(batch: Any, start: int, n: int, lanes: Any) -> None:
+    """Weights start ... start + n - 1 of each super-block of the batch into lanes, float32[n * 16]; n is 16 or 32."""
+    for i in range(0, n, 16):
+        transpose16(batch, start + i, SIZE, lanes, i)
+
+
+@kernel
+def sum_of_squares(batch: Any, lanes: Any) -> Any:
+    """The sum of the squares of each super-block, first weight to last. lanes: scratch, float32[256]."""
+    total = splat(f32(0))
+    for start in range(0, SIZE, 16):
+        to_lanes(batch, start, 16, lanes)
+        for i in range(16):
+            v = load(lanes, 16 * i)
+            total = total + v * v
+    return total
