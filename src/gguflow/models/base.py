@@ -1,4 +1,25 @@
-"""What a model is to the rest of the package: GGUF metadata, and tensors under GGUF names that say where their rows come from."""
+"""What a model is to the rest of the package: GGUF metadata, and tensors under GGUF names that say where their rows come from.
+
+The rules that a checkpoint must keep to be understood, each with the error that breaks it raises:
+
+    M-002  InvalidError      a key that is needed is in the JSON file
+    M-003  InvalidError      a value has the type and the range that its key needs, and agrees with the others
+    M-004  UnsupportedError  config.json names a family of models that is known
+    M-005  UnsupportedError  rotary embeddings are scaled in a way that is known
+    M-006  UnsupportedError  embeddings are pooled in a way that is known
+    M-010  InvalidError      every tensor that the family needs is there
+    M-011  InvalidError      every tensor is one that the family has, or that is known to be left out
+    M-012  InvalidError      a tensor has the shape that the hyper-parameters give it
+    M-013  InvalidError      no two tensors get the same name
+    M-014  InvalidError      a tensor's name is Unicode text of 63 bytes at most
+    M-020  InvalidError      the model card's front matter can be read
+    M-021  MalformedError    a file beside the weights is what its name says: a JSON object, UTF-8 text, a SentencePiece model
+    M-022  LimitError        a file beside the weights is not larger than it may be
+    M-023  InvalidError      the tokenizer's file is there
+    M-024  UnsupportedError  the tokenizer is of a kind that llama.cpp has, its pre-tokenizer too
+    M-025  InvalidError      every token id is below the size of the vocabulary, and none is there twice
+    M-030  InvalidError      every metadata value fits its type
+"""
 
 from __future__ import annotations
 
@@ -14,7 +35,7 @@ from gguflow.sources.base import SourceTensor
 
 @dataclass(frozen=True)
 class RopeOrder:
-    """The order in which GGUF keeps the rows of Llama's query and key projections.
+    """The order in which GGUF keeps the rows of Llama's query and key projections, and of their biases.
 
     Checkpoints rotate halves of a head (row j with row j + d/2), llama.cpp's "norm" rope rotates neighbours (2j with 2j + 1): output row
     2j + k of a head is source row k * d/2 + j.

@@ -1,0 +1,88 @@
+"""What a checkpoint means: `load` turns tensors and a configuration into GGUF metadata and GGUF tensors.
+
+The families of models are found by listing this package: a module that declares `ARCHITECTURE` adds one.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from gguflow.errors import Finding, UnsupportedError, UsageError
+from gguflow.models.architecture import Architecture, match_tensors
+from gguflow.models.base import Model
+from gguflow.models.documents import Document
+from gguflow.models.general import general_metadata
+from gguflow.models.passthrough import pass_through, strip
+from gguflow.models.storable import check_storable
+from gguflow.sources.base import Checkpoint
+
+
+def load(checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefix: str | None = None) -> Model:
+    """Understand a checkpoint.
+
+    With a configuration, the family that config.json names decides on everything. Without one, or where the caller names an architecture, tensors
+    keep their names and metadata is the bare minimum.
+
+    architecture: GGUF's name for `general.architecture`, in place of what config.json says. strip_prefix: taken off the names that start with it.
+    Raises UsageError (no configuration, and no architecture named), UnsupportedError (a family that is not known), InvalidError and its siblings
+    for whatever is wrong with the checkpoint; the rules are listed in `gguflow.models.base`.
+    """
+    if strip_prefix:
+        checkpoint = strip(checkpoint, strip_prefix)
+    if architecture is not None:
+        model = pass_through(checkpoint, architecture)
+    elif checkpoint.config is None or checkpoint.directory is None:
+        raise UsageError(f"{checkpoint.path}: nothing here says what the model is; pass --arch NAME to set general.architecture and keep the names")
+    else:
+        config = Document(checkpoint.directory / "config.json", checkpoint.config)
+        model = _understand(checkpoint, checkpoint.directory, config)
+    check_storable(model, checkpoint.path)
+    return model
+
+
+@functools.cache
+def architectures() -> Mapping[str, Architecture]:
+    """Class name in config.json -> the family that it belongs to."""
+    classes: dict[str, Architecture] = {}
+    for module in pkgutil.iter_modules(__path__):
+        if not module.ispkg:
+            family = getattr(importlib.import_module(f"{__name__}.{module.name}"), "ARCHITECTURE", None)
+            classes |= dict.fromkeys(family.classes, family) if family else {}
+    return classes
+
+
+def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
+    """Tensors are matched before the tokenizer is read: its size is bounded by that of the embedding matrix."""
+    hf_class = _hf_class(config)
+    family = architectures()[hf_class]
+    hyper_parameters = family.metadata(config, directory)
+    tensors = match_tensors(family, checkpoint, config, hf_class)
+    general, file_stem = general_metadata(family.name, directory, sum(tensor.n_weights for tensor in tensors))
+    n_heads = config.integer("num_attention_heads")
+    return Model(
+        architecture=family.name,
+        metadata=general | hyper_parameters | family.tokenizer(config, directory),
+        tensors=tensors,
+        n_layers=config.integer("num_hidden_layers"),
+        n_heads=n_heads,
+        n_kv_heads=config.integer("num_key_value_heads", n_heads),
+        file_stem=file_stem,
+    )
+
+
+def _hf_class(config: Document) -> str:
+    """The class that config.json names first. Raises InvalidError (M-002, M-003), UnsupportedError (M-004)."""
+    names = config.items("architectures")
+    if not names:
+        raise config.missing("architectures")
+    if not isinstance(names[0], str):
+        raise config.wrong("architectures[0]", names[0], "a string")
+    if names[0] not in architectures():
+        known = ", ".join(sorted(architectures()))
+        message = "the architecture is not known; --arch NAME converts it with its own tensor names and without hyper-parameters or tokenizer"
+        raise UnsupportedError(config.file, Finding("M-004", message, "$.architectures[0]", found=names[0], expected=known))
+    return names[0]

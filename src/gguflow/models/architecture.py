@@ -1,0 +1,89 @@
+"""What one file of this package declares about one family of models, and the matching of a checkpoint's tensors against it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguflow.container.metadata import Metadata
+from gguflow.errors import Finding, InvalidError
+from gguflow.models.base import ModelTensor, RopeOrder
+from gguflow.models.documents import Document
+from gguflow.sources.base import Checkpoint, json_path
+
+MAX_LAYERS = 512
+"""llama.cpp's LLAMA_MAX_LAYERS: the most blocks that it loads."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A tensor that an architecture knows under a GGUF name.
+
+    shape: NumPy order, from the hyper-parameters. required: whether a checkpoint without it is refused.
+    """
+
+    shape: tuple[int, ...]
+    required: bool = True
+    row_order: RopeOrder | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of models.
+
+    name: GGUF's name of it. classes: the names in config.json's "architectures" that mean it.
+    metadata: (config, directory) -> the hyper-parameters' keys, in llama.cpp's order.
+    tensors: config -> GGUF tensor name -> what is expected of it.
+    tokenizer: (config, directory) -> the tokenizer's keys, in llama.cpp's order.
+    rename: (checkpoint's tensor name, class) -> the name that gguf's TensorNameMap knows.
+    skipped: regular expressions; a (renamed) tensor that one of them matches in full is left out.
+    computed: config -> tensors that no checkpoint holds (rope frequencies).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    metadata: Callable[[Document, Path], Metadata]
+    tensors: Callable[[Document], Mapping[str, Expected]]
+    tokenizer: Callable[[Document, Path], Metadata]
+    rename: Callable[[str, str], str] = lambda name, _: name
+    skipped: tuple[str, ...] = ()
+    computed: Callable[[Document], tuple[ModelTensor, ...]] = lambda _: ()
+
+
+def match_tensors(architecture: Architecture, checkpoint: Checkpoint, config: Document, hf_class: str) -> tuple[ModelTensor, ...]:
+    """The checkpoint's tensors under their GGUF names, in the checkpoint's order, after the computed ones.
+
+    Raises InvalidError: a tensor that is missing (M-010), not known (M-011), of another shape than the hyper-parameters say (M-012),
+    or there twice (M-013).
+    """
+    import gguf
+
+    expected = architecture.tensors(config)
+    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
+    names = gguf.get_tensor_name_map(arch, config.integer("num_hidden_layers", maximum=MAX_LAYERS))
+    matched: dict[str, ModelTensor] = {}
+    for source in checkpoint.tensors.values():
+        hf_name = architecture.rename(source.name, hf_class)
+        if any(re.fullmatch(pattern, hf_name) for pattern in architecture.skipped):
+            continue
+        name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+        if name not in expected:
+            message = f"{architecture.name} has no tensor {source.name!r}, and the list of tensors to skip has none either"
+            raise InvalidError(source.file.path, Finding("M-011", message, json_path(source.name)))
+        if name in matched:
+            message = f"{source.name!r} is {name} a second time"
+            raise InvalidError(source.file.path, Finding("M-013", message, json_path(source.name)))
+        rule = expected[name]
+        if source.shape != rule.shape:
+            message = f"the shape of {source.name!r} ({name}) contradicts the hyper-parameters in {config.file.name}"
+            raise InvalidError(
+                source.file.path, Finding("M-012", message, json_path(source.name), found=list(source.shape), expected=list(rule.shape))
+            )
+        matched[name] = ModelTensor(name, source.shape, source, row_order=rule.row_order)
+    for name, rule in expected.items():
+        if rule.required and name not in matched:
+            message = f"{architecture.name} needs a tensor {name}, and nothing in the checkpoint maps to it"
+            raise InvalidError(checkpoint.path, Finding("M-010", message, json_path(name), expected=list(rule.shape)))
+    return architecture.computed(config) + tuple(matched.values())

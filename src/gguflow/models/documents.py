@@ -1,0 +1,157 @@
+"""The JSON and text files beside the weights, read with a limit on their size and with types checked at every access.
+
+All of it is untrusted. A `Document` answers typed questions about one JSON object and, where it cannot, raises an error that names the file and
+the key; so no other module of this package looks into raw JSON without proving its type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguflow.errors import Finding, InvalidError, LimitError, MalformedError
+from gguflow.platform import storage_errors
+from gguflow.sources import strict_json
+from gguflow.sources.base import require_regular
+from gguflow.sources.huggingface import contained
+
+MAX_FILE_NBYTES = 128 << 20
+"""The largest side file that is read. The largest known tokenizer.json (a vocabulary of 262144) has 35 MB."""
+
+MAX_INTEGER = 2**31 - 1
+"""The largest hyper-parameter: llama.cpp keeps them in 32 bits, and shapes are products of two."""
+
+MAX_FLOAT32 = 3.4028234663852886e38
+
+
+def read_bytes(directory: Path, name: str) -> bytes | None:
+    """The whole of a file in the checkpoint's directory, None where there is none.
+
+    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: no regular file), LimitError (M-022), StorageError.
+    """
+    file = contained(directory, name)
+    with storage_errors("read", file):
+        if not file.exists():
+            return None
+        require_regular(file)
+        with file.open("rb") as stream:
+            content = stream.read(MAX_FILE_NBYTES + 1)
+    if len(content) > MAX_FILE_NBYTES:
+        raise LimitError(file, Finding("M-022", f"larger than the {MAX_FILE_NBYTES} bytes that such a file may have"))
+    return content
+
+
+def read_text(directory: Path, name: str) -> str | None:
+    """A UTF-8 file, line ends made newlines; None where there is none. Raises MalformedError (M-021), and what read_bytes raises."""
+    content = read_bytes(directory, name)
+    if content is None:
+        return None
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError(directory / name, Finding("M-021", "not UTF-8", offset=error.start)) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(directory: Path, name: str) -> Any:
+    """What a JSON file holds, None where there is no file. Raises MalformedError and LimitError (J-001 to J-006), and what read_bytes raises."""
+    content = read_bytes(directory, name)
+    return None if content is None else strict_json.parse(content, directory / name, allow_infinity=True)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A JSON object, and where it stands.
+
+    file: for messages. where: its path in the file, in the manner of JSONPath. A key whose value is null counts as absent, as in transformers.
+    """
+
+    file: Path
+    values: Mapping[str, Any]
+    where: str = "$"
+
+    @classmethod
+    def read(cls, directory: Path, name: str) -> Document | None:
+        """The object in a file, None where there is no file. Raises MalformedError (M-021: no object), and what read_json raises."""
+        file = directory / name
+        values = read_json(directory, name)
+        if values is None and not file.exists():
+            return None
+        if not isinstance(values, dict):
+            raise MalformedError(file, Finding("M-021", "not a JSON object", found=type(values).__name__))
+        return cls(file, values)
+
+    def __contains__(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def wrong(self, key: str, found: object, expected: str) -> InvalidError:
+        """The error for a value that cannot be used (M-003)."""
+        return InvalidError(self.file, Finding("M-003", f"{key} cannot be used", f"{self.where}.{key}", found=found, expected=expected))
+
+    def missing(self, key: str) -> InvalidError:
+        """The error for a key that is needed (M-002)."""
+        return InvalidError(self.file, Finding("M-002", f"the key {key!r} is missing", f"{self.where}.{key}"))
+
+    def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = MAX_INTEGER) -> int:
+        """The integer under key. Raises InvalidError: absent without a default (M-002), no integer or out of range (M-003)."""
+        value = self._value(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+            raise self.wrong(key, value, f"an integer from {minimum} to {maximum}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """The finite number under key, as float. Raises InvalidError as integer does."""
+        value = self._value(key, default)
+        try:
+            number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+        except OverflowError:
+            number = math.inf
+        if not abs(number) <= MAX_FLOAT32:
+            raise self.wrong(key, value, "a finite number in the range of float32")
+        return number
+
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        """The boolean under key. Raises InvalidError as integer does."""
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            raise self.wrong(key, value, "true or false")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """The string under key. Raises InvalidError as integer does."""
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            raise self.wrong(key, value, "a string")
+        return value
+
+    def section(self, key: str) -> Document:
+        """The object under key; an empty one where it is absent. Raises InvalidError (M-003)."""
+        value = self._value(key, {})
+        if not isinstance(value, dict):
+            raise self.wrong(key, value, "an object")
+        return Document(self.file, value, f"{self.where}.{key}")
+
+    def items(self, key: str) -> list[Any]:
+        """The list under key; an empty one where it is absent. Raises InvalidError (M-003)."""
+        value = self._value(key, [])
+        if not isinstance(value, list):
+            raise self.wrong(key, value, "a list")
+        return value
+
+    def sections(self, key: str) -> Iterator[Document]:
+        """The objects of the list under key. Raises InvalidError (M-003)."""
+        for index, value in enumerate(self.items(key)):
+            if not isinstance(value, dict):
+                raise self.wrong(f"{key}[{index}]", value, "an object")
+            yield Document(self.file, value, f"{self.where}.{key}[{index}]")
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        if value is not None:
+            return value
+        if default is None:
+            raise self.missing(key)
+        return default

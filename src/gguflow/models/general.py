@@ -1,0 +1,74 @@
+"""`general.*`: who made the model, under which licence, from what; and the name of the output file, which follows from it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from gguflow.container.metadata import Metadata, Value, ValueType, array, f32, string
+from gguflow.errors import Finding, InvalidError
+from gguflow.models.documents import Document, read_text
+
+
+def general_metadata(architecture: str, directory: Path, n_weights: int) -> tuple[Metadata, str]:
+    """The keys in llama.cpp's order, and the file stem with its "{type}" placeholder.
+
+    The model card (README.md), config.json and generation_config.json are read by gguf's own `Metadata`, so that the heuristics of names and
+    size labels are llama.cpp's.
+
+    n_weights: of all output tensors; becomes the size label where the model's name holds none.
+    Raises InvalidError (M-020) where the card says something that no key can hold, MalformedError, LimitError and StorageError as read_text.
+    """
+    import gguf
+
+    card_file = directory / "README.md"
+    read_text(directory, card_file.name)  # its size and encoding are proved before gguf reads it
+    generation = Document.read(directory, "generation_config.json")
+    try:
+        card = gguf.Metadata.load(None, directory, None, n_weights)
+        card.name = card.name or directory.resolve().name
+        if card.size_label is None and n_weights > 0:
+            card.size_label = gguf.size_label(n_weights, n_weights, 0, 0)
+        writer = gguf.GGUFWriter(None, architecture)
+        writer.add_type(gguf.GGUFType.MODEL)
+        card.set_gguf_meta_model(writer)
+        stem = gguf.naming_convention(card.name, card.basename, card.finetune, card.version, card.size_label, None)
+    except Exception as error:  # gguf checks no types: whatever a hostile card makes it raise is the card's fault
+        raise InvalidError(card_file, Finding("M-020", f"the model card cannot be used: {error}")) from error
+    metadata = {key: _value(card_file, key, value) for key, value in writer.kv_data[0].items()}
+    return _with_repetition_penalty(metadata, generation), f"{_file_name(stem)}-{{type}}"
+
+
+def _value(file: Path, key: str, value: Any) -> Value:
+    """gguf's idea of a value as ours; numbers and dates that YAML made of unquoted text become text again."""
+    kind = ValueType(int(value.type))
+    if kind is ValueType.STRING:
+        return string(_text(file, key, value.value))
+    if kind is ValueType.ARRAY:
+        return array(ValueType.STRING, [_text(file, key, element) for element in value.value])
+    return Value(kind, value.value)
+
+
+def _text(file: Path, key: str, value: object) -> str:
+    if value is None or isinstance(value, (dict, list, tuple, set)):
+        raise InvalidError(file, Finding("M-020", f"{key} cannot be used", found=value, expected="text"))
+    return str(value)
+
+
+def _with_repetition_penalty(metadata: Metadata, generation: Document | None) -> Metadata:
+    """Older releases of gguf know the recommended penalty only by llama.cpp's name, not by transformers' own."""
+    key = "general.sampling.penalty_repeat"
+    if generation is None or key in metadata or "repetition_penalty" not in generation:
+        return metadata
+    ordered: Metadata = {}
+    for name, value in metadata.items():
+        if name in ("general.sampling.mirostat", "general.name"):
+            ordered.setdefault(key, f32(generation.number("repetition_penalty")))
+        ordered[name] = value
+    return ordered
+
+
+def _file_name(stem: str) -> str:
+    """Without separators, control characters and braces: a card must not choose where the output goes."""
+    return re.sub(r"[\x00-\x1f\x7f/\\:{}]", "-", stem)

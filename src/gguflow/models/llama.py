@@ -1,0 +1,71 @@
+"""Llama 1 to 3.x, Mistral, TinyLlama, SmolLM: what transformers loads as LlamaForCausalLM or MistralForCausalLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gguflow.container.metadata import Metadata, boolean, u32
+from gguflow.models.architecture import Architecture, Expected
+from gguflow.models.base import ModelTensor
+from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tensors
+from gguflow.models.documents import Document
+from gguflow.models.rope import llama3_factors, rope_type
+from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+
+CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
+"""Code Llama's infilling tokens; its tokenizer files do not name them, its vocabulary of 32016 gives it away."""
+
+
+def metadata(config: Document, directory: Path) -> Metadata:
+    """The decoder's keys, then the two that only Llama has."""
+    sizes = DecoderSizes.of(config)
+    keys = decoder_metadata("llama", config, sizes)
+    keys["llama.vocab_size"] = u32(sizes.vocab_size)
+    keys["llama.rope.dimension_count"] = u32(sizes.head_dim)
+    return keys
+
+
+def tensors(config: Document) -> dict[str, Expected]:
+    """Rows of Q and K in the order of llama.cpp's "norm" rope; a bare LlamaModel has no output matrix."""
+    headless = config.items("architectures") == ["LlamaModel"]
+    return decoder_tensors(config, DecoderSizes.of(config), rope_order=True, headless=headless)
+
+
+def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
+    """rope_freqs.weight, float32[head_dim / 2], where the config asks for Llama 3's scaling."""
+    if rope_type(config) != "llama3":
+        return ()
+    factors = llama3_factors(config, DecoderSizes.of(config).head_dim)
+    return (ModelTensor("rope_freqs.weight", factors.shape, values=factors),)
+
+
+def tokenizer(config: Document, directory: Path) -> Metadata:
+    """tokenizer.model first (Llama 1, 2, Mistral), else tokenizer.json: byte-level BPE (Llama 3, SmolLM)."""
+    keys: Metadata = {}
+    settings = Document.read(directory, "tokenizer_config.json")
+    if settings is not None and "add_prefix_space" in settings:
+        keys["tokenizer.ggml.add_space_prefix"] = boolean(settings.flag("add_prefix_space"))
+    keys |= sentencepiece_metadata(config, directory) or {}
+    n_tokens = config.integer("vocab_size")
+    if n_tokens == 32016:
+        keys |= {f"tokenizer.ggml.{kind}_token_id": u32(token) for kind, token in CODE_LLAMA_TOKENS.items()}
+    if n_tokens == 49152:  # SmolLM and the small Granites: their tokenizers put nothing before a text
+        keys["tokenizer.ggml.add_bos_token"] = boolean(False)
+    return keys
+
+
+def rename(name: str, hf_class: str) -> str:
+    """A bare model's tensors lack the prefix that TensorNameMap knows."""
+    return f"model.{name}" if hf_class == "LlamaModel" else name
+
+
+ARCHITECTURE = Architecture(
+    name="llama",
+    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "LlamaModel"),
+    metadata=metadata,
+    tensors=tensors,
+    tokenizer=tokenizer,
+    rename=rename,
+    skipped=(r".*\.rotary_emb\.inv_freq", r".*\.attention\.(masked_)?bias"),
+    computed=rope_frequencies,
+)

@@ -1,0 +1,58 @@
+"""The last look at a model: everything in it can be written into a GGUF file. What comes from outside is text and numbers of any kind."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gguflow.container.metadata import SCALAR_CODES, Value, ValueType
+from gguflow.container.rules import MAX_NAME_BYTES
+from gguflow.errors import Finding, InvalidError
+from gguflow.models.base import Model
+
+
+def check_storable(model: Model, path: Path) -> None:
+    """Raises InvalidError: a tensor's name is longer than 63 bytes or no text (M-014), a value does not fit its type (M-030)."""
+    for tensor in model.tensors:
+        n_bytes = _utf8_bytes(tensor.name)
+        if n_bytes is None:
+            raise InvalidError(path, Finding("M-014", "a tensor's name is not Unicode text", found=tensor.name))
+        if n_bytes > MAX_NAME_BYTES:
+            message = f"the tensor name {tensor.name!r} is too long for GGUF; --strip-prefix PREFIX takes a common prefix off"
+            raise InvalidError(path, Finding("M-014", message, found=f"{n_bytes} bytes", expected=f"{MAX_NAME_BYTES} at most"))
+    for key, value in model.metadata.items():
+        if _utf8_bytes(key) is None or not _fits(value):
+            raise InvalidError(path, Finding("M-030", f"the value of {key} cannot be stored", found=value.value, expected=_described(value)))
+
+
+def _fits(value: Value) -> bool:
+    if value.type is ValueType.ARRAY:
+        return value.element_type is not None and _all_fit(value.element_type, value.value)
+    return _all_fit(value.type, (value.value,))
+
+
+def _all_fit(kind: ValueType, values: Iterable[Any]) -> bool:
+    if kind is ValueType.STRING:
+        return all(isinstance(value, bytes) or (isinstance(value, str) and _utf8_bytes(value) is not None) for value in values)
+    values = tuple(values)
+    try:
+        struct.pack(f"<{len(values)}{SCALAR_CODES[kind]}", *values)
+    except (struct.error, OverflowError, TypeError):
+        return False
+    return True
+
+
+def _utf8_bytes(text: str) -> int | None:
+    """None for text with lone surrogates, which JSON can hold and UTF-8 cannot."""
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        return None
+
+
+def _described(value: Value) -> str:
+    if value.element_type is not None:
+        return f"an array of {value.element_type.name.lower()}"
+    return value.type.name.lower()
