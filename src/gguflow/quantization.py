@@ -96,10 +96,12 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
             where = ", ".join(str(int(i)) for i in index)
             raise NonFiniteError(f"{tile[bad]} at index [{where}] cannot be quantized", first + bad)
         start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
-        part = weights if weights is None or n <= last - first else weights[first % n : first % n + last - first]
-        encode(tile, block_format, target[start:stop], part)
+        encode(tile, block_format, target[start:stop], weights)
 
-    _run(work, list(pieces(array.size, n, block_format.block_size, TILE)), threads)
+    target_size = _piece_size(array.size, threads, is_copied=source_format.key != "f32")
+    if weights is not None:
+        target_size = max(target_size, n)  # some encoders weigh by the mean square of the whole row
+    _run(work, list(pieces(array.size, n, block_format.block_size, target_size)), threads)
     return packed
 
 
@@ -130,7 +132,7 @@ def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, o
         start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
         decode(raw[start:stop], block_format, target[first:last])
 
-    _run(work, list(pieces(target.size, target.size, block_format.block_size, TILE)), threads)
+    _run(work, list(pieces(target.size, target.size, block_format.block_size, _piece_size(target.size, threads, is_copied=False))), threads)
     return weights
 
 
@@ -190,6 +192,14 @@ def pieces(size: int, row: int, block_size: int, target: int) -> Iterator[tuple[
         step = max(target // block_size, 1) * block_size
         for start in range(0, size, row):
             yield from ((start + first, start + min(first + step, row)) for first in range(0, row, step))
+
+
+def _piece_size(size: int, threads: int, is_copied: bool) -> int:
+    """Weights that a thread takes at a time: Python's part of the time must be small, the threads must finish together.
+
+    is_copied: a float32 copy is made first, which should not outgrow the cache.
+    """
+    return min(max(TILE, size // (8 * threads)), (4 if is_copied else 16) * TILE)
 
 
 def _run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int) -> None:

@@ -15,14 +15,16 @@ i32 = np.int32
 
 BLOCK_SIZE = 32
 TYPE_SIZE = 34
+BELOW_HALF = 0x3EFFFFFF
 
 
 @kernel
 def round_half_away(v: Any) -> Any:
-    """C's roundf on lanes for |v| < 2**23: nearest, ties away from zero."""
-    whole = to_float(to_int(vabs(v)))
-    rounded = where(vabs(v) - whole >= f32(0.5), whole + f32(1), whole)
-    return bits_float(float_bits(rounded) | (float_bits(v) & i32(-0x80000000)))
+    """C's roundf on lanes, as integers, for |v| < 2**22: nearest, ties away from zero.
+
+    Toward zero after adding the largest float below a half: the sum rounds up to the next integer from the tie on, and never before it.
+    """
+    return to_int(v + bits_float((float_bits(v) & i32(-0x80000000)) | BELOW_HALF))
 
 
 @kernel
@@ -37,8 +39,8 @@ def quantize_blocks(x: Any, out: Any) -> None:
         if inverse == f32(np.inf):  # d is denormal; ggml's products overflow to infinity and NaN, which x86 converts to the code 0
             inverse = f32(0)
         store_half(out, block * TYPE_SIZE, d)
-        store_u8(out, block * TYPE_SIZE + 2, to_int(round_half_away(low * inverse)))
-        store_u8(out, block * TYPE_SIZE + 18, to_int(round_half_away(high * inverse)))
+        store_u8(out, block * TYPE_SIZE + 2, round_half_away(low * inverse))
+        store_u8(out, block * TYPE_SIZE + 18, round_half_away(high * inverse))
 
 
 @kernel

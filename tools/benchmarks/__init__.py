@@ -1,0 +1,1 @@
+"""What `tools/bench` measures: one module for each subcommand, with `add_arguments(parser)` and `run(arguments)`."""

@@ -1,0 +1,107 @@
+"""Encode and decode speed of every block format against ggml, one thread each, same input, in turns.
+
+Columns: encode in M weights/s and as a multiple of ggml's speed; the speed of two threads over one; decode in M weights/s, in GB/s of float32
+written beside what a plain fill of the same memory reaches, as a multiple of ggml's speed and of gguf-py's. Medians of 5. Both sides write to
+memory that is there already. Formats that cannot do without importance get random importance, here and there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+import ggml
+from benchmarks.timing import Comparison, compare, seconds
+from gguflow.blocks import FORMATS, BlockFormat, by_name
+from gguflow.quantization import dequantize, quantize
+
+ROW = 2048  # weights in a row; every block size divides it
+SECONDS_PER_CALL = 0.7  # ggml's slow encoders get less to do
+GGUF_PY_WEIGHTS = 1 << 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", metavar="NAMES", help="comma-separated format names; default: all")
+    parser.add_argument("--weights", metavar="N", type=int, default=1 << 24, help="weights per call, at most (default: 16 Mi)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    chosen = [by_name(name) for name in arguments.only.split(",")] if arguments.only else list(FORMATS.values())
+    rows = max(arguments.weights // ROW, 1)
+    x = (np.random.default_rng(1).standard_normal((rows, ROW), np.float32)) * np.float32(0.02)
+    print(f"{rows * ROW / 1e6:.1f} M weights; a plain fill writes {fill_bandwidth(x.size):.1f} GB/s")
+    print(f"{'':8} {'encode':>8} {'x ggml':>7} {'2 thr.':>7}   {'decode':>8} {'GB/s':>6} {'x ggml':>7} {'x gguf-py':>9}")
+    for block_format in chosen:
+        if block_format.number_type is None or block_format.number_type.name in ("float16",):
+            print(line(block_format, x), flush=True)
+
+
+def line(block_format: BlockFormat, x: NDArray[np.float32]) -> str:
+    """One row of the table."""
+    encoding, rows, two_threads = bench_encode(block_format, x)
+    decoding = bench_decode(block_format, x)
+    encoded, decoded = rows * ROW / encoding.ours / 1e6, x.size / decoding.ours / 1e6
+    peer = gguf_py_seconds_per_weight(block_format)
+    against_peer = f"{peer * x.size / decoding.ours:9.1f}" if peer else f"{'-':>9}"
+    return (
+        f"{block_format.name:8} {encoded:8.0f} {encoding.ratio:7.2f} {two_threads:7.2f}   "
+        f"{decoded:8.0f} {decoded * 4e-3:6.1f} {decoding.ratio:7.2f} {against_peer}"
+    )
+
+
+def bench_encode(block_format: BlockFormat, x: NDArray[np.float32]) -> tuple[Comparison, int, float]:
+    """The comparison, the rows that it ran on, and the speed of two threads over one."""
+    importance = np.random.default_rng(2).random(ROW, np.float32) if block_format.importance == "required" else None
+    ggml.library().ggml_quantize_init(block_format.id)
+    sample = ggml_encoder(block_format, x[:16], importance)
+    sample()
+    rows = int(np.clip(SECONDS_PER_CALL / seconds(sample) * 16, 64, len(x)))
+    part = x[:rows]
+    out = np.empty((rows, block_format.row_bytes(ROW)), np.uint8)
+
+    def ours(threads: int = 1) -> None:
+        quantize(part, block_format, importance, threads=threads, out=out)
+
+    encoding = compare(ours, ggml_encoder(block_format, part, importance))
+    two_threads = compare(lambda: ours(2), ours).ratio
+    return encoding, rows, two_threads
+
+
+def bench_decode(block_format: BlockFormat, x: NDArray[np.float32]) -> Comparison:
+    """Blocks that hold real codes: some rows are encoded, and repeated."""
+    importance = np.ones(ROW, np.float32) if block_format.importance == "required" else None
+    packed = np.resize(quantize(x[:64], block_format, importance), (len(x), block_format.row_bytes(ROW)))
+    out = np.empty(x.shape, np.float32)
+    to_float = ggml.library().ggml_get_type_traits(block_format.id).contents.to_float
+    return compare(lambda: dequantize(packed, block_format, out=out), lambda: to_float(packed.ctypes.data, out.ctypes.data, out.size))
+
+
+def ggml_encoder(block_format: BlockFormat, x: NDArray[np.float32], importance: NDArray[np.float32] | None) -> Callable[[], object]:
+    out = np.zeros((len(x), block_format.row_bytes(ROW)), np.uint8)
+    weights = None if importance is None else importance.ctypes.data
+    return lambda: ggml.library().ggml_quantize_chunk(block_format.id, x.ctypes.data, out.ctypes.data, 0, *x.shape, weights)
+
+
+def gguf_py_seconds_per_weight(block_format: BlockFormat) -> float | None:
+    """None where gguf-py cannot decode the format."""
+    from gguf import GGMLQuantizationType, quants
+
+    random = np.random.default_rng(3)
+    packed = random.integers(0, 128, (GGUF_PY_WEIGHTS // ROW, block_format.row_bytes(ROW)), np.uint8)
+    with np.errstate(all="ignore"):
+        try:
+            kind = GGMLQuantizationType(block_format.id)
+            quants.dequantize(packed[:1], kind)
+        except (ValueError, NotImplementedError, KeyError):
+            return None
+        return min(seconds(lambda: quants.dequantize(packed, kind)) for _ in range(3)) / GGUF_PY_WEIGHTS
+
+
+def fill_bandwidth(size: int) -> float:
+    """GB/s of np.fill on `size` float32, memory already mapped: the best of some."""
+    out = np.zeros(size, np.float32)
+    out.fill(1)
+    return out.nbytes / min(seconds(lambda: out.fill(2)) for _ in range(5)) / 1e9

@@ -1,0 +1,37 @@
+"""Two things timed in turns, so that a machine that slows down or speeds up does it to both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+REPETITIONS = 5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """ours, theirs: seconds, the median of the repetitions. ratio: theirs over ours, the median of the ratios of each repetition."""
+
+    ours: float
+    theirs: float
+    ratio: float
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(ours: Callable[[], object], theirs: Callable[[], object], repetitions: int = REPETITIONS) -> Comparison:
+    """Both in turns, after one untimed call of ours and theirs (compilation, page faults, caches)."""
+    ours()
+    theirs()
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repetitions)]
+    return Comparison(
+        ours=statistics.median(a for a, _ in pairs),
+        theirs=statistics.median(b for _, b in pairs),
+        ratio=statistics.median(b / a for a, b in pairs),
+    )
