@@ -1,0 +1,77 @@
+"""IQ4_NL on lanes: 16 blocks at a time, one in each lane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.iq4 import VALUES, error_weights, fit_scale, inverse_or_zero, store_codes
+from gguflow.kernels.nibbles import load_nibbles
+from gguflow.kernels.policy import kernel
+from gguflow.lanes import load, lookup16, splat, store, transpose16
+
+f32 = np.float32
+
+BLOCK_SIZE = 32
+TYPE_SIZE = 18
+BATCH = 16
+
+
+@kernel
+def quantize_blocks(x: Any, out: Any) -> None:
+    _encode(x, x, False, out)
+
+
+@kernel
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+    _encode(x, importance, True, out)
+
+
+@kernel
+def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> None:
+    n_blocks = x.size // BLOCK_SIZE
+    natural = np.zeros(BATCH * BLOCK_SIZE, f32)
+    lanes = np.empty(BATCH * BLOCK_SIZE, f32)
+    w = np.empty(BATCH * BLOCK_SIZE, f32)
+    d = np.empty(BATCH, f32)
+    for first in range(0, n_blocks, BATCH):
+        count = min(BATCH, n_blocks - first)
+        for i in range(0, count * BLOCK_SIZE, 16):
+            store(natural, i, load(x, first * BLOCK_SIZE + i))
+        _to_lanes(natural, lanes)
+        if weighted:
+            for k in range(count):
+                entry = (first + k) % (importance.size // BLOCK_SIZE)
+                for i in range(0, BLOCK_SIZE, 16):
+                    store(natural, k * BLOCK_SIZE + i, load(importance, entry * BLOCK_SIZE + i))
+            _to_lanes(natural, w)
+        total_square = splat(f32(0))
+        for i in range(BLOCK_SIZE):
+            v = load(lanes, 16 * i)
+            total_square = total_square + v * v
+        for i in range(BLOCK_SIZE):
+            v = load(lanes, 16 * i)
+            store(w, 16 * i, error_weights(v, load(w, 16 * i), total_square, f32(2 / BLOCK_SIZE)) if weighted else v * v)
+        scale = fit_scale(lanes, w)
+        store(d, 0, scale)
+        for k in range(count):
+            store_half(out, (first + k) * TYPE_SIZE, d[k])
+        store_codes(lanes, inverse_or_zero(scale), w, out, first * TYPE_SIZE + 2, TYPE_SIZE, count)
+
+
+@kernel
+def _to_lanes(natural: Any, lanes: Any) -> None:
+    transpose16(natural, 0, BLOCK_SIZE, lanes, 0)
+    transpose16(natural, 16, BLOCK_SIZE, lanes, 16)
+
+
+@kernel
+def dequantize_blocks(blocks: Any, out: Any) -> None:
+    values = load(VALUES, 0)
+    for block in range(out.size // BLOCK_SIZE):
+        d = load_half(blocks, block * TYPE_SIZE)
+        low, high = load_nibbles(blocks, block * TYPE_SIZE + 2)
+        store(out, block * BLOCK_SIZE, d * lookup16(values, low))
+        store(out, block * BLOCK_SIZE + 16, d * lookup16(values, high))
