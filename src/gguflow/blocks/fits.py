@@ -156,7 +156,8 @@ def _squared_error(x: Floats, w: Floats, scale: np.float32, codes: Codes) -> np.
 def _descend(x: Floats, w: Floats, codes: Codes, lowest: int, highest: int, bits: int, rest_above: np.float32) -> np.float32:
     """Up to five rounds over the codes: each takes the value that is best while the others stay, if the fit improves. Returns the scale.
 
-    codes: changed in place. bits: what of a code is kept (ggml holds it in a byte). rest_above: a code is left alone unless the others' sum of w * code**2 is above this.
+    codes: changed in place. bits: what of a code is kept (ggml holds it in a byte).
+    rest_above: a code is left alone unless the others' sum of w * code**2 is above this.
     """
     values = codes.astype(f32)
     sum_lx, sum_l2 = ordered_sum(w * x * values), ordered_sum(w * values * values)

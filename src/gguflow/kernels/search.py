@@ -117,14 +117,16 @@ def largest_magnitude(x: Any, n: int) -> Any:
 
 
 @kernel
-def fit_symmetric(x: Any, w: Any, n: int, n_max: int) -> Any:
-    """fits.fit_symmetric for 16 groups of n weights. x, w: float32[n * 16].
+def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int) -> Any:
+    """fits.fit_symmetric for 16 groups of n weights. x, w: float32[n * 16]. wx: scratch, float32[n * 16].
 
     Returns lanes (scale, inverse): the codes are nearest_int(inverse * x) in [-n_max, n_max - 1], plus n_max; where inverse is 0, all 0.
     """
+    for i in range(n):
+        store(wx, 16 * i, load(w, 16 * i) * load(x, 16 * i))
     top = largest_magnitude(x, n)
     inverse = f32(-n_max) / top
-    sum_lx, sum_l2 = symmetric_sums(x, w, n, n_max, inverse)
+    sum_lx, sum_l2 = symmetric_sums(x, w, wx, n, n_max, inverse)
     scale = where(sum_l2 != f32(0), sum_lx / sum_l2, f32(0))
     best = scale * sum_lx
     best_inverse = inverse
@@ -132,7 +134,7 @@ def fit_symmetric(x: Any, w: Any, n: int, n_max: int) -> Any:
         if k == 0:
             continue
         inverse = -(f32(n_max) + f32(0.1) * f32(k)) / top
-        sum_lx, sum_l2 = symmetric_sums(x, w, n, n_max, inverse)
+        sum_lx, sum_l2 = symmetric_sums(x, w, wx, n, n_max, inverse)
         better = (sum_l2 > f32(0)) & (sum_lx * sum_lx > best * sum_l2)
         scale = where(better, sum_lx / sum_l2, scale)
         best = where(better, scale * sum_lx, best)
@@ -142,16 +144,14 @@ def fit_symmetric(x: Any, w: Any, n: int, n_max: int) -> Any:
 
 
 @kernel
-def symmetric_sums(x: Any, w: Any, n: int, n_max: int, inverse: Any) -> Any:
+def symmetric_sums(x: Any, w: Any, wx: Any, n: int, n_max: int, inverse: Any) -> Any:
     """Sums of w * x * code and w * code**2."""
     sum_lx = splat(f32(0))
     sum_l2 = splat(f32(0))
     for i in range(n):
-        v = load(x, 16 * i)
-        u = load(w, 16 * i)
-        q = code(inverse * v, -n_max, n_max - 1)
-        sum_lx = sum_lx + u * v * q
-        sum_l2 = sum_l2 + u * q * q
+        q = code(inverse * load(x, 16 * i), -n_max, n_max - 1)
+        sum_lx = sum_lx + load(wx, 16 * i) * q
+        sum_l2 = sum_l2 + load(w, 16 * i) * q * q
     return sum_lx, sum_l2
 
 

@@ -1,0 +1,147 @@
+"""Q6_K on lanes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
+from gguflow.kernels.policy import kernel
+from gguflow.kernels.search import TINY, clamp, fit_symmetric, largest_magnitude
+from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance, to_lanes
+from gguflow.lanes import load, load_u8, splat, store, store_i32, store_u8, to_float, vabs, where
+
+f32 = np.float32
+i32 = np.int32
+
+TYPE_SIZE = 210
+SUB_BLOCK = 16
+QH, SCALES, D = 128, 192, 208  # byte offsets in a block
+
+
+class SubBlocks(NamedTuple):
+    """What the encoder knows of the 16 sub-blocks of 16 super-blocks: lanes [16 * 16] each, vector j for sub-block j.
+
+    inverses: the codes of the search are nearest_int(inverse * x) + 32, all 0 where inverse is 0. steps: d * scale.
+    """
+
+    scales: Any
+    inverses: Any
+    steps: Any
+    codes: Any  # int32: the int8 scales
+    d: Any  # int32[16]: half bits
+
+
+@kernel
+def new_sub_blocks() -> Any:
+    n = BATCH * SUB_BLOCK
+    return SubBlocks(np.empty(n, f32), np.empty(n, f32), np.empty(n, f32), np.empty(n, i32), np.empty(BATCH, i32))
+
+
+@kernel
+def fit_scales(subs: Any) -> None:
+    """From the sub-blocks' scales: d, the int8 scales, and the steps that a reader will compute. A super-block of zeros has inverses of 0."""
+    top = largest_magnitude(subs.scales, 16)
+    alive = ~(vabs(top) < TINY)
+    inverse = where(alive, f32(-128) / top, f32(0))
+    d_bits = where(alive, float_to_half(f32(1) / inverse), 0)
+    d = half_to_float(d_bits)
+    store_i32(subs.d, 0, d_bits)
+    for j in range(16):
+        scale = nearest_int(inverse * load(subs.scales, 16 * j))
+        scale = where(scale < 127, scale, 127)
+        store_i32(subs.codes, 16 * j, scale)
+        store(subs.steps, 16 * j, d * to_float(scale))
+        store(subs.inverses, 16 * j, where(alive, load(subs.inverses, 16 * j), f32(0)))
+
+
+@kernel
+def codes16(batch: Any, i: int, step: Any, inverse: Any) -> Any:
+    """The codes of 16 weights from batch[i]. Where the step is 0, ggml keeps the codes of the search."""
+    v = load(batch, i)
+    if step != f32(0):
+        return clamp(nearest_int(v / step), -32, 31) + 32
+    if inverse != f32(0):
+        return clamp(nearest_int(inverse * v), -32, 31) + 32
+    return splat(0)
+
+
+@kernel
+def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> None:
+    for k in range(count):
+        start = (first + k) * TYPE_SIZE
+        for half in range(2):
+            for i in range(2):
+                upper = splat(0)
+                for t in range(2):
+                    j = 8 * half + 2 * t + i
+                    a = codes16(batch, k * SIZE + 16 * j, subs.steps[16 * j + k], subs.inverses[16 * j + k])
+                    j += 4
+                    b = codes16(batch, k * SIZE + 16 * j, subs.steps[16 * j + k], subs.inverses[16 * j + k])
+                    store_u8(out, start + 64 * half + 32 * t + 16 * i, (a & 15) | ((b & 15) << 4))
+                    upper = upper | ((a >> 4) << (2 * t)) | ((b >> 4) << (2 * t + 4))
+                store_u8(out, start + QH + 32 * half + 16 * i, upper)
+        for j in range(16):
+            out[start + SCALES + j] = np.uint8(subs.codes[16 * j + k] & 255)
+        out[start + D] = np.uint8(subs.d[k] & 255)
+        out[start + D + 1] = np.uint8(subs.d[k] >> 8)
+
+
+@kernel
+def quantize_blocks(x: Any, out: Any) -> None:
+    batch = np.empty(BATCH * SIZE, f32)
+    lanes = np.empty(SUB_BLOCK * 16, f32)
+    w = np.empty(SUB_BLOCK * 16, f32)
+    wx = np.empty(SUB_BLOCK * 16, f32)
+    subs = new_sub_blocks()
+    for first in range(0, x.size // SIZE, BATCH):
+        count = take_batch(x, first, batch)
+        for j in range(16):
+            to_lanes(batch, SUB_BLOCK * j, SUB_BLOCK, lanes)
+            for i in range(SUB_BLOCK):
+                v = load(lanes, 16 * i)
+                store(w, 16 * i, v * v)
+            scale, inverse = fit_symmetric(lanes, w, wx, SUB_BLOCK, 32)
+            store(subs.scales, 16 * j, scale)
+            store(subs.inverses, 16 * j, inverse)
+        fit_scales(subs)
+        write_blocks(batch, count, subs, out, first)
+
+
+@kernel
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+    batch = np.empty(BATCH * SIZE, f32)
+    weights = np.empty(BATCH * SIZE, f32)
+    lanes = np.empty(SUB_BLOCK * 16, f32)
+    w = np.empty(SUB_BLOCK * 16, f32)
+    wx = np.empty(SUB_BLOCK * 16, f32)
+    subs = new_sub_blocks()
+    for first in range(0, x.size // SIZE, BATCH):
+        count = take_batch(x, first, batch)
+        take_importance(importance, first, weights)
+        for j in range(16):
+            to_lanes(batch, SUB_BLOCK * j, SUB_BLOCK, lanes)
+            to_lanes(weights, SUB_BLOCK * j, SUB_BLOCK, w)
+            scale, inverse = fit_symmetric(lanes, w, wx, SUB_BLOCK, 32)
+            store(subs.scales, 16 * j, scale)
+            store(subs.inverses, 16 * j, inverse)
+        fit_scales(subs)
+        write_blocks(batch, count, subs, out, first)
+
+
+@kernel
+def dequantize_blocks(blocks: Any, out: Any) -> None:
+    for block in range(out.size // SIZE):
+        start = block * TYPE_SIZE
+        d = load_half(blocks, start + D)
+        for half in range(2):
+            for i in range(2):
+                upper = load_u8(blocks, start + QH + 32 * half + 16 * i)
+                for t in range(2):
+                    pairs = load_u8(blocks, start + 64 * half + 32 * t + 16 * i)
+                    a = (pairs & 15) | (((upper >> (2 * t)) & 3) << 4)
+                    b = (pairs >> 4) | (((upper >> (2 * t + 4)) & 3) << 4)
+                    j = 8 * half + 2 * t + i
+                    store(out, block * SIZE + 16 * j, d * f32(np.int8(blocks[start + SCALES + j])) * to_float(a - 32))
+                    store(out, block * SIZE + 16 * (j + 4), d * f32(np.int8(blocks[start + SCALES + j + 4])) * to_float(b - 32))
