@@ -109,16 +109,27 @@ def sub_steps(fields: Fields) -> list[tuple[np.float32, np.float32]]:
     return [(d * f32(scale), dmin * f32(minimum)) for scale, minimum in zip(*unpack_scales(fields["scales"]), strict=True)]
 
 
+def pack_nibbles(codes: Codes) -> list[int]:
+    """Codes 0 to 15 [8, 32] -> qs."""
+    low, high = codes[0::2], codes[1::2]
+    packed: list[int] = (low | high << 4).reshape(-1).tolist()
+    return packed
+
+
+def unpack_nibbles(qs: Sequence[int]) -> Codes:
+    """qs -> codes [8, 32]."""
+    pairs = np.array(qs, np.int32).reshape(4, SUB_BLOCK)
+    return np.stack([pairs & 15, pairs >> 4], axis=1).reshape(N_SUB_BLOCKS, SUB_BLOCK)
+
+
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
     """ggml's search: 22 trials per sub-block without importance, 38 with."""
     fit = fit_block(x, importance, 15, Ladder(-1.0, 0.1, 20), widest=255)
-    low, high = fit.codes[0::2], fit.codes[1::2]
-    return {"d": fit.d, "dmin": fit.dmin, "scales": fit.scales, "qs": (low | high << 4).reshape(-1).tolist()}
+    return {"d": fit.d, "dmin": fit.dmin, "scales": fit.scales, "qs": pack_nibbles(fit.codes)}
 
 
 def decode_block(fields: Fields) -> Floats:
-    pairs = np.array(fields["qs"]).reshape(4, SUB_BLOCK)
-    codes = np.stack([pairs & 15, pairs >> 4], axis=1).reshape(N_SUB_BLOCKS, SUB_BLOCK).astype(f32)
+    codes = unpack_nibbles(fields["qs"]).astype(f32)
     return np.concatenate([step * sub - offset for sub, (step, offset) in zip(codes, sub_steps(fields), strict=True)])
 
 

@@ -44,7 +44,8 @@ def unpack_codes(ql: list[int], qh: list[int]) -> Codes:
     """ql, qh -> 256 codes."""
     low = np.array(ql, np.int32).reshape(2, 2, 32)
     upper = np.array(qh, np.int32).reshape(2, 1, 32) >> np.array([0, 2, 4, 6]).reshape(4, 1) & 3
-    return (np.concatenate([low & 15, low >> 4], axis=1) | upper << 4).reshape(-1)
+    codes: Codes = np.concatenate([low & 15, low >> 4], axis=1) | upper << 4
+    return codes.reshape(-1)
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
