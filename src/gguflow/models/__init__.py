@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gguflow.errors import Finding, UnsupportedError, UsageError
-from gguflow.models.architecture import Architecture, match_tensors
+from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
 from gguflow.models.documents import Document
 from gguflow.models.general import general_metadata
@@ -57,10 +57,9 @@ def architectures() -> Mapping[str, Architecture]:
 
 def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
     """Tensors are matched before the tokenizer is read: its size is bounded by that of the embedding matrix."""
-    hf_class = _hf_class(config)
-    family = architectures()[hf_class]
+    family = _family(config)
     hyper_parameters = family.metadata(config, directory)
-    tensors = match_tensors(family, checkpoint, config, hf_class)
+    tensors = match_tensors(family, checkpoint, config)
     general, file_stem = general_metadata(family.name, directory, sum(tensor.n_weights for tensor in tensors))
     n_heads = config.integer("num_attention_heads")
     return Model(
@@ -74,15 +73,11 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
     )
 
 
-def _hf_class(config: Document) -> str:
-    """The class that config.json names first. Raises InvalidError (M-002, M-003), UnsupportedError (M-004)."""
-    names = config.items("architectures")
-    if not names:
-        raise config.missing("architectures")
-    if not isinstance(names[0], str):
-        raise config.wrong("architectures[0]", names[0], "a string")
-    if names[0] not in architectures():
+def _family(config: Document) -> Architecture:
+    """The family of the class that config.json names. Raises InvalidError (M-002, M-003), UnsupportedError (M-004)."""
+    name = class_name(config)
+    if name not in architectures():
         known = ", ".join(sorted(architectures()))
-        message = "the architecture is not known; --arch NAME converts it with its own tensor names and without hyper-parameters or tokenizer"
-        raise UnsupportedError(config.file, Finding("M-004", message, "$.architectures[0]", found=names[0], expected=known))
-    return names[0]
+        message = f"the architecture is not known (known: {known}); --arch NAME keeps tensor names and writes no hyper-parameters and no tokenizer"
+        raise UnsupportedError(config.file, Finding("M-004", message, "$.architectures[0]", found=name))
+    return architectures()[name]

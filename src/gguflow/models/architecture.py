@@ -37,7 +37,7 @@ class Architecture:
     metadata: (config, directory) -> the hyper-parameters' keys, in llama.cpp's order.
     tensors: config -> GGUF tensor name -> what is expected of it.
     tokenizer: (config, directory) -> the tokenizer's keys, in llama.cpp's order.
-    rename: (checkpoint's tensor name, class) -> the name that gguf's TensorNameMap knows.
+    rename: (checkpoint's tensor name, config) -> the name that gguf's TensorNameMap knows.
     skipped: regular expressions; a (renamed) tensor that one of them matches in full is left out.
     computed: config -> tensors that no checkpoint holds (rope frequencies).
     """
@@ -47,12 +47,22 @@ class Architecture:
     metadata: Callable[[Document, Path], Metadata]
     tensors: Callable[[Document], Mapping[str, Expected]]
     tokenizer: Callable[[Document, Path], Metadata]
-    rename: Callable[[str, str], str] = lambda name, _: name
+    rename: Callable[[str, Document], str] = lambda name, _: name
     skipped: tuple[str, ...] = ()
     computed: Callable[[Document], tuple[ModelTensor, ...]] = lambda _: ()
 
 
-def match_tensors(architecture: Architecture, checkpoint: Checkpoint, config: Document, hf_class: str) -> tuple[ModelTensor, ...]:
+def class_name(config: Document) -> str:
+    """The class that config.json names first. Raises InvalidError (M-002, M-003)."""
+    names = config.items("architectures")
+    if not names:
+        raise config.missing("architectures")
+    if not isinstance(names[0], str):
+        raise config.wrong("architectures[0]", names[0], "a string")
+    return names[0]
+
+
+def match_tensors(architecture: Architecture, checkpoint: Checkpoint, config: Document) -> tuple[ModelTensor, ...]:
     """The checkpoint's tensors under their GGUF names, in the checkpoint's order, after the computed ones.
 
     Raises InvalidError: a tensor that is missing (M-010), not known (M-011), of another shape than the hyper-parameters say (M-012),
@@ -65,7 +75,7 @@ def match_tensors(architecture: Architecture, checkpoint: Checkpoint, config: Do
     names = gguf.get_tensor_name_map(arch, config.integer("num_hidden_layers", maximum=MAX_LAYERS))
     matched: dict[str, ModelTensor] = {}
     for source in checkpoint.tensors.values():
-        hf_name = architecture.rename(source.name, hf_class)
+        hf_name = architecture.rename(source.name, config)
         if any(re.fullmatch(pattern, hf_name) for pattern in architecture.skipped):
             continue
         name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))

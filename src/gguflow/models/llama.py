@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from gguflow.container.metadata import Metadata, boolean, u32
-from gguflow.models.architecture import Architecture, Expected
+from gguflow.models.architecture import Architecture, Expected, class_name
 from gguflow.models.base import ModelTensor
 from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tensors
 from gguflow.models.documents import Document
 from gguflow.models.rope import llama3_factors, rope_type
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+from gguflow.models.tokenizers.bpe import bpe_metadata
+from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
 
 CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
 """Code Llama's infilling tokens; its tokenizer files do not name them, its vocabulary of 32016 gives it away."""
@@ -27,8 +28,7 @@ def metadata(config: Document, directory: Path) -> Metadata:
 
 def tensors(config: Document) -> dict[str, Expected]:
     """Rows of Q and K in the order of llama.cpp's "norm" rope; a bare LlamaModel has no output matrix."""
-    headless = config.items("architectures") == ["LlamaModel"]
-    return decoder_tensors(config, DecoderSizes.of(config), rope_order=True, headless=headless)
+    return decoder_tensors(config, DecoderSizes.of(config), rope_order=True, headless=class_name(config) == "LlamaModel")
 
 
 def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
@@ -40,12 +40,12 @@ def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
 
 
 def tokenizer(config: Document, directory: Path) -> Metadata:
-    """tokenizer.model first (Llama 1, 2, Mistral), else tokenizer.json: byte-level BPE (Llama 3, SmolLM)."""
+    """tokenizer.model first (Llama 1, 2, Mistral), else tokenizer.json: SentencePiece kept there, or byte-level BPE (Llama 3, SmolLM)."""
     keys: Metadata = {}
     settings = Document.read(directory, "tokenizer_config.json")
     if settings is not None and "add_prefix_space" in settings:
         keys["tokenizer.ggml.add_space_prefix"] = boolean(settings.flag("add_prefix_space"))
-    keys |= sentencepiece_metadata(config, directory) or {}
+    keys |= sentencepiece_metadata(config, directory) or sentencepiece_json_metadata(config, directory) or bpe_metadata(config, directory)
     n_tokens = config.integer("vocab_size")
     if n_tokens == 32016:
         keys |= {f"tokenizer.ggml.{kind}_token_id": u32(token) for kind, token in CODE_LLAMA_TOKENS.items()}
@@ -54,9 +54,9 @@ def tokenizer(config: Document, directory: Path) -> Metadata:
     return keys
 
 
-def rename(name: str, hf_class: str) -> str:
+def rename(name: str, config: Document) -> str:
     """A bare model's tensors lack the prefix that TensorNameMap knows."""
-    return f"model.{name}" if hf_class == "LlamaModel" else name
+    return f"model.{name}" if class_name(config) == "LlamaModel" else name
 
 
 ARCHITECTURE = Architecture(

@@ -9,6 +9,7 @@ from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, MalformedError
 from gguflow.models.documents import Document, read_bytes
 from gguflow.models.tokenizers.special import special_metadata
+from gguflow.models.tokenizers.tokenizer_json import added_tokens, decoder_ids, named_tokens, own_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, user_defined
 
 ADDED_SCORE = -1000.0
@@ -26,6 +27,35 @@ def sentencepiece_metadata(config: Document, directory: Path) -> Metadata | None
         return None
     vocabulary = _pieces(directory / "tokenizer.model", content, config.integer("vocab_size"))
     _add_tokens(vocabulary, directory)
+    return vocabulary.metadata("llama", "default", scores=True) | special_metadata(directory, len(vocabulary))
+
+
+def sentencepiece_json_metadata(config: Document, directory: Path) -> Metadata | None:
+    """The keys made of a tokenizer.json that holds a SentencePiece vocabulary; None where there is none, or one of another kind.
+
+    The scores are lost there: every piece gets the same, as llama.cpp's converter does it.
+    Raises InvalidError (M-002, M-003, M-025) and what Document.read raises.
+    """
+    tokenizer = Document.read(directory, "tokenizer.json")
+    if tokenizer is None:
+        return None
+    model = tokenizer.section("model")
+    if not (model.text("type", "") == "BPE" and model.flag("byte_fallback", False) and tokenizer.section("decoder").text("type", "") == "Sequence"):
+        return None
+    n_tokens = config.integer("vocab_size")
+    own = own_tokens(tokenizer, n_tokens)
+    settings = Document.read(directory, "tokenizer_config.json")
+    special = named_tokens(settings) if settings is not None else set()
+    vocabulary = Vocabulary.padding(n_tokens)
+    for token, text in own.items():
+        if re.fullmatch("<0x[0-9A-Fa-f]{2}>", text):
+            kind = TokenType.BYTE
+        else:
+            kind = TokenType.CONTROL if text in special else TokenType.NORMAL
+        vocabulary.put(token, text, kind, ADDED_SCORE)
+    for token, added in added_tokens(tokenizer, directory, own, n_tokens).items():
+        if token not in own:
+            vocabulary.put(token, added.text, TokenType.CONTROL if added.text in special else TokenType.USER_DEFINED, ADDED_SCORE)
     return vocabulary.metadata("llama", "default", scores=True) | special_metadata(directory, len(vocabulary))
 
 
@@ -60,14 +90,12 @@ def _add_tokens(vocabulary: Vocabulary, directory: Path) -> None:
                 vocabulary.put(token, text, TokenType.USER_DEFINED, ADDED_SCORE)
     if (settings := Document.read(directory, "tokenizer_config.json")) is not None:
         decoder = settings.section("added_tokens_decoder")
-        for key in decoder.values:
-            entry = decoder.section(key)
+        for token in decoder_ids(decoder):
+            entry = decoder.section(str(token))
             text = entry.text("content")
-            if not re.fullmatch(r"[0-9]{1,9}", key):
-                raise decoder.wrong(key, key, "a token id")
-            if int(key) >= len(vocabulary):
+            if token >= len(vocabulary):
                 continue
             if entry.flag("special", False) or looks_special(text):
-                vocabulary.put(int(key), text, TokenType.CONTROL, ADDED_SCORE)
+                vocabulary.put(token, text, TokenType.CONTROL, ADDED_SCORE)
             else:
-                vocabulary.put(int(key), user_defined(text), TokenType.USER_DEFINED, ADDED_SCORE)
+                vocabulary.put(token, user_defined(text), TokenType.USER_DEFINED, ADDED_SCORE)

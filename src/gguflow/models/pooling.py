@@ -1,0 +1,54 @@
+"""How an embedding model makes one vector of many: what sentence-transformers keeps in modules.json and in the pooling module's own config.json."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path, PurePosixPath
+
+from gguflow.container.metadata import Metadata, u32
+from gguflow.errors import Finding, UnsupportedError
+from gguflow.models.documents import Document, read_json
+
+
+class PoolingType(enum.IntEnum):
+    """llama.cpp's LLAMA_POOLING_TYPE."""
+
+    MEAN = 1
+    CLS = 2
+    LAST = 3
+
+
+_FLAGS = {
+    "pooling_mode_mean_tokens": PoolingType.MEAN,
+    "pooling_mode_cls_token": PoolingType.CLS,
+    "pooling_mode_lasttoken": PoolingType.LAST,
+}
+_MODES = {"mean": PoolingType.MEAN, "cls": PoolingType.CLS, "lasttoken": PoolingType.LAST}
+
+
+def pooling_metadata(name: str, directory: Path) -> Metadata:
+    """`{name}.pooling_type`, or nothing where the checkpoint is not from sentence-transformers.
+
+    Raises UnsupportedError (M-006) for another way of pooling, InvalidError (M-002, M-003; H-011 for a path out of the directory).
+    """
+    modules = Document(directory / "modules.json", {"modules": read_json(directory, "modules.json")})
+    for module in modules.sections("modules"):
+        if module.text("type").endswith("Pooling"):
+            return {f"{name}.pooling_type": u32(_pooling_type(directory, module))}
+    return {}
+
+
+def _pooling_type(directory: Path, module: Document) -> PoolingType:
+    config_name = str(PurePosixPath(module.text("path")) / "config.json")
+    config = Document.read(directory, config_name)
+    if config is None:
+        raise module.wrong("path", module.text("path"), "a directory with a config.json")
+    for flag, pooling in _FLAGS.items():
+        if config.values.get(flag):
+            return pooling
+    mode = config.text("pooling_mode", "")
+    if mode not in _MODES:
+        message = "llama.cpp pools by mean, by the first token or by the last"
+        found = mode or [key for key, value in config.values.items() if value is True]
+        raise UnsupportedError(config.file, Finding("M-006", message, "$.pooling_mode", found=found, expected=", ".join(_MODES)))
+    return _MODES[mode]

@@ -1,0 +1,43 @@
+"""Qwen2 and Qwen2.5: Llama's blocks with biases on Q, K and V; rows of Q and K stay as they are (llama.cpp's "neox" rope)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gguflow.container.metadata import Metadata
+from gguflow.models.architecture import Architecture, Expected, class_name
+from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tensors
+from gguflow.models.documents import Document
+from gguflow.models.pooling import pooling_metadata
+from gguflow.models.tokenizers.bpe import bpe_metadata
+from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+
+
+def metadata(config: Document, directory: Path) -> Metadata:
+    """The decoder's keys; key and value lengths only where config.json says them, as transformers' Qwen2Config has none of its own."""
+    keys = decoder_metadata("qwen2", config, DecoderSizes.of(config), head_dim="head_dim" in config)
+    return keys | pooling_metadata("qwen2", directory)
+
+
+def tensors(config: Document) -> dict[str, Expected]:
+    return decoder_tensors(config, DecoderSizes.of(config), qkv_bias=True, headless=class_name(config) == "Qwen2Model")
+
+
+def tokenizer(config: Document, directory: Path) -> Metadata:
+    return sentencepiece_metadata(config, directory) or bpe_metadata(config, directory)
+
+
+def rename(name: str, config: Document) -> str:
+    """A bare model's tensors lack the prefix that TensorNameMap knows."""
+    return f"model.{name}" if class_name(config) == "Qwen2Model" else name
+
+
+ARCHITECTURE = Architecture(
+    name="qwen2",
+    classes=("Qwen2ForCausalLM", "Qwen2Model"),
+    metadata=metadata,
+    tensors=tensors,
+    tokenizer=tokenizer,
+    rename=rename,
+    skipped=(r".*\.rotary_emb\.inv_freq",),
+)

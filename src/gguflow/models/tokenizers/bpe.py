@@ -1,0 +1,65 @@
+"""Byte-level BPE from tokenizer.json (GPT-2's kind: Llama 3, SmolLM, Qwen): llama.cpp's tokenizer "gpt2"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gguflow.container.metadata import Metadata, ValueType, array
+from gguflow.errors import Finding, UnsupportedError
+from gguflow.models.documents import Document
+from gguflow.models.tokenizers.pre_tokenizers import pre_tokenizer_name
+from gguflow.models.tokenizers.special import special_metadata
+from gguflow.models.tokenizers.tokenizer_json import added_tokens, own_tokens, read_tokenizer
+from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, user_defined
+
+_ENCODED_SPACE = chr(ord(" ") + 256)
+"""How byte-level BPE writes a space."""
+
+
+def bpe_metadata(config: Document, directory: Path) -> Metadata:
+    """The keys in llama.cpp's order, padded to config's vocab_size.
+
+    Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what Document.read raises.
+    """
+    tokenizer = read_tokenizer(directory)
+    model = tokenizer.section("model")
+    require_model(model, "BPE")
+    pre = pre_tokenizer_name(tokenizer)
+    tokens = whole_vocabulary(tokenizer, directory, config.integer("vocab_size"))
+    metadata = tokens.metadata("gpt2", pre)
+    if merges := _merges(model):
+        metadata["tokenizer.ggml.merges"] = array(ValueType.STRING, merges)
+    return metadata | special_metadata(directory)
+
+
+def require_model(model: Document, kind: str) -> None:
+    """Raises UnsupportedError (M-024) where the tokenizer's model is of another kind. Old files do not say it: merges give BPE away."""
+    found = model.text("type", "BPE" if "merges" in model else "WordPiece")
+    if found != kind:
+        message = "the tokenizer is of another kind than this family of models has"
+        raise UnsupportedError(model.file, Finding("M-024", message, f"{model.where}.type", found=found, expected=kind))
+
+
+def whole_vocabulary(tokenizer: Document, directory: Path, n_tokens: int) -> Vocabulary:
+    """Own and added tokens with their types, as llama.cpp's converter (`get_vocab_base`) has them. Raises InvalidError (M-003, M-025)."""
+    own = own_tokens(tokenizer, n_tokens)
+    tokens = Vocabulary.padding(n_tokens)
+    for token, text in own.items():
+        tokens.put(token, text, TokenType.NORMAL)
+    for token, added in added_tokens(tokenizer, directory, own, n_tokens).items():
+        if added.special or looks_special(added.text):
+            tokens.put(token, added.text, TokenType.CONTROL)
+        else:
+            tokens.put(token, user_defined(added.text), TokenType.USER_DEFINED)
+    return tokens
+
+
+def _merges(model: Document) -> list[str]:
+    """ "a b" for each merge. Newer files have pairs, in which a space would be ambiguous: it is written as byte-level BPE writes spaces."""
+    merges: list[str] = []
+    for index, merge in enumerate(model.items("merges")):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            raise model.wrong(f"merges[{index}]", merge, "two tokens")
+        merges.append(" ".join(part.replace(" ", _ENCODED_SPACE) for part in pair))
+    return merges

@@ -1,0 +1,93 @@
+"""tokenizer.json, the Hugging Face libraries' own format: its vocabulary with the tokens added to it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguflow.errors import Finding, InvalidError
+from gguflow.models.documents import Document
+
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is matched in the text before anything is split. special: whether it is left out of decoded text."""
+
+    text: str
+    special: bool
+
+
+def read_tokenizer(directory: Path) -> Document:
+    """tokenizer.json. Raises InvalidError (M-023) where there is none, and what Document.read raises."""
+    tokenizer = Document.read(directory, "tokenizer.json")
+    if tokenizer is None:
+        raise InvalidError(directory, Finding("M-023", "there is no tokenizer.json, and no other tokenizer that this family of models may have"))
+    return tokenizer
+
+
+def own_tokens(tokenizer: Document, n_tokens: int) -> dict[int, str]:
+    """id -> text of the vocabulary of the tokenizer's model itself. Raises InvalidError (M-003, M-025)."""
+    vocab = tokenizer.section("model").section("vocab")
+    tokens: dict[int, str] = {}
+    for text in vocab.values:
+        token = vocab.integer(text, minimum=0)
+        if token >= n_tokens:
+            raise _beyond(vocab, text, token, n_tokens)
+        if token in tokens:
+            message = f"{tokens[token]!r} and {text!r} have the same token id"
+            raise InvalidError(vocab.file, Finding("M-025", message, vocab.where, found=token))
+        tokens[token] = text
+    return tokens
+
+
+def added_tokens(tokenizer: Document, directory: Path, own: dict[int, str], n_tokens: int) -> dict[int, AddedToken]:
+    """id -> token of all that were added to the vocabulary `own`, as transformers sees them.
+
+    From tokenizer.json's list, then from tokenizer_config.json: its `added_tokens_decoder`, and the tokens that it names (`bos_token`, ...).
+    Raises InvalidError (M-003, M-025).
+    """
+    added: dict[int, AddedToken] = {}
+    for entry in tokenizer.sections("added_tokens"):
+        token = entry.integer("id", minimum=0)
+        if token >= n_tokens:
+            raise _beyond(entry, entry.text("content"), token, n_tokens)
+        added[token] = AddedToken(entry.text("content"), entry.flag("special", False))
+    settings = Document.read(directory, "tokenizer_config.json")
+    if settings is None:
+        return added
+    decoder = settings.section("added_tokens_decoder")
+    for token in decoder_ids(decoder):
+        entry = decoder.section(str(token))
+        if token >= n_tokens:
+            raise _beyond(entry, entry.text("content"), token, n_tokens)
+        added[token] = AddedToken(entry.text("content"), entry.flag("special", False))
+    named = named_tokens(settings)
+    known = {token.text for token in added.values()}
+    added |= {token: AddedToken(text, special=True) for token, text in own.items() if text in named and text not in known}
+    return dict(sorted(added.items()))
+
+
+def decoder_ids(decoder: Document) -> list[int]:
+    """The keys of an `added_tokens_decoder`. Raises InvalidError (M-003) where one is no token id."""
+    for key in decoder.values:
+        if not re.fullmatch(r"0|[1-9][0-9]{0,8}", key):
+            raise decoder.wrong(key, key, "a token id as the key")
+    return [int(key) for key in decoder.values]
+
+
+def named_tokens(settings: Document) -> set[str]:
+    """The texts of the special tokens that tokenizer_config.json names, each as text or as an object that holds it."""
+    entries = [settings.values.get(name) for name in NAMED_TOKENS]
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        extra = settings.values.get(name)
+        entries += extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list) else []
+    texts = (entry.get("content") if isinstance(entry, dict) else entry for entry in entries)
+    return {text for text in texts if isinstance(text, str)}
+
+
+def _beyond(source: Document, text: str, token: int, n_tokens: int) -> InvalidError:
+    message = f"the id of the token {text!r} is beyond the vocabulary of the model"
+    return InvalidError(source.file, Finding("M-025", message, source.where, found=token, expected=f"below {n_tokens}"))
