@@ -53,10 +53,7 @@ def storage_errors(action: str, path: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = _EXPLANATIONS.get(error.errno or 0) or error.strerror or str(error)
-        refusal = StorageError(f"cannot {action} {path}: {reason}")
-        refusal.errno = error.errno
-        refusal.filename = str(path)
-        raise refusal from error
+        raise StorageError(f"cannot {action} {path}: {reason}", error.errno) from error
 
 
 def available_cpus() -> int:
