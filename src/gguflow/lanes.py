@@ -515,6 +515,22 @@ store_u32 = _store_lanes(_I32, types.uint8, i32x16, None, "16 lanes to byte i of
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def prefetch(_: Any, array: Any, index: Any) -> Any:
+    """A hint that the cache line of flat element i is read soon. Any index is safe: nothing is read, and no address can fault."""
+    if not (isinstance(array, types.Array) and isinstance(index, types.Integer)):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = builder.bitcast(_address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), _I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        callee = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(callee, [pointer, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def gather(_: Any, table: Any, index: Any) -> Any:
     """table[index] per lane, from a C-contiguous float32 or int32 array. No bounds check: mask the index to the table's size."""
     kind = f32x16 if _is_array(table, types.intp, types.float32) else i32x16 if _is_array(table, types.intp, types.int32) else None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import bits_float, float_bits, splat, where
+from gguflow.lanes import bits_float, float_bits, splat, to_int, where
 
 f32 = np.float32
 i32 = np.int32
@@ -33,6 +33,15 @@ def nearest_int(v: Any) -> Any:
 def nearest_int_scalar(v: Any) -> Any:
     """nearest_int for one float32."""
     return i32((float_bits(f32(v + _ROUNDER)) & i32(0x7FFFFF)) - i32(0x400000))
+
+
+@kernel
+def round_half_away(v: Any) -> Any:
+    """C's roundf on lanes, as integers, for |v| < 2**22: nearest, ties away from zero.
+
+    Toward zero after adding the largest float below a half: the sum rounds up to the next integer from the tie on, and never before it.
+    """
+    return to_int(v + bits_float((float_bits(v) & i32(-0x80000000)) | 0x3EFFFFFF))
 
 
 @kernel
@@ -102,6 +111,12 @@ def load_half(blocks: Any, i: Any) -> Any:
 def store_half(out: Any, i: Any, value: Any) -> Any:
     """Write float32 `value` as a little-endian half to byte i of a flat uint8 array; returns what a reader will get: the rounded float32."""
     half = float_to_half_scalar(value)
-    out[i] = np.uint8(half & i32(255))
-    out[i + 1] = np.uint8((half >> i32(8)) & i32(255))
+    store_u16_scalar(out, i, half)
     return half_to_float_scalar(half)
+
+
+@kernel
+def store_u16_scalar(out: Any, i: Any, word: Any) -> None:
+    """Write the low 16 bits of an int32 to byte i of a flat uint8 array, little-endian."""
+    out[i] = np.uint8(word & i32(255))
+    out[i + 1] = np.uint8((word >> i32(8)) & i32(255))

@@ -1,4 +1,4 @@
-"""Q8_0 on lanes: a block is two vectors; its largest magnitude is a reduction whose order does not matter."""
+"""Q8_0 on lanes, 16 blocks at a time: a block is two vectors, whose peak is a reduction in any order; the 16 scales are one vector."""
 
 from __future__ import annotations
 
@@ -6,41 +6,43 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.bits import float_to_half, load_half, round_half_away, store_u16_scalar
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import bits_float, float_bits, largest, load, load_i8, store, store_u8, to_float, to_int, vabs, where
+from gguflow.lanes import largest, load, load_i8, prefetch, store, store_i32, store_u8, to_float, vabs, where
 
 f32 = np.float32
-i32 = np.int32
 
 BLOCK_SIZE = 32
 TYPE_SIZE = 34
-BELOW_HALF = 0x3EFFFFFF
-
-
-@kernel
-def round_half_away(v: Any) -> Any:
-    """C's roundf on lanes, as integers, for |v| < 2**22: nearest, ties away from zero.
-
-    Toward zero after adding the largest float below a half: the sum rounds up to the next integer from the tie on, and never before it.
-    """
-    return to_int(v + bits_float((float_bits(v) & i32(-0x80000000)) | BELOW_HALF))
+BATCH = 16
+AHEAD = 2048  # weights, 8 KiB: what is fetched into the cache while a batch is computed
 
 
 @kernel
 def quantize_blocks(x: Any, out: Any) -> None:
-    for block in range(x.size // BLOCK_SIZE):
-        low = load(x, block * BLOCK_SIZE)
-        high = load(x, block * BLOCK_SIZE + 16)
-        low_size = vabs(low)
-        high_size = vabs(high)
-        d = largest(where(low_size > high_size, low_size, high_size)) / f32(127)
-        inverse = f32(1) / d if d != f32(0) else f32(0)
-        if inverse == f32(np.inf):  # d is denormal; ggml's products overflow to infinity and NaN, which x86 converts to the code 0
-            inverse = f32(0)
-        store_half(out, block * TYPE_SIZE, d)
-        store_u8(out, block * TYPE_SIZE + 2, round_half_away(low * inverse))
-        store_u8(out, block * TYPE_SIZE + 18, round_half_away(high * inverse))
+    n_blocks = x.size // BLOCK_SIZE
+    peaks = np.zeros(BATCH, np.float32)
+    inverses = np.empty(BATCH, np.float32)
+    halves = np.empty(BATCH, np.int32)
+    for first in range(0, n_blocks, BATCH):
+        count = min(BATCH, n_blocks - first)
+        for k in range(count):
+            low = vabs(load(x, (first + k) * BLOCK_SIZE))
+            high = vabs(load(x, (first + k) * BLOCK_SIZE + 16))
+            peaks[k] = largest(where(low > high, low, high))
+        d = load(peaks, 0) / f32(127)
+        inverse = f32(1) / d
+        # where d is zero or denormal; ggml's products overflow to infinity and NaN, which x86 converts to the code 0
+        store(inverses, 0, where(inverse < f32(np.inf), inverse, f32(0)))
+        store_i32(halves, 0, float_to_half(d))
+        for k in range(count):
+            i = (first + k) * BLOCK_SIZE
+            o = (first + k) * TYPE_SIZE
+            prefetch(x, i + AHEAD)
+            prefetch(x, i + AHEAD + 16)
+            store_u16_scalar(out, o, halves[k])
+            store_u8(out, o + 2, round_half_away(load(x, i) * inverses[k]))
+            store_u8(out, o + 18, round_half_away(load(x, i + 16) * inverses[k]))
 
 
 @kernel
