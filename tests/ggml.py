@@ -17,7 +17,7 @@ from gguflow.blocks import BlockFormat
 class _TypeTraits(ctypes.Structure):
     """The head of `struct ggml_type_traits` (ggml.h)."""
 
-    _fields_ = (
+    _fields_ = (  # type: ignore[assignment]  # ctypes takes any sequence of pairs
         ("type_name", ctypes.c_char_p),
         ("blck_size", ctypes.c_int64),
         ("blck_size_interleave", ctypes.c_int64),

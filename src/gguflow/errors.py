@@ -127,6 +127,12 @@ class LimitError(FileError):
 
 
 class StorageError(GguflowError, OSError):
-    """The system refused to read or write: no space, no permission, no such directory."""
+    """The system refused to read or write: no space, no permission, no such directory. `errno` is the system's number for why, where it gave one."""
 
     exit_status = ExitStatus.IO
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(errno, message)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
