@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
 from gguflow.kernels.policy import kernel
-from gguflow.kernels.search import clamp, fit_positive, fit_scale_min
-from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
-from gguflow.lanes import load, load_u8, splat, store, store_i32, store_u8, to_float, vabs, vsqrt, where
+from gguflow.kernels.scale_min import codes16, fit_batch, fit_batch_weighted, new_sub_blocks, to_codes
+from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
+from gguflow.lanes import load, load_u8, splat, store, store_i32, store_u8, to_float, where
 
 f32 = np.float32
 i32 = np.int32
@@ -21,116 +21,34 @@ N_SUB_BLOCKS = 8
 HEADER = 16  # bytes before the codes: d, dmin, scales
 
 
-class SubBlocks(NamedTuple):
-    """What the encoder knows of the eight sub-blocks of 16 super-blocks: lanes float32[8 * 16] each, vector j for sub-block j.
+@kernel
+def fit_header(batch: Any, subs: Any, header: Any, n_max: int, first: Any, step: Any, last: int) -> None:
+    """Fit a batch without importance; first, step, last: the ladder. header: see pack_header."""
+    fit_batch(batch, subs, SUB_BLOCK, n_max, first, step, last, False)
+    d = to_codes(subs.scales, 63)
+    dmin = to_codes(subs.mins, 63)
+    pack_header(subs, header, d, dmin, 63)
 
-    inverses, bases: the codes of the search are nearest_int(inverse * (x - base)). steps, offsets: decoded, they give d * scale and dmin * min.
+
+@kernel
+def fit_header_weighted(batch: Any, importance: Any, subs: Any, header: Any, n_max: int, widest: int) -> None:
+    """Fit a batch with importance. header, widest: see pack_header."""
+    d, dmin = fit_batch_weighted(batch, importance, subs, SUB_BLOCK, n_max, f32(2), 63)
+    pack_header(subs, header, d, dmin, widest)
+
+
+@kernel
+def code_of(values: Any, j: int, widest: int) -> Any:
+    q = nearest_int(load(values, 16 * j))
+    return where(q < widest, q, widest)
+
+
+@kernel
+def pack_header(subs: Any, header: Any, d: Any, dmin: Any, widest: int) -> None:
+    """From d, dmin and the codes in subs.scales and subs.mins: the header, and the steps and offsets that a reader will compute.
+
+    header: int32[4 * 16], the first 16 bytes of each block as four little-endian words. widest: where codes are clamped; see blocks.q4_k.fit_block.
     """
-
-    scales: Any
-    mins: Any
-    weights: Any
-    inverses: Any
-    bases: Any
-    steps: Any
-    offsets: Any
-    header: Any  # int32[4 * 16]: the first 16 bytes of each block, as four little-endian words
-
-
-@kernel
-def new_sub_blocks() -> Any:
-    n = N_SUB_BLOCKS * BATCH
-    return SubBlocks(
-        np.empty(n, f32),
-        np.empty(n, f32),
-        np.empty(n, f32),
-        np.empty(n, f32),
-        np.empty(n, f32),
-        np.empty(n, f32),
-        np.empty(n, f32),
-        np.empty(64, i32),
-    )
-
-
-@kernel
-def fit_batch(batch: Any, subs: Any, n_max: int, first: Any, step: Any, last: int) -> None:
-    """Fit the sub-blocks of a batch without importance, and pack their scales."""
-    x = np.empty(SUB_BLOCK * 16, f32)
-    w = np.empty(SUB_BLOCK * 16, f32)
-    codes = np.empty(SUB_BLOCK * 16, f32)
-    for j in range(N_SUB_BLOCKS):
-        to_lanes(batch, SUB_BLOCK * j, SUB_BLOCK, x)
-        squares = splat(f32(0))
-        for i in range(SUB_BLOCK):
-            v = load(x, 16 * i)
-            squares = squares + v * v
-        rms = vsqrt(squares / f32(SUB_BLOCK))
-        for i in range(SUB_BLOCK):
-            store(w, 16 * i, rms + vabs(load(x, 16 * i)))
-        keep_fit(subs, j, fit_scale_min(x, w, codes, SUB_BLOCK, n_max, first, step, last, False))
-    d = to_six_bits(subs.scales)
-    dmin = to_six_bits(subs.mins)
-    pack_header(subs, d, dmin)
-
-
-@kernel
-def fit_batch_weighted(batch: Any, importance: Any, subs: Any, n_max: int, widest: int) -> None:
-    """Fit the sub-blocks of a batch with importance (float32[4096], in the order of the batch), and pack their scales; see blocks.q4_k.fit_block."""
-    x = np.empty(SUB_BLOCK * 16, f32)
-    w = np.empty(SUB_BLOCK * 16, f32)
-    codes = np.empty(SUB_BLOCK * 16, f32)
-    variance = f32(2) * sum_of_squares(batch, x) / f32(SIZE)
-    for j in range(N_SUB_BLOCKS):
-        to_lanes(batch, SUB_BLOCK * j, SUB_BLOCK, x)
-        to_lanes(importance, SUB_BLOCK * j, SUB_BLOCK, w)
-        total = splat(f32(0))
-        for i in range(SUB_BLOCK):
-            v = load(x, 16 * i)
-            u = load(w, 16 * i) * vsqrt(variance + v * v)
-            total = total + u
-            store(w, 16 * i, u)
-        store(subs.weights, 16 * j, total)
-        keep_fit(subs, j, fit_scale_min(x, w, codes, SUB_BLOCK, n_max, f32(-0.9), f32(0.05), 36, False))
-    d = fit_positive(subs.scales, subs.weights, codes, N_SUB_BLOCKS, 63)
-    keep_codes(codes, subs.scales, widest)
-    dmin = fit_positive(subs.mins, subs.weights, codes, N_SUB_BLOCKS, 63)
-    keep_codes(codes, subs.mins, widest)
-    pack_header(subs, d, dmin)
-
-
-@kernel
-def keep_fit(subs: Any, j: int, fit: Any) -> None:
-    scale, low, inverse, base = fit
-    store(subs.scales, 16 * j, scale)
-    store(subs.mins, 16 * j, -low)
-    store(subs.inverses, 16 * j, inverse)
-    store(subs.bases, 16 * j, base)
-
-
-@kernel
-def keep_codes(codes: Any, target: Any, widest: int) -> None:
-    for j in range(N_SUB_BLOCKS):
-        q = load(codes, 16 * j)
-        store(target, 16 * j, where(q < f32(widest), q, f32(widest)))
-
-
-@kernel
-def to_six_bits(values: Any) -> Any:
-    """Replace the eight vectors by their codes in 63rds of the largest; returns that 63rd. ggml narrows a code to a byte, then clamps it."""
-    top = splat(f32(0))
-    for j in range(N_SUB_BLOCKS):
-        v = load(values, 16 * j)
-        top = where(v > top, v, top)
-    inverse = where(top > f32(0), f32(63) / top, f32(0))
-    for j in range(N_SUB_BLOCKS):
-        q = nearest_int(inverse * load(values, 16 * j)) & 255
-        store(values, 16 * j, to_float(where(q < 63, q, 63)))
-    return top / f32(63)
-
-
-@kernel
-def pack_header(subs: Any, d: Any, dmin: Any) -> None:
-    """From d, dmin and the codes in subs.scales and subs.mins: the header words, and the steps and offsets that a reader will compute."""
     d_bits = float_to_half(d)
     dmin_bits = float_to_half(dmin)
     d = half_to_float(d_bits)
@@ -139,10 +57,10 @@ def pack_header(subs: Any, d: Any, dmin: Any) -> None:
     middle = splat(0)
     high = splat(0)
     for j in range(4):
-        scale = nearest_int(load(subs.scales, 16 * j))
-        minimum = nearest_int(load(subs.mins, 16 * j))
-        upper_scale = nearest_int(load(subs.scales, 16 * (j + 4)))
-        upper_minimum = nearest_int(load(subs.mins, 16 * (j + 4)))
+        scale = code_of(subs.scales, j, widest)
+        minimum = code_of(subs.mins, j, widest)
+        upper_scale = code_of(subs.scales, j + 4, widest)
+        upper_minimum = code_of(subs.mins, j + 4, widest)
         low_byte = (scale | ((upper_scale >> 4) << 6)) & 255
         middle_byte = (minimum | ((upper_minimum >> 4) << 6)) & 255
         high_byte = (upper_scale & 15) | ((upper_minimum & 15) << 4)
@@ -153,38 +71,26 @@ def pack_header(subs: Any, d: Any, dmin: Any) -> None:
         store(subs.offsets, 16 * j, dmin * to_float(middle_byte & 63))
         store(subs.steps, 16 * (j + 4), d * to_float((high_byte & 15) | ((low_byte >> 6) << 4)))
         store(subs.offsets, 16 * (j + 4), dmin * to_float((high_byte >> 4) | ((middle_byte >> 6) << 4)))
-    store_i32(subs.header, 0, d_bits | (dmin_bits << 16))
-    store_i32(subs.header, 16, low)
-    store_i32(subs.header, 32, middle)
-    store_i32(subs.header, 48, high)
+    store_i32(header, 0, d_bits | (dmin_bits << 16))
+    store_i32(header, 16, low)
+    store_i32(header, 32, middle)
+    store_i32(header, 48, high)
 
 
 @kernel
-def write_header(subs: Any, k: int, out: Any, start: int) -> None:
+def write_header(header: Any, k: int, out: Any, start: int) -> None:
     """The first 16 bytes of super-block k of the batch."""
     for word in range(4):
-        bits = subs.header[16 * word + k]
+        bits = header[16 * word + k]
         for byte in range(4):
             out[start + 4 * word + byte] = np.uint8((bits >> (8 * byte)) & 255)
 
 
 @kernel
-def codes16(batch: Any, i: int, subs: Any, at: int, n_max: int) -> Any:
-    """The codes of 16 weights from batch[i], of the sub-block with entry `at` in subs. Where the step is 0, ggml keeps the codes of the search."""
-    v = load(batch, i)
-    step = subs.steps[at]
-    if step != f32(0):
-        scaled = (v + subs.offsets[at]) / step
-    else:
-        scaled = subs.inverses[at] * (v - subs.bases[at])
-    return clamp(nearest_int(scaled), 0, n_max)
-
-
-@kernel
-def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> None:
+def write_blocks(batch: Any, count: int, subs: Any, header: Any, out: Any, first: int) -> None:
     for k in range(count):
         start = (first + k) * TYPE_SIZE
-        write_header(subs, k, out, start)
+        write_header(header, k, out, start)
         for i in range(0, SIZE // 2, 16):
             j = i // 32 * 2
             weight = k * SIZE + j * SUB_BLOCK + i % 32
@@ -196,23 +102,25 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
 @kernel
 def quantize_blocks(x: Any, out: Any) -> None:
     batch = np.empty(BATCH * SIZE, f32)
-    subs = new_sub_blocks()
+    subs = new_sub_blocks(N_SUB_BLOCKS)
+    header = np.empty(4 * BATCH, i32)
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
-        fit_batch(batch, subs, 15, f32(-1), f32(0.1), 20)
-        write_blocks(batch, count, subs, out, first)
+        fit_header(batch, subs, header, 15, f32(-1), f32(0.1), 20)
+        write_blocks(batch, count, subs, header, out, first)
 
 
 @kernel
 def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
-    subs = new_sub_blocks()
+    subs = new_sub_blocks(N_SUB_BLOCKS)
+    header = np.empty(4 * BATCH, i32)
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
         take_importance(importance, first, weights)
-        fit_batch_weighted(batch, weights, subs, 15, 255)
-        write_blocks(batch, count, subs, out, first)
+        fit_header_weighted(batch, weights, subs, header, 15, 255)
+        write_blocks(batch, count, subs, header, out, first)
 
 
 @kernel

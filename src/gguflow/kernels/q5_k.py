@@ -8,21 +8,23 @@ import numpy as np
 
 from gguflow.kernels.bits import load_half
 from gguflow.kernels.policy import kernel
-from gguflow.kernels.q4_k import SUB_BLOCK, codes16, fit_batch, fit_batch_weighted, new_sub_blocks, sub_scale, write_header
+from gguflow.kernels.q4_k import N_SUB_BLOCKS, SUB_BLOCK, fit_header, fit_header_weighted, sub_scale, write_header
+from gguflow.kernels.scale_min import codes16, new_sub_blocks
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
 from gguflow.lanes import load_u8, splat, store, store_u8, to_float
 
 f32 = np.float32
+i32 = np.int32
 
 TYPE_SIZE = 176
 QH, QS = 16, 48  # byte offsets in a block
 
 
 @kernel
-def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> None:
+def write_blocks(batch: Any, count: int, subs: Any, header: Any, out: Any, first: int) -> None:
     for k in range(count):
         start = (first + k) * TYPE_SIZE
-        write_header(subs, k, out, start)
+        write_header(header, k, out, start)
         for half in range(0, SUB_BLOCK, 16):
             fifth = splat(0)
             for j in range(0, 8, 2):
@@ -37,23 +39,25 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
 @kernel
 def quantize_blocks(x: Any, out: Any) -> None:
     batch = np.empty(BATCH * SIZE, f32)
-    subs = new_sub_blocks()
+    subs = new_sub_blocks(N_SUB_BLOCKS)
+    header = np.empty(4 * BATCH, i32)
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
-        fit_batch(batch, subs, 31, f32(-0.5), f32(0.1), 15)
-        write_blocks(batch, count, subs, out, first)
+        fit_header(batch, subs, header, 31, f32(-0.5), f32(0.1), 15)
+        write_blocks(batch, count, subs, header, out, first)
 
 
 @kernel
 def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
-    subs = new_sub_blocks()
+    subs = new_sub_blocks(N_SUB_BLOCKS)
+    header = np.empty(4 * BATCH, i32)
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
         take_importance(importance, first, weights)
-        fit_batch_weighted(batch, weights, subs, 31, 63)
-        write_blocks(batch, count, subs, out, first)
+        fit_header_weighted(batch, weights, subs, header, 31, 63)
+        write_blocks(batch, count, subs, header, out, first)
 
 
 @kernel
