@@ -1,0 +1,42 @@
+"""TQ2_0 on lanes: byte m holds the codes of the weights m, m + 32, m + 64, m + 96, so four vectors pack without a shuffle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.policy import kernel
+from gguflow.kernels.ternary import inverse_scale, peak, ternary_codes
+from gguflow.lanes import load, load_u8, store, store_u8, to_float
+
+BLOCK_SIZE = 256
+TYPE_SIZE = 66
+
+
+@kernel
+def quantize_blocks(x: Any, out: Any) -> None:
+    for block in range(x.size // BLOCK_SIZE):
+        i = block * BLOCK_SIZE
+        o = block * TYPE_SIZE
+        d = peak(x, i, BLOCK_SIZE)
+        store_half(out, o + 64, d)
+        inverse = inverse_scale(d)
+        for half in range(2):
+            for m in range(0, 32, 16):
+                packed = ternary_codes(load(x, i + 128 * half + m) * inverse)
+                for n in range(1, 4):
+                    packed = packed | (ternary_codes(load(x, i + 128 * half + m + 32 * n) * inverse) << (2 * n))
+                store_u8(out, o + 32 * half + m, packed)
+
+
+@kernel
+def dequantize_blocks(blocks: Any, out: Any) -> None:
+    for block in range(out.size // BLOCK_SIZE):
+        i = block * BLOCK_SIZE
+        o = block * TYPE_SIZE
+        d = load_half(blocks, o + 64)
+        for half in range(2):
+            for m in range(0, 32, 16):
+                packed = load_u8(blocks, o + 32 * half + m)
+                for n in range(4):
+                    store(out, i + 128 * half + m + 32 * n, to_float(((packed >> (2 * n)) & 3) + -1) * d)
