@@ -1,0 +1,64 @@
+"""Decoding grid points on lanes: two groups of 8 weights (or four of 4) side by side, and their signs.
+
+The tables come from `gguflow.blocks.grids` and are passed to the kernels as arrays, never compiled in.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow.blocks.grids import grid
+from gguflow.kernels.policy import kernel
+from gguflow.lanes import bits_float, float_bits, lane_numbers, load_u8_halves, load_u8_quarters, splat, to_float
+
+
+@functools.cache
+def decoded_points(name: str) -> NDArray[np.uint8]:
+    """What the points of a grid decode to, uint8[n * group]; of the ternary grid its levels, which are one more."""
+    points = grid(name)
+    table = points.levels if min(points.values) < 0 else points.points.astype(np.uint8)
+    return np.ascontiguousarray(table.reshape(-1))
+
+
+@kernel
+def two_points(table: Any, first: Any, second: Any) -> Any:
+    """The 16 values of two points of 8."""
+    return to_float(load_u8_halves(table, first * 8, second * 8))
+
+
+@kernel
+def four_points(table: Any, first: Any, second: Any, third: Any, fourth: Any) -> Any:
+    """The 16 values of four points of 4."""
+    return to_float(load_u8_quarters(table, first * 4, second * 4, third * 4, fourth * 4))
+
+
+@kernel
+def with_signs(v: Any, bits: Any) -> Any:
+    """v, its sign turned in the lanes whose bit is set."""
+    return bits_float(float_bits(v) ^ ((splat(bits) >> lane_numbers()) << 31))
+
+
+@kernel
+def even_signs(first: Any, second: Any) -> Any:
+    """Two times seven sign bits -> 16: the eighth makes the number of minus signs even."""
+    bits = first | (second << 8)
+    parity = bits ^ (bits >> 4)
+    parity ^= parity >> 2
+    parity ^= parity >> 1
+    return bits | ((parity & 0x0101) << 7)
+
+
+@kernel
+def load_word(blocks: Any, i: Any) -> Any:
+    """The little-endian uint16 at byte i, as an int64."""
+    return int(blocks[i]) | (int(blocks[i + 1]) << 8)
+
+
+@kernel
+def load_long_word(blocks: Any, i: Any) -> Any:
+    """The little-endian uint32 at byte i, as an int64."""
+    return load_word(blocks, i) | (load_word(blocks, i + 2) << 16)
