@@ -58,7 +58,9 @@ def llama3_factors(config: Document, head_dim: int) -> NDArray[np.float32]:
     """What llama.cpp divides each rotary frequency by, float32[head_dim / 2].
 
     Llama 3.1's scaling (transformers: `_compute_llama3_parameters`): wavelengths below original / high_freq_factor stay as they are, those above
-    original / low_freq_factor are stretched by `factor`, those between by a blend of both. All in binary32, in the order of llama.cpp's converter.
+    original / low_freq_factor are stretched by `factor`, those between by a blend of both. All in binary32, in the order of llama.cpp's converter,
+    which runs on torch: there `number / tensor` is the tensor's reciprocal times the number. The power alone is rounded once from binary64; torch's
+    own is now and then off by one unit in the last place (never for base 500000 with head_dim 64 or 128, as published models have them).
     """
     parameters = rope_parameters(config)
     factor = np.float32(parameters.number("factor", 8.0))
@@ -69,8 +71,8 @@ def llama3_factors(config: Document, head_dim: int) -> NDArray[np.float32]:
         raise parameters.wrong("rope_type", found, "factor > 0 and 0 < low_freq_factor < high_freq_factor")
     exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequency = np.float32(1) / np.power(_theta(config), exponent.astype(np.float64)).astype(np.float32)
-    wavelength = np.float32(2 * math.pi) / frequency
-    smooth = (np.float32(original) / wavelength - np.float32(low)) / np.float32(high - low)
+    wavelength = (np.float32(1) / frequency) * np.float32(2 * math.pi)
+    smooth = ((np.float32(1) / wavelength) * np.float32(original) - np.float32(low)) / np.float32(high - low)
     blend = np.float32(1) / ((np.float32(1) - smooth) / factor + smooth)
     return np.where(wavelength < original / high, np.float32(1), np.where(wavelength > original / low, factor, blend)).astype(np.float32)
 
