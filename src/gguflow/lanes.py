@@ -397,6 +397,27 @@ def lowest_bit(_: Any, bits: Any) -> Any:
     return types.int32(bits), codegen
 
 
+def _join(first: int, doc: str) -> Any:
+    """An intrinsic (a, b) that takes 8 lanes of each, from lane `first` on."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function(_: Any, a: Any, b: Any) -> Any:
+        if a != b or a not in (f32x16, i32x16):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.shuffle_vector(*args, _constant(_I32, [first + i if i < 8 else LANES + first + i - 8 for i in range(LANES)]))
+
+        return a(a, b), codegen
+
+    function.__doc__ = doc
+    return function
+
+
+join_low = _join(0, "Lanes 0 to 7 of a, then lanes 0 to 7 of b.")
+join_high = _join(8, "Lanes 8 to 15 of a, then lanes 8 to 15 of b.")
+
+
 # --- memory --------------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,64 @@
+"""E2M1 on lanes, the 4-bit float of MXFP4 and NVFP4: a sign and eight magnitudes, here doubled: 0, 1, 2, 3, 4, 6, 8, 12."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.policy import kernel
+from gguflow.lanes import bits_float, float_bits, splat, to_float, vabs, where
+
+f32 = np.float32
+i32 = np.int32
+
+
+@kernel
+def nearest_codes(v: Any, d: Any) -> Any:
+    """The code whose value, times d, is nearest to each lane of v; ties to the smaller magnitude. d: float32 scalar, zero gives codes of zero.
+
+    d has few bits, so the midpoints between neighbours are exact, and comparing with them decides as comparing ggml's rounded errors does, as long
+    as |v| < 2**24 d (`nearest_codes_by_error` for the rest).
+    """
+    step = d if d > f32(0) else f32(np.inf)
+    size = vabs(v)
+    code = where(size > f32(0.5) * step, splat(1), splat(0))
+    code = where(size > f32(1.5) * step, 2, code)
+    code = where(size > f32(2.5) * step, 3, code)
+    code = where(size > f32(3.5) * step, 4, code)
+    code = where(size > f32(5) * step, 5, code)
+    code = where(size > f32(7) * step, 6, code)
+    code = where(size > f32(10) * step, 7, code)
+    return with_sign(code, v)
+
+
+@kernel
+def nearest_codes_by_error(v: Any, d: Any) -> Any:
+    """As nearest_codes, by ggml's own comparison: the first code with the smallest |value * d - v|, each rounded to binary32."""
+    size = vabs(v)
+    best = size
+    code = splat(0)
+    for candidate in range(1, 8):
+        error = vabs(magnitude(splat(candidate)) * d - size)
+        code = where(error < best, candidate, code)
+        best = where(error < best, error, best)
+    return with_sign(code, v)
+
+
+@kernel
+def with_sign(code: Any, v: Any) -> Any:
+    """Bit 3 is the sign of v; an encoder never writes a negative zero."""
+    return where(code == 0, 0, code | ((float_bits(v) >> 28) & 8))
+
+
+@kernel
+def magnitude(code: Any) -> Any:
+    """Float lanes of the doubled magnitude of codes 0 to 7: from 2 on, the code is the exponent and one bit of fraction of a binary32."""
+    return where(code < 2, to_float(code), bits_float((code << 22) + (127 << 23)))
+
+
+@kernel
+def values(code: Any) -> Any:
+    """Float lanes of the doubled value of codes 0 to 15; code 8 is +0, as in ggml's integer table."""
+    size = magnitude(code & 7)
+    return where(code > 8, -size, size)

@@ -1,0 +1,72 @@
+"""MXFP4 on lanes: the exponent of a block from its peak, the codes by comparison with the midpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.fp4 import nearest_codes, values
+from gguflow.kernels.nibbles import load_nibbles, store_nibbles
+from gguflow.kernels.policy import kernel
+from gguflow.kernels.ternary import peak
+from gguflow.lanes import bits_float, float_bits, load, store
+
+f32 = np.float32
+i32 = np.int32
+
+BLOCK_SIZE = 32
+TYPE_SIZE = 17
+
+LN_2 = 0.6931471805599453
+WIDEST_GAP = 88  # units of 2**-24, below a power of two, within which log2f can round up to the integer
+
+
+@kernel
+def floor_log2(v: Any) -> Any:
+    """floor(log2f(v)) for v > 0, where log2f is correctly rounded: just below 2**K it may round up to K.
+
+    v = 2**K * (1 - gap * 2**-24) has log2 v = K - gap * 2**-24 / ln 2. Binary32 below K is spaced 2**-23 times a power of two: the largest that is
+    at most K - 1 for positive K, at most -K else. Within half of a spacing, log2f gives K.
+    """
+    bits = float_bits(v)
+    exponent = i32(bits >> i32(23)) - i32(127)
+    if bits < i32(0x800000):  # denormal
+        bits = float_bits(f32(v * f32(16777216)))
+        exponent = i32(bits >> i32(23)) - i32(127 + 24)
+    gap = i32(0x800000) - (bits & i32(0x7FFFFF))
+    if gap <= WIDEST_GAP:
+        distance = exponent if exponent >= 0 else -exponent - 1
+        spacing = 1
+        while spacing * 2 <= distance:
+            spacing *= 2
+        if gap < spacing * LN_2:
+            exponent += i32(1)
+    return exponent
+
+
+@kernel
+def half_step(e: Any) -> Any:
+    """2**(e - 128) for the stored exponent 0 to 255: half of what E8M0 says, because the E2M1 values are doubled."""
+    return bits_float(i32(0x200000) << i32(e)) if e < 2 else bits_float(i32(e - 1) << i32(23))
+
+
+@kernel
+def quantize_blocks(x: Any, out: Any) -> None:
+    for block in range(x.size // BLOCK_SIZE):
+        top = peak(x, block * BLOCK_SIZE, BLOCK_SIZE)
+        e = (floor_log2(top) + i32(125)) & i32(255) if top > f32(0) else i32(0)  # below 2**-125 it wraps, as ggml's conversion to a byte does
+        d = half_step(e)
+        out[block * TYPE_SIZE] = e
+        low = nearest_codes(load(x, block * BLOCK_SIZE), d)
+        high = nearest_codes(load(x, block * BLOCK_SIZE + 16), d)
+        store_nibbles(out, block * TYPE_SIZE + 1, low, high)
+
+
+@kernel
+def dequantize_blocks(blocks: Any, out: Any) -> None:
+    for block in range(out.size // BLOCK_SIZE):
+        d = half_step(i32(blocks[block * TYPE_SIZE]))
+        low, high = load_nibbles(blocks, block * TYPE_SIZE + 1)
+        store(out, block * BLOCK_SIZE, values(low) * d)
+        store(out, block * BLOCK_SIZE + 16, values(high) * d)
