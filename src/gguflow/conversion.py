@@ -195,7 +195,7 @@ class _Work:
             raise ValueError("a tensor of given values has no source")
         if tensor.row_order is None:
             return self.reader.read(tensor.source, first, last)
-        row = tensor.shape[-1]
+        row = tensor.n_weights // tensor.shape[0]  # of a vector (a bias of Q or K), the rows are its weights
         n_rows = tensor.n_weights // row
         first_row, last_row = first // row, -(-last // row)
         rows = self.reader.read_rows(tensor.source, tensor.row_order.source_rows(first_row, last_row, n_rows)).reshape(-1)
