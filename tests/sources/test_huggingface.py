@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gguflow.errors import FileError, InvalidError, LimitError, MalformedError, StorageError, UnsupportedError, UsageError
+from gguflow.errors import FileError, GguflowError, InvalidError, LimitError, MalformedError, StorageError, UnsupportedError, UsageError
 from gguflow.sources import open_checkpoint
 from gguflow.sources.huggingface import MAX_CONFIG_NBYTES, MAX_INDEX_NBYTES
 from sources.files import safetensors_bytes, weights, write_checkpoint
@@ -323,3 +325,23 @@ def test_an_index_of_pytorch_files(tmp_path: Path) -> None:
     with pytest.raises(InvalidError) as caught:
         open_checkpoint(index)
     assert caught.value.finding.rule == "H-010"
+
+
+_VALUES = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5) | st.sampled_from([ONE, TWO]), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+)
+_MAPS = st.dictionaries(st.sampled_from("abcde"), st.sampled_from([ONE, TWO, THREE, "..", "../x.safetensors"]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(index=_VALUES | st.fixed_dictionaries({"weight_map": _VALUES | _MAPS}), config=_VALUES, cut=st.integers(0, 60))
+def test_random_documents_give_checkpoints_or_typed_errors(tmp_path_factory: pytest.TempPathFactory, index: object, config: object, cut: int) -> None:
+    directory = sharded(tmp_path_factory.getbasetemp() / "random")
+    for name, document in (("model.safetensors.index.json", index), ("config.json", config)):
+        content = json.dumps(document).encode()
+        (directory / name).write_bytes(content[:cut] if cut < 3 else content)
+    try:
+        checkpoint = open_checkpoint(directory)
+    except GguflowError:
+        return
+    assert {name: tensor.file.path.name for name, tensor in checkpoint.tensors.items()} == INDEX
