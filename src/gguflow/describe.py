@@ -117,8 +117,8 @@ def formats_text() -> str:
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Rows in aligned columns under their titles; the columns in `right` are set to the right."""
-    rows = list(rows)
+    """Rows in aligned columns under their titles, control characters escaped; the columns in `right` are set to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
     aligned = [
         "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
@@ -163,7 +163,6 @@ def _abridged(value: Value) -> str:
     else:
         items = [json.dumps(v, ensure_ascii=False) if isinstance(v, str) else _plain_text(v) for v in value.value[:_SHOWN_ELEMENTS]]
         shown = f"[{', '.join(items)}{', …' if len(value.value) > _SHOWN_ELEMENTS else ''}]"
-    shown = printable(shown)
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}… ({len(shown)} characters)"
 
 

@@ -16,8 +16,9 @@ _PLAIN_INTERVAL = 5.0
 
 
 @contextmanager
-def shown(plan: Plan, stream: TextIO = sys.stderr) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
+def shown(plan: Plan, stream: TextIO | None = None) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
     """A callback for `conversion.run` that shows tensors and bytes done, the rate, and the time left."""
+    stream = sys.stderr if stream is None else stream
     if stream.isatty():
         yield from _bar(plan, stream)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,8 @@ def u64(value: int) -> Value:
 
 
 def f32(value: float) -> Value:
-    return Value(ValueType.FLOAT32, value)
+    """The binary32 nearest to value: what a reader of the file will find."""
+    return Value(ValueType.FLOAT32, struct.unpack("<f", struct.pack("<f", value))[0])
 
 
 def boolean(value: bool) -> Value:

@@ -1,0 +1,79 @@
+"""Bit-level arithmetic of the kernels, against NumPy: all 65,536 halves, boundary and random floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gguflow.blocks.scalars import half_bits, half_value, nearest_int
+from gguflow.kernels import bits
+from gguflow.kernels.policy import kernel
+from gguflow.lanes import load, store_i32
+
+
+@kernel
+def nearest_ints(x: Any, lanes: Any, scalars: Any) -> None:
+    for i in range(0, x.size, 16):
+        store_i32(lanes, i, bits.nearest_int(load(x, i)))
+    for i in range(x.size):
+        scalars[i] = bits.nearest_int_scalar(x[i])
+
+
+def interesting_floats() -> NDArray[np.float32]:
+    """Every half and its neighbours halfway, powers of two and what is beside them, random bit patterns; a multiple of 16."""
+    rng = np.random.default_rng(0)
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+    finite = np.unique(halves[np.isfinite(halves)])
+    midpoints = (finite[:-1] + finite[1:]) / np.float32(2)
+    edges = np.float32([65504, 65519.996, 65520, 65536, 1e30, np.inf, -np.inf, np.nan, 2**-24, 2**-25, 2**-26, 1e-45, 0, -0.0])
+    near = [np.nextafter(midpoints, np.float32(s), dtype=np.float32) for s in (np.inf, -np.inf)]
+    random = rng.integers(0, 2**32, 1 << 20, np.uint32).view(np.float32)
+    values = np.concatenate([halves, midpoints, *near, edges, -edges, random])
+    return np.resize(values, values.size // 16 * 16 + 16)
+
+
+@pytest.mark.parametrize("n", [None, 5], ids=["lanes", "scalars"])
+def test_half_to_float(n: int | None) -> None:
+    from gguflow.kernels import f16
+
+    patterns = np.arange(65536, dtype=np.uint16)
+    out = np.empty(65536, np.float32)
+    for first in range(0, 65536, n or 65536):
+        piece = patterns[first : first + (n or 65536)]
+        f16.dequantize_blocks(piece.view(np.uint8), out[first : first + len(piece)])
+    expected = patterns.view(np.float16).astype(np.float32)
+    is_nan = np.isnan(expected)
+    assert (out.view(np.uint32)[~is_nan] == expected.view(np.uint32)[~is_nan]).all()
+    assert np.isnan(out[is_nan]).all()
+    assert (out.view(np.uint32) == [np.asarray(half_value(int(p))).view(np.uint32) for p in patterns]).all()
+
+
+@pytest.mark.parametrize("n", [None, 5], ids=["lanes", "scalars"])
+def test_float_to_half(n: int | None) -> None:
+    from gguflow.kernels import f16
+
+    x = interesting_floats() if n is None else np.ascontiguousarray(interesting_floats()[::97][:20000])
+    out = np.empty(x.size, np.uint16)
+    for first in range(0, x.size, n or x.size):
+        f16.quantize_blocks(x[first : first + (n or x.size)], out[first : first + (n or x.size)].view(np.uint8))
+    with np.errstate(over="ignore"):
+        expected = x.astype(np.float16).view(np.uint16)
+    expected[np.isnan(x)] = np.where(np.signbit(x[np.isnan(x)]), 0xFE00, 0x7E00)
+    assert (out == expected).all()
+    assert (out[::1009] == [half_bits(v) for v in x[::1009]]).all()
+
+
+def test_nearest_int() -> None:
+    rng = np.random.default_rng(1)
+    ties = np.arange(-4096, 4096, dtype=np.float32) + np.float32(0.5)
+    wide = rng.uniform(-(2**22) + 1, 2**22 - 1, 1 << 16).astype(np.float32)
+    x = np.concatenate([ties, wide, np.float32([np.inf, -np.inf, np.nan, 1e30] * 4)])
+    lanes, scalars = np.empty((2, x.size), np.int32)
+    nearest_ints(x, lanes, scalars)
+    assert (lanes == scalars).all()
+    assert (lanes[:-16] == np.rint(x[:-16])).all()
+    with np.errstate(invalid="ignore"):
+        assert (lanes[-16:] == [nearest_int(v) for v in x[-16:]]).all()
