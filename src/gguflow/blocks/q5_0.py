@@ -13,6 +13,7 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Int32ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.legacy_search import fit_symmetric, row_weights
 from gguflow.blocks.nibbles import pack_fifth_bits, pack_nibbles, signed_peak, unpack_five_bits
 from gguflow.blocks.scalars import half_bits, half_value
 
@@ -23,7 +24,14 @@ GRAMMAR = Struct("d" / Int16ul, "qh" / Int32ul, "qs" / Array(16, Int8ul))
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """The weight of the largest magnitude becomes code 0, so d has the opposite sign. Where 1/d overflows (d is denormal) every code is 0."""
+    """The weight of the largest magnitude becomes code 0, so d has the opposite sign. Where 1/d overflows (d is denormal) every code is 0.
+
+    With importance, a search for the scale; the block then counts as a row of its own (see spec/blocks/legacy.md).
+    """
+    if importance is not None:
+        scale, best = fit_symmetric(x, row_weights(x, importance), 16)
+        codes = best.tolist()
+        return {"d": half_bits(scale), "qh": pack_fifth_bits(codes), "qs": pack_nibbles(codes)}
     d = signed_peak(x) / f32(-16)
     inverse = f32(1) / d if d else f32(0)
     codes = [0] * 32 if np.isinf(inverse) else [min(31, int(v * inverse + f32(16.5))) for v in x]
@@ -45,4 +53,5 @@ FORMAT = BlockFormat(
     summary="5-bit codes, one f16 scale per 32 weights",
     encode_block=encode_block,
     decode_block=decode_block,
+    importance="optional",
 )

@@ -13,6 +13,7 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Int32ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.legacy_search import LADDER, fit_scale_min, row_weights
 from gguflow.blocks.nibbles import first_extremes, pack_fifth_bits, pack_nibbles, unpack_five_bits
 from gguflow.blocks.scalars import half_bits, half_value
 
@@ -23,7 +24,14 @@ GRAMMAR = Struct("d" / Int16ul, "m" / Int16ul, "qh" / Int32ul, "qs" / Array(16, 
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """The smallest weight becomes code 0, the largest 31. Where d or 1/d is infinite (the range overflows, or is denormal) every code is 0."""
+    """The smallest weight becomes code 0, the largest 31. Where d or 1/d is infinite (the range overflows, or is denormal) every code is 0.
+
+    With importance, a search for the scale and the minimum; the block then counts as a row of its own (see spec/blocks/legacy.md).
+    """
+    if importance is not None:
+        scale, minimum, best = fit_scale_min(x, row_weights(x, importance), 31, LADDER)
+        codes = best.tolist()
+        return {"d": half_bits(scale), "m": half_bits(-minimum), "qh": pack_fifth_bits(codes), "qs": pack_nibbles(codes)}
     bottom, top = first_extremes(x)
     d = (top - bottom) / f32(31)
     inverse = f32(1) / d if d else f32(0)
@@ -47,4 +55,5 @@ FORMAT = BlockFormat(
     summary="5-bit codes, an f16 scale and an f16 minimum per 32 weights",
     encode_block=encode_block,
     decode_block=decode_block,
+    importance="optional",
 )

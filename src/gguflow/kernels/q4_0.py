@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.legacy_search import quantize_symmetric
 from gguflow.kernels.nibbles import load_nibbles, signed_peak, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import load, store, to_float, to_int, vabs, where
@@ -31,6 +32,11 @@ def quantize_blocks(x: Any, out: Any) -> None:
         low_codes = to_int(low * inverse + rounder)
         high_codes = to_int(high * inverse + rounder)
         store_nibbles(out, block * TYPE_SIZE + 2, where(low_codes > 15, 15, low_codes), where(high_codes > 15, 15, high_codes))
+
+
+@kernel
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+    quantize_symmetric(x, importance, out, 4)
 
 
 @kernel

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.legacy_search import quantize_symmetric
 from gguflow.kernels.nibbles import load_five_bits, signed_peak, store_fifth_bits, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import load, store, to_float, to_int, vabs, where
@@ -34,6 +35,11 @@ def quantize_blocks(x: Any, out: Any) -> None:
         high_codes = where(high_codes > 31, 31, high_codes)
         store_fifth_bits(out, block * TYPE_SIZE + 2, low_codes, high_codes)
         store_nibbles(out, block * TYPE_SIZE + 6, low_codes, high_codes)
+
+
+@kernel
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+    quantize_symmetric(x, importance, out, 5)
 
 
 @kernel

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.legacy_search import quantize_affine
 from gguflow.kernels.nibbles import bottom_and_top, load_five_bits, store_fifth_bits, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import load, splat, store, to_float, to_int, vabs
@@ -33,6 +34,11 @@ def quantize_blocks(x: Any, out: Any) -> None:
             high_codes = to_int((high - bottom) * inverse + f32(0.5))
         store_fifth_bits(out, block * TYPE_SIZE + 4, low_codes, high_codes)
         store_nibbles(out, block * TYPE_SIZE + 8, low_codes, high_codes)
+
+
+@kernel
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+    quantize_affine(x, importance, out, 5)
 
 
 @kernel
