@@ -76,13 +76,9 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
     n = array.shape[-1]
     shape = (*array.shape[:-1], block_format.row_bytes(n))
     packed = _output(out, shape, np.dtype(np.uint8))
-    if block_format.number_type is not None and block_format.number_type.kind == "i":
-        if array.dtype != block_format.number_type:
-            raise ShapeError(f"{block_format.name} stores {block_format.number_type.name}, not {array.dtype.name}")
-        packed[...] = np.ascontiguousarray(array).view(np.uint8).reshape(shape)
-        return packed
-    if block_format.number_type is not None and block_format.number_type.itemsize == 8:
-        packed[...] = np.ascontiguousarray(array, "<f8").view(np.uint8).reshape(shape)
+    number_type = block_format.number_type
+    if number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8):
+        packed[...] = _same_numbers(array, block_format.name, number_type).view(np.uint8).reshape(shape)
         return packed
     source_format, raw = _as_blocks(array)
     weights = _importance(importance, block_format, n)
@@ -92,9 +88,7 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
         tile = as_floats(raw[first * source_format.type_size : last * source_format.type_size], source_format)
         bad = first_non_finite(tile)
         if bad >= 0:
-            index = np.unravel_index(first + bad, array.shape)
-            where = ", ".join(str(int(i)) for i in index)
-            raise NonFiniteError(f"{tile[bad]} at index [{where}] cannot be quantized", first + bad)
+            raise _non_finite(tile[bad], first + bad, array.shape)
         start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
         encode(tile, block_format, target[start:stop], weights)
 
@@ -166,6 +160,22 @@ def _as_blocks(array: NDArray[Any]) -> tuple[BlockFormat, Bytes]:
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     return blocks.FORMATS[name], np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _same_numbers(array: NDArray[Any], name: str, number_type: np.dtype[Any]) -> NDArray[Any]:
+    """The numbers of a format without kernels, little-endian and contiguous: integers of its own type only, for F64 any finite floats."""
+    accepted = ("float16", "float32", "float64") if number_type.kind == "f" else (number_type.name,)
+    if array.dtype.name not in accepted:
+        raise ShapeError(f"{name} stores {number_type.name}, not {array.dtype.name}")
+    if number_type.kind == "f" and not np.isfinite(array).all():
+        bad = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise _non_finite(array.flat[bad], bad, array.shape)
+    return np.ascontiguousarray(array, number_type)
+
+
+def _non_finite(value: Any, index: int, shape: tuple[int, ...]) -> NonFiniteError:
+    where = ", ".join(str(int(i)) for i in np.unravel_index(index, shape))
+    return NonFiniteError(f"{value} at index [{where}] cannot be quantized", index)
 
 
 def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int) -> Floats | None:

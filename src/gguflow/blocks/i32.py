@@ -1,0 +1,36 @@
+"""I32: two's complement integers of 32 bits, little-endian, one a block. Kept as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from construct import Int32sl, Struct
+from numpy.typing import NDArray
+
+from gguflow.blocks.base import BlockFormat, Fields
+
+DTYPE = np.dtype([("value", "<i4")])
+GRAMMAR = Struct("value" / Int32sl)
+
+
+def encode_block(x: NDArray[Any], importance: NDArray[Any] | None = None) -> Fields:
+    return {"value": int(x[0])}
+
+
+def decode_block(fields: Fields) -> NDArray[Any]:
+    return np.array([fields["value"]], "<i4")
+
+
+FORMAT = BlockFormat(
+    name="I32",
+    id=26,
+    block_size=1,
+    dtype=DTYPE,
+    grammar=GRAMMAR,
+    formula="w = value",
+    summary="32-bit signed integer",
+    encode_block=encode_block,
+    decode_block=decode_block,
+    number_type=np.dtype("<i4"),
+)
