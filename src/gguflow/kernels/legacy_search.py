@@ -47,35 +47,30 @@ def mean_squares(x: Any, n: int) -> Any:
 
 
 @kernel
-def take_blocks(x: Any, importance: Any, means: Any, first: int, batch: Any, v: Any, w: Any) -> int:
-    """Bring blocks first ... first + 15 into lanes.
+def take_blocks(x: Any, importance: Any, means: Any, first: int, batch: Any, v: Any, w: Any, at: int) -> None:
+    """Bring blocks first ... first + 15 into lanes; past the end of x come blocks of zeros.
 
-    batch, v, w: float32[512], written: the weights in their order (zeros past the end of x), in lanes, and how much their errors count, in lanes.
-    Returns how many blocks there were.
+    Written from element `at`, 512 floats each: batch, the weights in their order; v, the weights in lanes; w, how much their errors count, in lanes.
     """
-    count = min(BATCH, x.size // SIZE - first)
     row_blocks = importance.size // SIZE
+    n_blocks = x.size // SIZE
     mean = np.zeros(BATCH, np.float32)
     for k in range(BATCH):
+        block = first + k
         for i in range(0, SIZE, 16):
-            if k < count:
-                store(batch, k * SIZE + i, load(x, (first + k) * SIZE + i))
-                store(w, k * SIZE + i, load(importance, (first + k) % row_blocks * SIZE + i))
-            else:
-                store(batch, k * SIZE + i, splat(f32(0)))
-                store(w, k * SIZE + i, splat(f32(0)))
-        if k < count:
-            mean[k] = means[(first + k) // row_blocks]
-    transpose16(w, 0, SIZE, v, 0)
-    transpose16(w, 16, SIZE, v, 16)
-    for i in range(0, 512, 16):
+            store(batch, at + k * SIZE + i, load(x, block * SIZE + i) if block < n_blocks else splat(f32(0)))
+            store(w, at + k * SIZE + i, load(importance, block % row_blocks * SIZE + i))
+        if block < n_blocks:
+            mean[k] = means[block // row_blocks]
+    for i in range(0, SIZE, 16):
+        transpose16(w, at + i, SIZE, v, at // 16 + i)
+    for i in range(at, at + SIZE * 16, 16):
         store(w, i, load(v, i))
-    transpose16(batch, 0, SIZE, v, 0)
-    transpose16(batch, 16, SIZE, v, 16)
-    for i in range(SIZE):
-        u = load(v, 16 * i)
-        store(w, 16 * i, load(w, 16 * i) * vsqrt(load(mean, 0) + u * u))
-    return count
+    for i in range(0, SIZE, 16):
+        transpose16(batch, at + i, SIZE, v, at // 16 + i)
+    for i in range(at, at + SIZE * 16, 16):
+        u = load(v, i)
+        store(w, i, load(w, i) * vsqrt(load(mean, 0) + u * u))
 
 
 @kernel
@@ -96,11 +91,11 @@ def quantize_symmetric(x: Any, importance: Any, out: Any, bits: int) -> None:
     inverses, d = np.empty(BATCH, np.float32), np.empty(BATCH, np.int32)
     means = mean_squares(x, importance.size)
     for first in range(0, x.size // SIZE, BATCH):
-        count = take_blocks(x, importance, means, first, batch, v, w)
-        scale, inverse = fit_symmetric(v, w, products, SIZE, n_max)
+        take_blocks(x, importance, means, first, batch, v, w, 0)
+        scale, inverse = fit_symmetric(v, w, products, SIZE, n_max, True)
         store(inverses, 0, inverse)
         store_i32(d, 0, float_to_half(scale))
-        for k in range(count):
+        for k in range(min(BATCH, x.size // SIZE - first)):
             shift = n_max if inverses[k] != f32(0) else 0  # a block without scale has codes that are all 0
             low = clamp(nearest_int(load(batch, k * SIZE) * inverses[k]), -n_max, n_max - 1) + shift
             high = clamp(nearest_int(load(batch, k * SIZE + 16) * inverses[k]), -n_max, n_max - 1) + shift
@@ -114,18 +109,20 @@ def quantize_affine(x: Any, importance: Any, out: Any, bits: int) -> None:
     """Q4_1 and Q5_1: d and m, codes from 0 to n_max."""
     n_max = (1 << bits) - 1
     type_size = 20 if bits == 4 else 24
-    batch, v, w, codes = np.empty(512, np.float32), np.empty(512, np.float32), np.empty(512, np.float32), np.empty(512, np.float32)
-    inverses, bases = np.empty(BATCH, np.float32), np.empty(BATCH, np.float32)
-    d, m = np.empty(BATCH, np.int32), np.empty(BATCH, np.int32)
+    batch, v, w, codes = np.empty(1024, np.float32), np.empty(1024, np.float32), np.empty(1024, np.float32), np.empty(1024, np.float32)
+    inverses, bases = np.empty(2 * BATCH, np.float32), np.empty(2 * BATCH, np.float32)
+    d, m = np.empty(2 * BATCH, np.int32), np.empty(2 * BATCH, np.int32)
     means = mean_squares(x, importance.size)
-    for first in range(0, x.size // SIZE, BATCH):
-        count = take_blocks(x, importance, means, first, batch, v, w)
-        scale, low_end, inverse, base = fit_scale_min(v, w, codes, SIZE, n_max, f32(-0.9), f32(0.05), 36, False)
-        store(inverses, 0, inverse)
-        store(bases, 0, base)
-        store_i32(d, 0, float_to_half(scale))
-        store_i32(m, 0, float_to_half(low_end))
-        for k in range(count):
+    for first in range(0, x.size // SIZE, 2 * BATCH):
+        take_blocks(x, importance, means, first, batch, v, w, 0)
+        take_blocks(x, importance, means, first + BATCH, batch, v, w, 512)
+        fits = fit_scale_min(v, w, codes, SIZE, n_max, f32(-0.9), f32(0.05), 36, False)
+        for at, fit in ((0, fits[0]), (BATCH, fits[1])):
+            store(inverses, at, fit.inverse)
+            store(bases, at, fit.base)
+            store_i32(d, at, float_to_half(fit.scale))
+            store_i32(m, at, float_to_half(fit.low))
+        for k in range(min(2 * BATCH, x.size // SIZE - first)):
             low = clamp(nearest_int((load(batch, k * SIZE) - bases[k]) * inverses[k]), 0, n_max)
             high = clamp(nearest_int((load(batch, k * SIZE + 16) - bases[k]) * inverses[k]), 0, n_max)
             o = (first + k) * type_size
