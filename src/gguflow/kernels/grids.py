@@ -62,3 +62,17 @@ def load_word(blocks: Any, i: Any) -> Any:
 def load_long_word(blocks: Any, i: Any) -> Any:
     """The little-endian uint32 at byte i, as an int64."""
     return load_word(blocks, i) | (load_word(blocks, i + 2) << 16)
+
+
+@kernel
+def store_word(out: Any, i: Any, word: Any) -> None:
+    """The low 16 bits to bytes i and i + 1, little-endian."""
+    out[i] = np.uint8(word & 255)
+    out[i + 1] = np.uint8((word >> 8) & 255)
+
+
+@kernel
+def store_long_word(out: Any, i: Any, word: Any) -> None:
+    """The low 32 bits of an int64 to bytes i ... i + 3, little-endian."""
+    store_word(out, i, word & 0xFFFF)
+    store_word(out, i + 2, word >> 16)

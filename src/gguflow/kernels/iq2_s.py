@@ -6,7 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.bits import load_half
+from gguflow.blocks.iq2_s import SEARCH
+from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.grid_search import (
+    fit_super_block,
+    mean_square,
+    new_work,
+    pack_sub_scale,
+    parameters,
+    tables,
+    weigh_by_importance,
+    weigh_by_square,
+)
 from gguflow.kernels.grids import decoded_points, load_word, two_points, with_signs
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import store
@@ -15,6 +26,47 @@ f32 = np.float32
 
 SIZE = 256
 TYPE_SIZE = 82
+
+
+def quantize_blocks(x: Any, out: Any) -> None:
+    _encode(x, x, False, parameters(SEARCH), tables("iq2_s"), out)
+
+
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+    _encode(x, importance, True, parameters(SEARCH), tables("iq2_s"), out)
+
+
+@kernel
+def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, out: Any) -> None:
+    work = new_work()
+    for block in range(x.size // SIZE):
+        first = block * SIZE
+        square = f32(2) * mean_square(x, first)
+        if weighted:
+            weigh_by_importance(x, first, importance, square, work)
+        else:
+            weigh_by_square(x, first, f32(0.25) * square, work)
+        largest = fit_super_block(x, first, search, table, work)
+        _store(work, table, largest, out, block * TYPE_SIZE)
+
+
+@kernel
+def _store(work: Any, table: Any, largest: Any, out: Any, start: int) -> None:
+    d = largest / f32(31)
+    inverse = f32(1) / d
+    store_half(out, start, d * f32(0.9875))
+    for k in range(8):
+        high = 0
+        for i in range(4):
+            point = table.index[work.codes[4 * k + i]]
+            out[start + 2 + 4 * k + i] = np.uint8(point & 255)
+            out[start + 34 + 4 * k + i] = np.uint8(work.signs[4 * k + i])
+            high |= (point >> 8) << (2 * i)
+        out[start + 66 + k] = np.uint8(high)
+    for b in range(0, 16, 2):
+        low = pack_sub_scale(work.scales[b], inverse, 15) if largest > f32(0) else 0
+        high = pack_sub_scale(work.scales[b + 1], inverse, 15) if largest > f32(0) else 0
+        out[start + 74 + b // 2] = np.uint8(low | (high << 4))
 
 
 def dequantize_blocks(blocks: Any, out: Any) -> None:

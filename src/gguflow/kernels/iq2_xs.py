@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.bits import load_half
-from gguflow.kernels.grids import decoded_points, even_signs, load_word, two_points, with_signs
+from gguflow.blocks.iq2_xs import SEARCH
+from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.grid_search import fit_super_block, mean_square, new_work, pack_sub_scale, parameters, tables, weigh_by_importance
+from gguflow.kernels.grids import decoded_points, even_signs, load_word, store_word, two_points, with_signs
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import store
 
@@ -15,6 +17,35 @@ f32 = np.float32
 
 SIZE = 256
 TYPE_SIZE = 74
+
+
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+    _encode(x, importance, parameters(SEARCH), tables("iq2_xs"), out)
+
+
+@kernel
+def _encode(x: Any, importance: Any, search: Any, table: Any, out: Any) -> None:
+    work = new_work()
+    for block in range(x.size // SIZE):
+        first = block * SIZE
+        weigh_by_importance(x, first, importance, mean_square(x, first), work)
+        largest = fit_super_block(x, first, search, table, work)
+        _store(work, table, largest, out, block * TYPE_SIZE)
+
+
+@kernel
+def _store(work: Any, table: Any, largest: Any, out: Any, start: int) -> None:
+    if largest == f32(0):
+        out[start : start + TYPE_SIZE] = 0
+        return
+    d = largest / f32(31)
+    inverse = f32(1) / d
+    store_half(out, start, d)
+    for i in range(32):
+        store_word(out, start + 2 + 2 * i, table.index[work.codes[i]] | (work.signs[i] << 9))
+    for b in range(0, 16, 2):
+        low = pack_sub_scale(work.scales[b], inverse, 15)
+        out[start + 66 + b // 2] = np.uint8(low | (pack_sub_scale(work.scales[b + 1], inverse, 15) << 4))
 
 
 def dequantize_blocks(blocks: Any, out: Any) -> None:

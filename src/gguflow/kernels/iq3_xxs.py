@@ -6,8 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.bits import load_half
-from gguflow.kernels.grids import decoded_points, even_signs, four_points, load_long_word, with_signs
+from gguflow.blocks.iq3_xxs import SEARCH
+from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.grid_search import (
+    fit_super_block,
+    mean_square,
+    new_work,
+    pack_sub_scale,
+    parameters,
+    tables,
+    weigh_by_importance,
+    weigh_by_square,
+)
+from gguflow.kernels.grids import decoded_points, even_signs, four_points, load_long_word, store_long_word, with_signs
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import store
 
@@ -15,6 +26,44 @@ f32 = np.float32
 
 SIZE = 256
 TYPE_SIZE = 98
+
+
+def quantize_blocks(x: Any, out: Any) -> None:
+    _encode(x, x, False, parameters(SEARCH), tables("iq3_xxs"), out)
+
+
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+    _encode(x, importance, True, parameters(SEARCH), tables("iq3_xxs"), out)
+
+
+@kernel
+def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, out: Any) -> None:
+    work = new_work()
+    for block in range(x.size // SIZE):
+        first = block * SIZE
+        if weighted:
+            weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
+        else:
+            weigh_by_square(x, first, f32(0), work)
+        largest = fit_super_block(x, first, search, table, work)
+        _store(work, table, largest, out, block * TYPE_SIZE)
+
+
+@kernel
+def _store(work: Any, table: Any, largest: Any, out: Any, start: int) -> None:
+    if largest == f32(0):
+        out[start : start + TYPE_SIZE] = 0
+        return
+    d = largest / f32(31)
+    inverse = f32(1) / d
+    store_half(out, start, d * f32(1.0125))
+    for i in range(64):
+        out[start + 2 + i] = np.uint8(table.index[work.codes[i]])
+    for b in range(8):
+        word = pack_sub_scale(work.scales[b], inverse, 15) << 28
+        for i in range(4):
+            word |= int(work.signs[4 * b + i]) << (7 * i)
+        store_long_word(out, start + 66 + 4 * b, word)
 
 
 def dequantize_blocks(blocks: Any, out: Any) -> None:
