@@ -45,7 +45,7 @@ def sentencepiece_json_metadata(config: Document, directory: Path) -> Metadata |
     n_tokens = config.integer("vocab_size")
     own = own_tokens(tokenizer, n_tokens)
     settings = Document.read(directory, "tokenizer_config.json")
-    special = named_tokens(settings) if settings is not None else set()
+    special = named_tokens(settings) if settings is not None else []
     vocabulary = Vocabulary.padding(n_tokens)
     for token, text in own.items():
         if re.fullmatch("<0x[0-9A-Fa-f]{2}>", text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +45,10 @@ def own_tokens(tokenizer: Document, n_tokens: int) -> dict[int, str]:
 
 
 def added_tokens(tokenizer: Document, directory: Path, own: dict[int, str], n_tokens: int) -> dict[int, AddedToken]:
-    """id -> token of all that were added to the vocabulary `own`, as transformers sees them.
+    """id -> token of all that are added to the vocabulary `own`, as transformers sees them.
 
-    From tokenizer.json's list, then from tokenizer_config.json: its `added_tokens_decoder`, and the tokens that it names (`bos_token`, ...).
+    From tokenizer.json's list; then the `added_tokens_decoder` of tokenizer_config.json and the tokens that it names (`bos_token`, ...): where
+    their text is a token already they only mark it, else they are appended, whatever id they claim.
     Raises InvalidError (M-003, M-025).
     """
     added: dict[int, AddedToken] = {}
@@ -56,18 +58,24 @@ def added_tokens(tokenizer: Document, directory: Path, own: dict[int, str], n_to
             raise _beyond(entry, entry.text("content"), token, n_tokens)
         added[token] = AddedToken(entry.text("content"), entry.flag("special", False))
     settings = Document.read(directory, "tokenizer_config.json")
-    if settings is None:
-        return added
-    decoder = settings.section("added_tokens_decoder")
-    for token in decoder_ids(decoder):
-        entry = decoder.section(str(token))
-        if token >= n_tokens:
-            raise _beyond(entry, entry.text("content"), token, n_tokens)
-        added[token] = AddedToken(entry.text("content"), entry.flag("special", False))
-    named = named_tokens(settings)
-    known = {token.text for token in added.values()}
-    added |= {token: AddedToken(text, special=True) for token, text in own.items() if text in named and text not in known}
+    if settings is not None:
+        ids = {text: token for token, text in own.items()} | {known.text: token for token, known in added.items()}
+        for late in _late_tokens(settings, {known.text for known in added.values()}):
+            token = ids.setdefault(late.text, max(added, default=-1) + 1 if max(added, default=-1) >= len(own) else len(own))
+            if token >= n_tokens:
+                raise _beyond(settings, late.text, token, n_tokens)
+            added[token] = late
     return dict(sorted(added.items()))
+
+
+def _late_tokens(settings: Document, known: set[str]) -> Iterator[AddedToken]:
+    """The tokens that tokenizer_config.json adds: those of its list, then the named ones that nothing has added yet, which are special."""
+    decoder = settings.section("added_tokens_decoder")
+    for token in sorted(decoder_ids(decoder)):
+        entry = decoder.section(str(token))
+        known.add(entry.text("content"))
+        yield AddedToken(entry.text("content"), entry.flag("special", False))
+    yield from (AddedToken(text, special=True) for text in named_tokens(settings) if text not in known)
 
 
 def decoder_ids(decoder: Document) -> list[int]:
@@ -78,14 +86,14 @@ def decoder_ids(decoder: Document) -> list[int]:
     return [int(key) for key in decoder.values]
 
 
-def named_tokens(settings: Document) -> set[str]:
+def named_tokens(settings: Document) -> list[str]:
     """The texts of the special tokens that tokenizer_config.json names, each as text or as an object that holds it."""
     entries = [settings.values.get(name) for name in NAMED_TOKENS]
     for name in ("additional_special_tokens", "extra_special_tokens"):
         extra = settings.values.get(name)
         entries += extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list) else []
     texts = (entry.get("content") if isinstance(entry, dict) else entry for entry in entries)
-    return {text for text in texts if isinstance(text, str)}
+    return list(dict.fromkeys(text for text in texts if isinstance(text, str)))
 
 
 def _beyond(source: Document, text: str, token: int, n_tokens: int) -> InvalidError:

@@ -32,8 +32,8 @@ def wordpiece_metadata(config: Document, directory: Path) -> Metadata:
     for token, (text, kind) in enumerate(zip(tokens.texts, tokens.types, strict=True)):
         tokens.texts[token] = _phantom(text, kind)
     special = special_metadata(directory, n_tokens)
-    if tokenizer is None and _LOWERCASE not in special:
-        special[_LOWERCASE] = boolean(_lowercase_setting(directory))
+    if tokenizer is None and not _lowercase_setting(directory):
+        special[_LOWERCASE] = boolean(False)
     lowercase = special[_LOWERCASE].value if _LOWERCASE in special else True
     metadata: Metadata = {"tokenizer.ggml.token_type_count": u32(config.integer("type_vocab_size", 2))}
     return metadata | tokens.metadata("bert", _pre(lowercase)) | special
@@ -61,7 +61,7 @@ def _from_list(directory: Path, n_tokens: int) -> Vocabulary:
         message = "more tokens than the model has embeddings"
         raise InvalidError(directory / "vocab.txt", Finding("M-025", message, found=len(lines), expected=f"{n_tokens} at most"))
     settings = Document.read(directory, "tokenizer_config.json")
-    special = _DEFAULT_SPECIAL | (named_tokens(settings) if settings is not None else set())
+    special = _DEFAULT_SPECIAL.union(named_tokens(settings) if settings is not None else ())
     tokens = Vocabulary.padding(n_tokens)
     for token, line in enumerate(lines):
         tokens.put(token, line, TokenType.CONTROL if line in special else TokenType.NORMAL)
