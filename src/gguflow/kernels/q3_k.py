@@ -80,12 +80,12 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
             total = total + u
             store(w, 16 * i, u)
         store(totals, 16 * j, total)
-        scale, inverse = fit_symmetric(x, w, wx, SUB_BLOCK, 4)
+        scale, inverse = fit_symmetric(x, w, wx, SUB_BLOCK, 4, True)
         store(subs.scales, 16 * j, scale)
         for i in range(SUB_BLOCK):
             q = code(inverse * load(x, 16 * i), -4, 3) + f32(4)
             store(subs.codes, LANES * j + 16 * i, where(inverse != f32(0), q, f32(0)))
-    d, inverse = fit_symmetric(subs.scales, totals, wx, N_SUB_BLOCKS, 32)
+    d, inverse = fit_symmetric(subs.scales, totals, wx, N_SUB_BLOCKS, 32, False)
     for j in range(N_SUB_BLOCKS):
         q = clamp(nearest_int(inverse * load(subs.scales, 16 * j)), -32, 31) + 32
         store_i32(subs.sixes, 16 * j, where(inverse != f32(0), q, 0))

@@ -102,7 +102,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
             for i in range(SUB_BLOCK):
                 v = load(lanes, 16 * i)
                 store(w, 16 * i, v * v)
-            scale, inverse = fit_symmetric(lanes, w, wx, SUB_BLOCK, 32)
+            scale, inverse = fit_symmetric(lanes, w, wx, SUB_BLOCK, 32, True)
             store(subs.scales, 16 * j, scale)
             store(subs.inverses, 16 * j, inverse)
         fit_scales(subs)
@@ -123,7 +123,7 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
         for j in range(16):
             to_lanes(batch, SUB_BLOCK * j, SUB_BLOCK, lanes)
             to_lanes(weights, SUB_BLOCK * j, SUB_BLOCK, w)
-            scale, inverse = fit_symmetric(lanes, w, wx, SUB_BLOCK, 32)
+            scale, inverse = fit_symmetric(lanes, w, wx, SUB_BLOCK, 32, True)
             store(subs.scales, 16 * j, scale)
             store(subs.inverses, 16 * j, inverse)
         fit_scales(subs)

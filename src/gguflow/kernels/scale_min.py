@@ -48,19 +48,22 @@ def fit_batch(batch: Any, subs: Any, size: int, n_max: int, first: Any, step: An
 
     absolute: Q2_K's measure, errors times |x|; else squared errors times |x| + rms(x).
     """
-    x = np.empty(size * 16, f32)
-    w = np.empty(size * 16, f32)
-    codes = np.empty(size * 16, f32)
-    for j in range(SIZE // size):
-        to_lanes(batch, size * j, size, x)
-        squares = splat(f32(0))
-        for i in range(size):
-            v = load(x, 16 * i)
-            squares = squares + v * v
-        level = splat(f32(0)) if absolute else vsqrt(squares / f32(size))
-        for i in range(size):
-            store(w, 16 * i, level + vabs(load(x, 16 * i)))
-        keep(subs, j, fit_scale_min(x, w, codes, size, n_max, first, step, last, absolute))
+    x = np.empty(2 * size * 16, f32)
+    w = np.empty(2 * size * 16, f32)
+    codes = np.empty(2 * size * 16, f32)
+    for j in range(0, SIZE // size, 2):
+        to_lanes(batch, size * j, 2 * size, x)
+        for at in (0, 16 * size):
+            squares = splat(f32(0))
+            for i in range(at, at + 16 * size, 16):
+                v = load(x, i)
+                squares = squares + v * v
+            level = splat(f32(0)) if absolute else vsqrt(squares / f32(size))
+            for i in range(at, at + 16 * size, 16):
+                store(w, i, level + vabs(load(x, i)))
+        fits = fit_scale_min(x, w, codes, size, n_max, first, step, last, absolute)
+        keep(subs, j, fits[0])
+        keep(subs, j + 1, fits[1])
 
 
 @kernel
@@ -69,22 +72,25 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any, size: int, n_max:
 
     spread: how often the mean square of the super-block enters a weight. Returns lanes (d, dmin); the codes are in subs.scales and subs.mins.
     """
-    x = np.empty(size * 16, f32)
-    w = np.empty(size * 16, f32)
-    codes = np.empty(size * 16, f32)
+    x = np.empty(2 * size * 16, f32)
+    w = np.empty(2 * size * 16, f32)
+    codes = np.empty(2 * size * 16, f32)
     variance = spread * sum_of_squares(batch, x) / f32(SIZE)
     n = SIZE // size
-    for j in range(n):
-        to_lanes(batch, size * j, size, x)
-        to_lanes(importance, size * j, size, w)
-        total = splat(f32(0))
-        for i in range(size):
-            v = load(x, 16 * i)
-            u = load(w, 16 * i) * vsqrt(variance + v * v)
-            total = total + u
-            store(w, 16 * i, u)
-        store(subs.weights, 16 * j, total)
-        keep(subs, j, fit_scale_min(x, w, codes, size, n_max, f32(-0.9), f32(0.05), 36, False))
+    for j in range(0, n, 2):
+        to_lanes(batch, size * j, 2 * size, x)
+        to_lanes(importance, size * j, 2 * size, w)
+        for at in (0, 16 * size):
+            total = splat(f32(0))
+            for i in range(at, at + 16 * size, 16):
+                v = load(x, i)
+                u = load(w, i) * vsqrt(variance + v * v)
+                total = total + u
+                store(w, i, u)
+            store(subs.weights, 16 * j + at // size, total)
+        fits = fit_scale_min(x, w, codes, size, n_max, f32(-0.9), f32(0.05), 36, False)
+        keep(subs, j, fits[0])
+        keep(subs, j + 1, fits[1])
     d = fit_positive(subs.scales, subs.weights, codes, n, n_scale_max)
     copy(codes, subs.scales)
     dmin = fit_positive(subs.mins, subs.weights, codes, n, n_scale_max)
@@ -95,15 +101,15 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any, size: int, n_max:
 @kernel
 def keep(subs: Any, j: int, fit: Any) -> None:
     """The result of fit_scale_min for sub-block j."""
-    scale, low, inverse, base = fit
-    store(subs.scales, 16 * j, scale)
-    store(subs.mins, 16 * j, -low)
-    store(subs.inverses, 16 * j, inverse)
-    store(subs.bases, 16 * j, base)
+    store(subs.scales, 16 * j, fit.scale)
+    store(subs.mins, 16 * j, -fit.low)
+    store(subs.inverses, 16 * j, fit.inverse)
+    store(subs.bases, 16 * j, fit.base)
 
 
 @kernel
 def copy(source: Any, target: Any) -> None:
+    """The head of `source`, as much as `target` holds."""
     for i in range(0, target.size, 16):
         store(target, i, load(source, i))
 

@@ -6,26 +6,22 @@ what becomes of overflow on the way is ggml's, to the bit. A lane that a scalar 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gguflow.kernels.bits import nearest_int
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import load, mask_bits, splat, store, to_float, vabs, where
+from gguflow.lanes import bits_float, float_bits, load, mask_bits, splat, store, to_float, vabs, where
 
 f32 = np.float32
 i32 = np.int32
 
 TINY = f32(1e-15)
+ROUNDER = f32(12582912.0)  # 1.5 * 2**23, as in bits.nearest_int
+ROUNDER_BITS = 0x4B400000
 EVERY_LANE = 0xFFFF
 UNBOUNDED = -(1 << 23)  # below every value of nearest_int
-
-
-@kernel
-def code(v: Any, lowest: Any, highest: Any) -> Any:
-    """nearest_int(v), clamped, as float lanes."""
-    return to_float(clamp(nearest_int(v), lowest, highest))
 
 
 @kernel
@@ -36,74 +32,182 @@ def clamp(q: Any, lowest: Any, highest: Any) -> Any:
 
 
 @kernel
-def fit_scale_min(x: Any, w: Any, codes: Any, n: int, n_max: int, first: Any, step: Any, last: int, absolute: bool) -> Any:
-    """fits.fit_scale_min for 16 groups of n weights.
+def code(v: Any, lowest: int, highest: int) -> Any:
+    """nearest_int(v), clamped, as float lanes."""
+    return to_float(clamp(nearest_int(v), lowest, highest))
 
-    x, w: float32[n * 16]. codes: scratch, float32[n * 16]. first, step, last: the ladder.
-    Returns lanes (scale, low, inverse, base); low is -minimum, the codes of the best trial are nearest_int(inverse * (x - base)) in [0, n_max].
+
+@kernel
+def code_of_small(v: Any, lowest: int, highest: int) -> Any:
+    """As `code` for |v| < 2**22, in four instructions: the sum's bits are then in the order of the codes, so they can be clamped as they are."""
+    bits = float_bits(v + ROUNDER)
+    return bits_float(clamp(bits, ROUNDER_BITS + lowest, ROUNDER_BITS + highest)) - ROUNDER
+
+
+class Extent(NamedTuple):
+    """Of a group of weights, as lanes: extremes, sums of w and w * x, and whether there is anything to fit. span: divides without trouble if not."""
+
+    bottom: Any
+    high: Any
+    sum_w: Any
+    sum_x: Any
+    alive: Any
+
+
+class Fit(NamedTuple):
+    """The best trial so far, as lanes: its codes are nearest_int(inverse * (x - base)), x is about scale * code + low."""
+
+    error: Any
+    scale: Any
+    low: Any
+    inverse: Any
+    base: Any
+
+
+@kernel
+def fit_scale_min(x: Any, w: Any, codes: Any, n: int, n_max: int, first: Any, step: Any, last: int, absolute: bool) -> Any:
+    """fits.fit_scale_min for twice 16 groups of n weights: a trial waits for the one before it, so two chains of trials share the processor.
+
+    x, w: float32[2 * n * 16]. codes: scratch of that size. first, step, last: the ladder. Returns two Fits; its `low` is -minimum.
     """
-    zero = splat(f32(0))
-    top_code = f32(n_max)
-    high = load(x, 0)
+    extent_a = measure(x, w, 0, n)
+    extent_b = measure(x, w, 16 * n, n)
+    fit_a = empty_fit(extent_a)
+    fit_b = empty_fit(extent_b)
+    for k in range(-1, last + 1):
+        divisions = f32(n_max) if k < 0 else first + step * f32(k) + f32(n_max)
+        inverse_a = divisions / span(extent_a, fit_a)
+        inverse_b = divisions / span(extent_b, fit_b)
+        if is_small(extent_a, fit_a, inverse_a) and is_small(extent_b, fit_b, inverse_b):
+            sums_a, sums_b = try_small_codes(x, w, codes, n, n_max, inverse_a, fit_a.low, inverse_b, fit_b.low)
+        else:
+            sums_a, sums_b = try_codes(x, w, codes, n, n_max, inverse_a, fit_a.low, inverse_b, fit_b.low)
+        if k < 0:  # the scale that the range suggests, as it is
+            scale_a, low_a, valid_a = f32(1) / inverse_a, fit_a.low, extent_a.alive
+            scale_b, low_b, valid_b = f32(1) / inverse_b, fit_b.low, extent_b.alive
+        else:
+            scale_a, low_a, valid_a = solve(extent_a, sums_a)
+            scale_b, low_b, valid_b = solve(extent_b, sums_b)
+        error_a, error_b = weighted_errors(x, w, codes, n, scale_a, low_a, scale_b, low_b, absolute)
+        if k >= 0:
+            valid_a = valid_a & (error_a < fit_a.error)
+            valid_b = valid_b & (error_b < fit_b.error)
+        fit_a = keep_better(fit_a, valid_a, Fit(error_a, scale_a, low_a, inverse_a, fit_a.low))
+        fit_b = keep_better(fit_b, valid_b, Fit(error_b, scale_b, low_b, inverse_b, fit_b.low))
+    return fit_a, fit_b
+
+
+@kernel
+def measure(x: Any, w: Any, at: int, n: int) -> Any:
+    """The Extent of the group at element `at`."""
+    high = load(x, at)
     bottom = high
-    sum_w = load(w, 0)
+    sum_w = load(w, at)
     sum_x = sum_w * high
     for i in range(1, n):
-        v = load(x, 16 * i)
-        u = load(w, 16 * i)
+        v = load(x, at + 16 * i)
+        u = load(w, at + 16 * i)
         bottom = where(v < bottom, v, bottom)
         high = where(v > high, v, high)
         sum_w = sum_w + u
         sum_x = sum_x + u * v
-    low = where(bottom > f32(0), f32(0), bottom)
-    alive = high > low
-    inverse = top_code / (high - low)
-    best_inverse = inverse
-    base = low
-    scale = f32(1) / inverse
-    for i in range(n):
-        store(codes, 16 * i, code(inverse * (load(x, 16 * i) - low), 0, n_max))
-    best = weighted_error(x, w, codes, n, scale, low, absolute)
-    for k in range(last + 1):
-        inverse = (first + step * f32(k) + top_code) / (high - low)
-        sum_l = zero
-        sum_l2 = zero
-        sum_xl = zero
-        for i in range(n):
-            v = load(x, 16 * i)
-            q = code(inverse * (v - low), 0, n_max)
-            store(codes, 16 * i, q)
-            uq = load(w, 16 * i) * q
-            sum_l = sum_l + uq
-            sum_l2 = sum_l2 + uq * q
-            sum_xl = sum_xl + uq * v
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        trial_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
-        above = trial_low > f32(0)
-        trial_low = where(above, f32(0), trial_low)
-        trial_scale = where(above, sum_xl, sum_w * sum_xl - sum_x * sum_l) / where(above, sum_l2, determinant)
-        error = weighted_error(x, w, codes, n, trial_scale, trial_low, absolute)
-        better = (determinant > f32(0)) & (error < best)
-        best = where(better, error, best)
-        scale = where(better, trial_scale, scale)
-        best_inverse = where(better, inverse, best_inverse)
-        base = where(better, low, base)
-        low = where(better, trial_low, low)
-    return where(alive, scale, f32(0)), low, where(alive, best_inverse, f32(0)), base
+    return Extent(bottom, high, sum_w, sum_x, (high > bottom) | (high > f32(0)))
 
 
 @kernel
-def weighted_error(x: Any, w: Any, codes: Any, n: int, scale: Any, low: Any, absolute: bool) -> Any:
-    """Sum of w * |scale * code + low - x|, squared unless `absolute`."""
-    error = splat(f32(0))
-    for i in range(n):
-        difference = scale * load(codes, 16 * i) + low - load(x, 16 * i)
+def empty_fit(extent: Any) -> Any:
+    low = where(extent.bottom > f32(0), f32(0), extent.bottom)
+    zero = splat(f32(0))
+    return Fit(zero, zero, low, zero, low)
+
+
+@kernel
+def span(extent: Any, fit: Any) -> Any:
+    """The range that the codes divide; 1 where there is nothing to fit."""
+    return where(extent.alive, extent.high - fit.low, f32(1))
+
+
+@kernel
+def is_small(extent: Any, fit: Any, inverse: Any) -> Any:
+    """Whether code_of_small serves for all weights: inverse * (x - low) is monotonic in x, so its ends tell."""
+    upper = vabs(inverse * (extent.high - fit.low)) < f32(1 << 22)
+    lower = vabs(inverse * (extent.bottom - fit.low)) < f32(1 << 22)
+    return mask_bits(upper & lower) == EVERY_LANE
+
+
+@kernel
+def try_small_codes(x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, low_a: Any, inverse_b: Any, low_b: Any) -> Any:
+    """The codes of a trial, and their sums for `solve`."""
+    zero = splat(f32(0))
+    sums_a = zero, zero, zero
+    sums_b = zero, zero, zero
+    for i in range(0, n * 16, 16):
+        sums_a = add_code(x, w, codes, i, code_of_small(inverse_a * (load(x, i) - low_a), 0, n_max), sums_a)
+        j = i + n * 16
+        sums_b = add_code(x, w, codes, j, code_of_small(inverse_b * (load(x, j) - low_b), 0, n_max), sums_b)
+    return sums_a, sums_b
+
+
+@kernel
+def try_codes(x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, low_a: Any, inverse_b: Any, low_b: Any) -> Any:
+    """As try_small_codes, for all that binary32 can hold."""
+    zero = splat(f32(0))
+    sums_a = zero, zero, zero
+    sums_b = zero, zero, zero
+    for i in range(0, n * 16, 16):
+        sums_a = add_code(x, w, codes, i, code(inverse_a * (load(x, i) - low_a), 0, n_max), sums_a)
+        j = i + n * 16
+        sums_b = add_code(x, w, codes, j, code(inverse_b * (load(x, j) - low_b), 0, n_max), sums_b)
+    return sums_a, sums_b
+
+
+@kernel
+def add_code(x: Any, w: Any, codes: Any, i: int, q: Any, sums: Any) -> Any:
+    """Store the code of a weight, and add it to the sums of w * code, w * code**2 and w * code * x."""
+    sum_l, sum_l2, sum_xl = sums
+    store(codes, i, q)
+    uq = load(w, i) * q
+    return sum_l + uq, sum_l2 + uq * q, sum_xl + uq * load(x, i)
+
+
+@kernel
+def solve(extent: Any, sums: Any) -> Any:
+    """Least squares for given codes: scale, low <= 0, and where there is a solution."""
+    sum_l, sum_l2, sum_xl = sums
+    determinant = extent.sum_w * sum_l2 - sum_l * sum_l
+    low = (sum_l2 * extent.sum_x - sum_l * sum_xl) / determinant
+    above = low > f32(0)
+    scale = where(above, sum_xl, extent.sum_w * sum_xl - extent.sum_x * sum_l) / where(above, sum_l2, determinant)
+    return scale, where(above, f32(0), low), extent.alive & (determinant > f32(0))
+
+
+@kernel
+def weighted_errors(x: Any, w: Any, codes: Any, n: int, scale_a: Any, low_a: Any, scale_b: Any, low_b: Any, absolute: bool) -> Any:
+    """Sums of w * |scale * code + low - x|, squared unless `absolute`."""
+    error_a = splat(f32(0))
+    error_b = splat(f32(0))
+    for i in range(0, n * 16, 16):
+        j = i + n * 16
+        difference_a = scale_a * load(codes, i) + low_a - load(x, i)
+        difference_b = scale_b * load(codes, j) + low_b - load(x, j)
         if absolute:
-            difference = vabs(difference)
+            error_a = error_a + load(w, i) * vabs(difference_a)
+            error_b = error_b + load(w, j) * vabs(difference_b)
         else:
-            difference = difference * difference
-        error = error + load(w, 16 * i) * difference
-    return error
+            error_a = error_a + load(w, i) * (difference_a * difference_a)
+            error_b = error_b + load(w, j) * (difference_b * difference_b)
+    return error_a, error_b
+
+
+@kernel
+def keep_better(fit: Any, better: Any, trial: Any) -> Any:
+    return Fit(
+        where(better, trial.error, fit.error),
+        where(better, trial.scale, fit.scale),
+        where(better, trial.low, fit.low),
+        where(better, trial.inverse, fit.inverse),
+        where(better, trial.base, fit.base),
+    )
 
 
 @kernel
@@ -117,8 +221,8 @@ def largest_magnitude(x: Any, n: int) -> Any:
 
 
 @kernel
-def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int) -> Any:
-    """fits.fit_symmetric for 16 groups of n weights. x, w: float32[n * 16]. wx: scratch, float32[n * 16].
+def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int, finite: bool) -> Any:
+    """fits.fit_symmetric for 16 groups of n weights. x, w: float32[n * 16]. wx: scratch, float32[n * 16]. finite: no NaN or infinity in x.
 
     Returns lanes (scale, inverse): the codes are nearest_int(inverse * x) in [-n_max, n_max - 1], plus n_max; where inverse is 0, all 0.
     """
@@ -126,7 +230,7 @@ def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int) -> Any:
         store(wx, 16 * i, load(w, 16 * i) * load(x, 16 * i))
     top = largest_magnitude(x, n)
     inverse = f32(-n_max) / top
-    sum_lx, sum_l2 = symmetric_sums(x, w, wx, n, n_max, inverse)
+    sum_lx, sum_l2 = symmetric_sums(x, w, wx, n, n_max, inverse, finite)
     scale = where(sum_l2 != f32(0), sum_lx / sum_l2, f32(0))
     best = scale * sum_lx
     best_inverse = inverse
@@ -134,7 +238,7 @@ def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int) -> Any:
         if k == 0:
             continue
         inverse = -(f32(n_max) + f32(0.1) * f32(k)) / top
-        sum_lx, sum_l2 = symmetric_sums(x, w, wx, n, n_max, inverse)
+        sum_lx, sum_l2 = symmetric_sums(x, w, wx, n, n_max, inverse, finite)
         better = (sum_l2 > f32(0)) & (sum_lx * sum_lx > best * sum_l2)
         scale = where(better, sum_lx / sum_l2, scale)
         best = where(better, scale * sum_lx, best)
@@ -144,12 +248,13 @@ def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int) -> Any:
 
 
 @kernel
-def symmetric_sums(x: Any, w: Any, wx: Any, n: int, n_max: int, inverse: Any) -> Any:
-    """Sums of w * x * code and w * code**2."""
+def symmetric_sums(x: Any, w: Any, wx: Any, n: int, n_max: int, inverse: Any, finite: bool) -> Any:
+    """Sums of w * x * code and w * code**2. No x is larger than the one that `inverse` maps to about n_max, so finite ones give small codes."""
     sum_lx = splat(f32(0))
     sum_l2 = splat(f32(0))
     for i in range(n):
-        q = code(inverse * load(x, 16 * i), -n_max, n_max - 1)
+        v = inverse * load(x, 16 * i)
+        q = code_of_small(v, -n_max, n_max - 1) if finite else code(v, -n_max, n_max - 1)
         sum_lx = sum_lx + load(wx, 16 * i) * q
         sum_l2 = sum_l2 + load(w, 16 * i) * q * q
     return sum_lx, sum_l2

@@ -41,7 +41,7 @@ def take_importance(importance: Any, first: int, batch: Any) -> None:
 
 @kernel
 def to_lanes(batch: Any, start: int, n: int, lanes: Any) -> None:
-    """Weights start ... start + n - 1 of each super-block of the batch into lanes, float32[n * 16]; n is 16 or 32."""
+    """Weights start ... start + n - 1 of each super-block of the batch into lanes, float32[n * 16]; n: a multiple of 16."""
     for i in range(0, n, 16):
         transpose16(batch, start + i, SIZE, lanes, i)
 
