@@ -1,0 +1,91 @@
+"""The same bytes from every processor: nothing in the machine code may reorder or contract float operations, and narrower machines agree.
+
+Three processes compile the kernels for this processor, for it without AVX-512, and for LLVM's "generic" one. The usual run takes one format of each
+kind; `-m slow` takes all.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import pytest
+
+from gguflow.blocks import FORMATS
+from kernel_probe import forbidden
+
+ROOT = Path(__file__).resolve().parent
+USUAL = ("f16", "bf16", "q8_0", "q5_1", "q1_0", "tq1_0", "mxfp4", "nvfp4", "q4_k", "iq4_nl")
+EVERY = tuple(name for name, f in FORMATS.items() if f.number_type is None or f.number_type.name in ("float32", "float16"))
+FORMAT_SETS = [pytest.param(USUAL, id="usual"), pytest.param(EVERY, id="every", marks=pytest.mark.slow)]
+is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+
+
+def without_avx512() -> dict[str, str]:
+    """This processor with every entry negated that brings 512-bit registers (AVX10 is AVX-512 under another name)."""
+    features = {name: on and not name.startswith(("avx512", "avx10", "amx-avx512")) for name, on in llvm.get_host_cpu_features().items()}
+    flags = ",".join(("+" if on else "-") + name for name, on in sorted(features.items()))
+    return {"NUMBA_CPU_NAME": llvm.get_host_cpu_name(), "NUMBA_CPU_FEATURES": flags}
+
+
+PROCESSORS = {"host": dict[str, str](), "no-avx512": without_avx512(), "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}}
+
+
+@functools.cache
+def probe(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """What kernel_probe.py reports on each processor; the processes run side by side."""
+
+    def run(environment: dict[str, str]) -> dict[str, Any]:
+        no_cache = {"GGUFLOW_CACHE_DIR": f"{__file__}/none"}  # below a regular file nothing can be created
+        path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT.parent / "src")])}
+        command = [sys.executable, str(ROOT / "kernel_probe.py"), *names]
+        done = subprocess.run(command, env={**os.environ, **no_cache, **path, **environment}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(PROCESSORS, pool.map(run, PROCESSORS.values()), strict=True))
+
+
+@pytest.mark.parametrize("names", FORMAT_SETS)
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_no_operation_may_be_reordered_or_contracted(names: tuple[str, ...], processor: str) -> None:
+    report = probe(names)[processor]
+    assert {name.partition(".")[0] for name in report["forbidden"]} == set(names)
+    assert {name: found for name, found in report["forbidden"].items() if found} == {}
+
+
+@pytest.mark.parametrize("names", FORMAT_SETS)
+@pytest.mark.parametrize("processor", [name for name in PROCESSORS if name != "host"])
+def test_every_processor_gives_the_same_bytes(names: tuple[str, ...], processor: str) -> None:
+    assert probe(names)[processor]["digests"] == probe(names)["host"]["digests"]
+
+
+@pytest.mark.skipif(not is_x86, reason="registers of x86")
+@pytest.mark.parametrize("names", FORMAT_SETS)
+def test_the_processors_differ(names: tuple[str, ...]) -> None:
+    """Otherwise the comparison of bytes would compare the same code."""
+    report = probe(names)
+    assert not any("zmm" in registers for registers in report["no-avx512"]["registers"].values())
+    assert not any("zmm" in registers or "ymm" in registers for registers in report["generic"]["registers"].values())
+    if llvm.get_host_cpu_features().get("avx512f"):
+        assert any("zmm" in registers for registers in report["host"]["registers"].values())
+
+
+@pytest.mark.parametrize("fastmath", [True, {"contract"}, {"reassoc"}])
+def test_the_inspection_sees_what_it_looks_for(fastmath: bool | set[str]) -> None:
+    @numba.njit("float32(float32, float32)", fastmath=fastmath)  # type: ignore[untyped-decorator]
+    def product_and_sum(x: Any, y: Any) -> Any:
+        return x * y + y
+
+    assert forbidden(product_and_sum.inspect_llvm(product_and_sum.signatures[0]))
