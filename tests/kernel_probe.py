@@ -23,10 +23,9 @@ from gguflow.quantization import dequantize, quantize
 
 N = 512
 
+_FLOAT_OPERATION = r"= (?:tail |notail |musttail )?(?:fadd|fsub|fmul|fdiv|frem|fneg|fcmp|call|select|phi)"
 FORBIDDEN = [
-    re.compile(
-        r"= (?:tail |notail |musttail )?(?:fadd|fsub|fmul|fdiv|frem|fneg|fcmp|call|select|phi) (?:fast|contract|reassoc|arcp|afn|nnan|ninf|nsz) .*"
-    ),
+    re.compile(_FLOAT_OPERATION + r" (?:fast|contract|reassoc|arcp|afn|nnan|ninf|nsz) .*"),
     re.compile(r"@llvm\.(?:fma|fmuladd|experimental\.constrained|vector\.reduce\.fadd|vector\.reduce\.fmul)\S*"),
     re.compile(r"\bvfn?m(?:add|sub)\w*"),  # x86, in assembly
     re.compile(r"\bf(?:n?madd|n?msub|mla|mls)\b.*"),  # arm64, in assembly

@@ -20,7 +20,7 @@ from gguflow.quantization import dequantize, quantize
 
 ROW = 2048  # weights in a row; every block size divides it
 SECONDS_PER_CALL = 0.7  # ggml's slow encoders get less to do
-GGUF_PY_WEIGHTS = 1 << 20
+GGUF_PY_WEIGHTS = 1 << 23
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

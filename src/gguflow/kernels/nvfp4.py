@@ -17,12 +17,12 @@ i32 = np.int32
 
 BLOCK_SIZE = 64
 TYPE_SIZE = 36
-LARGEST = f32(448)
+LARGEST = f32(448)  # of E4M3
 
 
 @kernel
 def to_ue4m3(v: Any) -> Any:
-    """A float32 >= 0 to the byte of E4M3 without sign, ties away from zero. ggml uses of the top binade, from 256 on, only its largest number, 448."""
+    """v >= 0 to the byte of E4M3 without sign, ties away from zero. Of the top binade, from 256 on, ggml uses only the largest number, 448."""
     bits = float_bits(f32(v))
     if bits < i32((127 - 6) << 23):  # below 2**-6: a multiple of 2**-9
         return i32(min(i32(v * f32(512) + f32(0.5)), i32(7)))

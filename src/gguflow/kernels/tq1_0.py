@@ -21,7 +21,7 @@ D = 52
 
 @kernel
 def fixed_point(number: Any) -> Any:
-    """ceil(number * 256 / 243) for a number of five ternary digits, 0 to 242; lanes or scalar. Multiplying that byte by 3 carries out the first digit.
+    """ceil(number * 256 / 243) for five ternary digits, 0 to 242; lanes or scalar. Multiplying that byte by 3 carries out the first digit.
 
     That is number + ceil(13 * number / 243); the division by 243 is a multiplication by 4316 / 2**20, exact in this range.
     """
