@@ -43,6 +43,12 @@ def kernel(function: F) -> F:
     return dispatcher  # type: ignore[no-any-return]
 
 
+def helper(function: F) -> F:
+    """As `kernel`, for a function that only kernels call: no entry for Python, no cache of its own. Saves a third of the time to compile."""
+    options = {"nogil": True, "error_model": "numpy", "fastmath": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(**options)(function)  # type: ignore[no-any-return]
+
+
 @functools.cache
 def source_digest() -> str:
     """A digest of all that decides what machine code a kernel becomes, short enough for a directory name."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
-from gguflow.kernels.policy import kernel
+from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.scale_min import codes16, fit_batch, fit_batch_weighted, new_sub_blocks, to_codes
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
 from gguflow.lanes import load, load_u8, splat, store, store_i32, store_u8, to_float
@@ -21,7 +21,7 @@ N_SUB_BLOCKS = 16
 QS, D, DMIN = 16, 80, 82  # byte offsets in a block
 
 
-@kernel
+@helper
 def pack_scales(subs: Any, packed: Any, d: Any, dmin: Any) -> None:
     """From d, dmin and the codes in subs.scales and subs.mins: the bytes, and the steps and offsets that a reader will compute.
 
@@ -39,7 +39,7 @@ def pack_scales(subs: Any, packed: Any, d: Any, dmin: Any) -> None:
         store(subs.offsets, 16 * j, dmin * to_float(byte >> 4))
 
 
-@kernel
+@helper
 def write_blocks(batch: Any, count: int, subs: Any, packed: Any, out: Any, first: int) -> None:
     for k in range(count):
         start = (first + k) * TYPE_SIZE

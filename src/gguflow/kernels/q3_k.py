@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
-from gguflow.kernels.policy import kernel
+from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.search import clamp, code, fit_by_descent, fit_symmetric, largest_magnitude
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
 from gguflow.lanes import load, load_i32, load_u8, shift_right_signed, splat, store, store_i32, store_u8, to_float, vsqrt, where
@@ -36,13 +36,13 @@ class SubBlocks(NamedTuple):
     d: Any
 
 
-@kernel
+@helper
 def new_sub_blocks() -> Any:
     n = N_SUB_BLOCKS * BATCH
     return SubBlocks(np.empty(n, f32), np.empty(N_SUB_BLOCKS * LANES, f32), np.empty(n, i32), np.empty(n, f32), np.empty(BATCH, i32))
 
 
-@kernel
+@helper
 def fit_batch(batch: Any, subs: Any) -> None:
     """Sub-blocks by coordinate descent; their scales by the largest."""
     x = np.empty(LANES, f32)
@@ -62,7 +62,7 @@ def fit_batch(batch: Any, subs: Any) -> None:
     finish_scales(subs, where(alive, f32(1) / inverse, f32(0)))
 
 
-@kernel
+@helper
 def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
     """Sub-blocks by 19 trial scales, their scales by the same search; importance: float32[4096], in the order of the batch."""
     x = np.empty(LANES, f32)
@@ -92,7 +92,7 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
     finish_scales(subs, d)
 
 
-@kernel
+@helper
 def finish_scales(subs: Any, d: Any) -> None:
     """The half bits of d, and the steps that a reader will compute."""
     d_bits = float_to_half(d)
@@ -102,7 +102,7 @@ def finish_scales(subs: Any, d: Any) -> None:
         store(subs.steps, 16 * j, d * to_float(load_i32(subs.sixes, 16 * j) - 32))
 
 
-@kernel
+@helper
 def codes16(batch: Any, subs: Any, k: int, j: int, kept: Any) -> Any:
     """The codes (0 to 7) of sub-block j of super-block k. Where the step is 0, ggml keeps the codes of the search. kept: scratch, int32[16]."""
     step = subs.steps[16 * j + k]
@@ -113,7 +113,7 @@ def codes16(batch: Any, subs: Any, k: int, j: int, kept: Any) -> Any:
     return load_i32(kept, 0)
 
 
-@kernel
+@helper
 def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> None:
     kept = np.empty(16, i32)
     for k in range(count):
@@ -161,7 +161,7 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
         write_blocks(batch, count, subs, out, first)
 
 
-@kernel
+@helper
 def scale_of(blocks: Any, start: int, j: int) -> Any:
     """The 6-bit scale of sub-block j, less 32, as float32; its 12 packed bytes begin at byte `start`."""
     low = (i32(blocks[start + (j & 7)]) >> (4 * (j >> 3))) & 15

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
-from gguflow.kernels.policy import kernel
+from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.scale_min import codes16, fit_batch, fit_batch_weighted, new_sub_blocks, to_codes
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
 from gguflow.lanes import load, load_u8, splat, store, store_i32, store_u8, to_float, where
@@ -21,7 +21,7 @@ N_SUB_BLOCKS = 8
 HEADER = 16  # bytes before the codes: d, dmin, scales
 
 
-@kernel
+@helper
 def fit_header(batch: Any, subs: Any, header: Any, n_max: int, first: Any, step: Any, last: int) -> None:
     """Fit a batch without importance; first, step, last: the ladder. header: see pack_header."""
     fit_batch(batch, subs, SUB_BLOCK, n_max, first, step, last, False)
@@ -30,20 +30,20 @@ def fit_header(batch: Any, subs: Any, header: Any, n_max: int, first: Any, step:
     pack_header(subs, header, d, dmin, 63)
 
 
-@kernel
+@helper
 def fit_header_weighted(batch: Any, importance: Any, subs: Any, header: Any, n_max: int, widest: int) -> None:
     """Fit a batch with importance. header, widest: see pack_header."""
     d, dmin = fit_batch_weighted(batch, importance, subs, SUB_BLOCK, n_max, f32(2), 63)
     pack_header(subs, header, d, dmin, widest)
 
 
-@kernel
+@helper
 def code_of(values: Any, j: int, widest: int) -> Any:
     q = nearest_int(load(values, 16 * j))
     return where(q < widest, q, widest)
 
 
-@kernel
+@helper
 def pack_header(subs: Any, header: Any, d: Any, dmin: Any, widest: int) -> None:
     """From d, dmin and the codes in subs.scales and subs.mins: the header, and the steps and offsets that a reader will compute.
 
@@ -77,7 +77,7 @@ def pack_header(subs: Any, header: Any, d: Any, dmin: Any, widest: int) -> None:
     store_i32(header, 48, high)
 
 
-@kernel
+@helper
 def write_header(header: Any, k: int, out: Any, start: int) -> None:
     """The first 16 bytes of super-block k of the batch."""
     for word in range(4):
@@ -86,7 +86,7 @@ def write_header(header: Any, k: int, out: Any, start: int) -> None:
             out[start + 4 * word + byte] = np.uint8((bits >> (8 * byte)) & 255)
 
 
-@kernel
+@helper
 def write_blocks(batch: Any, count: int, subs: Any, header: Any, out: Any, first: int) -> None:
     for k in range(count):
         start = (first + k) * TYPE_SIZE
@@ -123,7 +123,7 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
         write_blocks(batch, count, subs, header, out, first)
 
 
-@kernel
+@helper
 def sub_scale(blocks: Any, start: int, j: int) -> Any:
     """The 6-bit scale and min of sub-block j; its 12 packed bytes begin at byte `start`."""
     if j < 4:

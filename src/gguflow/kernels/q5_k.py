@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import load_half
-from gguflow.kernels.policy import kernel
+from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.q4_k import N_SUB_BLOCKS, SUB_BLOCK, fit_header, fit_header_weighted, sub_scale, write_header
 from gguflow.kernels.scale_min import codes16, new_sub_blocks
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
@@ -20,7 +20,7 @@ TYPE_SIZE = 176
 QH, QS = 16, 48  # byte offsets in a block
 
 
-@kernel
+@helper
 def write_blocks(batch: Any, count: int, subs: Any, header: Any, out: Any, first: int) -> None:
     for k in range(count):
         start = (first + k) * TYPE_SIZE

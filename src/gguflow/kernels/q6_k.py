@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
-from gguflow.kernels.policy import kernel
+from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.search import TINY, clamp, fit_symmetric, largest_magnitude
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance, to_lanes
 from gguflow.lanes import load, load_u8, splat, store, store_i32, store_u8, to_float, vabs, where
@@ -33,13 +33,13 @@ class SubBlocks(NamedTuple):
     d: Any  # int32[16]: half bits
 
 
-@kernel
+@helper
 def new_sub_blocks() -> Any:
     n = BATCH * SUB_BLOCK
     return SubBlocks(np.empty(n, f32), np.empty(n, f32), np.empty(n, f32), np.empty(n, i32), np.empty(BATCH, i32))
 
 
-@kernel
+@helper
 def fit_scales(subs: Any) -> None:
     """From the sub-blocks' scales: d, the int8 scales, and the steps that a reader will compute. A super-block of zeros has inverses of 0."""
     top = largest_magnitude(subs.scales, 16)
@@ -56,7 +56,7 @@ def fit_scales(subs: Any) -> None:
         store(subs.inverses, 16 * j, where(alive, load(subs.inverses, 16 * j), f32(0)))
 
 
-@kernel
+@helper
 def codes16(batch: Any, i: int, step: Any, inverse: Any) -> Any:
     """The codes of 16 weights from batch[i]. Where the step is 0, ggml keeps the codes of the search."""
     v = load(batch, i)
@@ -67,7 +67,7 @@ def codes16(batch: Any, i: int, step: Any, inverse: Any) -> Any:
     return splat(0)
 
 
-@kernel
+@helper
 def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> None:
     for k in range(count):
         start = (first + k) * TYPE_SIZE

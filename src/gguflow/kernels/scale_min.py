@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflow.kernels.bits import nearest_int
-from gguflow.kernels.policy import kernel
+from gguflow.kernels.policy import helper
 from gguflow.kernels.search import clamp, fit_positive, fit_scale_min
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, to_lanes
 from gguflow.lanes import load, splat, store, to_float, vabs, vsqrt, where
@@ -34,7 +34,7 @@ class SubBlocks(NamedTuple):
     offsets: Any
 
 
-@kernel
+@helper
 def new_sub_blocks(n: int) -> Any:
     size = n * BATCH
     return SubBlocks(
@@ -42,7 +42,7 @@ def new_sub_blocks(n: int) -> Any:
     )
 
 
-@kernel
+@helper
 def fit_batch(batch: Any, subs: Any, size: int, n_max: int, first: Any, step: Any, last: int, absolute: bool) -> None:
     """Fit the sub-blocks of `size` weights without importance. first, step, last: the ladder of fits.fit_scale_min.
 
@@ -66,7 +66,7 @@ def fit_batch(batch: Any, subs: Any, size: int, n_max: int, first: Any, step: An
         keep(subs, j + 1, fits[1])
 
 
-@kernel
+@helper
 def fit_batch_weighted(batch: Any, importance: Any, subs: Any, size: int, n_max: int, spread: Any, n_scale_max: int) -> Any:
     """Fit the sub-blocks with importance (float32[4096], in the order of the batch), then the scales and mins themselves: codes 0 to n_scale_max.
 
@@ -98,7 +98,7 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any, size: int, n_max:
     return d, dmin
 
 
-@kernel
+@helper
 def keep(subs: Any, j: int, fit: Any) -> None:
     """The result of fit_scale_min for sub-block j."""
     store(subs.scales, 16 * j, fit.scale)
@@ -107,14 +107,14 @@ def keep(subs: Any, j: int, fit: Any) -> None:
     store(subs.bases, 16 * j, fit.base)
 
 
-@kernel
+@helper
 def copy(source: Any, target: Any) -> None:
     """The head of `source`, as much as `target` holds."""
     for i in range(0, target.size, 16):
         store(target, i, load(source, i))
 
 
-@kernel
+@helper
 def to_codes(values: Any, n_max: int) -> Any:
     """Replace each vector by its code in n_max-ths of the largest, per lane; returns that n_max-th.
 
@@ -130,7 +130,7 @@ def to_codes(values: Any, n_max: int) -> Any:
     return top / f32(n_max)
 
 
-@kernel
+@helper
 def codes16(batch: Any, i: int, subs: Any, at: int, n_max: int) -> Any:
     """The codes of 16 weights from batch[i], of the sub-block with entry `at` in subs. Where the step is 0, ggml keeps the codes of the search."""
     v = load(batch, i)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflow.kernels.bits import nearest_int
-from gguflow.kernels.policy import kernel
+from gguflow.kernels.policy import helper
 from gguflow.lanes import bits_float, float_bits, load, mask_bits, splat, store, to_float, vabs, where
 
 f32 = np.float32
@@ -24,20 +24,20 @@ EVERY_LANE = 0xFFFF
 UNBOUNDED = -(1 << 23)  # below every value of nearest_int
 
 
-@kernel
+@helper
 def clamp(q: Any, lowest: Any, highest: Any) -> Any:
     """int32 lanes within [lowest, highest]."""
     q = where(q > lowest, q, lowest)
     return where(q < highest, q, highest)
 
 
-@kernel
+@helper
 def code(v: Any, lowest: int, highest: int) -> Any:
     """nearest_int(v), clamped, as float lanes."""
     return to_float(clamp(nearest_int(v), lowest, highest))
 
 
-@kernel
+@helper
 def code_of_small(v: Any, lowest: int, highest: int) -> Any:
     """As `code` for |v| < 2**22, in four instructions: the sum's bits are then in the order of the codes, so they can be clamped as they are."""
     bits = float_bits(v + ROUNDER)
@@ -64,7 +64,7 @@ class Fit(NamedTuple):
     base: Any
 
 
-@kernel
+@helper
 def fit_scale_min(x: Any, w: Any, codes: Any, n: int, n_max: int, first: Any, step: Any, last: int, absolute: bool) -> Any:
     """fits.fit_scale_min for twice 16 groups of n weights: a trial waits for the one before it, so two chains of trials share the processor.
 
@@ -97,7 +97,7 @@ def fit_scale_min(x: Any, w: Any, codes: Any, n: int, n_max: int, first: Any, st
     return fit_a, fit_b
 
 
-@kernel
+@helper
 def measure(x: Any, w: Any, at: int, n: int) -> Any:
     """The Extent of the group at element `at`."""
     high = load(x, at)
@@ -114,20 +114,20 @@ def measure(x: Any, w: Any, at: int, n: int) -> Any:
     return Extent(bottom, high, sum_w, sum_x, (high > bottom) | (high > f32(0)))
 
 
-@kernel
+@helper
 def empty_fit(extent: Any) -> Any:
     low = where(extent.bottom > f32(0), f32(0), extent.bottom)
     zero = splat(f32(0))
     return Fit(zero, zero, low, zero, low)
 
 
-@kernel
+@helper
 def span(extent: Any, fit: Any) -> Any:
     """The range that the codes divide; 1 where there is nothing to fit."""
     return where(extent.alive, extent.high - fit.low, f32(1))
 
 
-@kernel
+@helper
 def is_small(extent: Any, fit: Any, inverse: Any) -> Any:
     """Whether code_of_small serves for all weights: inverse * (x - low) is monotonic in x, so its ends tell."""
     upper = vabs(inverse * (extent.high - fit.low)) < f32(1 << 22)
@@ -135,7 +135,7 @@ def is_small(extent: Any, fit: Any, inverse: Any) -> Any:
     return mask_bits(upper & lower) == EVERY_LANE
 
 
-@kernel
+@helper
 def try_small_codes(x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, low_a: Any, inverse_b: Any, low_b: Any) -> Any:
     """The codes of a trial, and their sums for `solve`."""
     zero = splat(f32(0))
@@ -148,7 +148,7 @@ def try_small_codes(x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: A
     return sums_a, sums_b
 
 
-@kernel
+@helper
 def try_codes(x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, low_a: Any, inverse_b: Any, low_b: Any) -> Any:
     """As try_small_codes, for all that binary32 can hold."""
     zero = splat(f32(0))
@@ -161,7 +161,7 @@ def try_codes(x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, lo
     return sums_a, sums_b
 
 
-@kernel
+@helper
 def add_code(x: Any, w: Any, codes: Any, i: int, q: Any, sums: Any) -> Any:
     """Store the code of a weight, and add it to the sums of w * code, w * code**2 and w * code * x."""
     sum_l, sum_l2, sum_xl = sums
@@ -170,7 +170,7 @@ def add_code(x: Any, w: Any, codes: Any, i: int, q: Any, sums: Any) -> Any:
     return sum_l + uq, sum_l2 + uq * q, sum_xl + uq * load(x, i)
 
 
-@kernel
+@helper
 def solve(extent: Any, sums: Any) -> Any:
     """Least squares for given codes: scale, low <= 0, and where there is a solution."""
     sum_l, sum_l2, sum_xl = sums
@@ -181,7 +181,7 @@ def solve(extent: Any, sums: Any) -> Any:
     return scale, where(above, f32(0), low), extent.alive & (determinant > f32(0))
 
 
-@kernel
+@helper
 def weighted_errors(x: Any, w: Any, codes: Any, n: int, scale_a: Any, low_a: Any, scale_b: Any, low_b: Any, absolute: bool) -> Any:
     """Sums of w * |scale * code + low - x|, squared unless `absolute`."""
     error_a = splat(f32(0))
@@ -199,7 +199,7 @@ def weighted_errors(x: Any, w: Any, codes: Any, n: int, scale_a: Any, low_a: Any
     return error_a, error_b
 
 
-@kernel
+@helper
 def keep_better(fit: Any, better: Any, trial: Any) -> Any:
     return Fit(
         where(better, trial.error, fit.error),
@@ -210,7 +210,7 @@ def keep_better(fit: Any, better: Any, trial: Any) -> Any:
     )
 
 
-@kernel
+@helper
 def largest_magnitude(x: Any, n: int) -> Any:
     """The element of largest magnitude, with its sign; the first of several."""
     top = splat(f32(0))
@@ -220,7 +220,7 @@ def largest_magnitude(x: Any, n: int) -> Any:
     return top
 
 
-@kernel
+@helper
 def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int, finite: bool) -> Any:
     """fits.fit_symmetric for 16 groups of n weights. x, w: float32[n * 16]. wx: scratch, float32[n * 16]. finite: no NaN or infinity in x.
 
@@ -247,7 +247,7 @@ def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int, finite: bool) -> 
     return where(alive, scale, f32(0)), where(alive, best_inverse, f32(0))
 
 
-@kernel
+@helper
 def symmetric_sums(x: Any, w: Any, wx: Any, n: int, n_max: int, inverse: Any, finite: bool) -> Any:
     """Sums of w * x * code and w * code**2. No x is larger than the one that `inverse` maps to about n_max, so finite ones give small codes."""
     sum_lx = splat(f32(0))
@@ -260,7 +260,7 @@ def symmetric_sums(x: Any, w: Any, wx: Any, n: int, n_max: int, inverse: Any, fi
     return sum_lx, sum_l2
 
 
-@kernel
+@helper
 def fit_by_descent(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
     """fits.fit_by_descent for 16 groups of n weights. x, w: float32[n * 16], w = x**2.
 
@@ -277,7 +277,7 @@ def fit_by_descent(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
     return where(alive, scale, f32(0))
 
 
-@kernel
+@helper
 def fit_positive(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
     """fits.fit_positive for 16 groups of n. x, w: float32[n * 16]. Writes codes (0 to 255), returns the lanes of scales."""
     top = splat(f32(0))
@@ -307,7 +307,7 @@ def fit_positive(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
     return where(alive, scale, f32(0))
 
 
-@kernel
+@helper
 def squared_error(x: Any, w: Any, codes: Any, n: int, scale: Any) -> Any:
     """Sum of w * (x - scale * code)**2."""
     error = splat(f32(0))
@@ -317,7 +317,7 @@ def squared_error(x: Any, w: Any, codes: Any, n: int, scale: Any) -> Any:
     return error
 
 
-@kernel
+@helper
 def descend(x: Any, w: Any, codes: Any, n: int, lowest: int, highest: int, bits: int, rest_above: Any) -> Any:
     """fits._descend for 16 groups: changes codes, returns the lanes of scales.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.policy import kernel
+from gguflow.kernels.policy import helper
 from gguflow.lanes import load, splat, store, transpose16
 
 f32 = np.float32
@@ -19,7 +19,7 @@ SIZE = 256
 BATCH = 16
 
 
-@kernel
+@helper
 def take_batch(x: Any, first: int, batch: Any) -> Any:
     """Copy blocks first ... first + 15 of x into batch, float32[4096]; past the end of x come zeros. Returns how many blocks there were."""
     count = min(BATCH, x.size // SIZE - first)
@@ -30,7 +30,7 @@ def take_batch(x: Any, first: int, batch: Any) -> Any:
     return count
 
 
-@kernel
+@helper
 def take_importance(importance: Any, first: int, batch: Any) -> None:
     """Copy to batch, float32[4096], the importance of blocks first ... first + 15: entry i % m for block i, of the m in `importance`."""
     for k in range(BATCH):
@@ -39,14 +39,14 @@ def take_importance(importance: Any, first: int, batch: Any) -> None:
             store(batch, k * SIZE + i, load(importance, entry * SIZE + i))
 
 
-@kernel
+@helper
 def to_lanes(batch: Any, start: int, n: int, lanes: Any) -> None:
     """Weights start ... start + n - 1 of each super-block of the batch into lanes, float32[n * 16]; n: a multiple of 16."""
     for i in range(0, n, 16):
         transpose16(batch, start + i, SIZE, lanes, i)
 
 
-@kernel
+@helper
 def sum_of_squares(batch: Any, lanes: Any) -> Any:
     """The sum of the squares of each super-block, first weight to last. lanes: scratch, float32[256]."""
     total = splat(f32(0))
