@@ -343,6 +343,8 @@ def descend(x: Any, w: Any, codes: Any, n: int, lowest: int, highest: int, bits:
             number = clamp(nearest_int(v * rest_l2 / rest_lx), lowest, highest)
             new = to_float(number)
             candidate = (rest_lx > f32(0)) & (rest_l2 > rest_above) & (new != q)
+            if mask_bits(candidate) == 0:  # mostly so, and a predicted branch lets the next weight start before this division ends
+                continue
             new_lx = rest_lx + u * v * new
             new_l2 = rest_l2 + u * new * new
             better = candidate & (new_l2 > f32(0)) & (new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2)
