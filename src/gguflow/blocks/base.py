@@ -22,6 +22,26 @@ Importance = Literal["unused", "optional", "required"]
 
 
 @dataclass(frozen=True)
+class ReservedCode:
+    """A bit pattern that a good block does not hold: NaN and infinity, mostly, whose exponents are all ones.
+
+    offset: bytes from the start of the block to a little-endian word. width: of the word in bytes, 1, 2 or 4.
+    mask: the bits that must not all be set.
+    what: the field, for messages. tolerated: some reader gives the pattern a meaning, so it deserves a warning only.
+    """
+
+    offset: int
+    width: int
+    mask: int
+    what: str
+    tolerated: bool = False
+
+
+HALF_EXPONENT = 0x7C00
+"""All ones in a binary16 that is NaN or infinite."""
+
+
+@dataclass(frozen=True)
 class BlockFormat:
     """A block format: `block_size` weights become `type_size` bytes.
 
@@ -34,6 +54,7 @@ class BlockFormat:
     encode_block: (x float32[block_size], importance float32[block_size] | None) -> fields.
     decode_block: fields -> float32[block_size] (number_type[1] for the integer formats and F64).
     number_type: for the plain numbers that NumPy knows (all but BF16), their dtype.
+    reserved: patterns that no good block holds; None for what follows from the layout, see `reserved_codes`.
     """
 
     name: str
@@ -47,6 +68,7 @@ class BlockFormat:
     decode_block: Callable[[Fields], NDArray[Any]]
     importance: Importance = "unused"
     number_type: np.dtype[Any] | None = None
+    reserved: tuple[ReservedCode, ...] | None = None
     type_size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +80,14 @@ class BlockFormat:
     def key(self) -> str:
         """The name in lower case: what the command line takes, and the name of the modules."""
         return self.name.lower()
+
+    @property
+    def reserved_codes(self) -> tuple[ReservedCode, ...]:
+        """`reserved` where it is given, else: every scale and min that is a binary16 must be finite. Those are the fields d, dmin and m."""
+        if self.reserved is not None:
+            return self.reserved
+        halves = [name for name in ("d", "dmin", "m") if name in (self.dtype.names or ()) and self.dtype[name] == np.dtype("<u2")]
+        return tuple(ReservedCode(self.dtype.fields[name][1], 2, HALF_EXPONENT, name) for name in halves if self.dtype.fields)
 
     @property
     def bits_per_weight(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from construct import Int16ul, Struct
 
-from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.base import BlockFormat, Fields, Floats, ReservedCode
 
 DTYPE = np.dtype([("value", "<u2")])
 GRAMMAR = Struct("value" / Int16ul)
@@ -32,4 +32,5 @@ FORMAT = BlockFormat(
     summary="bfloat16",
     encode_block=encode_block,
     decode_block=decode_block,
+    reserved=(ReservedCode(0, 2, 0x7F80, "value"),),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from construct import Int16ul, Struct
 
-from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.base import HALF_EXPONENT, BlockFormat, Fields, Floats, ReservedCode
 from gguflow.blocks.scalars import half_bits, half_value
 
 DTYPE = np.dtype([("value", "<u2")])
@@ -31,4 +31,5 @@ FORMAT = BlockFormat(
     encode_block=encode_block,
     decode_block=decode_block,
     number_type=np.dtype("<f2"),
+    reserved=(ReservedCode(0, 2, HALF_EXPONENT, "value"),),
 )

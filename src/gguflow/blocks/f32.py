@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from construct import Float32l, Struct
 
-from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.base import BlockFormat, Fields, Floats, ReservedCode
 
 DTYPE = np.dtype([("value", "<f4")])
 GRAMMAR = Struct("value" / Float32l)
@@ -30,4 +30,5 @@ FORMAT = BlockFormat(
     encode_block=encode_block,
     decode_block=decode_block,
     number_type=np.dtype("<f4"),
+    reserved=(ReservedCode(0, 4, 0x7F800000, "value"),),
 )

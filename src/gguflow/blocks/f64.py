@@ -8,7 +8,7 @@ import numpy as np
 from construct import Float64l, Struct
 from numpy.typing import NDArray
 
-from gguflow.blocks.base import BlockFormat, Fields
+from gguflow.blocks.base import BlockFormat, Fields, ReservedCode
 
 DTYPE = np.dtype([("value", "<f8")])
 GRAMMAR = Struct("value" / Float64l)
@@ -33,4 +33,5 @@ FORMAT = BlockFormat(
     encode_block=encode_block,
     decode_block=decode_block,
     number_type=np.dtype("<f8"),
+    reserved=(ReservedCode(4, 4, 0x7FF00000, "value"),),  # the upper half of the binary64
 )

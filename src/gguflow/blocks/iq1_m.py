@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from construct import Array, Int8ul, Struct
 
-from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.base import BlockFormat, Fields, Floats, ReservedCode
 from gguflow.blocks.fits import ordered_sum
 from gguflow.blocks.grid_search import error_weights
 from gguflow.blocks.grids import grid
@@ -88,4 +88,5 @@ FORMAT = BlockFormat(
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",
+    reserved=(ReservedCode(52, 4, 0x7000C000, "d"),),  # the exponent of the d that is spread over the tops of scales[4:8]
 )

@@ -14,7 +14,7 @@ import numpy as np
 from construct import Array, Int8ul, Struct
 
 from gguflow.blocks import fp4
-from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.base import BlockFormat, Fields, Floats, ReservedCode
 from gguflow.blocks.nibbles import pack_nibbles, unpack_nibbles
 
 f32 = np.float32
@@ -55,4 +55,5 @@ FORMAT = BlockFormat(
     summary="E2M1 floats, one E8M0 scale per 32 weights",
     encode_block=encode_block,
     decode_block=decode_block,
+    reserved=(ReservedCode(0, 1, 0xFF, "e"),),  # the NaN of E8M0
 )

@@ -15,7 +15,7 @@ import numpy as np
 from construct import Array, Int8ul, Struct
 
 from gguflow.blocks import fp4
-from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.base import BlockFormat, Fields, Floats, ReservedCode
 
 f32 = np.float32
 
@@ -69,4 +69,5 @@ FORMAT = BlockFormat(
     summary="E2M1 floats, one unsigned E4M3 scale per 16 weights",
     encode_block=encode_block,
     decode_block=decode_block,
+    reserved=tuple(ReservedCode(s, 1, 0x7F, f"d[{s}]", tolerated=True) for s in range(4)),  # the NaN of E4M3, which ggml takes for 0
 )

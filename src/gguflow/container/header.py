@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, overload
+from typing import Any, NoReturn
 
 import numpy as np
 
 from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType
+from gguflow.container.sniffing import looks_like
+from gguflow.container.strings import ChainBrokenError, StringArray, decode_text, encode_text, find_strings
 from gguflow.errors import Finding, MalformedError, UnsupportedError
 
 MAGIC = b"GGUF"
@@ -64,46 +66,6 @@ class Header:
     alignment: int
     data_offset: int
     key_positions: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
-
-
-class StringArray(Sequence[str]):
-    """The strings of a metadata array, decoded when touched: a vocabulary costs nothing until it is read. Invalid UTF-8 is kept as surrogates."""
-
-    def __init__(self, buffer: memoryview, starts: Sequence[int]) -> None:
-        self._buffer = buffer
-        self._starts = starts
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[str]: ...
-    def __getitem__(self, i: int | slice) -> str | list[str]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        start = self._starts[i]
-        (length,) = _U64.unpack_from(self._buffer, start)
-        return decode_text(self._buffer[start + 8 : start + 8 + length])
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def decode_text(raw: memoryview | bytes) -> str:
-    """UTF-8, or what is not with each stray byte as a lone surrogate, so that nothing is lost and building gives the bytes back."""
-    return bytes(raw).decode("utf-8", "surrogateescape")
-
-
-def encode_text(text: str) -> bytes:
-    """The bytes of a string that decode_text gave, or of any other."""
-    return text.encode("utf-8", "surrogateescape")
 
 
 def align(offset: int, alignment: int) -> int:
@@ -196,18 +158,12 @@ class _Parser:
 
     def strings(self, path: str) -> StringArray:
         count = self.count("array length", path, 8)
-        starts = []
-        position, end = self.position, len(self.buffer)
-        unpack, buffer = _U64.unpack_from, self.buffer
-        for i in range(count):
-            if position + 8 > end:
-                self.fail("C-004", f"truncated: string {i} of {count} has no length", f"{path}[{i}]", at=position)
-            starts.append(position)
-            position += 8 + unpack(buffer, position)[0]
-            if position > end:
-                self.fail("C-004", f"truncated: string {i} of {count} passes the end of the file", f"{path}[{i}]", at=starts[-1])
-        self.position = position
-        return StringArray(buffer, starts)
+        try:
+            starts, self.position = find_strings(self.buffer, self.position, count)
+        except ChainBrokenError as broken:
+            message = f"truncated: string {broken.index} of {count} passes the end of the file"
+            self.fail("C-004", message, f"{path}[{broken.index}]", at=broken.position)
+        return StringArray(self.buffer, starts)
 
     def tensor(self, i: int) -> TensorInfo:
         path = f"$.tensors[{i}]"
@@ -229,10 +185,10 @@ def parse(buffer: bytes | memoryview, file: str) -> Header:
     Raises MalformedError where the bytes do not follow the grammar, UnsupportedError for another version or byte order.
     """
     parser = _Parser(memoryview(buffer), file)
-    parser.need(4, "the magic", "$.magic")
     magic = bytes(parser.buffer[:4])
-    if magic != MAGIC:
-        parser.fail("C-001", "not a GGUF file", "$.magic", magic, MAGIC)
+    if magic != MAGIC[: len(magic)]:
+        parser.fail("C-001", f"not a GGUF file{looks_like(bytes(parser.buffer[:512]))}", "$.magic", magic, MAGIC)
+    parser.need(4, "the magic", "$.magic")
     parser.position = 4
     version = parser.u32("the version", "$.version")
     if version & 0xFFFF == 0 and version:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import mmap
+import stat
 from pathlib import Path
 
 from gguflow import platform
 from gguflow.container import rules
 from gguflow.container.header import MAGIC, Header, parse
-from gguflow.errors import Finding, InvalidError, LimitError, MalformedError, UnsupportedError
+from gguflow.errors import Finding, InvalidError, MalformedError
 
-_CLASSES: dict[str, type[InvalidError] | type[UnsupportedError] | type[LimitError]] = {
-    "C-016": UnsupportedError,
-    "C-023": LimitError,
-}
-"""The class of the error where a rule is broken; InvalidError for the others."""
+
+def map_file(path: str | Path) -> memoryview:
+    """A file's bytes, mapped read-only for as long as somebody refers to them.
+
+    Raises InvalidError where it is no regular file (a pipe would wait for ever), MalformedError where it is empty, StorageError.
+    """
+    with platform.storage_errors("read", path):
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a directory gives the system's own words
+            raise InvalidError(path, Finding("C-035", "not a regular file"))
+    with platform.storage_errors("read", path), open(path, "rb") as file:
+        if file.seek(0, 2) == 0:
+            raise MalformedError(path, Finding("C-001", "an empty file", "$", 0, "0 bytes", MAGIC))
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
@@ -23,13 +33,9 @@ def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
     Raises MalformedError, InvalidError, UnsupportedError or LimitError for the first broken rule, StorageError where the file cannot be read.
     The arrays of the metadata are views of the mapped file and keep it mapped.
     """
-    with platform.storage_errors("read", path), open(path, "rb") as file:
-        size = file.seek(0, 2)
-        if size == 0:
-            raise MalformedError(path, Finding("C-001", "an empty file", "$", 0, "0 bytes", MAGIC))
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    header = parse(memoryview(mapping), str(path))
-    for finding in rules.judge(header, block_sizes, size):
+    content = map_file(path)
+    header = parse(content, str(path))
+    for finding in rules.judge(header, block_sizes, len(content)):
         if finding.severity == "error":
-            raise _CLASSES.get(finding.rule, InvalidError)(path, finding)
+            raise rules.error_class(finding.rule)(path, finding)
     return header

@@ -2,102 +2,229 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from gguflow.container.header import Header, align
-from gguflow.container.metadata import ValueType
-from gguflow.errors import Finding
+import numpy as np
+
+from gguflow.container.header import Header, TensorInfo, align
+from gguflow.container.metadata import Value, ValueType
+from gguflow.container.strings import encode_text, is_text
+from gguflow.errors import FileError, Finding, InvalidError, LimitError, UnsupportedError
 
 MAX_NAME_BYTES = 63  # ggml keeps names in char[64]
 MAX_DIMS = 4
 MAX_KEY_BYTES = 65535
 MAX_ALIGNMENT = 1 << 20
 MAX_WEIGHTS = (1 << 63) - 1
-MAX_STRING_BYTES = 1 << 30
+
+REMOVED_TYPES = {4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8"}
+RUNTIME_TYPES = {9: "Q8_1", 15: "Q8_K"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a file may be that is good otherwise. Whoever expects larger ones passes other limits; these are what a reader MUST take at least."""
+
+    header_bytes: int = 1 << 30
+    string_bytes: int = 1 << 26
+    n_elements: int = 1 << 30
+    n_keys: int = 1 << 16
+    n_tensors: int = 1 << 20
+
+
+DEFAULT_LIMITS = Limits()
 
 BlockSizes = Callable[[int], tuple[int, int] | None]
 """type id -> (block_size, type_size), or None for a type that is not known."""
 
+_ERRORS: dict[str, type[FileError]] = {
+    "C-016": UnsupportedError,
+    "C-023": LimitError,
+    "C-025": LimitError,
+    "C-026": LimitError,
+    "C-027": LimitError,
+    "C-028": LimitError,
+}
 
-def judge(header: Header, block_sizes: BlockSizes, file_size: int | None) -> Iterator[Finding]:
+
+def error_class(rule: str) -> type[FileError]:
+    """What breaking a rule of this module is."""
+    return _ERRORS.get(rule, InvalidError)
+
+
+def judge(header: Header, block_sizes: BlockSizes, file_size: int | None, limits: Limits = DEFAULT_LIMITS) -> Iterator[Finding]:
     """Every broken rule, in file order. file_size: None where the file is still to be written."""
-    yield from _judge_metadata(header)
+    yield from _judge_sizes(header, limits)
+    for key, value in header.metadata.items():
+        yield from _judge_key(key, header)
+        yield from _judge_value(key, value, header, limits)
+    yield from _judge_alignment(header)
+    yield from _judge_keys_together(header)
     yield from _judge_tensors(header, block_sizes, file_size)
 
 
-def _judge_metadata(header: Header) -> Iterator[Finding]:
-    for key, value in header.metadata.items():
-        path, at = f"$.metadata[{key!r}]", header.key_positions.get(key)
-        nbytes = len(key.encode("utf-8", "surrogateescape"))
-        if not 0 < nbytes <= MAX_KEY_BYTES:
-            yield Finding("C-009", "a metadata key of unusable length", path, at, nbytes, f"1 to {MAX_KEY_BYTES} bytes")
-        elif not _is_text(key):
-            yield Finding("C-022", "a metadata key that is not UTF-8", path, at)
-        if value.type is ValueType.STRING:
-            if not _is_text(value.value):
-                yield Finding("C-022", "a string that is not UTF-8", path, at, severity="warning")
-            if len(value.value) > MAX_STRING_BYTES:
-                yield Finding("C-023", "a string over the limit", path, at, len(value.value), f"{MAX_STRING_BYTES} bytes or fewer")
+def tensor_nbytes(tensor: TensorInfo, block_sizes: BlockSizes) -> int | None:
+    """Bytes of a tensor's blocks, None where its type is not known or its rows do not divide into blocks."""
+    sizes = block_sizes(tensor.type_id)
+    if sizes is None or row_length(tensor) % sizes[0]:
+        return None
+    return tensor.n_weights // sizes[0] * sizes[1]
+
+
+def row_length(tensor: TensorInfo) -> int:
+    return tensor.dims[0] if tensor.dims else 1
+
+
+def _judge_sizes(header: Header, limits: Limits) -> Iterator[Finding]:
+    for rule, what, path, found, most in (
+        ("C-025", "bytes of header", "$", header.data_offset, limits.header_bytes),
+        ("C-026", "metadata keys", "$.n_kv", len(header.metadata), limits.n_keys),
+        ("C-027", "tensors", "$.n_tensors", len(header.tensors), limits.n_tensors),
+    ):
+        if found > most:
+            yield Finding(rule, f"more {what} than the limit", path, None, found, f"{most} or fewer")
+
+
+def _judge_key(key: str, header: Header) -> Iterator[Finding]:
+    path, at = key_path(key), header.key_positions.get(key)
+    nbytes = len(encode_text(key))
+    if not 0 < nbytes <= MAX_KEY_BYTES:
+        yield Finding("C-009", "a metadata key of unusable length", path, at, nbytes, f"1 to {MAX_KEY_BYTES} bytes")
+    if not is_text(key):
+        yield Finding("C-022", "a metadata key that is not UTF-8", path, at)
+    yield from _judge_characters(key, "a metadata key", path, at)
+
+
+def _judge_value(key: str, value: Value, header: Header, limits: Limits) -> Iterator[Finding]:
+    path, at = key_path(key), header.key_positions.get(key)
+    if value.type is ValueType.ARRAY and len(value.value) > limits.n_elements:
+        yield Finding("C-028", "an array over the limit", path, at, len(value.value), f"{limits.n_elements} elements or fewer")
+    if value.type is ValueType.STRING:
+        if not is_text(value.value):
+            yield Finding("C-022", "a string that is not UTF-8", path, at, severity="warning")
+        nbytes = len(encode_text(value.value))
+        if nbytes > limits.string_bytes:
+            yield Finding("C-023", "a string over the limit", path, at, nbytes, f"{limits.string_bytes} bytes or fewer")
+        control = next((c for c in value.value if not c.isprintable() and (c < " " or "\x7f" <= c < "\xa0") and c not in "\t\n\r"), None)
+        if control is not None:
+            yield Finding("C-034", "a string with a control character, escaped wherever it is shown", path, at, repr(control), severity="warning")
+    elif not _is_finite(value):
+        yield Finding("C-032", "a number that is not finite", path, at, severity="warning")
+
+
+def _judge_alignment(header: Header) -> Iterator[Finding]:
     alignment = header.metadata.get("general.alignment")
-    if alignment is not None:
-        path, at = "$.metadata['general.alignment']", header.key_positions.get("general.alignment")
-        if alignment.type is not ValueType.UINT32:
-            yield Finding("C-011", "general.alignment has the wrong type", path, at, alignment.type.name, "UINT32")
-        elif not 0 < alignment.value <= MAX_ALIGNMENT or alignment.value & (alignment.value - 1):
-            yield Finding("C-011", "an unusable alignment", path, at, alignment.value, f"a power of two up to {MAX_ALIGNMENT}")
+    if alignment is None:
+        return
+    path, at = key_path("general.alignment"), header.key_positions.get("general.alignment")
+    if alignment.type is not ValueType.UINT32:
+        yield Finding("C-011", "general.alignment has the wrong type", path, at, alignment.type.name, "UINT32")
+    elif not 0 < alignment.value <= MAX_ALIGNMENT or alignment.value & (alignment.value - 1):
+        yield Finding("C-011", "an unusable alignment", path, at, alignment.value, f"a power of two up to {MAX_ALIGNMENT}")
+
+
+def _judge_keys_together(header: Header) -> Iterator[Finding]:
+    folded = Counter(key.casefold() for key in header.metadata)
+    for key in header.metadata:
+        if folded[key.casefold()] > 1:
+            message = "a metadata key that differs from another in case only"
+            yield Finding("C-033", message, key_path(key), header.key_positions.get(key), severity="warning")
 
 
 def _judge_tensors(header: Header, block_sizes: BlockSizes, file_size: int | None) -> Iterator[Finding]:
     seen: set[str] = set()
     expected_offset: int | None = 0
     end = 0
+    cut: list[tuple[int, int]] = []  # (bytes of file needed, index of the tensor)
     for i, tensor in enumerate(header.tensors):
-        path, at = f"$.tensors[{i}]", tensor.position or None
-        nbytes = len(tensor.name.encode("utf-8", "surrogateescape"))
-        if nbytes > MAX_NAME_BYTES:
-            message = f"tensor name {tensor.name!r} is too long for ggml"
-            yield Finding("C-012", message, path + ".name", at, f"{nbytes} bytes", f"{MAX_NAME_BYTES} or fewer")
-        if not _is_text(tensor.name):
-            yield Finding("C-022", "a tensor name that is not UTF-8", path + ".name", at)
-        if tensor.name in seen:
-            yield Finding("C-013", f"duplicate tensor name {tensor.name!r}", path + ".name", at)
+        yield from _judge_name(i, tensor, seen)
         seen.add(tensor.name)
-        if len(tensor.dims) > MAX_DIMS:
-            yield Finding("C-014", "too many dimensions", path + ".n_dims", at, len(tensor.dims), f"{MAX_DIMS} or fewer")
-        if tensor.n_weights > MAX_WEIGHTS:
-            yield Finding("C-015", "more weights than can be addressed", path + ".dims", at, list(tensor.dims))
+        wrong = _first_wrong_size(i, tensor, block_sizes)
+        nbytes = tensor_nbytes(tensor, block_sizes)
+        if wrong or nbytes is None:
+            if wrong:
+                yield wrong
             expected_offset = None
             continue
-        sizes = block_sizes(tensor.type_id)
-        if sizes is None:
-            yield Finding("C-016", f"tensor {tensor.name!r} has an unknown type", path + ".type", at, tensor.type_id)
-            expected_offset = None
-            continue
-        block_size, type_size = sizes
-        row = tensor.dims[0] if tensor.dims else 1
-        if row % block_size:
-            yield Finding("C-017", "rows that do not divide into blocks", path + ".dims", at, row, f"a multiple of {block_size}")
-            expected_offset = None
-            continue
-        size = tensor.n_weights // block_size * type_size
+        path, at = f"$.tensors[{i}].offset", tensor.position or None
         if tensor.offset % header.alignment:
-            yield Finding("C-024", "an offset that is not aligned", path + ".offset", at, tensor.offset, f"a multiple of {header.alignment}")
+            yield Finding("C-024", "an offset that is not aligned", path, at, tensor.offset, f"a multiple of {header.alignment}")
         if expected_offset is not None and tensor.offset != expected_offset:
-            yield Finding("C-018", "an offset that leaves a hole or overlaps", path + ".offset", at, tensor.offset, expected_offset)
-        if file_size is not None and header.data_offset + tensor.offset + size > file_size:
-            needed = header.data_offset + tensor.offset + size
-            yield Finding("C-019", f"truncated: tensor {tensor.name!r} needs {needed} bytes of file, it has {file_size}", path, at)
-        expected_offset = align(tensor.offset + size, header.alignment)
+            what = "leaves a hole" if tensor.offset > expected_offset else "overlaps the tensor before"
+            yield Finding("C-018", f"an offset that {what}", path, at, tensor.offset, expected_offset)
+        expected_offset = align(tensor.offset + nbytes, header.alignment)
         end = max(end, expected_offset)
-    if file_size is not None and expected_offset is not None and header.tensors and file_size > header.data_offset + end:
-        total = header.data_offset + end
+        if file_size is not None and header.data_offset + tensor.offset + nbytes > file_size:
+            cut.append((header.data_offset + tensor.offset + nbytes, i))
+    if cut:
+        needed = max(needed for needed, _ in cut)
+        first = cut[0][1]
+        message = f"truncated: needs {needed} bytes, has {file_size}; of {len(cut)} tensors that are cut or missing the first is"
+        message += f" {header.tensors[first].name!r}"
+        yield Finding("C-019", message, f"$.tensors[{first}]", header.tensors[first].position, file_size, needed)
+    total = header.data_offset + end
+    if file_size is not None and expected_offset is not None and file_size > total:
         yield Finding("C-020", "bytes after the last tensor", "$", total, f"{file_size - total} bytes", "the end of the file")
 
 
-def _is_text(text: str) -> bool:
-    """False where a byte that is not UTF-8 came through as a lone surrogate."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _judge_name(i: int, tensor: TensorInfo, seen: set[str]) -> Iterator[Finding]:
+    path, at = f"$.tensors[{i}].name", tensor.position or None
+    nbytes = len(encode_text(tensor.name))
+    if nbytes > MAX_NAME_BYTES:
+        message = f"tensor name {tensor.name!r} is too long for ggml"
+        yield Finding("C-012", message, path, at, f"{nbytes} bytes", f"{MAX_NAME_BYTES} or fewer")
+    if not nbytes:
+        yield Finding("C-029", "a tensor without a name", path, at)
+    if not is_text(tensor.name):
+        yield Finding("C-022", "a tensor name that is not UTF-8", path, at)
+    yield from _judge_characters(tensor.name, "a tensor name", path, at)
+    if tensor.name in seen:
+        yield Finding("C-013", f"duplicate tensor name {tensor.name!r}", path, at)
+
+
+def _judge_characters(text: str, what: str, path: str, at: int | None) -> Iterator[Finding]:
+    """NUL ends a name in C, so that `a\\0b` becomes another `a`; what cannot be printed deceives whoever reads a listing."""
+    if "\0" in text:
+        yield Finding("C-030", f"{what} with a NUL in it", path, at, text)
+    elif not text.isprintable() and is_text(text):
+        yield Finding("C-031", f"{what} with characters that cannot be printed", path, at, text, severity="warning")
+
+
+def _first_wrong_size(i: int, tensor: TensorInfo, block_sizes: BlockSizes) -> Finding | None:
+    """What keeps the tensor's size from being computed."""
+    path, at = f"$.tensors[{i}]", tensor.position or None
+    if len(tensor.dims) > MAX_DIMS:
+        return Finding("C-014", "too many dimensions", path + ".n_dims", at, len(tensor.dims), f"{MAX_DIMS} or fewer")
+    if math.prod(dim or 1 for dim in tensor.dims) > MAX_WEIGHTS:  # a zero hides no other dimension that cannot be held
+        return Finding("C-015", "more weights than can be addressed", path + ".dims", at, list(tensor.dims), "a product below 2**63")
+    sizes = block_sizes(tensor.type_id)
+    if sizes is None:
+        return Finding("C-016", f"tensor {tensor.name!r} has {_type_in_words(tensor.type_id)}", path + ".type", at, tensor.type_id)
+    row = row_length(tensor)
+    if row % sizes[0]:
+        return Finding("C-017", "rows that do not divide into blocks", path + ".dims", at, row, f"a multiple of {sizes[0]}")
+    if tensor.n_weights // sizes[0] * sizes[1] > MAX_WEIGHTS:
+        return Finding("C-015", "more bytes than can be addressed", path + ".dims", at, list(tensor.dims), "a size below 2**63")
+    return None
+
+
+def _type_in_words(type_id: int) -> str:
+    if type_id in REMOVED_TYPES:
+        return f"the type {REMOVED_TYPES[type_id]}, which has been removed from the format"
+    if type_id in RUNTIME_TYPES:
+        return f"the type {RUNTIME_TYPES[type_id]}, which is for memory, not for files"
+    return "a type that this version does not know"
+
+
+def _is_finite(value: Value) -> bool:
+    kind: Any = value.element_type if value.type is ValueType.ARRAY else value.type
+    return kind not in (ValueType.FLOAT32, ValueType.FLOAT64) or bool(np.isfinite(value.value).all())
+
+
+def key_path(key: str) -> str:
+    """Where a metadata key stands, for a Finding: bounded, and escaped."""
+    return f"$.metadata[{key if len(key) <= 120 else key[:120] + '…'!r}]"

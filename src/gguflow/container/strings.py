@@ -1,0 +1,161 @@
+"""Strings of a GGUF file: text with its stray bytes kept, and arrays of strings found without a loop over them.
+
+An array of strings is a chain: each length says where the next one stands. Walked one by one, a vocabulary with its merges (430,000 strings) takes a
+quarter of a second. But almost every string of a model is shorter than 256 bytes, so almost every length is a byte followed by seven zeros, and such
+places are found for a whole window of the file at once. They are candidates only: the chain is still followed, a run of candidates that point at each
+other in one step, anything else (a long string, a NUL inside a token) one string at a time.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+LENGTH = struct.Struct("<Q")
+
+_WINDOW = 1 << 20
+"""Bytes looked at together: what bounds the memory of a scan, whatever a file claims."""
+_USUAL = 32
+"""Bytes that a string takes with its length, generously: a short array needs no large window."""
+_FEW = 32
+"""Strings that are walked one by one where a run ends."""
+
+Offsets = NDArray[np.int64]
+
+
+class StringArray(Sequence[str]):
+    """The strings of a metadata array, decoded when touched: a vocabulary costs nothing until it is read. Invalid UTF-8 is kept as surrogates."""
+
+    def __init__(self, buffer: memoryview, starts: Offsets) -> None:
+        """starts: of each string's length, in the buffer; proved to lie in it, with the strings."""
+        self._buffer = buffer
+        self._starts = starts
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        return decode_text(self.raw(i))
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def raw(self, i: int) -> bytes:
+        """The bytes of string i."""
+        start = int(self._starts[i])
+        (length,) = LENGTH.unpack_from(self._buffer, start)
+        return bytes(self._buffer[start + 8 : start + 8 + length])
+
+    def position(self, i: int) -> int:
+        """Where string i's length stands in the buffer."""
+        return int(self._starts[i])
+
+
+class ChainBrokenError(Exception):
+    """String `index`, whose length stands (or should stand) at `position`, passes the end of the buffer."""
+
+    def __init__(self, index: int, position: int) -> None:
+        super().__init__(index, position)
+        self.index = index
+        self.position = position
+
+
+def find_strings(buffer: memoryview, position: int, count: int) -> tuple[Offsets, int]:
+    """Where the lengths of `count` strings stand that follow each other from `position` on, and where the last string ends.
+
+    The caller has proved that 8 * count bytes remain. Raises ChainBrokenError.
+    """
+    starts = np.empty(count, np.int64)
+    found = 0
+    window = _Window.of(buffer, position, 0)
+    while found < count:
+        for i in range(found, min(found + _FEW, count)):  # past whatever broke the last run; so a break costs little, however many there are
+            starts[i] = position
+            position = _after(buffer, i, position)
+            found += 1
+        if position >= window.end and count - found > _FEW:
+            window = _Window.of(buffer, position, count - found)
+        run = window.run_from(position)[: count - found]
+        starts[found : found + len(run)] = run
+        found += len(run)
+        if len(run):
+            position = _after(buffer, found - 1, int(run[-1]))
+    return starts, position
+
+
+def _after(buffer: memoryview, index: int, position: int) -> int:
+    """The end of string `index`, whose length stands at `position`; proved to lie in the buffer."""
+    if position + 8 > len(buffer):
+        raise ChainBrokenError(index, position)
+    end = position + 8 + int(LENGTH.unpack_from(buffer, position)[0])
+    if end > len(buffer):
+        raise ChainBrokenError(index, position)
+    return end
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The places of a part of the buffer that may be lengths of strings shorter than 256 bytes.
+
+    candidates: offsets in the buffer, ascending. breaks: indices of the candidates whose string does not end at the next candidate, ascending.
+    end: of the part, in the buffer.
+    """
+
+    candidates: Offsets
+    breaks: Offsets
+    end: int
+
+    @classmethod
+    def of(cls, buffer: memoryview, position: int, count: int) -> _Window:
+        """The part from `position` on that may hold `count` strings of a usual length."""
+        size = min(_WINDOW, _USUAL * count, len(buffer) - position)
+        if size < 8:
+            return cls(np.empty(0, np.int64), np.empty(0, np.int64), position)
+        content = np.frombuffer(buffer, np.uint8, size, position)
+        is_zero = content == 0
+        is_short = is_zero[1 : size - 6].copy()  # is_short[p]: bytes p + 1 to p + 7 are zero
+        for i in range(2, 8):
+            is_short &= is_zero[i : size - 7 + i]
+        places = np.flatnonzero(is_short)
+        ends = places + 8 + content[places]
+        return cls(places + position, np.flatnonzero(ends[:-1] != places[1:]), position + size)
+
+    def run_from(self, position: int) -> Offsets:
+        """The candidates that follow each other as strings from `position` on: each but the last ends where the next begins."""
+        first = int(np.searchsorted(self.candidates, position))
+        if first == len(self.candidates) or self.candidates[first] != position:
+            return self.candidates[:0]
+        broken = int(np.searchsorted(self.breaks, first))
+        last = int(self.breaks[broken]) if broken < len(self.breaks) else len(self.candidates) - 1
+        return self.candidates[first : last + 1]
+
+
+def decode_text(raw: memoryview | bytes) -> str:
+    """UTF-8, or what is not with each stray byte as a lone surrogate, so that nothing is lost and building gives the bytes back."""
+    return bytes(raw).decode("utf-8", "surrogateescape")
+
+
+def encode_text(text: str) -> bytes:
+    """The bytes of a string that decode_text gave, or of any other."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def is_text(text: str) -> bool:
+    """False where a byte that is not UTF-8 came through as a lone surrogate."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
