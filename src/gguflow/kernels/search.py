@@ -12,14 +12,13 @@ import numpy as np
 
 from gguflow.kernels.bits import nearest_int
 from gguflow.kernels.policy import helper
-from gguflow.lanes import bits_float, float_bits, load, mask_bits, splat, store, to_float, vabs, where
+from gguflow.lanes import load, mask_bits, splat, store, to_float, vabs, where
 
 f32 = np.float32
 i32 = np.int32
 
 TINY = f32(1e-15)
 ROUNDER = f32(12582912.0)  # 1.5 * 2**23, as in bits.nearest_int
-ROUNDER_BITS = 0x4B400000
 EVERY_LANE = 0xFFFF
 UNBOUNDED = -(1 << 23)  # below every value of nearest_int
 
@@ -39,9 +38,10 @@ def code(v: Any, lowest: int, highest: int) -> Any:
 
 @helper
 def code_of_small(v: Any, lowest: int, highest: int) -> Any:
-    """As `code` for |v| < 2**22, in four instructions: the sum's bits are then in the order of the codes, so they can be clamped as they are."""
-    bits = float_bits(v + ROUNDER)
-    return bits_float(clamp(bits, ROUNDER_BITS + lowest, ROUNDER_BITS + highest)) - ROUNDER
+    """As `code` for |v| < 2**22, in four instructions instead of six."""
+    q = v + ROUNDER - ROUNDER
+    q = where(q > f32(lowest), q, f32(lowest))
+    return where(q < f32(highest), q, f32(highest))
 
 
 class Extent(NamedTuple):
