@@ -74,9 +74,16 @@ def bench_decode(block_format: BlockFormat, x: NDArray[np.float32]) -> Compariso
     """Blocks that hold real codes: some rows are encoded, and repeated."""
     importance = np.ones(ROW, np.float32) if block_format.importance == "required" else None
     packed = np.resize(quantize(x[:64], block_format, importance), (len(x), block_format.row_bytes(ROW)))
-    out = np.empty(x.shape, np.float32)
+    out = aligned_empty(x.shape)
     to_float = ggml.library().ggml_get_type_traits(block_format.id).contents.to_float
     return compare(lambda: dequantize(packed, block_format, out=out), lambda: to_float(packed.ctypes.data, out.ctypes.data, out.size))
+
+
+def aligned_empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Float32 on a cache line's boundary, as allocators of tensors give it: NumPy's own 16 bytes cost a wide store 10 % of its speed."""
+    buffer = np.empty(int(np.prod(shape)) + 16, np.float32)
+    start = -buffer.ctypes.data % 64 // 4
+    return buffer[start : start + int(np.prod(shape))].reshape(shape)
 
 
 def ggml_encoder(block_format: BlockFormat, x: NDArray[np.float32], importance: NDArray[np.float32] | None) -> Callable[[], object]:

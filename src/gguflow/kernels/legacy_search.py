@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, nearest_int, store_u16_scalar
-from gguflow.kernels.nibbles import store_fifth_bits, store_nibbles
+from gguflow.kernels.nibbles import store_codes
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.search import clamp, fit_scale_min, fit_symmetric
 from gguflow.lanes import load, splat, store, store_i32, transpose16, vsqrt
@@ -74,19 +74,10 @@ def take_blocks(x: Any, importance: Any, means: Any, first: int, batch: Any, v: 
 
 
 @kernel
-def store_codes(out: Any, i: Any, low: Any, high: Any, bits: int) -> None:
-    """Codes of four or five bits from byte i, the fifth bits before the nibbles."""
-    if bits == 5:
-        store_fifth_bits(out, i, low, high)
-        i += 4
-    store_nibbles(out, i, low, high)
-
-
-@kernel
 def quantize_symmetric(x: Any, importance: Any, out: Any, bits: int) -> None:
     """Q4_0 and Q5_0: d, codes from -n_max to n_max - 1 stored with n_max added."""
     n_max = 1 << (bits - 1)
-    type_size = 18 if bits == 4 else 22
+    type_size = 2 + 4 * bits
     batch, v, w, products = np.empty(512, np.float32), np.empty(512, np.float32), np.empty(512, np.float32), np.empty(512, np.float32)
     inverses, d = np.empty(BATCH, np.float32), np.empty(BATCH, np.int32)
     means = mean_squares(x, importance.size)
@@ -108,7 +99,7 @@ def quantize_symmetric(x: Any, importance: Any, out: Any, bits: int) -> None:
 def quantize_affine(x: Any, importance: Any, out: Any, bits: int) -> None:
     """Q4_1 and Q5_1: d and m, codes from 0 to n_max."""
     n_max = (1 << bits) - 1
-    type_size = 20 if bits == 4 else 24
+    type_size = 4 + 4 * bits
     batch, v, w, codes = np.empty(1024, np.float32), np.empty(1024, np.float32), np.empty(1024, np.float32), np.empty(1024, np.float32)
     inverses, bases = np.empty(2 * BATCH, np.float32), np.empty(2 * BATCH, np.float32)
     d, m = np.empty(2 * BATCH, np.int32), np.empty(2 * BATCH, np.int32)

@@ -54,14 +54,6 @@ def store_nibbles(out: Any, i: Any, low: Any, high: Any) -> None:
 
 
 @kernel
-def store_fifth_bits(out: Any, i: Any, low: Any, high: Any) -> None:
-    """Bit 4 of 16 + 16 codes as 32 consecutive bits from byte i, little-endian."""
-    bits = u32(mask_bits((low & 16) != 0)) | (u32(mask_bits((high & 16) != 0)) << u32(16))
-    for k in range(4):
-        out[i + k] = np.uint8((bits >> u32(8 * k)) & u32(255))
-
-
-@kernel
 def load_nibbles(blocks: Any, i: Any) -> Any:
     """The codes of weights 0 to 15 and of 16 to 31 from bytes i to i + 15."""
     packed = load_u8(blocks, i)
@@ -69,12 +61,25 @@ def load_nibbles(blocks: Any, i: Any) -> Any:
 
 
 @kernel
-def load_five_bits(blocks: Any, bits_at: Any, nibbles_at: Any) -> Any:
-    """As load_nibbles, with the fifth bits from byte `bits_at`."""
-    low, high = load_nibbles(blocks, nibbles_at)
+def store_codes(out: Any, i: Any, low: Any, high: Any, bits: int) -> None:
+    """16 + 16 codes of four or five bits from byte i: the fifth bits, as one little-endian number, before the nibbles."""
+    if bits == 5:
+        fifth = u32(mask_bits((low & 16) != 0)) | (u32(mask_bits((high & 16) != 0)) << u32(16))
+        for k in range(4):
+            out[i + k] = np.uint8((fifth >> u32(8 * k)) & u32(255))
+        i += 4
+    store_nibbles(out, i, low, high)
+
+
+@kernel
+def load_codes(blocks: Any, i: Any, bits: int) -> Any:
+    """As load_nibbles, for four or five bits."""
+    if bits == 4:
+        return load_nibbles(blocks, i)
+    low, high = load_nibbles(blocks, i + 4)
+    low_fifth = i32(blocks[i]) | (i32(blocks[i + 1]) << i32(8))
+    high_fifth = i32(blocks[i + 2]) | (i32(blocks[i + 3]) << i32(8))
     bit = splat(1) << lane_numbers()
-    low_bits = i32(blocks[bits_at]) | (i32(blocks[bits_at + 1]) << i32(8))
-    high_bits = i32(blocks[bits_at + 2]) | (i32(blocks[bits_at + 3]) << i32(8))
-    low_fifth = where((splat(low_bits) & bit) != 0, splat(16), splat(0))
-    high_fifth = where((splat(high_bits) & bit) != 0, splat(16), splat(0))
-    return low | low_fifth, high | high_fifth
+    low = low | where((splat(low_fifth) & bit) != 0, splat(16), splat(0))
+    high = high | where((splat(high_fifth) & bit) != 0, splat(16), splat(0))
+    return low, high
