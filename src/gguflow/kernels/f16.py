@@ -8,15 +8,18 @@ import numpy as np
 
 from gguflow.kernels.bits import float_to_half, float_to_half_scalar, half_to_float, half_to_float_scalar
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import load, load_u16, store, store_u16
+from gguflow.lanes import load, load_u16, prefetch, store, store_u16
 
 i32 = np.int32
+
+AHEAD = 2048  # numbers, 8 KiB: fetched into the cache before their turn
 
 
 @kernel
 def quantize_blocks(x: Any, out: Any) -> None:
     whole = x.size // 16 * 16
     for i in range(0, whole, 16):
+        prefetch(x, i + AHEAD)
         store_u16(out, i * 2, float_to_half(load(x, i)))
     for i in range(whole, x.size):
         half = float_to_half_scalar(x[i])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import bits_float, float_bits, splat, to_float, vabs, where
+from gguflow.lanes import bits_float, float_bits, shift_right_signed, splat, to_float, vabs, where
 
 f32 = np.float32
 i32 = np.int32
@@ -18,18 +18,31 @@ def nearest_codes(v: Any, d: Any) -> Any:
     """The code whose value, times d, is nearest to each lane of v; ties to the smaller magnitude. d: float32 scalar, zero gives codes of zero.
 
     d has few bits, so the midpoints between neighbours are exact, and comparing with them decides as comparing ggml's rounded errors does, as long
-    as |v| < 2**24 d (`nearest_codes_by_error` for the rest).
+    as |v| < 2**24 d (`nearest_codes_by_error` for the rest). The three bits of the code are three comparisons, each with the midpoint of what is left.
     """
     step = d if d > f32(0) else f32(np.inf)
     size = vabs(v)
-    code = where(size > f32(0.5) * step, splat(1), splat(0))
-    code = where(size > f32(1.5) * step, 2, code)
-    code = where(size > f32(2.5) * step, 3, code)
-    code = where(size > f32(3.5) * step, 4, code)
-    code = where(size > f32(5) * step, 5, code)
-    code = where(size > f32(7) * step, 6, code)
-    code = where(size > f32(10) * step, 7, code)
+    bit2 = size > f32(3.5) * step
+    bit1 = size > where(bit2, splat(f32(7) * step), f32(1.5) * step)
+    above = where(bit1, splat(f32(10) * step), f32(5) * step)
+    below = where(bit1, splat(f32(2.5) * step), f32(0.5) * step)
+    bit0 = size > where(bit2, above, below)
+    code = where(bit2, splat(4), splat(0)) | where(bit1, splat(2), splat(0)) | where(bit0, splat(1), splat(0))
     return with_sign(code, v)
+
+
+@kernel
+def nearest_codes_of_scaled(v: Any) -> Any:
+    """The code nearest to each lane of v, |v| < 16, as above with d = 1, out of the bits of v.
+
+    From 2 on, a magnitude is an exponent and one bit of fraction: adding just under half of the last bit, then cutting, rounds with ties down.
+    Below 2 that gives too little, and two comparisons give the code.
+    """
+    size = vabs(v)
+    normal = shift_right_signed(float_bits(size) + (0x1FFFFF - (254 << 22)), 22)
+    small = where(size > f32(1.5), splat(2), where(size > f32(0.5), splat(1), splat(0)))
+    code = where(normal > small, normal, small)
+    return with_sign(where(code < 7, code, 7), v)
 
 
 @kernel

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.fp4 import nearest_codes, values
+from gguflow.kernels.fp4 import nearest_codes_of_scaled, values
 from gguflow.kernels.nibbles import load_nibbles, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import peak
@@ -52,14 +52,20 @@ def half_step(e: Any) -> Any:
 
 
 @kernel
+def inverse_step(e: Any) -> Any:
+    """2**(127 - e), half of what undoes half_step, which binary32 does not hold for e = 0. Scaling by it is exact, or underflows to a code of zero."""
+    return bits_float(i32(254 - e) << i32(23)) if e < 254 else bits_float(i32(0x400000) >> i32(e - 254))
+
+
+@kernel
 def quantize_blocks(x: Any, out: Any) -> None:
     for block in range(x.size // BLOCK_SIZE):
         top = peak(x, block * BLOCK_SIZE, BLOCK_SIZE)
         e = (floor_log2(top) + i32(125)) & i32(255) if top > f32(0) else i32(0)  # below 2**-125 it wraps, as ggml's conversion to a byte does
-        d = half_step(e)
         out[block * TYPE_SIZE] = e
-        low = nearest_codes(load(x, block * BLOCK_SIZE), d)
-        high = nearest_codes(load(x, block * BLOCK_SIZE + 16), d)
+        inverse = inverse_step(e)
+        low = nearest_codes_of_scaled(load(x, block * BLOCK_SIZE) * inverse * f32(2))
+        high = nearest_codes_of_scaled(load(x, block * BLOCK_SIZE + 16) * inverse * f32(2))
         store_nibbles(out, block * TYPE_SIZE + 1, low, high)
 
 
