@@ -1,0 +1,15 @@
+"""Recipes: which tensor gets which block format, and why.
+
+A recipe has a base format, and for some kinds of tensor a better (or cheaper) one, depending on the layer and the shape of the model. The table of
+recipes is `table.py`, whole; what its conditions mean is in `conditions.py`; `rules.py` follows a recipe over the tensors of a model, as
+llama-quantize does, with the options of `options.py`. Everything here is pure: names and numbers in, a format and the reason for it out.
+"""
+
+from __future__ import annotations
+
+from gguflow.recipes.conditions import ModelFacts
+from gguflow.recipes.options import Options
+from gguflow.recipes.rules import Choice, TensorFacts, choose, kind_of, processing_order
+from gguflow.recipes.table import RECIPES, VERSION, Recipe, resolve
+
+__all__ = ["RECIPES", "VERSION", "Choice", "ModelFacts", "Options", "Recipe", "TensorFacts", "choose", "kind_of", "processing_order", "resolve"]

@@ -1,0 +1,293 @@
+"""The table of recipes. The rules are llama-quantize's (`llama_tensor_get_type_impl` in llama.cpp's src/llama-quant.cpp, as of September 2026), so
+the same name means the same formats.
+
+How to read a rule: "q5_k if i<2; q4_k" is tried from left to right; where nothing fits, the base format stays. Conditions (`conditions.py`), with
+i the position of the tensor among its kind (its layer, in a mixture of experts) and n the number of layers:
+
+    i<2 i<4            among the first
+    i<n/8 i<n/16       among the first eighth, sixteenth (rounded down)
+    seen<n/8           so many of its kind came before, also in a mixture of experts
+    more_bits          the first eighth, the last eighth, and every third between: the layers whose errors cost most
+    middle             neither among the first eighth nor the last
+    gqa>=4             four or more query heads share a key-value head
+    experts=8          a mixture of exactly eight experts: attention is a small part of it, and worth more bits
+    experts>=4         a mixture of four or more
+    70B                a 70B model: eight heads share each attn_v, which makes it small and worth more bits
+    imatrix            importance is given
+    uneven             rows do not divide into the base's blocks
+    stacked            several matrices in one tensor
+    falcon bailingmoe3 of that architecture
+    not ...            the opposite
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from gguflow import blocks
+from gguflow.errors import UnknownFormatError
+
+VERSION = "llama-quantize 2026-09"
+"""The rules change from release to release of llama.cpp; this says which are meant."""
+
+KINDS = ("output", "token_embd", "attn_v", "attn_k", "attn_q", "attn_output", "ffn_down", "ffn_gate", "ffn_up")
+"""The kinds of tensor that rules speak of. attn_v stands for fused attn_qkv and for attn_kv_b too, ffn_* also for experts."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named mixture of formats; see the module's docstring for the language of the rules.
+
+    file_type: llama.cpp's number for it (general.file_type). The fields after base are rules for kinds of tensor; output also serves token
+    embeddings that are tied to it; other serves every kind that has no rule of its own. importance_for: formats that this recipe uses only with
+    importance. is_pure: the base for every tensor that is quantized at all, no other rule.
+    """
+
+    name: str
+    file_type: int
+    base: str
+    output: str = "q8_0 if falcon; q8_0 if uneven; q6_k"
+    token_embd: str = ""
+    attn_v: str = "q8_0 if experts=8"
+    attn_k: str = "q8_0 if experts=8"
+    attn_q: str = ""
+    attn_output: str = ""
+    ffn_down: str = ""
+    ffn_gate: str = ""
+    ffn_up: str = ""
+    other: str = ""
+    importance_for: tuple[str, ...] = ()
+    is_pure: bool = False
+
+    @property
+    def label(self) -> str:
+        """How file names spell it."""
+        return self.name.upper()
+
+    def options(self, kind: str) -> list[tuple[str, str]]:
+        """(format, condition) pairs of the rule for a kind, in the order in which they are tried."""
+        rule: str = (getattr(self, kind) if kind in KINDS else "") or self.other
+        pairs = [option.partition(" if ") for option in rule.split("; ") if option]
+        return [(name, condition) for name, _, condition in pairs]
+
+
+_COARSE_OUTPUT = "q8_0 if falcon; q8_0 if uneven; q5_k"
+_COARSE_K = "q4_k if experts=8"
+
+_TABLE = (
+    Recipe("f32", 0, "f32", is_pure=True),
+    Recipe("f16", 1, "f16", is_pure=True),
+    Recipe("bf16", 32, "bf16", is_pure=True),
+    Recipe("q4_0", 2, "q4_0", ffn_down="q4_1 if imatrix and i<n/8"),
+    Recipe("q4_1", 3, "q4_1"),
+    Recipe("q5_0", 8, "q5_0", ffn_down="q5_1 if imatrix and i<n/8"),
+    Recipe("q5_1", 9, "q5_1"),
+    Recipe("q8_0", 7, "q8_0", output=""),
+    Recipe(
+        "q2_k",
+        10,
+        "q2_k",
+        attn_v="q8_0 if experts=8; q5_k if 70B; q4_k if gqa>=4; q3_k",
+        attn_output="q2_k if falcon; q5_k if experts=8; q3_k",
+        ffn_down="q3_k",
+    ),
+    Recipe(
+        "q2_k_s",
+        21,
+        "q2_k",
+        attn_v="q8_0 if experts=8; q5_k if 70B and gqa>=4; q4_k if gqa>=4",
+        ffn_down="q4_k if i<n/8",
+        importance_for=("q2_k",),
+    ),
+    Recipe("q3_k_s", 11, "q3_k", attn_v="q8_0 if experts=8; q5_k if 70B", attn_output="q5_k if experts=8 and not falcon"),
+    Recipe(
+        "q3_k_m",
+        12,
+        "q3_k",
+        attn_v="q8_0 if experts=8; q5_k if i<2; q5_k if 70B; q4_k",
+        attn_output="q3_k if falcon; q5_k if experts=8; q4_k",
+        ffn_down="q5_k if i<n/16; q4_k if not falcon; q4_k if more_bits",
+    ),
+    Recipe(
+        "q3_k_l",
+        13,
+        "q3_k",
+        attn_v="q8_0 if experts=8; q5_k",
+        attn_output="q4_k if falcon; q3_k if experts=8; q5_k",
+        ffn_down="q4_k if falcon; q5_k",
+    ),
+    Recipe(
+        "q4_k_s",
+        14,
+        "q4_k",
+        attn_v="q8_0 if experts=8; q5_k if i<4; q5_k if 70B",
+        attn_output="q5_k if experts=8 and not falcon",
+        ffn_down="q5_k if i<n/8 and not falcon",
+    ),
+    Recipe(
+        "q4_k_m",
+        15,
+        "q4_k",
+        attn_v="q8_0 if experts=8; q6_k if more_bits; q5_k if 70B",
+        attn_output="q5_k if experts=8 and not falcon",
+        ffn_down="q6_k if falcon and i<n/16; q5_k if falcon and more_bits; q4_k if falcon; q6_k if more_bits",
+    ),
+    Recipe("q5_k_s", 16, "q5_k"),
+    Recipe("q5_k_m", 17, "q5_k", attn_v="q8_0 if experts=8; q6_k if more_bits", ffn_down="q6_k if more_bits"),
+    Recipe("q6_k", 18, "q6_k"),
+    Recipe(
+        "iq1_s",
+        24,
+        "iq1_s",
+        output=_COARSE_OUTPUT,
+        token_embd="q2_k",
+        attn_v="q4_k if gqa>=4; q4_k if experts>=4; q2_k",
+        attn_k=_COARSE_K,
+        attn_output="q5_k if experts=8; iq2_xxs",
+        ffn_down="q2_k if seen<n/8",
+    ),
+    Recipe(
+        "iq1_m",
+        31,
+        "iq1_m",
+        output=_COARSE_OUTPUT,
+        token_embd="q2_k",
+        attn_v="q4_k if gqa>=4; q4_k if experts>=4; q2_k",
+        attn_k=_COARSE_K,
+        attn_output="q5_k if experts=8; iq2_xxs",
+        ffn_down="q2_k if seen<n/8",
+    ),
+    Recipe(
+        "iq2_xxs",
+        19,
+        "iq2_xxs",
+        output=_COARSE_OUTPUT,
+        token_embd="q2_k",
+        attn_v="q4_k if gqa>=4; q4_k if experts>=4; q2_k",
+        attn_k=_COARSE_K,
+        attn_output="q5_k if experts=8",
+        ffn_down="q2_k if seen<n/8",
+    ),
+    Recipe(
+        "iq2_xs",
+        20,
+        "iq2_xs",
+        output=_COARSE_OUTPUT,
+        token_embd="q2_k",
+        attn_v="q4_k if gqa>=4; q4_k if experts>=4; q2_k",
+        attn_k=_COARSE_K,
+        attn_output="q5_k if experts=8",
+        ffn_down="q2_k if seen<n/8",
+    ),
+    Recipe(
+        "iq2_s",
+        28,
+        "iq2_xs",
+        output=_COARSE_OUTPUT,
+        token_embd="iq3_s",
+        attn_v="q4_k if gqa>=4; q4_k if experts>=4; iq3_s",
+        attn_k=_COARSE_K,
+        attn_output="q5_k if experts=8; iq3_s",
+        ffn_down="iq3_s if seen<n/8",
+    ),
+    Recipe(
+        "iq2_m",
+        29,
+        "iq2_s",
+        output=_COARSE_OUTPUT,
+        token_embd="iq3_s",
+        attn_v="q4_k if gqa>=4; q4_k if experts>=4; iq3_s",
+        attn_k=_COARSE_K,
+        attn_output="q5_k if experts=8; iq3_s",
+        ffn_down="iq3_s if seen<n/8",
+    ),
+    Recipe(
+        "iq3_xxs",
+        23,
+        "iq3_xxs",
+        output=_COARSE_OUTPUT,
+        token_embd="iq3_s",
+        attn_v="q8_0 if experts=8; q5_k if 70B and gqa>=4; q4_k if gqa>=4; iq3_s if not imatrix",
+        attn_k="q8_0 if experts=8; iq2_s",
+        attn_q="iq2_s",
+        attn_output="iq3_xxs if falcon; q5_k if experts=8; iq3_s",
+        ffn_down="q4_k if not imatrix and i<n/8; q3_k if not imatrix",
+    ),
+    Recipe(
+        "iq3_xs",
+        22,
+        "iq3_s",
+        attn_v="q8_0 if experts=8; q5_k if 70B and gqa>=4; q4_k if gqa>=4",
+        attn_k="q8_0 if experts=8; iq3_xxs",
+        attn_q="iq3_xxs",
+        attn_output="q5_k if experts=8 and not falcon",
+        ffn_gate="iq3_xxs if middle",
+        ffn_up="iq3_xxs if middle",
+    ),
+    Recipe(
+        "iq3_s",
+        26,
+        "iq3_s",
+        attn_v="q8_0 if experts=8; q5_k if 70B and gqa>=4; q4_k if gqa>=4",
+        attn_output="q5_k if experts=8 and not falcon",
+    ),
+    Recipe(
+        "iq3_m",
+        27,
+        "iq3_s",
+        attn_v="q8_0 if experts=8; q5_k if 70B; q4_k",
+        attn_output="iq3_s if falcon; q5_k if experts=8; q4_k",
+        ffn_down="q4_k if i<n/8; q4_k if experts=8 and more_bits",
+    ),
+    Recipe(
+        "iq4_nl",
+        25,
+        "iq4_nl",
+        attn_v="q8_0 if experts=8; q5_k if gqa>=4",
+        attn_output="q5_k if experts=8 and not falcon",
+        ffn_down="q5_k if i<n/8 and not imatrix",
+    ),
+    Recipe(
+        "iq4_xs",
+        30,
+        "iq4_xs",
+        attn_v="q8_0 if experts=8; q5_k if gqa>=4",
+        attn_output="q5_k if experts=8 and not falcon",
+        ffn_down="q5_k if i<n/8 and not imatrix",
+    ),
+    Recipe("tq1_0", 36, "tq1_0", token_embd="q4_k"),
+    Recipe("tq2_0", 37, "tq2_0", token_embd="q4_k"),
+    Recipe(
+        "mxfp4_moe",
+        38,
+        "mxfp4",
+        output="q8_0",
+        attn_v="",
+        attn_k="",
+        ffn_down="mxfp4 if stacked; q8_0",
+        ffn_gate="mxfp4 if stacked; q8_0",
+        ffn_up="mxfp4 if stacked; q8_0",
+        other="mxfp4 if stacked and not bailingmoe3; q8_0",
+    ),
+    Recipe("q1_0", 40, "q1_0"),
+    Recipe("q2_0", 41, "q2_0", token_embd="q4_k"),
+)
+
+RECIPES = MappingProxyType({recipe.name: recipe for recipe in _TABLE})
+
+
+def resolve(name: str) -> Recipe:
+    """The recipe of this name, in any case; a block format's name that no recipe has means that format for every tensor that is quantized.
+
+    Raises UnknownFormatError, which lists both.
+    """
+    key = name.lower()
+    if key in RECIPES:
+        return RECIPES[key]
+    block_format = blocks.FORMATS.get(key)
+    file_types = {"nvfp4": 39} | {recipe.base: recipe.file_type for recipe in reversed(_TABLE)}
+    if block_format is None or not block_format.is_quantized:
+        known = sorted({*RECIPES, *(f.key for f in blocks.FORMATS.values() if f.is_quantized)})
+        raise UnknownFormatError(f"unknown type {name!r}; known: {', '.join(known)}")
+    return Recipe(key, file_types.get(key, 1024), key, is_pure=True)  # 1024: llama.cpp's "guessed from the tensors"
