@@ -14,6 +14,7 @@ from gguflow import models
 from gguflow.container.metadata import Metadata
 from gguflow.errors import UnsupportedError
 from gguflow.models.documents import Document
+from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.pre_tokenizers import GPT2, LLAMA3, PRE_TOKENIZERS, QWEN2, pre_tokenizer_name
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
 from gguflow.models.tokenizers.special import special_metadata
@@ -43,6 +44,10 @@ def write(directory: Path, contents: dict[str, Any]) -> Path:
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return directory
+
+
+def tokenizer_files(directory: Path, config: dict[str, Any] | None = None) -> TokenizerFiles:
+    return TokenizerFiles.read(Document(directory / "config.json", config or {}), directory)
 
 
 def test_byte_level_bpe(tmp_path: Path) -> None:
@@ -201,7 +206,7 @@ def test_sentencepiece(tmp_path: Path) -> None:
     shutil.copy(TINY / "tokenizer.model", tmp_path / "tokenizer.model")
     settings = {"added_tokens_decoder": {"4097": {"content": "[INST]", "special": True}, "4098": {"content": "x\u2581y"}, "9999": {"content": "no"}}}
     write(tmp_path, {"added_tokens.json": {"<added>": 4096, "<beyond>": 5000}, "tokenizer_config.json": settings})
-    metadata = sentencepiece_metadata(Document(tmp_path / "config.json", {"vocab_size": 4100}), tmp_path)
+    metadata = sentencepiece_metadata(tokenizer_files(tmp_path, {"vocab_size": 4100}))
     assert metadata is not None
     keys = plain(metadata)
     assert (keys["model"], keys["pre"], len(keys["tokens"])) == ("llama", "default", 4100)
@@ -214,7 +219,7 @@ def test_sentencepiece(tmp_path: Path) -> None:
 
 def test_sentencepiece_drops_tokens_that_the_model_has_no_rows_for(tmp_path: Path) -> None:
     shutil.copy(TINY / "tokenizer.model", tmp_path / "tokenizer.model")
-    metadata = sentencepiece_metadata(Document(tmp_path / "config.json", {"vocab_size": 100}), tmp_path)
+    metadata = sentencepiece_metadata(tokenizer_files(tmp_path, {"vocab_size": 100}))
     assert metadata is not None
     assert len(plain(metadata)["tokens"]) == 100
 
@@ -283,10 +288,10 @@ SPECIAL: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None, dict[str,
 def test_special_tokens(
     post_processor: dict[str, Any] | None, settings: dict[str, Any] | None, config: dict[str, Any], expected: dict[str, Any], tmp_path: Path
 ) -> None:
-    contents: dict[str, Any] = {"config.json": config, "tokenizer.json": {"added_tokens": ADDED_TOKENS, "post_processor": post_processor}}
+    contents: dict[str, Any] = {"tokenizer.json": {"added_tokens": ADDED_TOKENS, "post_processor": post_processor}}
     if settings is not None:
         contents["tokenizer_config.json"] = settings
-    keys = plain(special_metadata(write(tmp_path, contents), 10))
+    keys = plain(special_metadata(tokenizer_files(write(tmp_path, contents), config), 10))
     ids = {key: value for key, value in keys.items() if key.startswith("add_") or key.endswith("_token_id")}
     assert ids == expected
 
@@ -310,7 +315,7 @@ TEMPLATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("contents", "expected"), TEMPLATES.values(), ids=TEMPLATES.keys())
 def test_chat_template_is_copied(contents: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
-    keys = plain(special_metadata(write(tmp_path, contents)))
+    keys = plain(special_metadata(tokenizer_files(write(tmp_path, contents))))
     found = {key.removeprefix("tokenizer.chat_template"): value for key, value in keys.items() if "chat_template" in key}
     assert found == expected
 

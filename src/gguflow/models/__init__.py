@@ -18,6 +18,7 @@ from gguflow.models.documents import Document
 from gguflow.models.general import general_metadata
 from gguflow.models.passthrough import pass_through, strip
 from gguflow.models.storable import check_storable
+from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
 
 
@@ -58,13 +59,17 @@ def architectures() -> Mapping[str, Architecture]:
 def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
     """Tensors are matched before the tokenizer is read: its size is bounded by that of the embedding matrix."""
     family = _family(config)
+    if "quantization_config" in config:
+        method = config.section("quantization_config").values.get("quant_method")
+        message = "the weights are quantized already; convert the checkpoint that they were made from"
+        raise UnsupportedError(config.file, Finding("M-007", message, "$.quantization_config.quant_method", found=method))
     hyper_parameters = family.metadata(config, directory)
     tensors = match_tensors(family, checkpoint, config)
     general, file_stem = general_metadata(family.name, directory, sum(tensor.n_weights for tensor in tensors))
     n_heads = config.integer("num_attention_heads")
     return Model(
         architecture=family.name,
-        metadata=general | hyper_parameters | family.tokenizer(config, directory),
+        metadata=general | hyper_parameters | family.tokenizer(TokenizerFiles.read(config, directory)),
         tensors=tensors,
         n_layers=config.integer("num_hidden_layers"),
         n_heads=n_heads,

@@ -11,6 +11,7 @@ from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import ModelTensor, RopeOrder
 from gguflow.models.documents import Document
+from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint, json_path
 
 MAX_LAYERS = 512
@@ -36,7 +37,7 @@ class Architecture:
     name: GGUF's name of it. classes: the names in config.json's "architectures" that mean it.
     metadata: (config, directory) -> the hyper-parameters' keys, in llama.cpp's order.
     tensors: config -> GGUF tensor name -> what is expected of it.
-    tokenizer: (config, directory) -> the tokenizer's keys, in llama.cpp's order.
+    tokenizer: its files -> the tokenizer's keys, in llama.cpp's order.
     rename: (checkpoint's tensor name, config) -> the name that gguf's TensorNameMap knows.
     skipped: regular expressions; a (renamed) tensor that one of them matches in full is left out.
     computed: config -> tensors that no checkpoint holds (rope frequencies).
@@ -46,7 +47,7 @@ class Architecture:
     classes: tuple[str, ...]
     metadata: Callable[[Document, Path], Metadata]
     tensors: Callable[[Document], Mapping[str, Expected]]
-    tokenizer: Callable[[Document, Path], Metadata]
+    tokenizer: Callable[[TokenizerFiles], Metadata]
     rename: Callable[[str, Document], str] = lambda name, _: name
     skipped: tuple[str, ...] = ()
     computed: Callable[[Document], tuple[ModelTensor, ...]] = lambda _: ()

@@ -7,6 +7,8 @@ The rules that a checkpoint must keep to be understood, each with the error that
     M-004  UnsupportedError  config.json names a family of models that is known
     M-005  UnsupportedError  rotary embeddings are scaled in a way that is known
     M-006  UnsupportedError  embeddings are pooled in a way that is known
+    M-007  UnsupportedError  the weights are plain numbers, not quantized in another way
+    M-008  UnsupportedError  a Qwen3 model is no reranker, which llama.cpp wants as a classifier
     M-010  InvalidError      every tensor that the family needs is there
     M-011  InvalidError      every tensor is one that the family has, or that is known to be left out
     M-012  InvalidError      a tensor has the shape that the hyper-parameters give it

@@ -11,6 +11,7 @@ from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tenso
 from gguflow.models.documents import Document
 from gguflow.models.rope import llama3_factors, rope_type
 from gguflow.models.tokenizers.bpe import bpe_metadata
+from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
 
 CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
@@ -39,17 +40,15 @@ def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
     return (ModelTensor("rope_freqs.weight", factors.shape, values=factors),)
 
 
-def tokenizer(config: Document, directory: Path) -> Metadata:
+def tokenizer(files: TokenizerFiles) -> Metadata:
     """tokenizer.model first (Llama 1, 2, Mistral), else tokenizer.json: SentencePiece kept there, or byte-level BPE (Llama 3, SmolLM)."""
     keys: Metadata = {}
-    settings = Document.read(directory, "tokenizer_config.json")
-    if settings is not None and "add_prefix_space" in settings:
-        keys["tokenizer.ggml.add_space_prefix"] = boolean(settings.flag("add_prefix_space"))
-    keys |= sentencepiece_metadata(config, directory) or sentencepiece_json_metadata(config, directory) or bpe_metadata(config, directory)
-    n_tokens = config.integer("vocab_size")
-    if n_tokens == 32016:
+    if files.settings is not None and "add_prefix_space" in files.settings:
+        keys["tokenizer.ggml.add_space_prefix"] = boolean(files.settings.flag("add_prefix_space"))
+    keys |= sentencepiece_metadata(files) or sentencepiece_json_metadata(files) or bpe_metadata(files)
+    if files.n_tokens == 32016:
         keys |= {f"tokenizer.ggml.{kind}_token_id": u32(token) for kind, token in CODE_LLAMA_TOKENS.items()}
-    if n_tokens == 49152:  # SmolLM and the small Granites: their tokenizers put nothing before a text
+    if files.n_tokens == 49152:  # SmolLM and the small Granites: their tokenizers put nothing before a text
         keys["tokenizer.ggml.add_bos_token"] = boolean(False)
     return keys
 

@@ -10,6 +10,7 @@ from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tenso
 from gguflow.models.documents import Document
 from gguflow.models.pooling import pooling_metadata
 from gguflow.models.tokenizers.bpe import bpe_metadata
+from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
 
 
@@ -23,8 +24,8 @@ def tensors(config: Document) -> dict[str, Expected]:
     return decoder_tensors(config, DecoderSizes.of(config), qkv_bias=True, headless=class_name(config) == "Qwen2Model")
 
 
-def tokenizer(config: Document, directory: Path) -> Metadata:
-    return sentencepiece_metadata(config, directory) or bpe_metadata(config, directory)
+def tokenizer(files: TokenizerFiles) -> Metadata:
+    return sentencepiece_metadata(files) or bpe_metadata(files)
 
 
 def rename(name: str, config: Document) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from gguflow.container.metadata import Metadata
+from gguflow.errors import Finding, UnsupportedError
 from gguflow.models.architecture import Architecture, Expected
 from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tensors
-from gguflow.models.documents import Document
+from gguflow.models.documents import Document, read_text
 from gguflow.models.pooling import pooling_metadata
 from gguflow.models.qwen2 import tokenizer
 
@@ -16,8 +17,19 @@ HEAD_DIM = 128
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
+    """The decoder's keys. Raises UnsupportedError (M-008) for a reranker, and what the readers of hyper-parameters raise."""
+    if _is_reranker(config, directory):
+        message = "Qwen3 rerankers are not known: of their output matrix llama.cpp keeps the rows of two tokens only"
+        raise UnsupportedError(directory, Finding("M-008", message))
     keys = decoder_metadata("qwen3", config, DecoderSizes.of(config, HEAD_DIM))
     return keys | pooling_metadata("qwen3", directory)
+
+
+def _is_reranker(config: Document, directory: Path) -> bool:
+    """A reranker has the same class as a chat model: llama.cpp's converter, too, knows it by its name or by its card's heading."""
+    names = (directory.resolve().name, config.text("_name_or_path", ""))
+    card = read_text(directory, "README.md") or ""
+    return any("qwen3-reranker" in name.lower() for name in names) or "# qwen3-reranker" in card.lower()
 
 
 def tensors(config: Document) -> dict[str, Expected]:

@@ -34,10 +34,10 @@ def _fits(value: Value) -> bool:
 
 
 def _all_fit(kind: ValueType, values: Iterable[Any]) -> bool:
-    if kind is ValueType.STRING:
-        return all(isinstance(value, bytes) or (isinstance(value, str) and _utf8_bytes(value) is not None) for value in values)
-    values = tuple(values)
     try:
+        if kind is ValueType.STRING:
+            return _utf8_bytes("".join(value for value in values if not isinstance(value, bytes))) is not None
+        values = tuple(values)
         struct.pack(f"<{len(values)}{SCALAR_CODES[kind]}", *values)
     except (struct.error, OverflowError, TypeError):
         return False

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gguflow.container.metadata import Metadata, ValueType, array
-from gguflow.errors import Finding, UnsupportedError
+from gguflow.errors import Finding, InvalidError, UnsupportedError
 from gguflow.models.documents import Document
+from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.pre_tokenizers import pre_tokenizer_name
 from gguflow.models.tokenizers.special import special_metadata
-from gguflow.models.tokenizers.tokenizer_json import added_tokens, own_tokens, read_tokenizer
+from gguflow.models.tokenizers.tokenizer_json import added_tokens, own_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, user_defined
 
 _ENCODED_SPACE = chr(ord(" ") + 256)
 """How byte-level BPE writes a space."""
 
 
-def bpe_metadata(config: Document, directory: Path) -> Metadata:
+def bpe_metadata(files: TokenizerFiles) -> Metadata:
     """The keys in llama.cpp's order, padded to config's vocab_size.
 
-    Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what Document.read raises.
+    Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what special_metadata raises.
     """
-    tokenizer = read_tokenizer(directory)
+    tokenizer = files.tokenizer
+    if tokenizer is None:
+        message = "there is no tokenizer.json, and no other tokenizer that this family of models may have"
+        raise InvalidError(files.directory, Finding("M-023", message))
     model = tokenizer.section("model")
     require_model(model, "BPE")
     pre = pre_tokenizer_name(tokenizer)
-    tokens = whole_vocabulary(tokenizer, directory, config.integer("vocab_size"))
+    tokens = whole_vocabulary(files, tokenizer)
     metadata = tokens.metadata("gpt2", pre)
     if merges := _merges(model):
         metadata["tokenizer.ggml.merges"] = array(ValueType.STRING, merges)
-    return metadata | special_metadata(directory)
+    return metadata | special_metadata(files)
 
 
 def require_model(model: Document, kind: str) -> None:
@@ -40,13 +42,13 @@ def require_model(model: Document, kind: str) -> None:
         raise UnsupportedError(model.file, Finding("M-024", message, f"{model.where}.type", found=found, expected=kind))
 
 
-def whole_vocabulary(tokenizer: Document, directory: Path, n_tokens: int) -> Vocabulary:
+def whole_vocabulary(files: TokenizerFiles, tokenizer: Document) -> Vocabulary:
     """Own and added tokens with their types, as llama.cpp's converter (`get_vocab_base`) has them. Raises InvalidError (M-003, M-025)."""
-    own = own_tokens(tokenizer, n_tokens)
-    tokens = Vocabulary.padding(n_tokens)
+    own = own_tokens(tokenizer, files.n_tokens)
+    tokens = Vocabulary.padding(files.n_tokens)
     for token, text in own.items():
         tokens.put(token, text, TokenType.NORMAL)
-    for token, added in added_tokens(tokenizer, directory, own, n_tokens).items():
+    for token, added in added_tokens(tokenizer, files.settings, own, files.n_tokens).items():
         if added.special or looks_special(added.text):
             tokens.put(token, added.text, TokenType.CONTROL)
         else:
@@ -59,7 +61,8 @@ def _merges(model: Document) -> list[str]:
     merges: list[str] = []
     for index, merge in enumerate(model.items("merges")):
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str)):
             raise model.wrong(f"merges[{index}]", merge, "two tokens")
-        merges.append(" ".join(part.replace(" ", _ENCODED_SPACE) for part in pair))
+        left, right = pair
+        merges.append(f"{left.replace(' ', _ENCODED_SPACE)} {right.replace(' ', _ENCODED_SPACE)}")
     return merges

@@ -8,6 +8,7 @@ from pathlib import Path
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, MalformedError
 from gguflow.models.documents import Document, read_bytes
+from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.special import special_metadata
 from gguflow.models.tokenizers.tokenizer_json import added_tokens, decoder_ids, named_tokens, own_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, user_defined
@@ -16,47 +17,45 @@ ADDED_SCORE = -1000.0
 """Below that of every piece, so that no merge makes an added token."""
 
 
-def sentencepiece_metadata(config: Document, directory: Path) -> Metadata | None:
+def sentencepiece_metadata(files: TokenizerFiles) -> Metadata | None:
     """The keys made of `tokenizer.model`; None where there is no such file.
 
     Tokens beyond config's vocab_size are ignored, missing ones padded; added tokens come from added_tokens.json and tokenizer_config.json.
     Raises MalformedError (M-021) where the file is no SentencePiece model, InvalidError (M-002, M-003), LimitError, StorageError.
     """
-    content = read_bytes(directory, "tokenizer.model")
+    content = read_bytes(files.directory, "tokenizer.model")
     if content is None:
         return None
-    vocabulary = _pieces(directory / "tokenizer.model", content, config.integer("vocab_size"))
-    _add_tokens(vocabulary, directory)
-    return vocabulary.metadata("llama", "default", scores=True) | special_metadata(directory, len(vocabulary))
+    vocabulary = _pieces(files.directory / "tokenizer.model", content, files.n_tokens)
+    _add_tokens(vocabulary, files)
+    return vocabulary.metadata("llama", "default", scores=True) | special_metadata(files, files.n_tokens)
 
 
-def sentencepiece_json_metadata(config: Document, directory: Path) -> Metadata | None:
+def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
     """The keys made of a tokenizer.json that holds a SentencePiece vocabulary; None where there is none, or one of another kind.
 
     The scores are lost there: every piece gets the same, as llama.cpp's converter does it.
     Raises InvalidError (M-002, M-003, M-025) and what Document.read raises.
     """
-    tokenizer = Document.read(directory, "tokenizer.json")
+    tokenizer = files.tokenizer
     if tokenizer is None:
         return None
     model = tokenizer.section("model")
     if not (model.text("type", "") == "BPE" and model.flag("byte_fallback", False) and tokenizer.section("decoder").text("type", "") == "Sequence"):
         return None
-    n_tokens = config.integer("vocab_size")
-    own = own_tokens(tokenizer, n_tokens)
-    settings = Document.read(directory, "tokenizer_config.json")
-    special = named_tokens(settings) if settings is not None else []
-    vocabulary = Vocabulary.padding(n_tokens)
+    own = own_tokens(tokenizer, files.n_tokens)
+    special = named_tokens(files.settings) if files.settings is not None else []
+    vocabulary = Vocabulary.padding(files.n_tokens)
     for token, text in own.items():
         if re.fullmatch("<0x[0-9A-Fa-f]{2}>", text):
             kind = TokenType.BYTE
         else:
             kind = TokenType.CONTROL if text in special else TokenType.NORMAL
         vocabulary.put(token, text, kind, ADDED_SCORE)
-    for token, added in added_tokens(tokenizer, directory, own, n_tokens).items():
+    for token, added in added_tokens(tokenizer, files.settings, own, files.n_tokens).items():
         if token not in own:
             vocabulary.put(token, added.text, TokenType.CONTROL if added.text in special else TokenType.USER_DEFINED, ADDED_SCORE)
-    return vocabulary.metadata("llama", "default", scores=True) | special_metadata(directory, len(vocabulary))
+    return vocabulary.metadata("llama", "default", scores=True) | special_metadata(files, files.n_tokens)
 
 
 def _pieces(file: Path, content: bytes, n_tokens: int) -> Vocabulary:
@@ -82,14 +81,14 @@ def _pieces(file: Path, content: bytes, n_tokens: int) -> Vocabulary:
     return vocabulary
 
 
-def _add_tokens(vocabulary: Vocabulary, directory: Path) -> None:
+def _add_tokens(vocabulary: Vocabulary, files: TokenizerFiles) -> None:
     """Put added tokens into their places; those beyond the vocabulary are ignored, as llama.cpp's converter does."""
-    if (added := Document.read(directory, "added_tokens.json")) is not None:
+    if (added := Document.read(files.directory, "added_tokens.json")) is not None:
         for text in added.values:
             if (token := added.integer(text, minimum=0)) < len(vocabulary):
                 vocabulary.put(token, text, TokenType.USER_DEFINED, ADDED_SCORE)
-    if (settings := Document.read(directory, "tokenizer_config.json")) is not None:
-        decoder = settings.section("added_tokens_decoder")
+    if files.settings is not None:
+        decoder = files.settings.section("added_tokens_decoder")
         for token in decoder_ids(decoder):
             entry = decoder.section(str(token))
             text = entry.text("content")

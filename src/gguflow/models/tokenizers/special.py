@@ -14,6 +14,7 @@ from typing import Any
 
 from gguflow.container.metadata import Metadata, ValueType, array, boolean, string, u32
 from gguflow.models.documents import Document, read_text
+from gguflow.models.tokenizers.files import TokenizerFiles
 
 ID_KEYS = {
     "bos": "tokenizer.ggml.bos_token_id",
@@ -40,14 +41,13 @@ class _Findings:
     add: dict[str, bool] = field(default_factory=dict)
 
 
-def special_metadata(directory: Path, n_tokens: int | None = None) -> Metadata:
+def special_metadata(files: TokenizerFiles, n_tokens: int | None = None) -> Metadata:
     """The special tokens' ids, whether to add them, the chat template, the normalizer's flags.
 
     n_tokens: ids from it on are ignored; None for no limit.
-    Raises InvalidError (M-003: a value of the wrong type), MalformedError, LimitError and StorageError as Document.read.
+    Raises InvalidError (M-003: a value of the wrong type), MalformedError, LimitError and StorageError as read_text.
     """
-    tokenizer = Document.read(directory, "tokenizer.json")
-    settings = Document.read(directory, "tokenizer_config.json")
+    tokenizer, settings = files.tokenizer, files.settings
     findings = _Findings()
     normalizer = Normalizer()
     if settings is not None:
@@ -57,13 +57,12 @@ def special_metadata(directory: Path, n_tokens: int | None = None) -> Metadata:
         _framing(tokenizer, settings is not None, findings)
     if settings is not None:
         _from_settings(settings, _added_ids(tokenizer), n_tokens, findings)
-    if (config := Document.read(directory, "config.json")) is not None:
-        for kind in findings.kinds:
-            _set_id(findings, kind, config.values.get(f"{kind}_token_id"), n_tokens, config)
+    for kind in findings.kinds:
+        _set_id(findings, kind, files.config.values.get(f"{kind}_token_id"), n_tokens, files.config)
     metadata = {ID_KEYS[kind]: u32(token) for kind, token in findings.ids.items() if kind in ID_KEYS}
     metadata |= {ADD_KEYS[kind]: boolean(add) for kind, add in findings.add.items() if kind in ADD_KEYS}
     if settings is not None:
-        metadata |= _chat_template(directory, settings)
+        metadata |= _chat_template(files.directory, settings)
     if normalizer.lowercase is not None:
         metadata["tokenizer.ggml.normalizer.lowercase"] = boolean(normalizer.lowercase)
     if normalizer.strip_accents is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.documents import Document
@@ -19,14 +18,6 @@ class AddedToken:
 
     text: str
     special: bool
-
-
-def read_tokenizer(directory: Path) -> Document:
-    """tokenizer.json. Raises InvalidError (M-023) where there is none, and what Document.read raises."""
-    tokenizer = Document.read(directory, "tokenizer.json")
-    if tokenizer is None:
-        raise InvalidError(directory, Finding("M-023", "there is no tokenizer.json, and no other tokenizer that this family of models may have"))
-    return tokenizer
 
 
 def own_tokens(tokenizer: Document, n_tokens: int) -> dict[int, str]:
@@ -44,7 +35,7 @@ def own_tokens(tokenizer: Document, n_tokens: int) -> dict[int, str]:
     return tokens
 
 
-def added_tokens(tokenizer: Document, directory: Path, own: dict[int, str], n_tokens: int) -> dict[int, AddedToken]:
+def added_tokens(tokenizer: Document, settings: Document | None, own: dict[int, str], n_tokens: int) -> dict[int, AddedToken]:
     """id -> token of all that are added to the vocabulary `own`, as transformers sees them.
 
     From tokenizer.json's list; then the `added_tokens_decoder` of tokenizer_config.json and the tokens that it names (`bos_token`, ...): where
@@ -57,7 +48,6 @@ def added_tokens(tokenizer: Document, directory: Path, own: dict[int, str], n_to
         if token >= n_tokens:
             raise _beyond(entry, entry.text("content"), token, n_tokens)
         added[token] = AddedToken(entry.text("content"), entry.flag("special", False))
-    settings = Document.read(directory, "tokenizer_config.json")
     if settings is not None:
         ids = {text: token for token, text in own.items()} | {known.text: token for token, known in added.items()}
         for late in _late_tokens(settings, {known.text for known in added.values()}):

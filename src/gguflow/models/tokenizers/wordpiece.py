@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gguflow.container.metadata import Metadata, boolean, u32
 from gguflow.errors import Finding, InvalidError
-from gguflow.models.documents import Document, read_text
+from gguflow.models.documents import read_text
 from gguflow.models.tokenizers.bpe import require_model, whole_vocabulary
+from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.special import special_metadata
 from gguflow.models.tokenizers.tokenizer_json import named_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary
@@ -17,25 +16,23 @@ _DEFAULT_SPECIAL = frozenset(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
 """BertTokenizer's special tokens where tokenizer_config.json names no others."""
 
 
-def wordpiece_metadata(config: Document, directory: Path) -> Metadata:
+def wordpiece_metadata(files: TokenizerFiles) -> Metadata:
     """The keys in llama.cpp's order, padded to config's vocab_size.
 
-    Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what Document.read raises.
+    Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what special_metadata raises.
     """
-    n_tokens = config.integer("vocab_size")
-    tokenizer = Document.read(directory, "tokenizer.json")
-    if tokenizer is None:
-        tokens = _from_list(directory, n_tokens)
+    if files.tokenizer is None:
+        tokens = _from_list(files)
     else:
-        require_model(tokenizer.section("model"), "WordPiece")
-        tokens = whole_vocabulary(tokenizer, directory, n_tokens)
+        require_model(files.tokenizer.section("model"), "WordPiece")
+        tokens = whole_vocabulary(files, files.tokenizer)
     for token, (text, kind) in enumerate(zip(tokens.texts, tokens.types, strict=True)):
         tokens.texts[token] = _phantom(text, kind)
-    special = special_metadata(directory, n_tokens)
-    if tokenizer is None and not _lowercase_setting(directory):
+    special = special_metadata(files, files.n_tokens)
+    if files.tokenizer is None and files.settings is not None and not files.settings.flag("do_lower_case", True):
         special[_LOWERCASE] = boolean(False)
     lowercase = special[_LOWERCASE].value if _LOWERCASE in special else True
-    metadata: Metadata = {"tokenizer.ggml.token_type_count": u32(config.integer("type_vocab_size", 2))}
+    metadata: Metadata = {"tokenizer.ggml.token_type_count": u32(files.config.integer("type_vocab_size", 2))}
     return metadata | tokens.metadata("bert", _pre(lowercase)) | special
 
 
@@ -51,23 +48,17 @@ def _pre(lowercase: bool) -> str:
     return "jina-v2-en" if lowercase else "default"
 
 
-def _from_list(directory: Path, n_tokens: int) -> Vocabulary:
+def _from_list(files: TokenizerFiles) -> Vocabulary:
     """vocab.txt: one token a line, its id the line's number. Raises InvalidError (M-023, M-025)."""
-    text = read_text(directory, "vocab.txt")
+    text = read_text(files.directory, "vocab.txt")
     if text is None:
-        raise InvalidError(directory, Finding("M-023", "there is neither a tokenizer.json nor a vocab.txt"))
+        raise InvalidError(files.directory, Finding("M-023", "there is neither a tokenizer.json nor a vocab.txt"))
     lines = text.removesuffix("\n").split("\n")
-    if len(lines) > n_tokens:
+    if len(lines) > files.n_tokens:
         message = "more tokens than the model has embeddings"
-        raise InvalidError(directory / "vocab.txt", Finding("M-025", message, found=len(lines), expected=f"{n_tokens} at most"))
-    settings = Document.read(directory, "tokenizer_config.json")
-    special = _DEFAULT_SPECIAL.union(named_tokens(settings) if settings is not None else ())
-    tokens = Vocabulary.padding(n_tokens)
+        raise InvalidError(files.directory / "vocab.txt", Finding("M-025", message, found=len(lines), expected=f"{files.n_tokens} at most"))
+    special = _DEFAULT_SPECIAL.union(named_tokens(files.settings) if files.settings is not None else ())
+    tokens = Vocabulary.padding(files.n_tokens)
     for token, line in enumerate(lines):
         tokens.put(token, line, TokenType.CONTROL if line in special else TokenType.NORMAL)
     return tokens
-
-
-def _lowercase_setting(directory: Path) -> bool:
-    settings = Document.read(directory, "tokenizer_config.json")
-    return settings is None or settings.flag("do_lower_case", True)
