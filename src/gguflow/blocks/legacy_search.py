@@ -17,4 +17,5 @@ LADDER = Ladder(first=-0.9, step=0.05, last=36)
 def row_weights(row: Floats, importance: Floats) -> Floats:
     """How much the error of each weight of a row counts: importance * sqrt(mean square of the row + weight**2)."""
     mean_square = ordered_sum(row * row) / f32(len(row))
-    return importance * np.sqrt(mean_square + row * row)
+    weights: Floats = importance * np.sqrt(mean_square + row * row)
+    return weights

@@ -26,6 +26,7 @@ f32 = np.float32
 DTYPE = np.dtype([("qs", "u1", 48), ("qh", "u1", 4), ("d", "<u2")])
 GRAMMAR = Struct("qs" / Array(48, Int8ul), "qh" / Array(4, Int8ul), "d" / Int16ul)
 
+POWERS = (1, 3, 9, 27, 81)
 DIGITS = [[m + 32 * n for n in range(5)] for m in range(32)] + [[160 + m + 16 * n for n in range(5)] for m in range(16)]
 """The weights whose digits the bytes of qs hold."""
 LAST_DIGITS = [[240 + m + 4 * n for n in range(4)] for m in range(4)]
@@ -34,13 +35,13 @@ LAST_DIGITS = [[240 + m + 4 * n for n in range(4)] for m in range(4)]
 
 def pack_digits(digits: Sequence[int]) -> int:
     """Up to five ternary digits, the first the most significant, as a byte."""
-    number = sum(digit * 3 ** (4 - n) for n, digit in enumerate(digits))
+    number = sum(digit * POWERS[4 - n] for n, digit in enumerate(digits))
     return -(-256 * number // 243)
 
 
 def unpack_digit(byte: int, n: int) -> int:
     """Digit n of a byte; of any byte, though an encoder writes only 243 of them."""
-    return (byte * 3**n & 255) * 3 >> 8
+    return (byte * POWERS[n] & 255) * 3 >> 8
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:

@@ -18,7 +18,7 @@ def nearest_codes(v: Any, d: Any) -> Any:
     """The code whose value, times d, is nearest to each lane of v; ties to the smaller magnitude. d: float32 scalar, zero gives codes of zero.
 
     d has few bits, so the midpoints between neighbours are exact, and comparing with them decides as comparing ggml's rounded errors does, as long
-    as |v| < 2**24 d (`nearest_codes_by_error` for the rest). The three bits of the code are three comparisons, each with the midpoint of what is left.
+    as |v| < 2**24 d (`nearest_codes_by_error` for the rest). The three bits of a code are three comparisons, each with the middle of what is left.
     """
     step = d if d > f32(0) else f32(np.inf)
     size = vabs(v)

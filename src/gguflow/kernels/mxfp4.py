@@ -53,7 +53,7 @@ def half_step(e: Any) -> Any:
 
 @kernel
 def inverse_step(e: Any) -> Any:
-    """2**(127 - e), half of what undoes half_step, which binary32 does not hold for e = 0. Scaling by it is exact, or underflows to a code of zero."""
+    """2**(127 - e), half of 1 / half_step(e), since binary32 does not reach 2**128. Scaling by it is exact, or underflows to a code of zero."""
     return bits_float(i32(254 - e) << i32(23)) if e < 254 else bits_float(i32(0x400000) >> i32(e - 254))
 
 
