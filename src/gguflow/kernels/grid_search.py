@@ -1,7 +1,8 @@
-"""The search of `gguflow.blocks.grid_search` on lanes. Two ways to fill them, in turn:
+"""The search of `gguflow.blocks.grid_search` on lanes, a trial scale per lane: 13, 19 or 31 of them, each with the scalar order of sums.
 
-- a trial scale per lane (13, 19 or 31 of them): levels, and the sums that judge a trial, see each weight in the scalar order;
-- a candidate per lane, where a combination of levels is not on the grid: 16 neighbours are measured at a time, and the first of the nearest wins.
+What is slow in ggml is the walk over the neighbours of a combination of levels that is not on the grid. Here what a level costs a weight is computed
+once per trial; the distance to a neighbour is then 8 (or 4) additions for 16 trials. As trial scales are close together, most trials of a group have
+the same combination, and walk together.
 
 The lists of neighbours are derived from the grid at first use (`tables`): ggml's take seconds, these some hundredths of a second.
 """
@@ -22,12 +23,10 @@ from gguflow.kernels.search import clamp, fit_positive
 from gguflow.lanes import (
     lane,
     lane_numbers,
+    largest,
     load,
-    load_i32,
-    load_u16,
     lowest_bit,
     mask_bits,
-    smallest,
     splat,
     store,
     store_i32,
@@ -43,21 +42,20 @@ i32 = np.int32
 SIZE = 256
 LARGEST = np.finfo(f32).max
 OFF_GRID, ALL, ALWAYS = 0, 1, 2
-_TRIALS = 32  # room for trial scales, in whole vectors
 
 
 class Tables(NamedTuple):
     """A grid, ready to be searched. A code is a combination of levels, packed as `Grid.codes`.
 
     index: int32[codes], the number of the grid point with this code, or -1.
-    first, last: int32[codes], where a code that is not on the grid has its neighbours in `neighbours`; whole vectors.
-    neighbours: codes of grid points, uint16 as uint8; a list that does not fill its last vector repeats its last entry, which never wins.
+    first, last: int32[codes], where a code that is not on the grid has its neighbours; both 0 for one that is.
+    neighbours: uint16, codes of grid points.
     """
 
     index: NDArray[np.int32]
     first: NDArray[np.int32]
     last: NDArray[np.int32]
-    neighbours: NDArray[np.uint8]
+    neighbours: NDArray[np.uint16]
 
 
 class Search(NamedTuple):
@@ -76,25 +74,22 @@ class Search(NamedTuple):
     positive_fit: bool
 
 
-class Work(NamedTuple):
-    """What the search leaves of a super-block, and its scratch memory.
+# The search of a super-block leaves its results, and keeps its scratch, in two arrays: a float32 `work` and an int32 `codes` (a tuple of arrays
+# would have its members' reference counts changed all the time). Where things begin:
+V = 0  # 256 magnitudes
+W = V + 256  # 256 error weights
+ROOT_W = W + 256  # their roots
+SCALES = ROOT_W + 256  # of up to 16 sub-blocks
+_SUMS = SCALES + 16  # of up to 32 trials, twice
+_COSTS = _SUMS + 64  # of 8 levels of 4 weights (or 3 of 8), for 16 trials
+_LANES = _COSTS + 512  # four times 16 lanes of 32 weights
+_WORK_SIZE = _LANES + 4 * 512
 
-    scales: float32[16], one per sub-block. codes: int32[64], one per group, on the grid. signs: int32[32], a byte per 8 weights.
-    v, w, root_w: float32[256], magnitudes, error weights and their roots.
-    """
-
-    scales: NDArray[np.float32]
-    codes: NDArray[np.int32]
-    signs: NDArray[np.int32]
-    v: NDArray[np.float32]
-    w: NDArray[np.float32]
-    root_w: NDArray[np.float32]
-    trial_scales: NDArray[np.float32]
-    trial_codes: NDArray[np.int32]
-    trial_sums: NDArray[np.float32]
-    off_grid: NDArray[np.int32]
-    natural: NDArray[np.float32]
-    lanes: NDArray[np.float32]
+CODES = 0  # of up to 64 groups, on the grid
+SIGNS = CODES + 64  # a byte for each 8 weights
+_OFF_GRID = SIGNS + 32  # of up to 32 trials, a bit set of groups
+_TRIAL_CODES = _OFF_GRID + 32  # of 8 groups in up to 32 trials
+_CODES_SIZE = _TRIAL_CODES + 8 * 32
 
 
 def parameters(search: reference.Search) -> Search:
@@ -124,8 +119,8 @@ def tables(name: str) -> Tables:
     half_bits = points.group * points.level_bits // 2
     index = np.full(1 << 2 * half_bits, -1, np.int32)
     index[points.codes] = np.arange(len(points.codes))
-    first, last, neighbours = _list_neighbours(points.codes.astype(np.int32), index, _half_distances(points), half_bits, points.shells)
-    return Tables(index, first, last, neighbours.astype("<u2").view(np.uint8))
+    first, last, neighbours = _list_neighbours(points.codes, index, _half_distances(points), half_bits, points.shells)
+    return Tables(index, first, last, neighbours)
 
 
 def _half_distances(points: Grid) -> NDArray[np.int32]:
@@ -139,13 +134,13 @@ def _half_distances(points: Grid) -> NDArray[np.int32]:
 
 @kernel
 def _list_neighbours(codes: Any, index: Any, half_distances: Any, half_bits: int, shells: int) -> Any:
-    """Tables.first, last and neighbours (int32), for each code off the grid in the order of Grid.neighbours."""
+    """Tables.first, last and neighbours (uint16), for each code off the grid in the order of Grid.neighbours."""
     n_codes = index.size
     first = np.zeros(n_codes, i32)
     last = np.zeros(n_codes, i32)
     low_mask = (1 << half_bits) - 1
     distances = np.empty(codes.size, i32)
-    found = np.empty(1 << 16, i32)
+    found = np.empty(1 << 16, np.uint16)
     n_found = 0
     for code in range(n_codes):
         from_low = half_distances[code & low_mask]
@@ -166,69 +161,72 @@ def _list_neighbours(codes: Any, index: Any, half_distances: Any, half_bits: int
                 total += count[distance]
                 seen += 1
                 reach = distance
-        padded = (total + 15) // 16 * 16
-        while n_found + padded > found.size:
+        while n_found + total > found.size:
             found = np.concatenate((found, np.empty_like(found)))
         for j in range(codes.size):
             if distances[j] <= reach:
                 found[place[distances[j]]] = codes[j]
                 place[distances[j]] += 1
-        found[n_found + total : n_found + padded] = found[n_found + total - 1]
         first[code] = n_found
-        n_found += padded
+        n_found += total
         last[code] = n_found
     return first, last, found[:n_found]
 
 
 @kernel
-def to_grid(
-    codes: Any, start: int, n: int, scales: Any, v: Any, w: Any, at: int, group: int, index: Any, first: Any, last: Any, neighbours: Any
-) -> int:
-    """reference.to_grid for n trials of one group: codes[start], codes[start + 1], ... are replaced by codes that are on the grid.
+def to_grid(codes: Any, active: Any, scale: Any, work: Any, at: Any, search: Any, first: Any, last: Any, neighbours: Any) -> Any:
+    """reference.to_grid on lanes: a group, whose weights are work[V + at], ..., in 16 trials. The last three are a `Tables`, taken apart.
 
-    The group's weights are v[at], v[at + 1], ... with weights w; trial t has the scale scales[t]. The rest is a `Tables`, taken apart (a call that
-    passes it whole, thousands of times per super-block, would cost more than the search). Returns a bit set: the trials that were off the grid.
+    codes, scale: of each trial. active: bit set of the trials that matter. Returns codes on the grid, and the bit set of those that had been off.
     """
     off_grid = 0
-    for t in range(n):
-        code = codes[start + t]
-        if index[code] >= 0:
+    while active:
+        code = lane(codes, lowest_bit(i32(active)))
+        same = codes == code
+        active &= ~mask_bits(same)
+        if last[code] == 0:
             continue
-        off_grid |= 1 << t
-        scale = scales[t]
-        begin = first[code]
-        end = last[code]
-        candidates = load_u16(neighbours, 2 * begin)
-        chosen = candidates
-        position = lane_numbers()
-        chosen_position = position
-        best = splat(LARGEST)
-        for k in range(begin, end, 16):
-            candidates = load_u16(neighbours, 2 * k)
-            if group == 4:
-                distance = _distances(candidates, v, w, at, scale, 4, 3)
+        if off_grid == 0:
+            if search.group == 4:
+                _level_costs(work, at, scale, 4, 8)
             else:
-                distance = _distances(candidates, v, w, at, scale, 8, 2)
-            better = distance < best
-            best = where(better, distance, best)
-            chosen = where(better, candidates, chosen)
-            chosen_position = where(better, position, chosen_position)
-            position = position + 16
-        winners = mask_bits(best == smallest(best))
-        if end - begin > 16 and winners & (winners - 1):  # several, perhaps of several vectors: the first in the list
-            winners = mask_bits(chosen_position == smallest(where(best == smallest(best), chosen_position, 1 << 30)))
-        codes[start + t] = lane(chosen, lowest_bit(winners))
-    return off_grid
+                _level_costs(work, at, scale, 8, 3)
+        off_grid |= mask_bits(same)
+        nearest = (
+            _nearest(work, first[code], last[code], neighbours, 4, 3)
+            if search.group == 4
+            else _nearest(work, first[code], last[code], neighbours, 8, 2)
+        )
+        codes = where(same, nearest, codes)
+    return codes, off_grid
 
 
 @kernel
-def _distances(candidates: Any, v: Any, w: Any, at: int, scale: Any, group: int, level_bits: int) -> Any:
-    """Sum of w * (scale * odd - v)**2 to 16 candidates."""
-    distance = splat(f32(0))
+def _level_costs(work: Any, at: Any, scale: Any, group: int, n_levels: int) -> None:
+    """What each level of each weight adds to a distance, in 16 trials."""
     for i in range(group):
-        difference = scale * odd(candidates, level_bits * i, level_bits) - v[at + i]
-        distance = distance + w[at + i] * difference * difference
-    return distance
+        v = splat(work[V + at + i])
+        w = splat(work[ROOT_W + at + i])
+        for level in range(n_levels):
+            difference = scale * f32(2 * level + 1) - v
+            store(work, _COSTS + 16 * (i * n_levels + level), w * difference * difference)
+
+
+@kernel
+def _nearest(work: Any, first: Any, last: Any, neighbours: Any, group: int, level_bits: int) -> Any:
+    """In each trial, the code of the first of the nearest neighbours."""
+    n_levels = 8 if level_bits == 3 else 3
+    best = splat(LARGEST)
+    nearest = splat(neighbours[first])
+    for k in range(first, last):
+        code = int(neighbours[k])
+        distance = load(work, _COSTS + 16 * (code & ((1 << level_bits) - 1)))
+        for i in range(1, group):
+            distance = distance + load(work, _COSTS + 16 * (n_levels * i + ((code >> (level_bits * i)) & ((1 << level_bits) - 1))))
+        better = distance < best
+        best = where(better, distance, best)
+        nearest = where(better, code, nearest)
+    return nearest
 
 
 @kernel
@@ -242,20 +240,8 @@ def odd(codes: Any, shift: int, level_bits: int) -> Any:
 
 @kernel
 def new_work() -> Any:
-    return Work(
-        np.zeros(16, f32),
-        np.zeros(64, i32),
-        np.zeros(32, i32),
-        np.empty(SIZE, f32),
-        np.empty(SIZE, f32),
-        np.empty(SIZE, f32),
-        np.empty(_TRIALS, f32),
-        np.empty(_TRIALS * 8, i32),
-        np.empty(_TRIALS * 2, f32),
-        np.empty(_TRIALS, i32),
-        np.zeros(2 * SIZE, f32),
-        np.empty(3 * 2 * SIZE, f32),
-    )
+    """The arrays `work` and `codes`."""
+    return np.zeros(_WORK_SIZE, f32), np.zeros(_CODES_SIZE, i32)
 
 
 @kernel
@@ -273,7 +259,7 @@ def weigh_by_importance(x: Any, first: int, importance: Any, square: Any, work: 
     start = first % importance.size
     for i in range(0, SIZE, 16):
         v = load(x, first + i)
-        store(work.w, i, load(importance, start + i) * vsqrt(square + v * v))
+        store(work, W + i, load(importance, start + i) * vsqrt(square + v * v))
 
 
 @kernel
@@ -281,51 +267,59 @@ def weigh_by_square(x: Any, first: int, extra: Any, work: Any) -> None:
     """Error weights extra + x**2."""
     for i in range(0, SIZE, 16):
         v = load(x, first + i)
-        store(work.w, i, extra + v * v)
+        store(work, W + i, extra + v * v)
 
 
 @kernel
-def take_signs(x: Any, first: int, even: bool, work: Any) -> None:
-    """Magnitudes to work.v, bytes of signs to work.signs; see reference.take_signs."""
+def take_signs(x: Any, first: int, even: bool, work: Any, codes: Any) -> None:
+    """Magnitudes to V, bytes of signs to SIGNS; see reference.take_signs."""
     for i in range(0, SIZE, 16):
         v = load(x, first + i)
         positive = v >= f32(0)
-        store(work.v, i, where(positive, v, -v))
+        store(work, V + i, where(positive, v, -v))
         bits = mask_bits(~positive)
-        work.signs[i // 8] = bits & 255
-        work.signs[i // 8 + 1] = bits >> 8
+        codes[SIGNS + i // 8] = bits & 255
+        codes[SIGNS + i // 8 + 1] = bits >> 8
     if even:
         for k in range(SIZE // 8):
-            bits = work.signs[k]
+            bits = codes[SIGNS + k]
             parity = bits ^ (bits >> 4)
             parity ^= parity >> 2
             parity ^= parity >> 1
             if parity & 1:
-                cheapest = 0
-                least = f32(0)
-                for i in range(8):
-                    u = x[first + 8 * k + i]
-                    cost = work.w[8 * k + i] * u * u
-                    if i == 0 or cost < least:
-                        least = cost
-                        cheapest = i
-                work.v[8 * k + cheapest] = -work.v[8 * k + cheapest]
-                bits ^= 1 << cheapest
-            work.signs[k] = bits & 127
+                cheapest = _cheapest_sign(x, first, work, 8 * k)
+                work[V + cheapest] = -work[V + cheapest]
+                bits ^= 1 << (cheapest & 7)
+            codes[SIGNS + k] = bits & 127
 
 
 @kernel
-def fit_super_block(x: Any, first: int, search: Any, table: Any, work: Any) -> Any:
-    """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in work.w. Returns the largest scale."""
-    take_signs(x, first, search.even_signs, work)
+def _cheapest_sign(x: Any, first: int, work: Any, start: int) -> Any:
+    """Of the 8 weights at `start`, the first with the smallest w * x**2."""
+    cheapest = start
+    v = x[first + start]
+    least = work[W + start] * v * v
+    for i in range(start + 1, start + 8):
+        v = x[first + i]
+        cost = work[W + i] * v * v
+        if cost < least:
+            least = cost
+            cheapest = i
+    return cheapest
+
+
+@kernel
+def fit_super_block(x: Any, first: int, search: Any, table: Any, work: Any, codes: Any) -> Any:
+    """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W. Returns the largest scale."""
+    take_signs(x, first, search.even_signs, work, codes)
     for i in range(0, SIZE, 16):
-        store(work.root_w, i, vsqrt(load(work.w, i)))
+        store(work, ROOT_W + i, vsqrt(load(work, W + i)))
     if search.positive_fit:
         _fit_without_grid(work, search.highest + 2)
     largest = f32(0)
     for b in range(SIZE // search.sub_block):
-        scale = _fit_sub_block(b, search, table, work)
-        work.scales[b] = scale
+        scale = _fit_sub_block(b, search, table.first, table.last, table.neighbours, work, codes)
+        work[SCALES + b] = scale
         if scale > largest:
             largest = scale
     return largest
@@ -333,122 +327,132 @@ def fit_super_block(x: Any, first: int, search: Any, table: Any, work: Any) -> A
 
 @kernel
 def _fit_without_grid(work: Any, n_max: int) -> None:
-    """fits.fit_positive for the 8 sub-blocks of 32; scales to work.scales."""
-    for i in range(0, SIZE, 16):
-        store(work.natural, i, load(work.v, i))
-    transpose16(work.natural, 0, 32, work.lanes, 0)
-    transpose16(work.natural, 16, 32, work.lanes, 16)
-    for i in range(0, SIZE, 16):
-        store(work.natural, i, load(work.w, i))
-    transpose16(work.natural, 0, 32, work.lanes, 32)
-    transpose16(work.natural, 16, 32, work.lanes, 48)
-    store(work.scales, 0, fit_positive(work.lanes[:512], work.lanes[512:1024], work.lanes[1024:], 32, n_max))
+    """fits.fit_positive for the 8 sub-blocks of 32; their scales to SCALES."""
+    natural = work[_LANES : _LANES + 512]
+    x = work[_LANES + 512 : _LANES + 1024]
+    w = work[_LANES + 1024 : _LANES + 1536]
+    _to_lanes(work, V, natural, x)
+    _to_lanes(work, W, natural, w)
+    store(work, SCALES, fit_positive(x, w, work[_LANES + 1536 :], 32, n_max))
 
 
 @kernel
-def _fit_sub_block(b: int, search: Any, table: Any, work: Any) -> Any:
-    """Sub-block b: its codes to work.codes; returns its scale. Where all is tiny, codes and signs are 0."""
+def _to_lanes(work: Any, start: int, natural: Any, lanes: Any) -> None:
+    """8 runs of 32 to the first 8 lanes; the others are those of zeros. natural: scratch, float32[512]."""
+    for i in range(0, SIZE, 16):
+        store(natural, i, load(work, start + i))
+        store(natural, SIZE + i, splat(f32(0)))
+    transpose16(natural, 0, 32, lanes, 0)
+    transpose16(natural, 16, 32, lanes, 16)
+
+
+@kernel
+def _fit_sub_block(b: int, search: Any, first: Any, last: Any, neighbours: Any, work: Any, codes: Any) -> Any:
+    """Sub-block b: its codes to CODES; returns its scale. Where all is tiny, codes and signs are 0."""
     start = b * search.sub_block
     n_groups = search.sub_block // search.group
-    top = work.v[start]
-    for i in range(1, search.sub_block):
-        top = max(top, work.v[start + i])
+    mine = CODES + b * n_groups
+    top = largest_of(work, V + start, search.sub_block)
     scale = top / search.top
     span = top
     if search.positive_fit:
-        scale = work.scales[b]
+        scale = work[SCALES + b]
         span = scale * f32(search.highest + 1)
     if top < search.tiny or (search.positive_fit and span <= f32(0)):
-        work.codes[b * n_groups : (b + 1) * n_groups] = 0
-        work.signs[start // 8 : (start + search.sub_block) // 8] = 0
+        codes[mine : mine + n_groups] = 0
+        codes[SIGNS + start // 8 : SIGNS + (start + search.sub_block) // 8] = 0
         return f32(0)
     n_trials = 2 * search.reach + 1
-    _try_scales(start, n_groups, n_trials, span, search, table, work)
+    for t in range(0, n_trials, 16):
+        _try_scales(t, min(16, n_trials - t), span, start, n_groups, search, first, last, neighbours, work, codes)
     chosen = -1
     best = f32(0)
     for t in range(n_trials):
-        sum_qx = work.trial_sums[t]
-        sum_q2 = work.trial_sums[_TRIALS + t]
+        sum_qx = work[_SUMS + t]
+        sum_q2 = work[_SUMS + 32 + t]
         if sum_q2 > f32(0) and sum_qx * sum_qx > best * sum_q2:
             scale = sum_qx / sum_q2
             best = scale * sum_qx
             chosen = t
-    off_grid = 0 if search.refit == OFF_GRID else 1
+    again = 0 if search.refit == OFF_GRID else -1
     if chosen >= 0:
-        off_grid = work.off_grid[chosen]
+        off_grid = codes[_OFF_GRID + chosen]
+        again = -1 if search.refit == ALWAYS or (search.refit == ALL and off_grid != 0) else off_grid
     for g in range(n_groups):
-        work.codes[b * n_groups + g] = work.trial_codes[g * _TRIALS + chosen] if chosen >= 0 else 0
-    if (off_grid != 0 or search.refit == ALWAYS) and scale > f32(0):
-        scale = _refit(b, n_groups, scale, off_grid if search.refit == OFF_GRID else -1, search, table, work)
+        codes[mine + g] = codes[_TRIAL_CODES + g * 32 + chosen] if chosen >= 0 else 0
+    if again != 0 and scale > f32(0):
+        scale = _refit(start, n_groups, mine, scale, again, search, first, last, neighbours, work, codes)
     if scale < f32(0):
         scale = -scale
-        for k in range(start // 8, (start + search.sub_block) // 8):
-            work.signs[k] = ~work.signs[k] & (127 if search.even_signs else 255)
+        for k in range(SIGNS + start // 8, SIGNS + (start + search.sub_block) // 8):
+            codes[k] = ~codes[k] & (127 if search.even_signs else 255)
     return scale
 
 
 @kernel
-def _try_scales(start: int, n_groups: int, n_trials: int, span: Any, search: Any, table: Any, work: Any) -> None:
-    """All trials of a sub-block: trial_codes[group][trial], off_grid[trial] (a bit per group), trial_sums[0 or 1][trial]."""
-    group = search.group
-    v, w, codes, scales = work.v, work.w, work.trial_codes, work.trial_scales
-    for t in range(0, _TRIALS, 16):
-        store_i32(work.off_grid, t, splat(0))
-    for t in range(0, n_trials, 16):
-        inverse = (search.top + to_float(lane_numbers() + (t - search.reach)) * search.step) / span
-        store(scales, t, f32(1) / inverse)
-        for g in range(n_groups):
-            code = splat(0)
-            for i in range(group):
-                level = clamp(nearest_int(f32(0.5) * (inverse * v[start + g * group + i] - f32(1))), 0, search.highest)
-                code = code | (level << (search.level_bits * i))
-            store_i32(codes, g * _TRIALS + t, code)
-    for g in range(n_groups):
-        off_grid = to_grid(
-            codes, g * _TRIALS, n_trials, scales, v, work.root_w, start + g * group, group, table.index, table.first, table.last, table.neighbours
-        )
-        trials = (splat(off_grid) >> lane_numbers()) & 1
-        store_i32(work.off_grid, 0, load_i32(work.off_grid, 0) | (trials << g))
-        trials = (splat(off_grid >> 16) >> lane_numbers()) & 1
-        store_i32(work.off_grid, 16, load_i32(work.off_grid, 16) | (trials << g))
-    for t in range(0, n_trials, 16):
-        sum_qx = splat(f32(0))
-        sum_q2 = splat(f32(0))
-        for g in range(n_groups):
-            code = load_i32(codes, g * _TRIALS + t)
-            for i in range(group):
-                k = start + g * group + i
-                q = odd(code, search.level_bits * i, search.level_bits)
-                sum_qx = sum_qx + w[k] * v[k] * q
-                sum_q2 = sum_q2 + w[k] * q * q
-        store(work.trial_sums, t, sum_qx)
-        store(work.trial_sums, _TRIALS + t, sum_q2)
+def largest_of(x: Any, start: int, n: int) -> Any:
+    """The largest of n elements of x, n a multiple of 16."""
+    top = load(x, start)
+    for i in range(16, n, 16):
+        v = load(x, start + i)
+        top = where(v > top, v, top)
+    return largest(top)
 
 
 @kernel
-def _refit(b: int, n_groups: int, scale: Any, groups: int, search: Any, table: Any, work: Any) -> Any:
-    """Look for the points of the groups in the bit set `groups` again with this scale; returns the least squares scale of the result."""
-    v, w, codes = work.v, work.w, work.codes
-    work.trial_scales[0] = scale
+def _try_scales(
+    t: int, n_trials: int, span: Any, start: int, n_groups: int, search: Any, first: Any, last: Any, neighbours: Any, work: Any, codes: Any
+) -> None:
+    """Trials t, t + 1, ... (at most 16) of a sub-block: the codes of its groups, which of them were off the grid, and the sums that judge a trial."""
+    group = search.group
+    inverse = (search.top + to_float(lane_numbers() + (t - search.reach)) * search.step) / span
+    scale = f32(1) / inverse
+    sum_qx = splat(f32(0))
+    sum_q2 = splat(f32(0))
+    off_grid = splat(0)
+    for g in range(n_groups):
+        at = start + g * group
+        code = splat(0)
+        for i in range(group):
+            level = clamp(nearest_int(f32(0.5) * (inverse * work[V + at + i] - f32(1))), 0, search.highest)
+            code = code | (level << (search.level_bits * i))
+        code, was_off = to_grid(code, (1 << n_trials) - 1, scale, work, at, search, first, last, neighbours)
+        store_i32(codes, _TRIAL_CODES + g * 32 + t, code)
+        off_grid = off_grid | (((splat(was_off) >> lane_numbers()) & 1) << g)
+        for i in range(group):
+            w = work[W + at + i]
+            q = odd(code, search.level_bits * i, search.level_bits)
+            sum_qx = sum_qx + w * work[V + at + i] * q
+            sum_q2 = sum_q2 + w * q * q
+    store(work, _SUMS + t, sum_qx)
+    store(work, _SUMS + 32 + t, sum_q2)
+    store_i32(codes, _OFF_GRID + t, off_grid)
+
+
+@kernel
+def _refit(
+    start: int, n_groups: int, mine: int, scale: Any, again: int, search: Any, first: Any, last: Any, neighbours: Any, work: Any, codes: Any
+) -> Any:
+    """Look for the points of the groups in the bit set `again` once more, with this scale; returns the least squares scale of the result."""
+    group = search.group
     inverse = f32(1) / scale
     mask = (1 << search.level_bits) - 1
     sum_qx = f32(0)
     sum_q2 = f32(0)
     for g in range(n_groups):
-        at = b * search.sub_block + g * search.group
-        place = b * n_groups + g
-        if (groups >> g) & 1:
+        at = start + g * group
+        if (again >> g) & 1:
             code = 0
-            for i in range(search.group):
-                level = nearest_int_scalar(f32(0.5) * (inverse * v[at + i] - f32(1)))
+            for i in range(group):
+                level = nearest_int_scalar(f32(0.5) * (inverse * work[V + at + i] - f32(1)))
                 code |= max(0, min(search.highest, level)) << (search.level_bits * i)
-            codes[place] = code
-            to_grid(codes, place, 1, work.trial_scales, v, work.root_w, at, search.group, table.index, table.first, table.last, table.neighbours)
-        code = codes[place]
-        for i in range(search.group):
+            on_grid, _ = to_grid(splat(code), 1, splat(scale), work, at, search, first, last, neighbours)
+            codes[mine + g] = lane(on_grid, 0)
+        code = codes[mine + g]
+        for i in range(group):
             q = f32((((code >> (search.level_bits * i)) & mask) << 1) | 1)
-            sum_qx += w[at + i] * v[at + i] * q
-            sum_q2 += w[at + i] * q * q
+            sum_qx += work[W + at + i] * work[V + at + i] * q
+            sum_q2 += work[W + at + i] * q * q
     return sum_qx / sum_q2 if sum_q2 > f32(0) else scale
 
 

@@ -8,7 +8,18 @@ import numpy as np
 
 from gguflow.blocks.iq2_xs import SEARCH
 from gguflow.kernels.bits import load_half, store_half
-from gguflow.kernels.grid_search import fit_super_block, mean_square, new_work, pack_sub_scale, parameters, tables, weigh_by_importance
+from gguflow.kernels.grid_search import (
+    CODES,
+    SCALES,
+    SIGNS,
+    fit_super_block,
+    mean_square,
+    new_work,
+    pack_sub_scale,
+    parameters,
+    tables,
+    weigh_by_importance,
+)
 from gguflow.kernels.grids import decoded_points, even_signs, load_word, store_word, two_points, with_signs
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import store
@@ -25,16 +36,16 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
 
 @kernel
 def _encode(x: Any, importance: Any, search: Any, table: Any, out: Any) -> None:
-    work = new_work()
+    work, codes = new_work()
     for block in range(x.size // SIZE):
         first = block * SIZE
         weigh_by_importance(x, first, importance, mean_square(x, first), work)
-        largest = fit_super_block(x, first, search, table, work)
-        _store(work, table, largest, out, block * TYPE_SIZE)
+        largest = fit_super_block(x, first, search, table, work, codes)
+        _store(work, codes, table.index, largest, out, block * TYPE_SIZE)
 
 
 @kernel
-def _store(work: Any, table: Any, largest: Any, out: Any, start: int) -> None:
+def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int) -> None:
     if largest == f32(0):
         out[start : start + TYPE_SIZE] = 0
         return
@@ -42,10 +53,10 @@ def _store(work: Any, table: Any, largest: Any, out: Any, start: int) -> None:
     inverse = f32(1) / d
     store_half(out, start, d)
     for i in range(32):
-        store_word(out, start + 2 + 2 * i, table.index[work.codes[i]] | (work.signs[i] << 9))
+        store_word(out, start + 2 + 2 * i, index[codes[CODES + i]] | (codes[SIGNS + i] << 9))
     for b in range(0, 16, 2):
-        low = pack_sub_scale(work.scales[b], inverse, 15)
-        out[start + 66 + b // 2] = np.uint8(low | (pack_sub_scale(work.scales[b + 1], inverse, 15) << 4))
+        low = pack_sub_scale(work[SCALES + b], inverse, 15)
+        out[start + 66 + b // 2] = np.uint8(low | (pack_sub_scale(work[SCALES + b + 1], inverse, 15) << 4))
 
 
 def dequantize_blocks(blocks: Any, out: Any) -> None:

@@ -9,6 +9,9 @@ import numpy as np
 from gguflow.blocks.iq3_s import SEARCH
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.grid_search import (
+    CODES,
+    SCALES,
+    SIGNS,
     fit_super_block,
     mean_square,
     new_work,
@@ -38,34 +41,34 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
 
 @kernel
 def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, out: Any) -> None:
-    work = new_work()
+    work, codes = new_work()
     for block in range(x.size // SIZE):
         first = block * SIZE
         if weighted:
             weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
         else:
             weigh_by_square(x, first, f32(0), work)
-        largest = fit_super_block(x, first, search, table, work)
-        _store(work, table, largest, out, block * TYPE_SIZE)
+        largest = fit_super_block(x, first, search, table, work, codes)
+        _store(work, codes, table.index, largest, out, block * TYPE_SIZE)
 
 
 @kernel
-def _store(work: Any, table: Any, largest: Any, out: Any, start: int) -> None:
+def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int) -> None:
     d = largest / f32(31)
     inverse = f32(1) / d
     store_half(out, start, d * f32(1.033))
     for b in range(8):
         ninth = 0
         for i in range(8):
-            point = table.index[work.codes[8 * b + i]]
+            point = index[codes[CODES + 8 * b + i]]
             out[start + 2 + 8 * b + i] = np.uint8(point & 255)
             ninth |= (point >> 8) << i
         out[start + 66 + b] = np.uint8(ninth)
     for k in range(32):
-        out[start + 74 + k] = np.uint8(work.signs[k])
+        out[start + 74 + k] = np.uint8(codes[SIGNS + k])
     for b in range(0, 8, 2):
-        low = pack_sub_scale(work.scales[b], inverse, 15) if largest > f32(0) else 0
-        high = pack_sub_scale(work.scales[b + 1], inverse, 15) if largest > f32(0) else 0
+        low = pack_sub_scale(work[SCALES + b], inverse, 15) if largest > f32(0) else 0
+        high = pack_sub_scale(work[SCALES + b + 1], inverse, 15) if largest > f32(0) else 0
         out[start + 106 + b // 2] = np.uint8(low | (high << 4))
 
 

@@ -9,6 +9,9 @@ import numpy as np
 from gguflow.blocks.iq3_xxs import SEARCH
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.grid_search import (
+    CODES,
+    SCALES,
+    SIGNS,
     fit_super_block,
     mean_square,
     new_work,
@@ -38,19 +41,19 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
 
 @kernel
 def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, out: Any) -> None:
-    work = new_work()
+    work, codes = new_work()
     for block in range(x.size // SIZE):
         first = block * SIZE
         if weighted:
             weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
         else:
             weigh_by_square(x, first, f32(0), work)
-        largest = fit_super_block(x, first, search, table, work)
-        _store(work, table, largest, out, block * TYPE_SIZE)
+        largest = fit_super_block(x, first, search, table, work, codes)
+        _store(work, codes, table.index, largest, out, block * TYPE_SIZE)
 
 
 @kernel
-def _store(work: Any, table: Any, largest: Any, out: Any, start: int) -> None:
+def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int) -> None:
     if largest == f32(0):
         out[start : start + TYPE_SIZE] = 0
         return
@@ -58,11 +61,11 @@ def _store(work: Any, table: Any, largest: Any, out: Any, start: int) -> None:
     inverse = f32(1) / d
     store_half(out, start, d * f32(1.0125))
     for i in range(64):
-        out[start + 2 + i] = np.uint8(table.index[work.codes[i]])
+        out[start + 2 + i] = np.uint8(index[codes[CODES + i]])
     for b in range(8):
-        word = pack_sub_scale(work.scales[b], inverse, 15) << 28
+        word = pack_sub_scale(work[SCALES + b], inverse, 15) << 28
         for i in range(4):
-            word |= int(work.signs[4 * b + i]) << (7 * i)
+            word |= int(codes[SIGNS + 4 * b + i]) << (7 * i)
         store_long_word(out, start + 66 + 4 * b, word)
 
 
