@@ -28,7 +28,7 @@ def interesting_floats() -> NDArray[np.float32]:
     halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
     finite = np.unique(halves[np.isfinite(halves)])
     midpoints = (finite[:-1] + finite[1:]) / np.float32(2)
-    edges = np.float32([65504, 65519.996, 65520, 65536, 1e30, np.inf, -np.inf, np.nan, 2**-24, 2**-25, 2**-26, 1e-45, 0, -0.0])
+    edges = np.array([65504, 65519.996, 65520, 65536, 1e30, np.inf, -np.inf, np.nan, 2**-24, 2**-25, 2**-26, 1e-45, 0, -0.0], np.float32)
     near = [np.nextafter(midpoints, np.float32(s), dtype=np.float32) for s in (np.inf, -np.inf)]
     random = rng.integers(0, 2**32, 1 << 20, np.uint32).view(np.float32)
     values = np.concatenate([halves, midpoints, *near, edges, -edges, random])
@@ -70,7 +70,7 @@ def test_nearest_int() -> None:
     rng = np.random.default_rng(1)
     ties = np.arange(-4096, 4096, dtype=np.float32) + np.float32(0.5)
     wide = rng.uniform(-(2**22) + 1, 2**22 - 1, 1 << 16).astype(np.float32)
-    x = np.concatenate([ties, wide, np.float32([np.inf, -np.inf, np.nan, 1e30] * 4)])
+    x = np.concatenate([ties, wide, np.array([np.inf, -np.inf, np.nan, 1e30] * 4, np.float32)])
     lanes, scalars = np.empty((2, x.size), np.int32)
     nearest_ints(x, lanes, scalars)
     assert (lanes == scalars).all()

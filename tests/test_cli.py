@@ -89,7 +89,8 @@ def test_dry_run_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[
     shown = json.loads(capsys.readouterr().out)
     assert all(tensor.pop("rule") for tensor in plan["tensors"])
     assert shown["tensors"] == plan["tensors"]
-    assert shown["metadata"] == plan["metadata"]
+    digests = {"gguflow.integrity.length", "gguflow.integrity.header", "gguflow.integrity.tensors"}
+    assert all(shown["metadata"][key] == value for key, value in plan["metadata"].items() if key not in digests)
     assert main(["convert", str(directory), "-t", "q4_k_m", "--dry-run"]) == 0
     assert f"{plan['nbytes']:,} bytes" in capsys.readouterr().out
 

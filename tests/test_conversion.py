@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import ggml
 import llama_cpp
@@ -70,17 +69,26 @@ def test_every_tensor_is_its_quantized_source(tmp_path: Path, dtype: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q8_0", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "q4_k_s", "q4_k_m", "q5_k_m"])
-def test_result_does_not_depend_on_pieces_or_threads(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = tiny_llama(tmp_path / "checkpoint", hidden=256, ffn=512, dtype="bfloat16")
+def test_result_does_not_depend_on_memory_threads_or_io(tmp_path: Path, kind: str) -> None:
+    directory = tiny_llama(tmp_path / "checkpoint", hidden=512, ffn=768, n_layers=1, dtype="bfloat16")
     conversion.convert(directory, tmp_path / "one.gguf", type=kind, threads=1)
-    conversion.convert(directory, tmp_path / "three.gguf", type=kind, threads=3)
-    monkeypatch.setattr(conversion, "PIECE", 1024)
-    conversion.convert(directory, tmp_path / "pieces.gguf", type=kind, threads=2)
-    monkeypatch.setattr(conversion, "PIECE", 256)  # half a row of ffn_down
-    monkeypatch.setattr(conversion, "TILE", 256)
-    conversion.convert(directory, tmp_path / "parts.gguf", type=kind, threads=2)
+    conversion.convert(directory, tmp_path / "three.gguf", type=kind, threads=3, io="pread")
+    smallest = 12 * 256 * 2  # tiles of 256 weights: half a row
+    conversion.convert(directory, tmp_path / "small.gguf", type=kind, threads=2, memory_limit=smallest)
     expected = (tmp_path / "one.gguf").read_bytes()
-    assert {(tmp_path / f"{name}.gguf").read_bytes() == expected for name in ("three", "pieces", "parts")} == {True}
+    assert {(tmp_path / f"{name}.gguf").read_bytes() == expected for name in ("three", "small")} == {True}
+    with pytest.raises(UsageError, match=f"they need {smallest}"):
+        conversion.convert(directory, tmp_path / "none.gguf", type=kind, threads=2, memory_limit=smallest - 1)
+
+
+def test_several_outputs_of_one_reading(tmp_path: Path, llama: Path) -> None:
+    done = conversion.run(conversion.prepare(llama, tmp_path / "all-{type}.gguf", type="q4_k_m,q8_0,f32"))
+    assert [report.output.name for report in done] == ["all-Q4_K_M.gguf", "all-Q8_0.gguf", "all-F32.gguf"]
+    for report in done:
+        conversion.convert(llama, tmp_path / "single.gguf", type=report.recipe, overwrite=True)
+        assert report.output.read_bytes() == (tmp_path / "single.gguf").read_bytes()
+    with pytest.raises(UsageError, match=r"put \{type\} into"):
+        conversion.prepare(llama, tmp_path / "all.gguf", type="q4_k_m,q8_0")
 
 
 def test_the_real_checkpoint_is_answered_from(tmp_path: Path) -> None:
@@ -98,7 +106,9 @@ def test_a_lone_file_keeps_its_names(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     conv = rng.standard_normal((8, 4, 3, 3)).astype(np.float32)
     linear = rng.standard_normal((6, 512)).astype(np.float32)
-    source = write_safetensors(tmp_path / "unet.safetensors", {"model.conv.weight": conv, "model.linear.weight": linear, "scale": np.float32([2])})
+    source = write_safetensors(
+        tmp_path / "unet.safetensors", {"model.conv.weight": conv, "model.linear.weight": linear, "scale": np.full(1, 2, np.float32)}
+    )
     with pytest.raises(UsageError, match="--arch"):
         conversion.convert(source, tmp_path / "out.gguf", type="q4_k")
     conversion.convert(source, tmp_path / "out.gguf", type="q4_k", architecture="flux", strip_prefix="model.")
@@ -233,23 +243,94 @@ def test_a_source_that_changes_while_it_is_read(llama: Path, tmp_path: Path) -> 
     assert not list(tmp_path.glob("*.gguf")) and not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_interrupted(tmp_path: Path, number: int) -> None:
-    """Exit code 130, and no trace."""
+@pytest.fixture(scope="module")
+def long_conversion(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command of a conversion that takes a second or so, but for its output."""
     rng = np.random.default_rng(0)
-    weights = bf16(rng.standard_normal((2048, 4096)).astype(np.float32))
-    tensors: dict[str, NDArray[np.uint16]] = {f"t{i}.weight": weights for i in range(16)}
-    source = write_safetensors(tmp_path / "big.safetensors", tensors)
-    out = tmp_path / "out"
-    out.mkdir()
-    command = [sys.executable, "-m", "gguflow", "convert", str(source), "-o", str(out / "out.gguf"), "-t", "q4_k", "--arch", "any", "--threads", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not list(out.iterdir()) and process.poll() is None:  # until the writing has begun
+    weights = bf16(rng.standard_normal((2048, 2048)).astype(np.float32))
+    source = write_safetensors(tmp_path_factory.mktemp("long") / "big.safetensors", {f"t{i}.weight": weights for i in range(8)})
+    return [sys.executable, "-m", "gguflow", "convert", str(source), "-t", "q4_k", "--arch", "any", "--threads", "1", "-o"]
+
+
+def stopped(command: list[str], out: Path, number: int, delay: float) -> tuple[int, str]:
+    """Start a conversion, send it a signal some time after its first leaf is written; exit code and messages."""
+    process = subprocess.Popen([*command, str(out)], stderr=subprocess.PIPE, text=True)
+    journal = out.with_name(f".{out.name}.journal")
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 300):
         time.sleep(0.005)
+    time.sleep(delay)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, list(out.iterdir())) == (130, []), errors
-    assert "interrupted" in errors and "Traceback" not in errors
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["Ctrl-C", "SIGTERM", "kill -9"])
+def test_interrupted_and_resumed(tmp_path: Path, long_conversion: list[str], number: int) -> None:
+    """Nothing under the output's name; the same command goes on and gives the same file as one that was not stopped."""
+    out = tmp_path / "out.gguf"
+    status, errors = stopped(long_conversion, out, number, 0.05)
+    assert status == (-number if number == signal.SIGKILL else 130)
+    assert "Traceback" not in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.gguf.journal", ".out.gguf.partial"]
+    with (tmp_path / ".out.gguf.journal").open("a") as journal:
+        journal.write("0 0")  # a torn line
+    resumed = subprocess.run([*long_conversion, str(out), "--json", "-q"], capture_output=True, text=True, check=True)
+    assert json.loads(resumed.stdout)["resumed_nbytes"] > 0
+    subprocess.run([*long_conversion, str(tmp_path / "whole.gguf"), "-q"], check=True)
+    assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.gguf", "whole.gguf"]
+
+
+def test_claims_are_checked(tmp_path: Path, long_conversion: list[str]) -> None:
+    """A leaf that the journal claims and the disk lost is written again."""
+    out = tmp_path / "out.gguf"
+    stopped(long_conversion, out, signal.SIGKILL, 0.05)
+    partial = tmp_path / ".out.gguf.partial"
+    content = bytearray(partial.read_bytes())
+    content[5000:6000] = bytes(1000)
+    partial.write_bytes(content)
+    subprocess.run([*long_conversion, str(out), "-q"], check=True)
+    subprocess.run([*long_conversion, str(tmp_path / "whole.gguf"), "-q"], check=True)
+    assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["settings", "source"])
+def test_what_was_left_is_never_mixed(tmp_path: Path, long_conversion: list[str], change: str) -> None:
+    """Other settings, or a source that was touched, are refused; --no-resume starts afresh."""
+    out = tmp_path / "out.gguf"
+    stopped(long_conversion, out, signal.SIGKILL, 0.0)
+    command = [*long_conversion, str(out), "-q"]
+    if change == "settings":
+        command += ["-t", "q4_k_s"]  # the same sizes, other metadata
+    else:
+        os.utime(long_conversion[4], ns=(1, 1))
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--no-resume" in refused.stderr
+    assert (tmp_path / ".out.gguf.partial").exists(), "what was left may still be wanted"
+    subprocess.run([*command, "--no-resume"], check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+
+
+def test_two_writers_of_one_output(tmp_path: Path, long_conversion: list[str]) -> None:
+    out = tmp_path / "out.gguf"
+    first = subprocess.Popen([*long_conversion, str(out)], stderr=subprocess.DEVNULL)
+    while not (tmp_path / ".out.gguf.journal").exists() and first.poll() is None:
+        time.sleep(0.005)
+    second = subprocess.run([*long_conversion, str(out)], capture_output=True, text=True)
+    assert second.returncode == 2 and "another process is writing" in second.stderr
+    assert first.wait(timeout=60) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+
+
+def test_a_truncated_source_is_survived_by_pread(llama: Path, tmp_path: Path) -> None:
+    source = llama / "model.safetensors"
+
+    def truncate(*_: object) -> None:
+        os.truncate(source, 5000)
+
+    with pytest.raises(InvalidError, match=r"shortened|changed"):
+        conversion.convert(llama, tmp_path / "out.gguf", type="q8_0", io="pread", threads=1, progress=truncate)
+    assert not list(tmp_path.glob("*.gguf")) and not list(tmp_path.glob(".*"))
 
 
 def test_threads_must_be_positive(llama: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from gguflow import __version__
-from gguflow.errors import ExitStatus, GguflowError
+from gguflow.errors import ExitStatus, GguflowError, UsageError
 
 _EPILOG = """\
 exit codes: 0 done; 1 failed; 2 usage; 3 a file that is malformed, invalid, unsupported or over a limit; 4 I/O (disk full, permission);
@@ -37,6 +39,7 @@ examples:
   gguflow convert Llama-3.2-1B/                      Llama-3.2-1B-Q4_K_M.gguf in the current directory
   gguflow convert Llama-3.2-1B/ -t q8_0 -o out.gguf
   gguflow convert Llama-3.2-1B/ --dry-run            what would be written: formats, sizes and why
+  gguflow convert Llama-3.2-1B/ -t q4_k_m,q8_0 -o 'Llama-{type}.gguf'    two files from one reading
   gguflow convert unet.safetensors --arch flux -t q5_0 --strip-prefix model.diffusion_model."""
 
 
@@ -53,11 +56,21 @@ def parser() -> argparse.ArgumentParser:
         "convert", help="convert a safetensors checkpoint to GGUF", description=_CONVERT, epilog=_CONVERT_EPILOG, formatter_class=raw
     )
     convert.add_argument("source", metavar="SOURCE", help="a checkpoint directory, *.safetensors, or *.index.json")
-    convert.add_argument("-o", "--output", metavar="OUT", help="the file to write (default: llama.cpp's name for the model, in this directory)")
-    convert.add_argument("-t", "--type", default="q4_k_m", metavar="TYPE", help="recipe or block format, any case (default: %(default)s)")
+    convert.add_argument("-o", "--output", metavar="OUT", help="the file to write (default: llama.cpp's name, here); {type} stands for the type")
+    convert.add_argument(
+        "-t", "--type", default="q4_k_m", metavar="TYPE", help="recipe or block format, or several with commas (default: %(default)s)"
+    )
     convert.add_argument("--arch", metavar="NAME", help="set general.architecture and keep tensor names as they are")
     convert.add_argument("--strip-prefix", metavar="PREFIX", help="remove PREFIX from the tensor names that begin with it")
     convert.add_argument("--threads", type=int, metavar="N", help="threads that quantize (default: all processors)")
+    convert.add_argument(
+        "--memory-limit", default="192M", metavar="SIZE", help="for all buffers together: bytes, or with K, M or G (default: %(default)s)"
+    )
+    convert.add_argument("--io", choices=("mmap", "pread"), default="mmap", help="how to read; pread survives a source that is truncated meanwhile")
+    convert.add_argument("--no-resume", action="store_true", help="forget what an interrupted run left, and start afresh")
+    convert.add_argument(
+        "--no-integrity", action="store_true", help="leave out the keys by which the file can prove itself (length, digests, recipe)"
+    )
     convert.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     convert.add_argument("--dry-run", action="store_true", help="print the plan and the final size; read no weights, write nothing")
     convert.add_argument("--json", action="store_true", help="print the report (or the plan) as JSON")
@@ -92,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gguflow: {_printable(str(error))}", file=sys.stderr)
         return int(error.exit_status)
     except KeyboardInterrupt:
-        print("gguflow: interrupted; nothing was left behind", file=sys.stderr)
+        again = "; the same command goes on where this one stopped" if arguments.command == "convert" else ""
+        print(f"gguflow: interrupted{again}", file=sys.stderr)
         return int(ExitStatus.INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -109,20 +123,34 @@ def _convert(arguments: argparse.Namespace) -> None:
         type=arguments.type,
         architecture=arguments.arch,
         strip_prefix=arguments.strip_prefix,
+        integrity=not arguments.no_integrity,
     )
+    plans = [target.plan for target in prepared.targets]
     if arguments.dry_run:
-        _print_json(describe.plan_data(prepared.plan)) if arguments.json else print(describe.plan_text(prepared.plan))
+        if arguments.json:
+            _print_json(*map(describe.plan_data, plans))
+        else:
+            print("\n\n".join(map(describe.plan_text, plans)))
         return
+    run = functools.partial(
+        conversion.run,
+        prepared,
+        threads=arguments.threads,
+        memory_limit=_size(arguments.memory_limit),
+        overwrite=arguments.overwrite,
+        resume=not arguments.no_resume,
+        io=arguments.io,
+    )
     if arguments.quiet:
-        report = conversion.run(prepared, threads=arguments.threads, overwrite=arguments.overwrite)
+        reports = run()
     else:
-        with progress.shown(prepared.plan) as callback:
-            report = conversion.run(prepared, threads=arguments.threads, overwrite=arguments.overwrite, progress=callback)
-        print(describe.report_text(report), file=sys.stderr)
+        with progress.shown(plans) as callback:
+            reports = run(progress=callback)
+        print("\n\n".join(map(describe.report_text, reports)), file=sys.stderr)
     if arguments.json:
-        _print_json({**asdict(report), "output": str(report.output)})
+        _print_json(*({**asdict(report), "output": str(report.output)} for report in reports))
     else:
-        print(report.output)
+        print(*(report.output for report in reports), sep="\n")
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -144,8 +172,17 @@ def _formats(arguments: argparse.Namespace) -> None:
         print(describe.formats_text())
 
 
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2))
+def _size(text: str) -> int:
+    """Bytes, from "192M" and the like (powers of 1024)."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", text.strip().upper().removesuffix("IB").removesuffix("B"))
+    if match is None:
+        raise UsageError(f"{text!r} is no size; write bytes, or a number with K, M or G")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+
+
+def _print_json(*data: Any) -> None:
+    """One result as it is, several as a list."""
+    print(json.dumps(data[0] if len(data) == 1 else data, indent=2))
 
 
 def _printable(text: str) -> str:

@@ -1,32 +1,42 @@
-"""Running a plan: read -> decode -> quantize -> write, in pieces of bounded size, on several threads, into a file that appears only when whole.
+"""Running plans: read -> decode -> quantize -> write, leaf by leaf, on several threads, into files that appear only when whole.
 
-A piece is about a million weights of one tensor. A thread takes a piece, moves it tile by tile through the second-level cache (source bytes ->
-float32 -> blocks), writes its blocks at their place in the file, and takes the next. Nothing waits for anything else: every offset is known
-before the first byte is read. So memory is `threads` times a few megabytes for a model of any size.
+A leaf is 2**20 weights of one tensor. A thread takes a leaf, moves it tile by tile through the second-level cache (source bytes -> float32 ->
+blocks, once for each output), writes the blocks at their place and takes the next. Nothing waits for anything else: every offset is known
+before the first byte is read. So memory is `threads` times a tile's buffers for a model of any size, and an interrupted conversion goes on
+from the leaves that its journal lists.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
-from gguflow import models, platform, recipes, sources
+from gguflow import __version__, models, platform, recipes, sources
 from gguflow.blocks import FORMATS, BlockFormat
-from gguflow.container.writer import OutputFile
+from gguflow.container.integrity import LEAF_WEIGHTS, new_leaf_digest, tensor_digest
+from gguflow.container.writer import OutputFile, is_worth_keeping
 from gguflow.errors import Finding, InvalidError, UsageError
+from gguflow.journal import Journal, Leaf
+from gguflow.models.base import ModelTensor
 from gguflow.plan import Plan, PlannedTensor, make
-from gguflow.quantization import TILE, Bytes, Floats, decode, encode, first_non_finite, pieces
+from gguflow.quantization import TILE, Bytes, Floats, decode, encode, first_non_finite
 from gguflow.sources.base import Checkpoint
 from gguflow.sources.reading import TensorReader
 
-PIECE = 1 << 20
-"""Weights that a thread takes at a time: long enough that starting costs nothing, short enough that threads finish together."""
+DEFAULT_MEMORY_LIMIT = 192 << 20
+"""Bytes for buffers, of all threads together."""
+
+SMALLEST_TILE = 256
+"""Weights: one block of the largest format."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class FormatTotal:
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did. Sizes in bytes; source_nbytes is of the tensors that were read."""
+    """What a conversion did. Sizes in bytes; source_nbytes is of the tensors that were read; resumed_nbytes were there from an earlier run."""
 
     output: Path
     recipe: str
@@ -48,22 +58,30 @@ class Report:
     n_weights: int
     source_nbytes: int
     nbytes: int
+    resumed_nbytes: int
     bits_per_weight: float
     formats: dict[str, FormatTotal]
     seconds: float
 
 
 @dataclass(frozen=True)
+class Target:
+    """One output: what it will be, and where."""
+
+    plan: Plan
+    path: Path
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """A conversion ready to run: nothing of it is written yet."""
+    """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in different formats."""
 
     checkpoint: Checkpoint
-    plan: Plan
-    output: Path
+    targets: tuple[Target, ...]
 
 
 Progress = Callable[[PlannedTensor, int, int], None]
-"""Called from the calling thread after each piece: its tensor, its weights, its bytes in the output."""
+"""Called from the calling thread after each leaf of each output: its tensor, its weights, its bytes."""
 
 
 def prepare(
@@ -73,40 +91,61 @@ def prepare(
     type: str = "q4_k_m",
     architecture: str | None = None,
     strip_prefix: str | None = None,
+    integrity: bool = True,
 ) -> Prepared:
     """Open the source, understand the model, plan the output. Reads headers, config and tokenizer; no weights.
 
-    output: default llama.cpp's file name for the model, in the current directory.
+    output: default llama.cpp's file name for the model, in the current directory; `{type}` in it stands for the type.
+    type: one, or several with commas between them, which are then written from one reading of the source.
+    integrity: whether the output carries the keys by which it can prove itself.
     Raises UsageError, FileError, StorageError.
     """
-    recipe = recipes.resolve(type)
+    chosen = [recipes.resolve(name) for name in type.split(",")]
     checkpoint = sources.open_checkpoint(source)
     model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
-    plan = make(model, recipe)
-    return Prepared(checkpoint, plan, Path(output) if output is not None else Path(model.file_stem.format(type=recipe.label) + ".gguf"))
+    template = str(output) if output is not None else _file_name(model.file_stem)
+    targets = tuple(Target(make(model, recipe, integrity=integrity), Path(template.replace("{type}", recipe.label))) for recipe in chosen)
+    if len({target.path for target in targets}) < len(targets):
+        raise UsageError(f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})")
+    return Prepared(checkpoint, targets)
 
 
-def run(prepared: Prepared, *, threads: int | None = None, overwrite: bool = False, progress: Progress | None = None) -> Report:
-    """Carry out a prepared conversion. Whatever stops it, `output` is then either whole or as it was.
+def run(
+    prepared: Prepared,
+    *,
+    threads: int | None = None,
+    memory_limit: int = DEFAULT_MEMORY_LIMIT,
+    overwrite: bool = False,
+    resume: bool = True,
+    io: str = "mmap",
+    progress: Progress | None = None,
+) -> list[Report]:
+    """Carry out a prepared conversion; a report for each target. Whatever stops it, each output is then whole or as it was.
 
-    threads: default, as many as this process may use.
-    Raises UsageError (the output exists, or is a source), InvalidError (NaN or Inf in a tensor that is to be quantized; a source that changed
-    while it was read), StorageError.
+    threads: default, as many as this process may use. memory_limit: bytes for buffers, whatever the sizes of tensors.
+    resume: go on from what an interrupted run of the same conversion left; False forgets it.
+    io: "mmap", or "pread" where a source might be truncated by somebody while it is read, which kills a process that has it mapped.
+    Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another conversion), InvalidError (NaN or Inf in
+    a tensor that is to be quantized; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
     threads = platform.available_cpus() if threads is None else threads
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")
-    checkpoint, plan = prepared.checkpoint, prepared.plan
-    if any(platform.is_same_file(prepared.output, file.path) for file in checkpoint.files):
-        raise UsageError(f"{prepared.output} is a source of this conversion; choose another output")
-    with OutputFile(prepared.output, plan.nbytes, overwrite=overwrite) as out, TensorReader(checkpoint) as reader:
-        out.write(plan.header, 0)
-        work = _Work(plan, reader, out)
-        _run_pieces(work, threads, progress)
+    tile = _tile_weights(memory_limit, threads, len(prepared.targets))
+    for target in prepared.targets:
+        if any(platform.is_same_file(target.path, file.path) for file in prepared.checkpoint.files):
+            raise UsageError(f"{target.path} is a source of this conversion; choose another output")
+    with ExitStack() as stack:
+        reader = stack.enter_context(TensorReader(prepared.checkpoint, io))
+        binding = _binding(prepared.checkpoint)
+        outputs = [stack.enter_context(_Output(target, binding, overwrite=overwrite, resume=resume)) for target in prepared.targets]
+        _run_leaves(_Work(reader, outputs, tile), threads, progress)
         reader.check_unchanged()
-        out.commit()
-    return _report(prepared, time.perf_counter() - started)
+        for output in outputs:
+            output.commit()
+        seconds = time.perf_counter() - started
+    return [_report(output, seconds) for output in outputs]
 
 
 def convert(
@@ -114,126 +153,285 @@ def convert(
     output: str | Path | None = None,
     *,
     type: str = "q4_k_m",
-    threads: int | None = None,
-    overwrite: bool = False,
     architecture: str | None = None,
     strip_prefix: str | None = None,
+    integrity: bool = True,
+    threads: int | None = None,
+    memory_limit: int = DEFAULT_MEMORY_LIMIT,
+    overwrite: bool = False,
+    resume: bool = True,
+    io: str = "mmap",
     progress: Progress | None = None,
 ) -> Report:
-    """Convert a safetensors checkpoint to GGUF: `prepare`, then `run`; their arguments and errors."""
-    prepared = prepare(source, output, type=type, architecture=architecture, strip_prefix=strip_prefix)
-    return run(prepared, threads=threads, overwrite=overwrite, progress=progress)
+    """Convert a safetensors checkpoint to GGUF: `prepare`, then `run`; their arguments and errors. Of several types, the first one's report."""
+    prepared = prepare(source, output, type=type, architecture=architecture, strip_prefix=strip_prefix, integrity=integrity)
+    return run(prepared, threads=threads, memory_limit=memory_limit, overwrite=overwrite, resume=resume, io=io, progress=progress)[0]
+
+
+class _Output:
+    """A target being written: its file, its journal, and the digests of the leaves that are there."""
+
+    def __init__(self, target: Target, binding: str, *, overwrite: bool, resume: bool) -> None:
+        self.plan = target.plan
+        self.file = OutputFile(target.path, target.plan.nbytes, overwrite=overwrite)
+        plan_digest = hashlib.sha256(target.plan.header).hexdigest()
+        self.journal = Journal(target.path.with_name(f".{target.path.name}.journal"), f"{binding} {plan_digest}")
+        self.digests: dict[Leaf, bytes] = {}
+        self.resumed_nbytes = 0
+        self._resume = resume
+
+    def __enter__(self) -> _Output:
+        self.file.__enter__()
+        try:
+            try:
+                claims = self.journal.claims() if self._resume and self.file.found else {}
+            except UsageError:
+                self.file.keep()
+                raise
+            self.digests = {leaf: digest for leaf, digest in claims.items() if self._is_there(leaf, digest)}
+            self.resumed_nbytes = sum(self.leaf_nbytes(leaf) for leaf in self.digests)
+            if not self.digests:
+                self.file.clear()
+            self.journal.open(anew=not self.digests)
+        except BaseException as error:
+            self.file.__exit__(None, error, None)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        keep = is_worth_keeping(error) and bool(self.digests)
+        if keep:
+            self.file.keep()
+        self.journal.close(remove=not keep)
+        self.file.__exit__(kind, error, traceback)
+
+    def offset(self, planned: PlannedTensor, weight: int) -> int:
+        """Of a weight at the start of a block, from the start of the file."""
+        return self.plan.data_offset + planned.offset + weight // planned.format.block_size * planned.format.type_size
+
+    def record(self, leaf: Leaf, digest: bytes) -> None:
+        """A leaf is written."""
+        self.digests[leaf] = digest
+        self.journal.record(leaf, digest)
+
+    def commit(self) -> None:
+        """Write the header, now that all digests are known, and give the file its name."""
+        digests = []
+        for i, planned in enumerate(self.plan.tensors):
+            digests.append(tensor_digest(self.digests[i, leaf] for leaf in range(_n_leaves(planned))))
+        self.file.write(self.plan.completed_header(digests), 0)
+        self.file.commit()
+
+    def padding(self, planned: PlannedTensor, last: int) -> bytes:
+        """The zero bytes behind a leaf that ends at weight `last`: those behind the tensor where it is the last leaf."""
+        return b"\0" * planned.padding if last == planned.tensor.n_weights else b""
+
+    def leaf_nbytes(self, leaf: Leaf) -> int:
+        """Of its blocks, without padding."""
+        planned = self.plan.tensors[leaf[0]]
+        first, last = _leaf_range(planned, leaf[1])
+        return self.offset(planned, last) - self.offset(planned, first)
+
+    def _is_there(self, leaf: Leaf, digest: bytes) -> bool:
+        """Whether the partial file really holds a leaf that the journal claims."""
+        if leaf[0] >= len(self.plan.tensors) or leaf[1] >= _n_leaves(self.plan.tensors[leaf[0]]):
+            return False
+        planned = self.plan.tensors[leaf[0]]
+        first, last = _leaf_range(planned, leaf[1])
+        content = self.file.read(self.leaf_nbytes(leaf), self.offset(planned, first))
+        found = new_leaf_digest()
+        found.update(content)
+        found.update(self.padding(planned, last))
+        return bool(found.digest() == digest)
 
 
 class _Buffers(threading.local):
-    """Scratch of one thread, reused from piece to piece."""
+    """Scratch of one thread, reused from tile to tile."""
 
     def __init__(self) -> None:
-        self.tile = np.empty(TILE, np.float32)
+        self.weights = np.empty(0, np.float32)
         self.blocks = np.empty(0, np.uint8)
+
+    def weights_of(self, n: int) -> Floats:
+        if self.weights.size < n:
+            self.weights = np.empty(n, np.float32)
+        return self.weights[:n]
 
     def blocks_of(self, nbytes: int) -> Bytes:
         if self.blocks.size < nbytes:
             self.blocks = np.empty(nbytes, np.uint8)
         return self.blocks[:nbytes]
 
-    def tile_of(self, n: int) -> Floats:
-        if self.tile.size < n:
-            self.tile = np.empty(n, np.float32)
-        return self.tile[:n]
-
 
 class _Work:
-    """The pieces of a plan and how one is done."""
+    """The leaves of all outputs, and how one is done."""
 
-    def __init__(self, plan: Plan, reader: TensorReader, out: OutputFile) -> None:
-        self.plan = plan
+    def __init__(self, reader: TensorReader, outputs: Sequence[_Output], tile: int) -> None:
         self.reader = reader
-        self.out = out
+        self.outputs = outputs
+        self.tile = tile
         self.buffers = _Buffers()
 
-    def pieces(self) -> Iterator[tuple[PlannedTensor, int, int]]:
-        for planned in self.plan.tensors:
-            row = planned.shape[-1] if planned.shape else 1
-            for first, last in pieces(planned.tensor.n_weights, row, planned.format.block_size, PIECE):
-                yield planned, first, last
+    def leaves(self) -> Iterator[Leaf]:
+        """Every leaf that some output lacks."""
+        for i, planned in enumerate(self.outputs[0].plan.tensors):
+            for leaf in range(_n_leaves(planned)):
+                if any((i, leaf) not in output.digests for output in self.outputs):
+                    yield i, leaf
 
-    def do(self, planned: PlannedTensor, first: int, last: int) -> int:
-        """Convert weights [first, last) of a tensor and write them; the number of bytes written."""
-        start, stop = (weight // planned.format.block_size * planned.format.type_size for weight in (first, last))
-        blocks = self.buffers.blocks_of(stop - start)
-        row = planned.shape[-1] if planned.shape else 1
-        for tile_first, tile_last in pieces(last - first, min(row, last - first), planned.format.block_size, TILE):
-            a, b = (weight // planned.format.block_size * planned.format.type_size for weight in (tile_first, tile_last))
-            self._convert(planned, first + tile_first, first + tile_last, blocks[a:b])
-        self.out.write(blocks, self.plan.data_offset + planned.offset + start)
-        if planned.tensor.source is not None and planned.tensor.row_order is None:
-            self.reader.release(planned.tensor.source, first, last)
-        return stop - start
+    def resumed(self) -> Iterator[tuple[PlannedTensor, int, int]]:
+        """The leaves that an earlier run has done: tensor, weights, bytes."""
+        for output in self.outputs:
+            for leaf in output.digests:
+                planned = output.plan.tensors[leaf[0]]
+                first, last = _leaf_range(planned, leaf[1])
+                yield planned, last - first, output.leaf_nbytes(leaf)
 
-    def _convert(self, planned: PlannedTensor, first: int, last: int, blocks: Bytes) -> None:
-        """Weights [first, last), whole rows or a part of one, into flat `blocks`."""
-        tensor = planned.tensor
+    def do(self, leaf: Leaf) -> list[tuple[PlannedTensor, int, int]]:
+        """Convert a leaf for every output that lacks it, and write it; for each, its tensor, weights and bytes."""
+        lacking = [(output, output.plan.tensors[leaf[0]], new_leaf_digest()) for output in self.outputs if leaf not in output.digests]
+        formats = [planned.format for _, planned, _ in lacking]
+        tensor = lacking[0][1].tensor
+        first, last = _leaf_range(lacking[0][1], leaf[1])
+        for start, stop in tiles(first, last, tensor.shape[-1] if tensor.shape else 1, self.tile):
+            raw = self._source_bytes(tensor, start, stop)
+            weights = self._weights(tensor, raw, start, stop, formats)
+            for output, planned, digest in lacking:
+                blocks = self._blocks(tensor, planned.format, raw, weights)
+                output.file.write(blocks, output.offset(planned, start))
+                digest.update(blocks)
+        if tensor.source is not None:
+            self.reader.check_unchanged(tensor.source.file)
+            if tensor.row_order is None:
+                self.reader.release(tensor.source, first, last)
+        for output, planned, digest in lacking:
+            digest.update(output.padding(planned, last))
+            output.record(leaf, digest.digest())
+        return [(planned, last - first, output.leaf_nbytes(leaf)) for output, planned, _ in lacking]
+
+    def _source_bytes(self, tensor: ModelTensor, first: int, last: int) -> Bytes | None:
+        """The packed source of weights [first, last) of an output tensor, flat; None where the values are given."""
         if tensor.source is None:
-            values = tensor.values if tensor.values is not None else np.empty(0, np.float32)
-            tile = np.ascontiguousarray(values, np.float32).reshape(-1)[first:last]
-        else:
-            raw = self._source_bytes(planned, first, last)
-            source_format = tensor.source.require_format()
-            if source_format is planned.format:
-                blocks[:] = raw
-                return
-            tile = self.buffers.tile_of(last - first)
-            decode(raw, source_format, tile)
-        if planned.format.is_quantized or planned.format is FORMATS["f16"]:
-            _check_finite(planned, first, tile)
-        encode(tile, planned.format, blocks)
-
-    def _source_bytes(self, planned: PlannedTensor, first: int, last: int) -> Bytes:
-        tensor = planned.tensor
-        if tensor.source is None:
-            raise ValueError("a tensor of given values has no source")
+            return None
         if tensor.row_order is None:
             return self.reader.read(tensor.source, first, last)
         row = tensor.n_weights // tensor.shape[0]  # of a vector (a bias of Q or K), the rows are its weights
-        n_rows = tensor.n_weights // row
         first_row, last_row = first // row, -(-last // row)
-        rows = self.reader.read_rows(tensor.source, tensor.row_order.source_rows(first_row, last_row, n_rows)).reshape(-1)
+        rows = self.reader.read_rows(tensor.source, tensor.row_order.source_rows(first_row, last_row, tensor.shape[0])).reshape(-1)
         size = tensor.source.require_format().type_size
         return rows[(first - first_row * row) * size : (last - first_row * row) * size]
 
+    def _weights(self, tensor: ModelTensor, raw: Bytes | None, first: int, last: int, formats: Sequence[BlockFormat]) -> Floats | None:
+        """The weights [first, last) as float32, checked for what the formats cannot hold; None where every format is the source's own."""
+        if raw is None or tensor.source is None:
+            if tensor.values is None:
+                raise ValueError(f"{tensor.name} has neither a source nor values")
+            weights = np.ascontiguousarray(tensor.values, np.float32).reshape(-1)[first:last]
+        else:
+            source_format = tensor.source.require_format()
+            if all(block_format is source_format for block_format in formats):
+                return None
+            weights = self.buffers.weights_of(last - first)
+            decode(raw, source_format, weights)
+        if any(block_format.is_quantized or block_format is FORMATS["f16"] for block_format in formats):
+            _check_finite(tensor, first, weights, FORMATS["f16"] in formats)
+        return weights
 
-def _check_finite(planned: PlannedTensor, first: int, tile: Floats) -> None:
+    def _blocks(self, tensor: ModelTensor, block_format: BlockFormat, raw: Bytes | None, weights: Floats | None) -> Bytes:
+        """A tile in a format: encoded, or the source's own bytes where that is its format."""
+        if weights is None or (tensor.source is not None and tensor.source.format is block_format):
+            if raw is None:
+                raise ValueError(f"{tensor.name} has nothing to write")
+            return raw
+        blocks = self.buffers.blocks_of(weights.size // block_format.block_size * block_format.type_size)
+        encode(weights, block_format, blocks)
+        return blocks
+
+
+def tiles(first: int, last: int, row: int, target: int) -> Iterator[tuple[int, int]]:
+    """Cut weights [first, last) into tiles of about `target`, a multiple of every block size: some whole rows, or a part of one row."""
+    while first < last:
+        within = first % row
+        if within == 0 and row <= min(target, last - first):
+            stop = first + min(target // row, (last - first) // row) * row
+        else:
+            stop = min(first + target, first - within + row, last)
+        yield first, stop
+        first = stop
+
+
+def _n_leaves(planned: PlannedTensor) -> int:
+    return -(-planned.tensor.n_weights // LEAF_WEIGHTS)
+
+
+def _leaf_range(planned: PlannedTensor, leaf: int) -> tuple[int, int]:
+    """The weights [first, last) of a leaf."""
+    return leaf * LEAF_WEIGHTS, min((leaf + 1) * LEAF_WEIGHTS, planned.tensor.n_weights)
+
+
+def _tile_weights(memory_limit: int, threads: int, n_targets: int) -> int:
+    """The largest tile whose buffers fit: source bytes, float32 and blocks, each of at most 4 bytes a weight, for every thread.
+
+    Raises UsageError where not even the smallest does.
+    """
+    each = 4 + 4 + 4
+    fitting = memory_limit // threads // each // SMALLEST_TILE * SMALLEST_TILE
+    if fitting < SMALLEST_TILE:
+        needed = threads * each * SMALLEST_TILE
+        raise UsageError(f"a memory limit of {memory_limit} bytes is too small for {threads} threads: they need {needed}, or fewer threads")
+    return min(fitting, TILE)
+
+
+def _file_name(stem: str) -> str:
+    """A model's default file name: its stem comes from untrusted metadata, and must name a file of this directory."""
+    safe = "".join("-" if c in "/\\:\0" or not c.isprintable() else c for c in stem)
+    return f"{safe.lstrip('.') or 'model-{type}'}.gguf"
+
+
+def _binding(checkpoint: Checkpoint) -> str:
+    """What decides the bytes of an output beside its plan: the version of the program, and the sources as they are."""
+    from gguflow.kernels.policy import source_digest
+
+    digest = hashlib.sha256()
+    for file in checkpoint.files:
+        with platform.storage_errors("read", file.path), file.path.open("rb") as opened:
+            digest.update(repr((str(file.path.resolve()), file.nbytes, file.mtime_ns)).encode() + opened.read(1 << 20))
+    return f"gguflow {__version__} {source_digest()} {digest.hexdigest()}"
+
+
+def _check_finite(tensor: ModelTensor, first: int, weights: Floats, must_fit_f16: bool) -> None:
     """Raise for NaN and Inf, and where F16 is wanted, for what would become Inf."""
-    bad = first_non_finite(tile)
+    bad = first_non_finite(weights)
     what = "cannot be quantized"
-    if bad < 0 and planned.format is FORMATS["f16"]:
-        too_large = np.abs(tile) >= np.float32(65520)
+    if bad < 0 and must_fit_f16:
+        too_large = np.abs(weights) >= np.float32(65520)
         bad = int(too_large.argmax()) if too_large.any() else -1
         what = "does not fit F16 (choose bf16)"
     if bad >= 0:
-        source = planned.tensor.source
-        index = [int(i) for i in np.unravel_index(first + bad, planned.shape)]
-        message = f"tensor {planned.name!r} holds {tile[bad]} at index {index}, which {what}"
-        raise InvalidError(source.file.path if source else "the model", Finding("M-100", message, f"$.tensors[{planned.name!r}]"))
+        index = [int(i) for i in np.unravel_index(first + bad, tensor.shape)]
+        message = f"tensor {tensor.name!r} holds {weights[bad]} at index {index}, which {what}"
+        raise InvalidError(tensor.source.file.path if tensor.source else "the model", Finding("M-100", message, f"$.tensors[{tensor.name!r}]"))
 
 
-def _run_pieces(work: _Work, threads: int, progress: Progress | None) -> None:
-    """All pieces, on a pool of threads, with a few waiting; the first error ends the rest."""
-    pending: dict[Future[int], tuple[PlannedTensor, int, int]] = {}
-    with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
+def _run_leaves(work: _Work, threads: int, progress: Progress | None) -> None:
+    """All leaves, on a pool of threads, with a few waiting; the first error ends the rest."""
+    pending: set[Future[list[tuple[PlannedTensor, int, int]]]] = set()
+    if progress is not None:
+        for planned, n_weights, nbytes in work.resumed():
+            progress(planned, n_weights, nbytes)
 
-        def collect(keep: int) -> None:
-            while len(pending) > keep:
-                for done in wait(pending, return_when=FIRST_COMPLETED).done:
-                    planned, first, last = pending.pop(done)
-                    nbytes = done.result()
+    def collect(keep: int) -> None:
+        while len(pending) > keep:
+            for done in wait(pending, return_when=FIRST_COMPLETED).done:
+                pending.remove(done)
+                for planned, n_weights, nbytes in done.result():
                     if progress is not None:
-                        progress(planned, last - first, nbytes)
+                        progress(planned, n_weights, nbytes)
 
+    with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
         try:
-            for piece in work.pieces():
-                pending[pool.submit(work.do, *piece)] = piece
+            for leaf in work.leaves():
+                pending.add(pool.submit(work.do, leaf))
                 collect(keep=2 * threads)
             collect(keep=0)
         except BaseException:
@@ -241,18 +439,19 @@ def _run_pieces(work: _Work, threads: int, progress: Progress | None) -> None:
             raise
 
 
-def _report(prepared: Prepared, seconds: float) -> Report:
-    plan = prepared.plan
+def _report(output: _Output, seconds: float) -> Report:
+    plan = output.plan
     by_format: dict[BlockFormat, list[PlannedTensor]] = {}
     for planned in sorted(plan.tensors, key=lambda p: -p.format.bits_per_weight):
         by_format.setdefault(planned.format, []).append(planned)
     return Report(
-        output=prepared.output,
+        output=output.file.path,
         recipe=plan.recipe,
         n_tensors=len(plan.tensors),
         n_weights=plan.n_weights,
         source_nbytes=sum(p.tensor.source.nbytes for p in plan.tensors if p.tensor.source),
         nbytes=plan.nbytes,
+        resumed_nbytes=output.resumed_nbytes,
         bits_per_weight=plan.bits_per_weight,
         formats={
             f.name: FormatTotal(len(group), sum(p.tensor.n_weights for p in group), sum(p.nbytes for p in group)) for f, group in by_format.items()

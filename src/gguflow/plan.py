@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from gguflow import blocks, recipes
 from gguflow.blocks import BlockFormat
 from gguflow.container import header, rules
-from gguflow.container.metadata import Metadata, u32
+from gguflow.container.header import TensorInfo
+from gguflow.container.integrity import HEADER_KEY, completed_header, placeholder
+from gguflow.container.metadata import Metadata, string, u32
 from gguflow.errors import InvalidError
 from gguflow.models.base import Model, ModelTensor
 
@@ -28,10 +30,16 @@ class PlannedTensor:
     offset: int
     nbytes: int
     rule: str
+    alignment: int
 
     @property
     def name(self) -> str:
         return self.tensor.name
+
+    @property
+    def padding(self) -> int:
+        """Zero bytes behind the blocks."""
+        return -self.nbytes % self.alignment
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -41,18 +49,29 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """An output file, known to the byte but for its weights. nbytes: of the whole file. header: its first data_offset bytes."""
+    """An output file, known to the byte but for its weights and their digests.
+
+    nbytes: of the whole file. header: its first data_offset bytes, with zeros in place of the digests.
+    """
 
     architecture: str
     recipe: str
     metadata: Metadata
     tensors: tuple[PlannedTensor, ...]
+    infos: tuple[TensorInfo, ...]
+    alignment: int
     header: bytes
     nbytes: int
 
     @property
     def data_offset(self) -> int:
         return len(self.header)
+
+    def completed_header(self, digests: Sequence[bytes]) -> bytes:
+        """The header with the digests of the tensors, in order; as planned where the plan has no integrity keys."""
+        if HEADER_KEY not in self.metadata:
+            return self.header
+        return completed_header(self.metadata, self.infos, self.alignment, self.nbytes, digests)
 
     @property
     def n_weights(self) -> int:
@@ -63,8 +82,8 @@ class Plan:
         return 8 * sum(planned.nbytes for planned in self.tensors) / max(self.n_weights, 1)
 
 
-def make(model: Model, recipe: recipes.Recipe) -> Plan:
-    """Plan the conversion of a model by a recipe.
+def make(model: Model, recipe: recipes.Recipe, *, integrity: bool = True) -> Plan:
+    """Plan the conversion of a model by a recipe. integrity: whether the file is to carry the keys by which it can prove itself.
 
     Raises InvalidError where the result would break a rule of the container (a name too long, a name twice).
     """
@@ -74,16 +93,20 @@ def make(model: Model, recipe: recipes.Recipe) -> Plan:
     metadata = dict(model.metadata)
     metadata["general.file_type"] = u32(recipe.file_type)
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
+    if integrity:
+        metadata["gguflow.recipe"] = string(recipe.name)
+        metadata["gguflow.recipe.version"] = string(recipes.VERSION)
+        metadata |= placeholder(len(tensors))
     alignment = header.declared_alignment(metadata)
     placed = _placed(tensors, chosen, alignment)
-    infos = tuple(header.TensorInfo(p.name, _stored_dims(p.shape), p.format.id, p.offset) for p in placed)
+    infos = tuple(TensorInfo(p.name, _stored_dims(p.shape), p.format.id, p.offset) for p in placed)
     built = header.build(metadata, infos, alignment)
     for finding in rules.judge(header.Header(header.VERSION, metadata, infos, alignment, len(built)), block_sizes, None):
         if finding.severity == "error":
             raise InvalidError("the output", finding)
     last = placed[-1] if placed else None
     end = header.align(last.offset + last.nbytes, alignment) if last else 0
-    return Plan(model.architecture, recipe.name, metadata, tuple(placed), built, len(built) + end)
+    return Plan(model.architecture, recipe.name, metadata, tuple(placed), infos, alignment, built, len(built) + end)
 
 
 def block_sizes(type_id: int) -> tuple[int, int] | None:
@@ -105,7 +128,7 @@ def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice]
         choice = chosen[tensor.name]
         row = tensor.shape[-1] if tensor.shape else 1
         nbytes = tensor.n_weights // row * choice.format.row_bytes(row) if row else 0
-        placed.append(PlannedTensor(tensor, choice.format, offset, nbytes, choice.rule))
+        placed.append(PlannedTensor(tensor, choice.format, offset, nbytes, choice.rule, alignment))
         offset = header.align(offset + nbytes, alignment)
     return placed
 

@@ -149,3 +149,43 @@ def release_pages(mapping: mmap.mmap, first: int, last: int) -> None:
     first, last = (position // mmap.PAGESIZE * mmap.PAGESIZE for position in (first, last))
     if first < last:
         mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def try_lock(fd: int) -> bool:
+    """Lock an open file against every other process that asks, until it is closed; False where another holds the lock.
+
+    Where the file system has no locks (some network mounts), nobody is kept out, and the answer is True.
+    """
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+    return True
+
+
+def read_at(fd: int, nbytes: int, offset: int) -> bytes:
+    """Up to nbytes from `offset` bytes after the start of the file; fewer only at its end. Threads may read one file side by side."""
+    parts = []
+    while nbytes:
+        part = _read_at(fd, min(nbytes, _MAX_WRITE), offset)
+        if not part:
+            break
+        parts.append(part)
+        nbytes -= len(part)
+        offset += len(part)
+    return b"".join(parts) if len(parts) != 1 else parts[0]
+
+
+def _read_at(fd: int, nbytes: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(fd, nbytes, offset)
+    with _position_lock:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, nbytes)

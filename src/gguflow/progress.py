@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -16,58 +16,61 @@ _PLAIN_INTERVAL = 5.0
 
 
 @contextmanager
-def shown(plan: Plan, stream: TextIO | None = None) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
+def shown(plans: Sequence[Plan], stream: TextIO | None = None) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
     """A callback for `conversion.run` that shows tensors and bytes done, the rate, and the time left."""
     stream = sys.stderr if stream is None else stream
     if stream.isatty():
-        yield from _bar(plan, stream)
+        yield from _bar(plans, stream)
     else:
-        yield from _lines(plan, stream)
+        yield from _lines(plans, stream)
 
 
 class _Count:
-    """Tensors that are complete, counted from pieces in any order."""
+    """Tensors that are complete, counted from leaves in any order. total_nbytes: of all outputs."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.remaining = {planned.name: planned.tensor.n_weights for planned in plan.tensors}
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self.remaining = {id(planned): planned.tensor.n_weights for plan in plans for planned in plan.tensors}
+        self.n_tensors = len(self.remaining)
         self.n_done = 0
+        self.total_nbytes = sum(planned.nbytes for plan in plans for planned in plan.tensors)
 
-    def add(self, planned: PlannedTensor, n_weights: int) -> int:
-        self.remaining[planned.name] -= n_weights
-        self.n_done += not self.remaining[planned.name]
-        return self.n_done
+    def add(self, planned: PlannedTensor, n_weights: int) -> str:
+        self.remaining[id(planned)] -= n_weights
+        self.n_done += not self.remaining[id(planned)]
+        return f"{self.n_done}/{self.n_tensors} tensors"
 
 
-def _bar(plan: Plan, stream: TextIO) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
+def _bar(plans: Sequence[Plan], stream: TextIO) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
     from tqdm import tqdm
 
-    count = _Count(plan)
-    total = sum(planned.nbytes for planned in plan.tensors)
-    with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, file=stream, dynamic_ncols=True, leave=False) as bar:
+    count = _Count(plans)
+    with tqdm(total=count.total_nbytes, unit="B", unit_scale=True, unit_divisor=1024, file=stream, dynamic_ncols=True, leave=False) as bar:
 
         def update(planned: PlannedTensor, n_weights: int, nbytes: int) -> None:
-            bar.set_description_str(f"{count.add(planned, n_weights)}/{len(plan.tensors)} tensors", refresh=False)
+            bar.set_description_str(count.add(planned, n_weights), refresh=False)
             bar.update(nbytes)
 
         yield update
 
 
-def _lines(plan: Plan, stream: TextIO) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
-    count = _Count(plan)
-    total = sum(planned.nbytes for planned in plan.tensors)
+def _lines(plans: Sequence[Plan], stream: TextIO) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
+    count = _Count(plans)
     started = last = time.monotonic()
     written = 0
 
     def update(planned: PlannedTensor, n_weights: int, nbytes: int) -> None:
         nonlocal last, written
         written += nbytes
-        n_done = count.add(planned, n_weights)
+        tensors = count.add(planned, n_weights)
         now = time.monotonic()
         if now - last >= _PLAIN_INTERVAL:
             last = now
             rate = written / (now - started)
-            left = (total - written) / rate
-            done = f"{n_done}/{len(plan.tensors)} tensors, {nbytes_text(written)} of {nbytes_text(total)}"
-            print(f"{done}, {nbytes_text(rate)}/s, {left:.0f} s left", file=stream, flush=True)
+            left = (count.total_nbytes - written) / rate
+            print(
+                f"{tensors}, {nbytes_text(written)} of {nbytes_text(count.total_nbytes)}, {nbytes_text(rate)}/s, {left:.0f} s left",
+                file=stream,
+                flush=True,
+            )
 
     yield update

@@ -1,10 +1,9 @@
-"""An output file that appears under its name only when it is whole and on the medium."""
+"""An output file that appears under its name only when it is whole and on the medium, and that one process writes at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from pathlib import Path
 from types import TracebackType
 
@@ -12,35 +11,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow import platform
-from gguflow.errors import UsageError
+from gguflow.errors import StorageError, UsageError
 
 
 class OutputFile:
     """A file of known size, written at any offsets by any threads, that replaces `path` in one step on `commit`.
 
-    Until then the bytes are in a sibling whose name begins with a dot and ends in `.partial`; leaving the `with` block without a commit removes
-    it, so `path` is the finished file, or what it was before. The commit is: flush the bytes, rename, flush the directory.
+    Until then the bytes are in a hidden sibling, `.NAME.partial`, locked against a second writer. The commit is: flush the bytes, rename, flush the
+    directory. Leaving the `with` block without one removes the sibling, unless `keep` was called: then the next OutputFile of this path finds
+    it again (`found` is True) and may go on from there.
 
-    Raises UsageError where path exists and overwrite is not asked for, StorageError where the system refuses (ENOSPC shows at once: the space is
-    reserved on entry).
+    Raises UsageError where path exists and overwrite is not asked for, or where somebody else is writing it; StorageError where the system refuses
+    (ENOSPC shows at once: the space is reserved on entry).
     """
 
     def __init__(self, path: Path, nbytes: int, *, overwrite: bool = False) -> None:
         self.path = path
         self.nbytes = nbytes
         self.overwrite = overwrite
-        self._partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        self.partial = path.with_name(f".{path.name}.partial")
+        self.found = False
         self._fd: int | None = None
+        self._kept = False
 
     def __enter__(self) -> OutputFile:
         self._refuse_existing()
         with platform.storage_errors("write", self.path):
-            self._fd = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-            try:
-                platform.preallocate(self._fd, self.nbytes)
-            except BaseException:
-                self._discard()
-                raise
+            fd = self._locked_partial()
+        try:
+            self.found = os.fstat(fd).st_size == self.nbytes > 0
+            with platform.storage_errors("write", self.path):
+                platform.preallocate(fd, self.nbytes)
+        except BaseException:
+            self._fd = fd
+            self._close(remove=True)
+            raise
+        self._fd = fd
         return self
 
     def write(self, data: bytes | NDArray[np.uint8], offset: int) -> None:
@@ -48,35 +54,70 @@ class OutputFile:
         with platform.storage_errors("write", self.path):
             platform.pwrite_all(self._descriptor(), data, offset)
 
+    def read(self, nbytes: int, offset: int) -> bytes:
+        """Bytes that were written, by this process or the one before it. Thread-safe."""
+        with platform.storage_errors("read", self.partial):
+            return platform.read_at(self._descriptor(), nbytes, offset)
+
+    def clear(self) -> None:
+        """Forget what an earlier process wrote: all bytes are zero again."""
+        with platform.storage_errors("write", self.path):
+            os.ftruncate(self._descriptor(), 0)
+            platform.preallocate(self._descriptor(), self.nbytes)
+
     def commit(self) -> None:
         """Make the file durable and give it its name. Raises UsageError where another file has taken the name meanwhile."""
         with platform.storage_errors("write", self.path):
-            fd = self._descriptor()
-            platform.sync_file(fd)
-            os.close(fd)
-            self._fd = None
+            platform.sync_file(self._descriptor())
             self._refuse_existing()
-            platform.replace_file(self._partial, self.path)
+            if os.name == "nt":  # an open file cannot be renamed there
+                self._close(remove=False)
+            platform.replace_file(self.partial, self.path)
             platform.sync_directory(self.path.parent)
+        self._close(remove=False)
+
+    def keep(self) -> None:
+        """Leave the partial file when the block ends without a commit."""
+        self._kept = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._discard()
+        if self._fd is not None:
+            self._close(remove=not self._kept)
 
     def _descriptor(self) -> int:
         if self._fd is None:
             raise ValueError(f"{self.path} is not open for writing")
         return self._fd
 
-    def _discard(self) -> None:
+    def _locked_partial(self) -> int:
+        """Open the partial file and lock it. The lock counts only while the name still leads to the locked file: a writer that commits renames it."""
+        while True:
+            fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            if not platform.try_lock(fd):
+                os.close(fd)
+                raise UsageError(f"another process is writing {self.path}")
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(self.partial)):
+                    return fd
+            os.close(fd)
+
+    def _close(self, *, remove: bool) -> None:
+        """Close, and remove the partial file first: while it is locked nobody else can have begun to use it."""
         if self._fd is not None:
+            if remove:
+                with contextlib.suppress(OSError):
+                    self.partial.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 os.close(self._fd)
             self._fd = None
-        with contextlib.suppress(OSError):
-            self._partial.unlink(missing_ok=True)
 
     def _refuse_existing(self) -> None:
         if self.path.is_dir():
             raise UsageError(f"{self.path} is a directory; name a file")
         if not self.overwrite and (self.path.exists() or self.path.is_symlink()):
             raise UsageError(f"{self.path} exists; pass --overwrite (overwrite=True) to replace it")
+
+
+def is_worth_keeping(error: BaseException | None) -> bool:
+    """Whether a writer that was stopped by this may go on later: an interruption or the system's refusal, not a wrong input."""
+    return isinstance(error, KeyboardInterrupt | SystemExit | StorageError | MemoryError)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.errors import Finding, InvalidError, UsageError
-from gguflow.platform import release_pages, storage_errors
+from gguflow.platform import read_at, release_pages, storage_errors
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
 
 Bytes = NDArray[np.uint8]
@@ -23,11 +23,17 @@ class TensorReader:
 
     What `read` returns is the mapped file itself: valid as long as it is referred to, after the reader is closed too. A file that somebody
     shortens while it is mapped kills the process at the next access (SIGBUS); one that is overwritten in place shows in `check_unchanged`.
+
+    io: "mmap" as described, or "pread": ranges are copied out of the file with positioned reads, which give an error where the file was shortened.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, io: str = "mmap") -> None:
+        if io not in ("mmap", "pread"):
+            raise UsageError(f"io is mmap or pread, not {io!r}")
+        self._io = io
         self._files = checkpoint.files
         self._maps: dict[SourceFile, tuple[mmap.mmap, Bytes]] = {}
+        self._descriptors: dict[SourceFile, int] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> TensorReader:
@@ -37,7 +43,9 @@ class TensorReader:
         self.close()
 
     def close(self) -> None:
-        """Unmap the files, each as soon as no array refers to it any more."""
+        """Unmap the files, each as soon as no array refers to it any more; close those that are read."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
         while self._maps:
             _, (mapping, content) = self._maps.popitem()
             del content
@@ -50,6 +58,8 @@ class TensorReader:
         Raises UnsupportedError (S-019), InvalidError (R-001), StorageError, UsageError where the range is not in the tensor.
         """
         start, stop = _byte_range(tensor, first, last)
+        if self._io == "pread":
+            return self._copied(tensor.file, start, stop)
         return self._map(tensor.file)[1][start:stop]
 
     def read_rows(self, tensor: SourceTensor, rows: NDArray[np.int64]) -> Bytes:
@@ -64,22 +74,43 @@ class TensorReader:
         if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < n_rows:
             raise UsageError(f"{tensor.name} has {n_rows} rows; asked for {int(rows.min())} to {int(rows.max())}")
         row_bytes = tensor.require_format().row_bytes(tensor.n_weights // n_rows) if n_rows else 0
+        if self._io == "pread":
+            starts = [tensor.offset + int(row) * row_bytes for row in rows]
+            copies = [self._copied(tensor.file, start, start + row_bytes) for start in starts]
+            return np.concatenate([*copies, np.empty(0, np.uint8)]).reshape(len(rows), row_bytes)
         return self.read(tensor, 0, tensor.n_weights).reshape(n_rows, row_bytes)[rows]
 
     def release(self, tensor: SourceTensor, first: int, last: int) -> None:
         """Weights [first, last) are done with: their pages need not stay in this process's memory. A hint; reading them again works."""
         start, stop = _byte_range(tensor, first, last)
-        release_pages(self._map(tensor.file)[0], start, stop)
+        if self._io == "mmap":
+            release_pages(self._map(tensor.file)[0], start, stop)
 
-    def check_unchanged(self) -> None:
-        """Prove that every file of the checkpoint still has the size and time of change that it had when its header was read.
+    def check_unchanged(self, only: SourceFile | None = None) -> None:
+        """Prove that every file of the checkpoint, or the one named, still has the size and time of change that it had when its header was read.
 
         Raises InvalidError (R-002), StorageError.
         """
-        for file in self._files:
+        for file in self._files if only is None else (only,):
             with storage_errors("read", file.path):
                 status = os.stat(file.path)
             _check_same(file, status, "R-002", "the file changed while it was read")
+
+    def _copied(self, file: SourceFile, start: int, stop: int) -> Bytes:
+        """Bytes [start, stop) of a file, read into memory of their own."""
+        with self._lock:
+            if file not in self._descriptors:
+                with storage_errors("read", file.path):
+                    fd = os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                self._descriptors[file] = fd
+                _check_same(file, os.fstat(fd), "R-001", "the file changed after its header was read")
+        with storage_errors("read", file.path):
+            content = read_at(self._descriptors[file], stop - start, start)
+        if len(content) != stop - start:
+            raise InvalidError(
+                file.path, Finding("R-002", "the file was shortened while it was read", offset=start + len(content), expected=f"{stop - start} bytes")
+            )
+        return np.frombuffer(content, np.uint8)
 
     def _map(self, file: SourceFile) -> tuple[mmap.mmap, Bytes]:
         with self._lock:
