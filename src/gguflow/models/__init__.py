@@ -30,7 +30,7 @@ def load(checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefi
 
     architecture: GGUF's name for `general.architecture`, in place of what config.json says. strip_prefix: taken off the names that start with it.
     Raises UsageError (no configuration, and no architecture named), UnsupportedError (a family that is not known), InvalidError and its siblings
-    for whatever is wrong with the checkpoint; the rules are listed in `gguflow.models.base`.
+    for whatever is wrong with the checkpoint; spec/models.md lists the rules.
     """
     if strip_prefix:
         checkpoint = strip(checkpoint, strip_prefix)

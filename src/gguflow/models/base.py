@@ -1,26 +1,6 @@
 """What a model is to the rest of the package: GGUF metadata, and tensors under GGUF names that say where their rows come from.
 
-The rules that a checkpoint must keep to be understood, each with the error that breaks it raises:
-
-    M-002  InvalidError      a key that is needed is in the JSON file
-    M-003  InvalidError      a value has the type and the range that its key needs, and agrees with the others
-    M-004  UnsupportedError  config.json names a family of models that is known
-    M-005  UnsupportedError  rotary embeddings are scaled in a way that is known
-    M-006  UnsupportedError  embeddings are pooled in a way that is known
-    M-007  UnsupportedError  the weights are plain numbers, not quantized in another way
-    M-008  UnsupportedError  a Qwen3 model is no reranker, which llama.cpp wants as a classifier
-    M-010  InvalidError      every tensor that the family needs is there
-    M-011  InvalidError      every tensor is one that the family has, or that is known to be left out
-    M-012  InvalidError      a tensor has the shape that the hyper-parameters give it
-    M-013  InvalidError      no two tensors get the same name
-    M-014  InvalidError      a tensor's name is Unicode text of 63 bytes at most
-    M-020  InvalidError      the model card's front matter can be read
-    M-021  MalformedError    a file beside the weights is what its name says: a JSON object, UTF-8 text, a SentencePiece model
-    M-022  LimitError        a file beside the weights is not larger than it may be
-    M-023  InvalidError      the tokenizer's file is there
-    M-024  UnsupportedError  the tokenizer is of a kind that llama.cpp has, its pre-tokenizer too
-    M-025  InvalidError      every token id is below the size of the vocabulary, and none is there twice
-    M-030  InvalidError      every metadata value fits its type
+spec/models.md has the rules that a checkpoint must keep to be understood (M-002 to M-030), each with the verdict on one that breaks it.
 """
 
 from __future__ import annotations
