@@ -1,8 +1,8 @@
 """Encode and decode speed of every block format against ggml, one thread each, same input, in turns.
 
 Columns: encode in M weights/s and as a multiple of ggml's speed; the speed of two threads over one; decode in M weights/s, in GB/s of float32
-written beside what a plain fill of the same memory reaches, as a multiple of ggml's speed and of gguf-py's. Medians of 5. Both sides write to
-memory that is there already. Formats that cannot do without importance get random importance, here and there.
+written beside what a plain fill of the same memory reaches, as a multiple of ggml's speed and of gguf-py's. Medians of 5 (against gguf-py, 3). Both
+sides write to memory that is there already (gguf-py cannot). Formats that cannot do without importance get random importance, here and there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,11 +21,11 @@ from gguflow.quantization import dequantize, quantize
 
 ROW = 2048  # weights in a row; every block size divides it
 SECONDS_PER_CALL = 0.7  # ggml's slow encoders get less to do
-GGUF_PY_WEIGHTS = 1 << 23
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="NAMES", help="comma-separated format names; default: all")
+    parser.add_argument("--importance", action="store_true", help="encode with importance wherever the format takes it")
     parser.add_argument("--weights", metavar="N", type=int, default=1 << 24, help="weights per call, at most (default: 16 Mi)")
 
 
@@ -35,26 +36,27 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{rows * ROW / 1e6:.1f} M weights; a plain fill writes {fill_bandwidth(x.size):.1f} GB/s")
     print(f"{'':8} {'encode':>8} {'x ggml':>7} {'2 thr.':>7}   {'decode':>8} {'GB/s':>6} {'x ggml':>7} {'x gguf-py':>9}")
     for block_format in chosen:
-        if block_format.number_type is None or block_format.number_type.name in ("float16",):
-            print(line(block_format, x), flush=True)
+        if block_format.number_type is None or block_format.key == "f16":
+            print(line(block_format, x, arguments.importance), flush=True)
 
 
-def line(block_format: BlockFormat, x: NDArray[np.float32]) -> str:
+def line(block_format: BlockFormat, x: NDArray[np.float32], with_importance: bool) -> str:
     """One row of the table."""
-    encoding, rows, two_threads = bench_encode(block_format, x)
-    decoding = bench_decode(block_format, x)
+    weighted = block_format.importance == "required" or (with_importance and block_format.importance == "optional")
+    importance = np.random.default_rng(2).random(ROW, np.float32) if weighted else None
+    encoding, rows, two_threads = bench_encode(block_format, x, importance)
+    packed = np.resize(quantize(x[:64], block_format, importance), (len(x), block_format.row_bytes(ROW)))
+    decoding, peer_ratio = bench_decode(block_format, packed)
     encoded, decoded = rows * ROW / encoding.ours / 1e6, x.size / decoding.ours / 1e6
-    peer = gguf_py_seconds_per_weight(block_format)
-    against_peer = f"{peer * x.size / decoding.ours:9.1f}" if peer else f"{'-':>9}"
+    against_peer = "-" if peer_ratio is None else f"{peer_ratio:.1f}"
     return (
         f"{block_format.name:8} {encoded:8.0f} {encoding.ratio:7.2f} {two_threads:7.2f}   "
-        f"{decoded:8.0f} {decoded * 4e-3:6.1f} {decoding.ratio:7.2f} {against_peer}"
+        f"{decoded:8.0f} {decoded * 4e-3:6.1f} {decoding.ratio:7.2f} {against_peer:>9}"
     )
 
 
-def bench_encode(block_format: BlockFormat, x: NDArray[np.float32]) -> tuple[Comparison, int, float]:
+def bench_encode(block_format: BlockFormat, x: NDArray[np.float32], importance: NDArray[np.float32] | None) -> tuple[Comparison, int, float]:
     """The comparison, the rows that it ran on, and the speed of two threads over one."""
-    importance = np.random.default_rng(2).random(ROW, np.float32) if block_format.importance == "required" else None
     ggml.library().ggml_quantize_init(block_format.id)
     sample = ggml_encoder(block_format, x[:16], importance)
     sample()
@@ -70,20 +72,13 @@ def bench_encode(block_format: BlockFormat, x: NDArray[np.float32]) -> tuple[Com
     return encoding, rows, two_threads
 
 
-def bench_decode(block_format: BlockFormat, x: NDArray[np.float32]) -> Comparison:
-    """Blocks that hold real codes: some rows are encoded, and repeated."""
-    importance = np.ones(ROW, np.float32) if block_format.importance == "required" else None
-    packed = np.resize(quantize(x[:64], block_format, importance), (len(x), block_format.row_bytes(ROW)))
-    out = aligned_empty(x.shape)
+def bench_decode(block_format: BlockFormat, packed: NDArray[np.uint8]) -> tuple[Comparison, float | None]:
+    """Against ggml, and how many times gguf-py's speed; None where gguf-py cannot decode the format."""
+    out = aligned_empty((len(packed), ROW))
     to_float = ggml.library().ggml_get_type_traits(block_format.id).contents.to_float
-    return compare(lambda: dequantize(packed, block_format, out=out), lambda: to_float(packed.ctypes.data, out.ctypes.data, out.size))
-
-
-def aligned_empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Float32 on a cache line's boundary, as allocators of tensors give it: NumPy's own 16 bytes cost a wide store 10 % of its speed."""
-    buffer = np.empty(int(np.prod(shape)) + 16, np.float32)
-    start = -buffer.ctypes.data % 64 // 4
-    return buffer[start : start + int(np.prod(shape))].reshape(shape)
+    decoding = compare(lambda: dequantize(packed, block_format, out=out), lambda: to_float(packed.ctypes.data, out.ctypes.data, out.size))
+    peer = gguf_py_decoder(block_format, packed)
+    return decoding, None if peer is None else compare(lambda: dequantize(packed, block_format, out=out), peer, 3).ratio
 
 
 def ggml_encoder(block_format: BlockFormat, x: NDArray[np.float32], importance: NDArray[np.float32] | None) -> Callable[[], object]:
@@ -92,19 +87,20 @@ def ggml_encoder(block_format: BlockFormat, x: NDArray[np.float32], importance: 
     return lambda: ggml.library().ggml_quantize_chunk(block_format.id, x.ctypes.data, out.ctypes.data, 0, *x.shape, weights)
 
 
-def gguf_py_seconds_per_weight(block_format: BlockFormat) -> float | None:
-    """None where gguf-py cannot decode the format."""
-    from gguf import GGMLQuantizationType, quants
+def gguf_py_decoder(block_format: BlockFormat, packed: NDArray[np.uint8]) -> Callable[[], object] | None:
+    try:
+        kind = gguf.GGMLQuantizationType(block_format.id)
+        gguf.dequantize(packed[:1], kind)
+    except (ValueError, NotImplementedError):
+        return None
+    return lambda: gguf.dequantize(packed, kind)
 
-    random = np.random.default_rng(3)
-    packed = random.integers(0, 128, (GGUF_PY_WEIGHTS // ROW, block_format.row_bytes(ROW)), np.uint8)
-    with np.errstate(all="ignore"):
-        try:
-            kind = GGMLQuantizationType(block_format.id)
-            quants.dequantize(packed[:1], kind)
-        except (ValueError, NotImplementedError, KeyError):
-            return None
-        return min(seconds(lambda: quants.dequantize(packed, kind)) for _ in range(3)) / GGUF_PY_WEIGHTS
+
+def aligned_empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Float32 on a cache line's boundary, as allocators of tensors give it: NumPy's own 16 bytes cost a wide store 10 % of its speed."""
+    buffer = np.empty(int(np.prod(shape)) + 16, np.float32)
+    start = -buffer.ctypes.data % 64 // 4
+    return buffer[start : start + int(np.prod(shape))].reshape(shape)
 
 
 def fill_bandwidth(size: int) -> float:
