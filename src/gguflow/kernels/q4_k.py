@@ -39,6 +39,7 @@ def fit_header_weighted(batch: Any, importance: Any, subs: Any, header: Any, n_m
 
 @helper
 def code_of(values: Any, j: int, widest: int) -> Any:
+    """The codes of sub-block j as integers, at most `widest`."""
     q = nearest_int(load(values, 16 * j))
     return where(q < widest, q, widest)
 

@@ -17,6 +17,7 @@ i32 = np.int32
 
 TYPE_SIZE = 210
 SUB_BLOCK = 16
+N_SUB_BLOCKS = 16
 QH, SCALES, D = 128, 192, 208  # byte offsets in a block
 
 
@@ -35,20 +36,28 @@ class SubBlocks(NamedTuple):
 
 @helper
 def new_sub_blocks() -> Any:
-    n = BATCH * SUB_BLOCK
+    n = N_SUB_BLOCKS * BATCH
     return SubBlocks(np.empty(n, f32), np.empty(n, f32), np.empty(n, f32), np.empty(n, i32), np.empty(BATCH, i32))
+
+
+@helper
+def fit_sub_block(subs: Any, j: int, x: Any, w: Any, wx: Any) -> None:
+    """Search sub-block j. x, w: its weights and theirs, float32[256]. wx: scratch of that size."""
+    scale, inverse = fit_symmetric(x, w, wx, SUB_BLOCK, 32, True)
+    store(subs.scales, 16 * j, scale)
+    store(subs.inverses, 16 * j, inverse)
 
 
 @helper
 def fit_scales(subs: Any) -> None:
     """From the sub-blocks' scales: d, the int8 scales, and the steps that a reader will compute. A super-block of zeros has inverses of 0."""
-    top = largest_magnitude(subs.scales, 16)
+    top = largest_magnitude(subs.scales, N_SUB_BLOCKS)
     alive = ~(vabs(top) < TINY)
     inverse = where(alive, f32(-128) / top, f32(0))
     d_bits = where(alive, float_to_half(f32(1) / inverse), 0)
     d = half_to_float(d_bits)
     store_i32(subs.d, 0, d_bits)
-    for j in range(16):
+    for j in range(N_SUB_BLOCKS):
         scale = nearest_int(inverse * load(subs.scales, 16 * j))
         scale = where(scale < 127, scale, 127)
         store_i32(subs.codes, 16 * j, scale)
@@ -82,7 +91,7 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
                     store_u8(out, start + 64 * half + 32 * t + 16 * i, (a & 15) | ((b & 15) << 4))
                     upper = upper | ((a >> 4) << (2 * t)) | ((b >> 4) << (2 * t + 4))
                 store_u8(out, start + QH + 32 * half + 16 * i, upper)
-        for j in range(16):
+        for j in range(N_SUB_BLOCKS):
             out[start + SCALES + j] = np.uint8(subs.codes[16 * j + k] & 255)
         out[start + D] = np.uint8(subs.d[k] & 255)
         out[start + D + 1] = np.uint8(subs.d[k] >> 8)
@@ -97,14 +106,12 @@ def quantize_blocks(x: Any, out: Any) -> None:
     subs = new_sub_blocks()
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
-        for j in range(16):
+        for j in range(N_SUB_BLOCKS):
             to_lanes(batch, SUB_BLOCK * j, SUB_BLOCK, lanes)
             for i in range(SUB_BLOCK):
                 v = load(lanes, 16 * i)
                 store(w, 16 * i, v * v)
-            scale, inverse = fit_symmetric(lanes, w, wx, SUB_BLOCK, 32, True)
-            store(subs.scales, 16 * j, scale)
-            store(subs.inverses, 16 * j, inverse)
+            fit_sub_block(subs, j, lanes, w, wx)
         fit_scales(subs)
         write_blocks(batch, count, subs, out, first)
 
@@ -120,12 +127,10 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
         take_importance(importance, first, weights)
-        for j in range(16):
+        for j in range(N_SUB_BLOCKS):
             to_lanes(batch, SUB_BLOCK * j, SUB_BLOCK, lanes)
             to_lanes(weights, SUB_BLOCK * j, SUB_BLOCK, w)
-            scale, inverse = fit_symmetric(lanes, w, wx, SUB_BLOCK, 32, True)
-            store(subs.scales, 16 * j, scale)
-            store(subs.inverses, 16 * j, inverse)
+            fit_sub_block(subs, j, lanes, w, wx)
         fit_scales(subs)
         write_blocks(batch, count, subs, out, first)
 

@@ -15,7 +15,6 @@ from gguflow.kernels.policy import helper
 from gguflow.lanes import load, mask_bits, splat, store, to_float, vabs, where
 
 f32 = np.float32
-i32 = np.int32
 
 TINY = f32(1e-15)
 ROUNDER = f32(12582912.0)  # 1.5 * 2**23, as in bits.nearest_int
@@ -45,7 +44,7 @@ def code_of_small(v: Any, lowest: int, highest: int) -> Any:
 
 
 class Extent(NamedTuple):
-    """Of a group of weights, as lanes: extremes, sums of w and w * x, and whether there is anything to fit. span: divides without trouble if not."""
+    """Of a group of weights, as lanes: extremes, sums of w and w * x, and whether there is anything to fit."""
 
     bottom: Any
     high: Any
@@ -116,6 +115,7 @@ def measure(x: Any, w: Any, at: int, n: int) -> Any:
 
 @helper
 def empty_fit(extent: Any) -> Any:
+    """No trial yet: what the first one starts from, and the result where there is nothing to fit."""
     low = where(extent.bottom > f32(0), f32(0), extent.bottom)
     zero = splat(f32(0))
     return Fit(zero, zero, low, zero, low)
@@ -201,6 +201,7 @@ def weighted_errors(x: Any, w: Any, codes: Any, n: int, scale_a: Any, low_a: Any
 
 @helper
 def keep_better(fit: Any, better: Any, trial: Any) -> Any:
+    """Per lane: the trial where `better` is set, else the fit."""
     return Fit(
         where(better, trial.error, fit.error),
         where(better, trial.scale, fit.scale),
