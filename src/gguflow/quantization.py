@@ -209,7 +209,8 @@ def _piece_size(size: int, threads: int, is_copied: bool) -> int:
 
     is_copied: a float32 copy is made first, which should not outgrow the cache.
     """
-    return min(max(TILE, size // (8 * threads)), (4 if is_copied else 16) * TILE)
+    share = size if threads == 1 else size // (8 * threads)
+    return min(max(TILE, share), (4 if is_copied else 16) * TILE)
 
 
 def _run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int) -> None:
