@@ -37,7 +37,8 @@ UNITS: dict[str, set[str]] = {
     "conversion": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan", "quantization"},
     "describe": {"errors", "blocks", "container", "plan"},
     "progress": {"plan", "describe"},
-    "cli": {"errors", "conversion", "describe", "progress"},
+    "validation": {"errors", "platform", "blocks", "container", "sources", "models", "plan"},
+    "cli": {"errors", "validation", "conversion", "describe", "progress"},
 }
 """Each module or subpackage of gguflow, and those that it may import. What stands under TYPE_CHECKING does not count."""
 
@@ -73,6 +74,8 @@ START_UP: dict[str, tuple[list[str], set[str]]] = {
     "convert --help": (["convert", "--help"], {"numpy", "numba", "torch", "construct"}),
     "inspect": (["inspect", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "inspect --json": (["inspect", "MODEL", "--json"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
+    "validate": (["validate", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
+    "validate --level strict": (["validate", "MODEL", "--level", "strict", "--json"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "formats": (["formats"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "convert --dry-run": (["convert", str(TINY), "--dry-run", "--json"], {"numba", "torch", "tqdm"}),
 }

@@ -6,6 +6,7 @@
     packed = gguflow.quantize(x, "q4_k")           # float[..., n] -> uint8[..., row_bytes]
     weights = gguflow.dequantize(packed, "q4_k")   # uint8[..., row_bytes] -> float32[..., n]
     gguflow.formats["q4_k"].bits_per_weight
+    gguflow.validate("model.gguf")                 # -> every broken rule, as a Finding
 
 Names are loaded when they are first used: importing the package imports neither NumPy nor Numba.
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from gguflow.quantization import dequantize, quantize
+    from gguflow.validation import validate
 
 __version__ = "0.1.0"
 
@@ -53,6 +55,7 @@ __all__ = [
     "dequantize",
     "formats",
     "quantize",
+    "validate",
 ]
 
 _HOMES = {
@@ -60,6 +63,7 @@ _HOMES = {
     "dequantize": ("gguflow.quantization", "dequantize"),
     "formats": ("gguflow.blocks", "FORMATS"),
     "quantize": ("gguflow.quantization", "quantize"),
+    "validate": ("gguflow.validation", "validate"),
 }
 
 

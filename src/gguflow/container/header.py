@@ -57,7 +57,7 @@ class TensorInfo:
 class Header:
     """All that stands before the data section.
 
-    data_offset: of the data section, from the start of the file. key_positions: of each key, likewise.
+    data_offset: of the data section, from the start of the file. end: of the header, before its padding. key_positions: of each key. All likewise.
     """
 
     version: int
@@ -66,6 +66,7 @@ class Header:
     alignment: int
     data_offset: int
     key_positions: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    end: int = field(default=0, compare=False)
 
 
 def align(offset: int, alignment: int) -> int:
@@ -210,7 +211,7 @@ def parse(buffer: bytes | memoryview, file: str) -> Header:
         positions[key] = position
     tensors = tuple(parser.tensor(i) for i in range(n_tensors))
     alignment = declared_alignment(metadata)
-    return Header(version, metadata, tensors, alignment, align(parser.position, alignment), positions)
+    return Header(version, metadata, tensors, alignment, align(parser.position, alignment), positions, parser.position)
 
 
 def declared_alignment(metadata: Metadata) -> int:

@@ -1,0 +1,89 @@
+"""Whether a file keeps the rules: every broken one, as a Finding. The rules stand in spec/container.md (C, G, V) and spec/sources.md (S, J).
+
+What each level looks at:
+
+    structure   header, metadata, tensor table, layout, shards, meaning; no tensor data
+    values      also every block, and the padding between tensors
+    strict      also the canonical form, the grammar, every token
+
+A file that does not parse has one finding, the first: what follows it cannot be told apart from noise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gguflow.container.header import Header, parse
+from gguflow.container.reader import map_file
+from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
+from gguflow.errors import FileError, Finding, UsageError
+from gguflow.plan import block_sizes
+from gguflow.validation import shards
+from gguflow.validation.architectures import judge_architecture
+from gguflow.validation.general import judge_general
+from gguflow.validation.model import Facts
+from gguflow.validation.tokenizer import judge_tokenizer
+from gguflow.validation.values import judge_values
+
+LEVELS = ("structure", "values", "strict")
+
+_GRAVEST_FIRST = ("malformed", "invalid", "unsupported", "limit")
+
+
+def validate(path: str | os.PathLike[str], level: str = "structure", *, limits: Limits = DEFAULT_LIMITS, threads: int | None = None) -> list[Finding]:
+    """Every rule that a GGUF or safetensors file breaks, in the order of the file; [] for a good one. Severity "warning" does not spoil a file.
+
+    level: "structure", "values" or "strict". limits: how large what may be. threads: that look at values, all processors unless told.
+    A first shard is judged together with its siblings; a safetensors index or a checkpoint's directory, with its shards.
+    Raises UsageError for another level, StorageError where the file cannot be read; nothing else, whatever the file holds.
+    """
+    return examine(path, level, limits=limits, threads=threads)[1]
+
+
+def examine(
+    path: str | os.PathLike[str], level: str = "structure", *, limits: Limits = DEFAULT_LIMITS, threads: int | None = None
+) -> tuple[str, list[Finding]]:
+    """The verdict ("valid", "malformed", "invalid", "unsupported" or "limit") and the findings; otherwise as `validate`."""
+    if level not in LEVELS:
+        raise UsageError(f"unknown level {level!r}; known: {', '.join(LEVELS)}")
+    path = Path(path)
+    try:
+        if path.is_dir() or path.name.endswith((".safetensors", ".index.json")):
+            from gguflow.sources import open_checkpoint
+
+            open_checkpoint(path)
+            return "valid", []
+        content = map_file(path)
+        header = parse(content, str(path))
+    except FileError as error:
+        return error.verdict, [error.finding]
+    findings = list(_judge_gguf(path, content, header, level, limits, threads))
+    return _verdict(findings), findings
+
+
+def _judge_gguf(path: Path, content: memoryview, header: Header, level: str, limits: Limits, threads: int | None) -> Iterator[Finding]:
+    structure = [*judge(header, block_sizes, len(content), limits), *shards.judge_keys(header, path)]
+    yield from structure
+    is_sound = not any(finding.severity == "error" for finding in structure)
+    facts = Facts.of(header)
+    if is_sound and shards.is_shard(header) and shards.is_first(header):
+        of_set, facts = shards.judge_set(header, path)
+        yield from of_set
+    if shards.is_first(header):
+        yield from judge_general(facts)
+        yield from judge_tokenizer(facts, strict=level == "strict")
+        yield from judge_architecture(facts)
+    if level != "structure" and is_sound:  # else nobody knows where a block begins
+        yield from judge_values(content, header, block_sizes, strict=level == "strict", threads=threads)
+    if level == "strict" and is_sound:
+        from gguflow.validation.canonical import judge_canonical
+
+        yield from judge_canonical(content, header, block_sizes)
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    """The gravest class among the errors; "valid" without any."""
+    found = {error_class(finding.rule).verdict for finding in findings if finding.severity == "error"}
+    return next((verdict for verdict in _GRAVEST_FIRST if verdict in found), "valid")

@@ -1,0 +1,118 @@
+"""Rules about the keys that every model has: G-001, G-002, G-008, G-017."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from gguflow import blocks
+from gguflow.container.metadata import ValueType
+from gguflow.errors import Finding
+from gguflow.validation.model import INTEGERS, Facts
+
+QUANTIZATION_VERSION = 2
+
+FILE_TYPES = {
+    0: "f32",
+    1: "f16",
+    2: "q4_0",
+    3: "q4_1",
+    7: "q8_0",
+    8: "q5_0",
+    9: "q5_1",
+    10: "q2_k",
+    11: "q3_k",
+    12: "q3_k",
+    13: "q3_k",
+    14: "q4_k",
+    15: "q4_k",
+    16: "q5_k",
+    17: "q5_k",
+    18: "q6_k",
+    19: "iq2_xxs",
+    20: "iq2_xs",
+    21: "q2_k",
+    22: "iq3_s",
+    23: "iq3_xxs",
+    24: "iq1_s",
+    25: "iq4_nl",
+    26: "iq3_s",
+    27: "iq3_s",
+    28: "iq2_xs",
+    29: "iq2_s",
+    30: "iq4_xs",
+    31: "iq1_m",
+    32: "bf16",
+    36: "tq1_0",
+    37: "tq2_0",
+    38: "mxfp4",
+    39: "nvfp4",
+    40: "q1_0",
+    41: "q2_0",
+}
+"""general.file_type -> the block format that the recipe of that number is built on. Source: `llama_ftype` in llama.h."""
+
+_DUNDER = re.compile(r"__\w+__")
+
+
+def judge_general(facts: Facts) -> Iterator[Finding]:
+    yield from _judge_architecture(facts)
+    yield from _judge_quantization(facts)
+    yield from _judge_file_type(facts)
+    yield from _judge_templates(facts)
+
+
+def _judge_architecture(facts: Facts) -> Iterator[Finding]:
+    key = "general.architecture"
+    value = facts.metadata.get(key)
+    if value is None:
+        yield facts.about_key("G-001", f"{key} is missing: nothing says what kind of model this is", key, severity="warning")
+    elif value.type is not ValueType.STRING:
+        yield facts.about_key("G-001", f"{key} is no string", key, value.type.name, "STRING")
+    elif not re.fullmatch(r"[a-z0-9_-]+", value.value):
+        yield facts.about_key("G-001", f"{key} is not a name in lower case", key, value.value, "[a-z0-9_-]+", "warning")
+
+
+def _judge_quantization(facts: Facts) -> Iterator[Finding]:
+    key = "general.quantization_version"
+    formats = (blocks.by_id(tensor.type_id) for tensor, _ in facts.tensors.values())
+    if not any(block_format is not None and block_format.is_quantized for block_format in formats):
+        return
+    value = facts.metadata.get(key)
+    if value is None:
+        yield facts.about_key("G-002", f"{key} is missing, and tensors are quantized", key, expected=QUANTIZATION_VERSION, severity="warning")
+    elif value.type not in INTEGERS:
+        yield facts.about_key("G-002", f"{key} is no integer", key, value.type.name, "UINT32")
+    elif value.value != QUANTIZATION_VERSION:
+        yield facts.about_key("G-002", "another generation of block layouts", key, value.value, QUANTIZATION_VERSION, "warning")
+
+
+def _judge_file_type(facts: Facts) -> Iterator[Finding]:
+    """What the file says it is mostly made of should be there, where it could be: rows of another length make quantizers substitute."""
+    key = "general.file_type"
+    value = facts.metadata.get(key)
+    if value is None:
+        return
+    if value.type not in INTEGERS:
+        yield facts.about_key("G-008", f"{key} is no integer", key, value.type.name, "UINT32")
+        return
+    block_format = blocks.FORMATS.get(FILE_TYPES.get(value.value, ""))
+    matrices = [tensor for tensor, _ in facts.tensors.values() if len(tensor.dims) > 1]
+    if block_format is None or not matrices:
+        return
+    could = any(tensor.dims[0] % block_format.block_size == 0 for tensor in matrices)
+    if could and all(tensor.type_id != block_format.id for tensor in matrices):
+        message = f"{key} says {block_format.name}, and no matrix is stored in it"
+        yield facts.about_key("G-008", message, key, value.value, severity="warning")
+
+
+def _judge_templates(facts: Facts) -> Iterator[Finding]:
+    """A template is a program for somebody else's interpreter. It is looked at as text, never rendered."""
+    for key, value in facts.metadata.items():
+        if not key.startswith("tokenizer.chat_template") or key == "tokenizer.chat_templates":
+            continue
+        if value.type is not ValueType.STRING:
+            yield facts.about_key("G-017", "a chat template that is no string", key, value.type.name, "STRING")
+        elif found := _DUNDER.search(value.value):
+            message = "a chat template that reaches for Python's internals: render it in a sandbox or not at all"
+            yield facts.about_key("G-017", message, key, found[0], severity="warning")

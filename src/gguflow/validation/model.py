@@ -1,0 +1,62 @@
+"""What the rules about meaning look at: metadata with typed questions, and the tensors of all shards together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gguflow.container.header import Header, TensorInfo
+from gguflow.container.metadata import Metadata, Value, ValueType
+from gguflow.container.rules import key_path
+from gguflow.errors import Finding
+
+INTEGERS = {
+    ValueType.UINT8,
+    ValueType.INT8,
+    ValueType.UINT16,
+    ValueType.INT16,
+    ValueType.UINT32,
+    ValueType.INT32,
+    ValueType.UINT64,
+    ValueType.INT64,
+}
+"""Writers have used all of them for the same key; a reader widens them."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A model as its file (or its set of shards) describes it.
+
+    tensors: by name, with the path at which a finding names each. positions: of the metadata keys, in the file.
+    """
+
+    metadata: Metadata
+    tensors: Mapping[str, tuple[TensorInfo, str]]
+    positions: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, header: Header) -> Facts:
+        tensors = {tensor.name: (tensor, f"$.tensors[{i}]") for i, tensor in enumerate(header.tensors)}
+        return cls(header.metadata, tensors, header.key_positions)
+
+    def integer(self, key: str) -> int | None:
+        """The integer under key, of any width; None where there is none."""
+        value = self.metadata.get(key)
+        return int(value.value) if value is not None and value.type in INTEGERS else None
+
+    def text(self, key: str) -> str | None:
+        value = self.metadata.get(key)
+        return value.value if value is not None and value.type is ValueType.STRING else None
+
+    def array(self, key: str) -> Value | None:
+        value = self.metadata.get(key)
+        return value if value is not None and value.type is ValueType.ARRAY else None
+
+    def about_key(self, rule: str, message: str, key: str, found: object = None, expected: object = None, severity: str = "error") -> Finding:
+        """A finding that names a metadata key."""
+        return Finding(rule, message, key_path(key), self.positions.get(key), found, expected, severity)
+
+    def about_tensor(self, rule: str, message: str, name: str, found: object = None, expected: object = None, severity: str = "error") -> Finding:
+        """A finding that names a tensor that is there."""
+        tensor, path = self.tensors[name]
+        return Finding(rule, message, path, tensor.position or None, found, expected, severity)
