@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.bits import floats_before_line
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import bits_float, float_bits, load, load_u16, prefetch, store, store_u16, where
 
@@ -34,8 +35,15 @@ def quantize_blocks(x: Any, out: Any) -> None:
 
 @kernel
 def dequantize_blocks(blocks: Any, out: Any) -> None:
-    whole = out.size // 16 * 16
-    for i in range(0, whole, 16):
+    start = floats_before_line(out)
+    stop = start + (out.size - start) // 16 * 16
+    dequantize_one_by_one(blocks, out, 0, start)
+    for i in range(start, stop, 16):
         store(out, i, bits_float(load_u16(blocks, i * 2) << 16))
-    for i in range(whole, out.size):
+    dequantize_one_by_one(blocks, out, stop, out.size)
+
+
+@kernel
+def dequantize_one_by_one(blocks: Any, out: Any, first: int, last: int) -> None:
+    for i in range(first, last):
         out[i] = bits_float(i32((i32(blocks[2 * i]) << i32(16)) | (i32(blocks[2 * i + 1]) << i32(24))))

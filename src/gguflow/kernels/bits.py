@@ -120,3 +120,9 @@ def store_u16_scalar(out: Any, i: Any, word: Any) -> None:
     """Write the low 16 bits of an int32 to byte i of a flat uint8 array, little-endian."""
     out[i] = np.uint8(word & i32(255))
     out[i + 1] = np.uint8((word >> i32(8)) & i32(255))
+
+
+@kernel
+def floats_before_line(out: Any) -> Any:
+    """How many elements of a float32 array come before its first cache line of 64 bytes: stores of 16 that start there straddle no lines."""
+    return min(out.size, (-out.ctypes.data % 64) // 4)

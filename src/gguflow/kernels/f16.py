@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.bits import float_to_half, float_to_half_scalar, half_to_float, half_to_float_scalar
+from gguflow.kernels.bits import float_to_half, float_to_half_scalar, floats_before_line, half_to_float, load_half
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import load, load_u16, prefetch, store, store_u16
 
@@ -29,8 +29,15 @@ def quantize_blocks(x: Any, out: Any) -> None:
 
 @kernel
 def dequantize_blocks(blocks: Any, out: Any) -> None:
-    whole = out.size // 16 * 16
-    for i in range(0, whole, 16):
+    start = floats_before_line(out)
+    stop = start + (out.size - start) // 16 * 16
+    dequantize_one_by_one(blocks, out, 0, start)
+    for i in range(start, stop, 16):
         store(out, i, half_to_float(load_u16(blocks, i * 2)))
-    for i in range(whole, out.size):
-        out[i] = half_to_float_scalar(i32(blocks[2 * i]) | (i32(blocks[2 * i + 1]) << i32(8)))
+    dequantize_one_by_one(blocks, out, stop, out.size)
+
+
+@kernel
+def dequantize_one_by_one(blocks: Any, out: Any, first: int, last: int) -> None:
+    for i in range(first, last):
+        out[i] = load_half(blocks, 2 * i)
