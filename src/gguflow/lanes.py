@@ -431,6 +431,25 @@ def _is_array(array: Any, index: Any, *dtypes: Any) -> bool:
     return isinstance(array, types.Array) and array.layout == "C" and array.dtype in dtypes and isinstance(index, types.Integer)
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def unowned(_: Any, array: Any) -> Any:
+    """The same array without a share in its ownership: kernels that pass it on to one another do not count references.
+
+    Counting costs two atomic operations for every array of every call, and threads that share an array wait for each other. Only for an array that
+    the Python caller of the kernel holds: a local one would be freed.
+    """
+    if not isinstance(array, types.Array):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        view = context.make_array(sig.args[0])(context, builder, args[0])
+        view.meminfo = ir.Constant(view.meminfo.type, None)
+        view.parent = ir.Constant(view.parent.type, None)
+        return view._getvalue()
+
+    return array(array), codegen
+
+
 def _load_lanes(element: ir.Type, dtype: Any, kind: LaneType, widen: Callable[..., Any] | None, doc: str) -> Any:
     """An intrinsic (array, i) that reads 16 values of LLVM type `element` at flat index i, byte-aligned, and widens them to lanes."""
 

@@ -32,6 +32,7 @@ from gguflow.lanes import (
     store_i32,
     to_float,
     transpose16,
+    unowned,
     vsqrt,
     where,
 )
@@ -239,7 +240,11 @@ def odd(codes: Any, shift: int, level_bits: int) -> Any:
 
 
 @kernel
-def new_work() -> Any:
+def unowned_tables(table: Any) -> Any:
+    return Tables(unowned(table.index), unowned(table.first), unowned(table.last), unowned(table.neighbours))
+
+
+def new_work() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """The arrays `work` and `codes`."""
     return np.zeros(_WORK_SIZE, f32), np.zeros(_CODES_SIZE, i32)
 

@@ -18,11 +18,12 @@ from gguflow.kernels.grid_search import (
     pack_sub_scale,
     parameters,
     tables,
+    unowned_tables,
     weigh_by_importance,
 )
 from gguflow.kernels.grids import decoded_points, even_signs, load_long_word, store_long_word, two_points, with_signs
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import store
+from gguflow.lanes import store, unowned
 
 f32 = np.float32
 
@@ -31,12 +32,12 @@ TYPE_SIZE = 66
 
 
 def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
-    _encode(x, importance, parameters(SEARCH), tables("iq2_xxs"), out)
+    _encode(x, importance, parameters(SEARCH), tables("iq2_xxs"), *new_work(), out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, search: Any, table: Any, out: Any) -> None:
-    work, codes = new_work()
+def _encode(x: Any, importance: Any, search: Any, table: Any, work: Any, codes: Any, out: Any) -> None:
+    x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
     for block in range(x.size // SIZE):
         first = block * SIZE
         weigh_by_importance(x, first, importance, mean_square(x, first), work)

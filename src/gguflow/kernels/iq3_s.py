@@ -18,12 +18,13 @@ from gguflow.kernels.grid_search import (
     pack_sub_scale,
     parameters,
     tables,
+    unowned_tables,
     weigh_by_importance,
     weigh_by_square,
 )
 from gguflow.kernels.grids import decoded_points, four_points, load_word, with_signs
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import store
+from gguflow.lanes import store, unowned
 
 f32 = np.float32
 
@@ -32,16 +33,16 @@ TYPE_SIZE = 110
 
 
 def quantize_blocks(x: Any, out: Any) -> None:
-    _encode(x, x, False, parameters(SEARCH), tables("iq3_s"), out)
+    _encode(x, x, False, parameters(SEARCH), tables("iq3_s"), *new_work(), out)
 
 
 def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
-    _encode(x, importance, True, parameters(SEARCH), tables("iq3_s"), out)
+    _encode(x, importance, True, parameters(SEARCH), tables("iq3_s"), *new_work(), out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, out: Any) -> None:
-    work, codes = new_work()
+def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any) -> None:
+    x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
     for block in range(x.size // SIZE):
         first = block * SIZE
         if weighted:
