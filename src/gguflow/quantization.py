@@ -23,7 +23,7 @@ TILE = 1 << 16
 def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None) -> None:
     """Encode flat, finite float32 x into flat out; both sizes fit the format. The caller has proved all of it.
 
-    importance: one value for each weight of a row; x then holds whole rows, or is one part of a row whose importance it comes with.
+    importance: one value for each weight of a row; x then holds whole rows (some formats weigh by the mean square of the row).
     """
     from gguflow import kernels
 
