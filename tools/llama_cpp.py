@@ -66,4 +66,5 @@ def _quiet() -> Iterator[None]:
 
 if __name__ == "__main__":
     text, _ = complete(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 64)
-    print(sys.argv[2] + text)
+    print(sys.argv[2] + text, flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what llama.cpp says while the process ends

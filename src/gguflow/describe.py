@@ -158,12 +158,21 @@ def _type_name(value: Value) -> str:
 
 
 def _abridged(value: Value) -> str:
-    if value.type is not ValueType.ARRAY:
-        shown = json.dumps(value.value, ensure_ascii=False) if isinstance(value.value, str) else _plain_text(value.value)
-    else:
-        items = [json.dumps(v, ensure_ascii=False) if isinstance(v, str) else _plain_text(v) for v in value.value[:_SHOWN_ELEMENTS]]
-        shown = f"[{', '.join(items)}{', …' if len(value.value) > _SHOWN_ELEMENTS else ''}]"
+    """A value in a line: the first elements of an array, the beginning of a long string."""
+    if value.type is ValueType.ARRAY:
+        shown = ""
+        for i, element in enumerate(value.value[:_SHOWN_ELEMENTS]):
+            text = (", " if i else "") + _scalar_text(element)
+            if len(shown) + len(text) > _SHOWN_CHARACTERS:
+                return f"[{shown}, …]"
+            shown += text
+        return f"[{shown}{', …' if len(value.value) > _SHOWN_ELEMENTS else ''}]"
+    shown = _scalar_text(value.value)
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}… ({len(shown)} characters)"
+
+
+def _scalar_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _plain_text(value)
 
 
 def _plain_text(value: Any) -> str:
