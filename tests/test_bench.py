@@ -1,0 +1,26 @@
+"""tools/bench keeps running; its figures are for people."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent.parent / "tools" / "bench"
+
+
+def test_formats_prints_a_row_of_ratios() -> None:
+    command = [sys.executable, str(BENCH), "formats", "--only", "q8_0,q4_0", "--weights", "65536", "--importance"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if re.match(r"Q\d", line)}
+    assert list(rows) == ["Q8_0", "Q4_0"]
+    for figures in rows.values():
+        assert len(figures) == 7 and all(float(figure) > 0 for figure in figures)
+
+
+def test_unknown_formats_are_named() -> None:
+    done = subprocess.run([sys.executable, str(BENCH), "formats", "--only", "q9_9"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "q9_9" in done.stderr
