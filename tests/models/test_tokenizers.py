@@ -76,7 +76,7 @@ def test_merges(merges: list[Any], expected: list[str] | None, tmp_path: Path) -
 ADDED: dict[str, tuple[dict[str, Any], dict[int, tuple[str, int]]]] = {
     "named, and new: appended": ({"pad_token": "<pad>", "unk_token": "<new>"}, {13: ("<new>", CONTROL), 14: ("<pad>", CONTROL)}),
     "named, and in the vocabulary: marked": ({"unk_token": "abc"}, {7: ("abc", CONTROL), 13: ("[PAD13]", UNUSED)}),
-    "named, and added already: as it was": ({"mask_token": "<tool>"}, {10: ("<tool>", USER_DEFINED)}),
+    "named, and added already: marked": ({"mask_token": "<tool>"}, {10: ("<tool>", CONTROL)}),
     "extra special tokens": (
         {"additional_special_tokens": ["<x>"], "extra_special_tokens": {"y": "<y>"}},
         {13: ("<x>", CONTROL), 14: ("<y>", CONTROL)},
@@ -267,6 +267,12 @@ SPECIAL: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None, dict[str,
         {"eos_token": "<turn>"},
         {},
         {"eos_token_id": 1, "eot_token_id": 2, "add_eos_token": True},
+    ),
+    "an object is another token than its text": (
+        frame("<s>", "</s>"),
+        {"bos_token": {"content": "<s>"}, "eos_token": {"content": "</s>"}},
+        {},
+        {"bos_token_id": 0, "eos_token_id": 1, "eot_token_id": 1, "add_bos_token": True, "add_eos_token": True},
     ),
     "cls and sep stand in": (
         {"type": "Other"},

@@ -63,7 +63,7 @@ ODD: dict[str, Any] = {
         "unk_token": "the",
         "pad_token": "<pad>",
         "mask_token": "!",
-        "extra_special_tokens": ["<extra>", "#"],
+        "extra_special_tokens": ["<extra>", "#", "<tool_call>"],
         "added_tokens_decoder": {"0": {"content": "<|endoftext|>", "special": True}, "1004": {"content": "late", "special": False}},
         "add_bos_token": True,
     },

@@ -12,7 +12,7 @@ from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import ModelTensor, RopeOrder
 from gguflow.models.documents import Document
 from gguflow.models.tokenizers.files import TokenizerFiles
-from gguflow.sources.base import Checkpoint, json_path
+from gguflow.sources.base import Checkpoint, SourceTensor, json_path
 
 MAX_LAYERS = 512
 """llama.cpp's LLAMA_MAX_LAYERS: the most blocks that it loads."""
@@ -59,7 +59,7 @@ def class_name(config: Document) -> str:
     if not names:
         raise config.missing("architectures")
     if not isinstance(names[0], str):
-        raise config.wrong("architectures[0]", names[0], "a string")
+        raise config.wrong("architectures", names[0], "a string", index=0)
     return names[0]
 
 
@@ -81,20 +81,21 @@ def match_tensors(architecture: Architecture, checkpoint: Checkpoint, config: Do
             continue
         name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
         if name not in expected:
-            message = f"{architecture.name} has no tensor {source.name!r}, and the list of tensors to skip has none either"
-            raise InvalidError(source.file.path, Finding("M-011", message, json_path(source.name)))
+            raise _refused(source, "M-011", f"{architecture.name} has no tensor {source.name!r}, and the list of tensors to skip has none either")
         if name in matched:
-            message = f"{source.name!r} is {name} a second time"
-            raise InvalidError(source.file.path, Finding("M-013", message, json_path(source.name)))
+            raise _refused(source, "M-013", f"{source.name!r} is {name} a second time")
         rule = expected[name]
         if source.shape != rule.shape:
-            message = f"the shape of {source.name!r} ({name}) contradicts the hyper-parameters in {config.file.name}"
-            raise InvalidError(
-                source.file.path, Finding("M-012", message, json_path(source.name), found=list(source.shape), expected=list(rule.shape))
-            )
+            raise _refused(source, "M-012", f"the shape of {name} contradicts the hyper-parameters in {config.file.name}", rule.shape)
         matched[name] = ModelTensor(name, source.shape, source, row_order=rule.row_order)
     for name, rule in expected.items():
         if rule.required and name not in matched:
             message = f"{architecture.name} needs a tensor {name}, and nothing in the checkpoint maps to it"
             raise InvalidError(checkpoint.path, Finding("M-010", message, json_path(name), expected=list(rule.shape)))
     return architecture.computed(config) + tuple(matched.values())
+
+
+def _refused(source: SourceTensor, rule: str, message: str, expected: tuple[int, ...] | None = None) -> InvalidError:
+    """The error for a tensor that cannot be used. expected: the shape that it should have."""
+    found = None if expected is None else list(source.shape)
+    return InvalidError(source.file.path, Finding(rule, message, json_path(source.name), found=found, expected=expected and list(expected)))

@@ -15,7 +15,7 @@ from typing import Any
 from gguflow.errors import Finding, InvalidError, LimitError, MalformedError
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
-from gguflow.sources.base import require_regular
+from gguflow.sources.base import json_path, require_regular
 from gguflow.sources.huggingface import contained
 
 MAX_FILE_NBYTES = 128 << 20
@@ -87,13 +87,17 @@ class Document:
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None
 
-    def wrong(self, key: str, found: object, expected: str) -> InvalidError:
-        """The error for a value that cannot be used (M-003)."""
-        return InvalidError(self.file, Finding("M-003", f"{key} cannot be used", f"{self.where}.{key}", found=found, expected=expected))
+    def at(self, key: str, index: int | None = None) -> str:
+        """The path of a key; with an index, of that element of its list."""
+        return self.where + json_path(key).removeprefix("$") + ("" if index is None else f"[{index}]")
+
+    def wrong(self, key: str, found: object, expected: str, index: int | None = None) -> InvalidError:
+        """The error for a value that cannot be used (M-003); with an index, for that element of a list."""
+        return InvalidError(self.file, Finding("M-003", f"the value of {key!r} cannot be used", self.at(key, index), found=found, expected=expected))
 
     def missing(self, key: str) -> InvalidError:
         """The error for a key that is needed (M-002)."""
-        return InvalidError(self.file, Finding("M-002", f"the key {key!r} is missing", f"{self.where}.{key}"))
+        return InvalidError(self.file, Finding("M-002", f"the key {key!r} is missing", self.at(key)))
 
     def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = MAX_INTEGER) -> int:
         """The integer under key. Raises InvalidError: absent without a default (M-002), no integer or out of range (M-003)."""
@@ -132,7 +136,7 @@ class Document:
         value = self._value(key, {})
         if not isinstance(value, dict):
             raise self.wrong(key, value, "an object")
-        return Document(self.file, value, f"{self.where}.{key}")
+        return Document(self.file, value, self.at(key))
 
     def items(self, key: str) -> list[Any]:
         """The list under key; an empty one where it is absent. Raises InvalidError (M-003)."""
@@ -145,8 +149,8 @@ class Document:
         """The objects of the list under key. Raises InvalidError (M-003)."""
         for index, value in enumerate(self.items(key)):
             if not isinstance(value, dict):
-                raise self.wrong(f"{key}[{index}]", value, "an object")
-            yield Document(self.file, value, f"{self.where}.{key}[{index}]")
+                raise self.wrong(key, value, "an object", index)
+            yield Document(self.file, value, self.at(key, index))
 
     def _value(self, key: str, default: Any) -> Any:
         value = self.values.get(key)

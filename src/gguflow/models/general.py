@@ -35,7 +35,7 @@ def general_metadata(architecture: str, directory: Path, n_weights: int) -> tupl
         card.set_gguf_meta_model(writer)
         stem = gguf.naming_convention(card.name, card.basename, card.finetune, card.version, card.size_label, None)
     except Exception as error:  # gguf checks no types: whatever a hostile card makes it raise is the card's fault
-        raise InvalidError(card_file, Finding("M-020", f"the model card cannot be used: {error}")) from error
+        raise InvalidError(card_file, Finding("M-020", "the model card cannot be used", found=f"{type(error).__name__}: {error}")) from error
     metadata = {key: _value(card_file, key, value) for key, value in writer.kv_data[0].items()}
     return _with_repetition_penalty(metadata, generation), f"{_file_name(stem)}-{{type}}"
 

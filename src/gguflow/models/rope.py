@@ -27,7 +27,7 @@ def rope_type(config: Document) -> str:
     known = ("default", "linear", "dynamic", "yarn", "llama3")
     if kind not in known:
         message = "this way of scaling rotary embeddings is not known"
-        raise UnsupportedError(config.file, Finding("M-005", message, f"{parameters.where}.rope_type", found=kind, expected=", ".join(known)))
+        raise UnsupportedError(config.file, Finding("M-005", message, parameters.at("rope_type"), found=kind, expected=", ".join(known)))
     return kind
 
 

@@ -39,7 +39,7 @@ def require_model(model: Document, kind: str) -> None:
     found = model.text("type", "BPE" if "merges" in model else "WordPiece")
     if found != kind:
         message = "the tokenizer is of another kind than this family of models has"
-        raise UnsupportedError(model.file, Finding("M-024", message, f"{model.where}.type", found=found, expected=kind))
+        raise UnsupportedError(model.file, Finding("M-024", message, model.at("type"), found=found, expected=kind))
 
 
 def whole_vocabulary(files: TokenizerFiles, tokenizer: Document) -> Vocabulary:
@@ -62,7 +62,7 @@ def _merges(model: Document) -> list[str]:
     for index, merge in enumerate(model.items("merges")):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str)):
-            raise model.wrong(f"merges[{index}]", merge, "two tokens")
+            raise model.wrong("merges", merge, "two tokens", index)
         left, right = pair
         merges.append(f"{left.replace(' ', _ENCODED_SPACE)} {right.replace(' ', _ENCODED_SPACE)}")
     return merges

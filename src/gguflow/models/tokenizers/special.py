@@ -15,6 +15,7 @@ from typing import Any
 from gguflow.container.metadata import Metadata, ValueType, array, boolean, string, u32
 from gguflow.models.documents import Document, read_text
 from gguflow.models.tokenizers.files import TokenizerFiles
+from gguflow.models.tokenizers.tokenizer_json import token_text
 
 ID_KEYS = {
     "bos": "tokenizer.ggml.bos_token_id",
@@ -33,7 +34,11 @@ ADD_KEYS = {kind: f"tokenizer.ggml.add_{kind}_token" for kind in ("bos", "eos", 
 
 @dataclass
 class _Findings:
-    """What has been learnt so far. kinds: the special tokens to look for, in order; names: kind -> its text."""
+    """What has been learnt so far.
+
+    kinds: the special tokens to look for, in order. names: kind -> its text, or the object that holds it, as it stands in tokenizer_config.json;
+    they are compared as they stand: llama.cpp takes an object for another token than its text, and so gives some models an end of turn.
+    """
 
     kinds: list[str] = field(default_factory=lambda: ["bos", "eos", "unk", "sep", "pad", "cls", "mask"])
     names: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +56,7 @@ def special_metadata(files: TokenizerFiles, n_tokens: int | None = None) -> Meta
     findings = _Findings()
     normalizer = Normalizer()
     if settings is not None:
-        findings.names = {kind: _token_text(settings, kind) for kind in findings.kinds}
+        findings.names = {kind: settings.values.get(f"{kind}_token") for kind in findings.kinds}
     if tokenizer is not None:
         normalizer = Normalizer.of(tokenizer.section("normalizer"))
         _framing(tokenizer, settings is not None, findings)
@@ -102,14 +107,6 @@ def steps(part: Document, key: str) -> Iterator[Document]:
         yield part
 
 
-def _token_text(settings: Document, kind: str) -> str | None:
-    """A special token is named by its text, or by an object that holds it."""
-    entry = settings.values.get(f"{kind}_token")
-    if isinstance(entry, dict):
-        entry = entry.get("content")
-    return entry if isinstance(entry, str) else None
-
-
 def _added_ids(tokenizer: Document | None) -> dict[str, Any]:
     """text -> id of the added tokens; the first of each text."""
     ids: dict[str, Any] = {}
@@ -135,8 +132,8 @@ def _from_settings(settings: Document, ids: dict[str, Any], n_tokens: int | None
         add = settings.values.get(f"add_{kind}_token")
         if isinstance(add, bool):
             findings.add.setdefault(kind, add)
-        if (name := findings.names.get(kind)) is not None:
-            _set_id(findings, kind, ids.get(name), n_tokens, settings)
+        if (text := token_text(findings.names.get(kind))) is not None:
+            _set_id(findings, kind, ids.get(text), n_tokens, settings)
 
 
 def _framing(tokenizer: Document, named: bool, findings: _Findings) -> None:

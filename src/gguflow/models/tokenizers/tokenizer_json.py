@@ -50,7 +50,7 @@ def added_tokens(tokenizer: Document, settings: Document | None, own: dict[int, 
         added[token] = AddedToken(entry.text("content"), entry.flag("special", False))
     if settings is not None:
         ids = {text: token for token, text in own.items()} | {known.text: token for token, known in added.items()}
-        for late in _late_tokens(settings, {known.text for known in added.values()}):
+        for late in _late_tokens(settings):
             token = ids.setdefault(late.text, max(added, default=-1) + 1 if max(added, default=-1) >= len(own) else len(own))
             if token >= n_tokens:
                 raise _beyond(settings, late.text, token, n_tokens)
@@ -58,14 +58,13 @@ def added_tokens(tokenizer: Document, settings: Document | None, own: dict[int, 
     return dict(sorted(added.items()))
 
 
-def _late_tokens(settings: Document, known: set[str]) -> Iterator[AddedToken]:
-    """The tokens that tokenizer_config.json adds: those of its list, then the named ones that nothing has added yet, which are special."""
+def _late_tokens(settings: Document) -> Iterator[AddedToken]:
+    """The tokens that tokenizer_config.json adds: those of its list, then the named ones, which are special."""
     decoder = settings.section("added_tokens_decoder")
     for token in sorted(decoder_ids(decoder)):
         entry = decoder.section(str(token))
-        known.add(entry.text("content"))
         yield AddedToken(entry.text("content"), entry.flag("special", False))
-    yield from (AddedToken(text, special=True) for text in named_tokens(settings) if text not in known)
+    yield from (AddedToken(text, special=True) for text in named_tokens(settings))
 
 
 def decoder_ids(decoder: Document) -> list[int]:
@@ -82,8 +81,13 @@ def named_tokens(settings: Document) -> list[str]:
     for name in ("additional_special_tokens", "extra_special_tokens"):
         extra = settings.values.get(name)
         entries += extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list) else []
-    texts = (entry.get("content") if isinstance(entry, dict) else entry for entry in entries)
-    return list(dict.fromkeys(text for text in texts if isinstance(text, str)))
+    return list(dict.fromkeys(text for entry in entries if (text := token_text(entry)) is not None))
+
+
+def token_text(entry: object) -> str | None:
+    """A special token is named by its text, or by an object that holds it; None for anything else."""
+    text = entry.get("content") if isinstance(entry, dict) else entry
+    return text if isinstance(text, str) else None
 
 
 def _beyond(source: Document, text: str, token: int, n_tokens: int) -> InvalidError:
