@@ -13,6 +13,7 @@ from construct import (
     Check,
     Computed,
     Const,
+    ConstructError,
     Float32l,
     Float64l,
     GreedyBytes,
@@ -84,3 +85,12 @@ HEADER = Struct(
     "rest" / GreedyBytes,
 )
 """From the first byte of the file. `rest` is the padding and the data section."""
+
+
+def complaint(data: bytes) -> str:
+    """What keeps bytes from being a header with whatever behind it, in construct's words; "" where nothing does."""
+    try:
+        HEADER.parse(data)
+    except (ConstructError, OverflowError) as error:  # OverflowError: a length that no buffer of this machine can have
+        return str(error) or type(error).__name__
+    return ""

@@ -81,7 +81,7 @@ def row_length(tensor: TensorInfo) -> int:
 
 def _judge_sizes(header: Header, limits: Limits) -> Iterator[Finding]:
     for rule, what, path, found, most in (
-        ("C-025", "bytes of header", "$", header.data_offset, limits.header_bytes),
+        ("C-025", "bytes of header", "$", header.end, limits.header_bytes),
         ("C-026", "metadata keys", "$.n_kv", len(header.metadata), limits.n_keys),
         ("C-027", "tensors", "$.n_tensors", len(header.tensors), limits.n_tensors),
     ):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from construct import ConstructError
-
 from gguflow.container.header import VERSION, Header, align, build
 from gguflow.container.rules import BlockSizes, key_path, tensor_nbytes
 from gguflow.errors import Finding
@@ -41,10 +39,8 @@ def _judge_grammar(content: memoryview, header: Header) -> Iterator[Finding]:
     from gguflow.container import grammar
 
     head = bytes(content[: header.end])
-    try:
-        grammar.HEADER.parse(head)
-    except (ConstructError, OverflowError) as error:
-        yield Finding("C-066", f"the grammar does not read what the parser reads: {error}", "$")
+    if complaint := grammar.complaint(head):
+        yield Finding("C-066", f"the grammar does not read what the parser reads: {complaint}", "$")
     again = build(header.metadata, header.tensors, header.alignment)[: header.end]
     if header.version == VERSION and again != head:
         at = next((i for i, (a, b) in enumerate(zip(again, head, strict=False)) if a != b), min(len(again), len(head)))
