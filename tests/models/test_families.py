@@ -169,9 +169,8 @@ def test_llama3_scaling_adds_a_tensor(tmp_path: Path) -> None:
     assert not any("scaling" in key for key in model.metadata)
 
 
-@pytest.mark.parametrize("bare", ["LlamaModel", "Qwen2Model"])
-def test_a_bare_model_has_no_head_and_no_prefix(bare: str, tmp_path: Path) -> None:
-    family = "llama" if bare == "LlamaModel" else "qwen2"
+@pytest.mark.parametrize(("bare", "family"), [("LlamaModel", "llama"), ("Qwen2Model", "qwen2"), ("Qwen3Model", "qwen3")])
+def test_a_bare_model_has_no_head_and_no_prefix(bare: str, family: str, tmp_path: Path) -> None:
     contents = files(family)
     contents["config.json"] |= {"architectures": [bare], "tie_word_embeddings": False}
     tensors = {name.removeprefix("model."): shape for name, shape in shapes(family).items() if name != "lm_head.weight"}

@@ -18,7 +18,11 @@ from checkpoints import TINY
 from gguflow import models
 from gguflow.errors import FileError, GguflowError, InvalidError, LimitError, MalformedError, UnsupportedError, UsageError
 from gguflow.models import documents
+from gguflow.models.architecture import class_name
+from gguflow.models.base import Model
+from gguflow.models.documents import Document
 from gguflow.models.storable import check_storable
+from gguflow.models.tokenizers.files import TokenizerFiles
 from models.families import Shapes, checkpoint, files, shapes
 
 Change = Callable[[dict[str, Any], Shapes], None]
@@ -253,22 +257,33 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 HOSTILE: tuple[Any, ...] = (None, True, -1, 2**70, 1e308, "", "\u2581x", [], ["x"], [[]], {}, {"type": "Sequence"}, {"content": 1})
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("family", ["llama", "bert"])
-def test_no_json_makes_a_traceback(family: str, name: str, tmp_path: Path) -> None:
-    """Each value of each file replaced by values of every type: it is understood, or refused by one of our own errors."""
+def test_no_config_makes_a_traceback(family: str, tmp_path: Path) -> None:
+    """Each value replaced by values of every type: it is understood, or refused by one of our own errors."""
     contents, tensors = files(family), shapes(family)
-    source = checkpoint(tmp_path, contents, tensors)
+    for path in paths(contents["config.json"]):
+        for new in HOSTILE:
+            changed = replaced(contents["config.json"], path, new)
+            if isinstance(changed, dict):
+                source = checkpoint(tmp_path, contents | {"config.json": changed}, tensors)
+                with contextlib.suppress(GguflowError):
+                    models.load(source)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_no_tokenizer_makes_a_traceback(family: str, name: str, tmp_path: Path) -> None:
+    """The same for the tokenizer's files, of which every value can be stored that is not refused."""
+    contents = files(family)
+    config = Document(tmp_path / "config.json", contents["config.json"])
+    architecture = models.architectures()[class_name(config)]
+    checkpoint(tmp_path, contents, {})
     for path in paths(contents[name]):
         for new in HOSTILE:
-            changed = replaced(contents[name], path, new)
-            (tmp_path / name).write_text(json.dumps(changed))
-            if name == "config.json":
-                if not isinstance(changed, dict):
-                    continue
-                source = checkpoint(tmp_path, {name: changed}, tensors)
+            (tmp_path / name).write_text(json.dumps(replaced(contents[name], path, new)))
             with contextlib.suppress(GguflowError):
-                check_storable(models.load(source), tmp_path)
+                metadata = architecture.tokenizer(TokenizerFiles.read(config, tmp_path))
+                check_storable(Model(family, metadata, ()), tmp_path)
 
 
 CARD = (

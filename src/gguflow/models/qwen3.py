@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, UnsupportedError
-from gguflow.models.architecture import Architecture, Expected
+from gguflow.models.architecture import Architecture, Expected, class_name
 from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tensors
 from gguflow.models.documents import Document, read_text
 from gguflow.models.pooling import pooling_metadata
@@ -33,12 +33,13 @@ def _is_reranker(config: Document, directory: Path) -> bool:
 
 
 def tensors(config: Document) -> dict[str, Expected]:
-    return decoder_tensors(config, DecoderSizes.of(config, HEAD_DIM), head_norms=True)
+    """A bare Qwen3Model (an embedding model) has no output matrix; gguf knows its tensors without a prefix too."""
+    return decoder_tensors(config, DecoderSizes.of(config, HEAD_DIM), head_norms=True, headless=class_name(config) == "Qwen3Model")
 
 
 ARCHITECTURE = Architecture(
     name="qwen3",
-    classes=("Qwen3ForCausalLM",),
+    classes=("Qwen3ForCausalLM", "Qwen3Model"),
     metadata=metadata,
     tensors=tensors,
     tokenizer=tokenizer,
