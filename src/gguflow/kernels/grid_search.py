@@ -121,7 +121,7 @@ def tables(name: str) -> Tables:
     index = np.full(1 << 2 * half_bits, -1, np.int32)
     index[points.codes] = np.arange(len(points.codes))
     first, last, neighbours = _list_neighbours(points.codes, index, _half_distances(points), half_bits, points.shells)
-    return Tables(index, first, last, neighbours)
+    return Tables(index, first, last, np.append(neighbours, np.zeros(15, np.uint16)))  # whole vectors may be read
 
 
 def _half_distances(points: Grid) -> NDArray[np.int32]:

@@ -6,15 +6,75 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.bits import half_to_float_scalar
-from gguflow.kernels.grids import decoded_points, load_word, two_points
+from gguflow.kernels.bits import float_to_half_scalar, half_to_float_scalar
+from gguflow.kernels.grid_search import CODES, SCALES, W, mean_square, pack_sub_scale, tables, unowned_tables, weigh_by_importance, weigh_by_square
+from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import lane_numbers, splat, store, where
+from gguflow.kernels.ternary_search import SHIFTS, base_value, fit_super_block, new_work
+from gguflow.lanes import lane_numbers, splat, store, unowned, where
 
 f32 = np.float32
 
 SIZE = 256
 TYPE_SIZE = 56
+TINY = f32(1e-7)
+FIRST_POINT = 0  # the code of point 0, which a sub-block of zeros keeps
+
+
+def quantize_blocks(x: Any, out: Any) -> None:
+    _encode(x, x, False, tables("iq1"), *new_work(), out)
+
+
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+    _encode(x, importance, True, tables("iq1"), *new_work(), out)
+
+
+@kernel
+def _encode(x: Any, importance: Any, weighted: bool, table: Any, work: Any, codes: Any, out: Any) -> None:
+    x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
+    for block in range(x.size // SIZE):
+        first = block * SIZE
+        if weighted:
+            weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
+        else:
+            weigh_by_square(x, first, f32(0), work)
+        largest = fit_super_block(x, first, 2, TINY, table.index, table.first, table.last, table.neighbours, work, codes)
+        _store(x, first, work, codes, table.index, largest, out, block * TYPE_SIZE)
+
+
+@kernel
+def _store(x: Any, first: int, work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int) -> None:
+    """The codes and shifts; then the sub-scales under a scale that is fitted to all weights again."""
+    alive = largest > f32(0)
+    d = largest / f32(15)
+    inverse = f32(1) / d
+    sum_qx = f32(0)
+    sum_q2 = f32(0)
+    words = np.uint64(0)  # four of 16 bits
+    for b in range(16):
+        shifts = codes[SHIFTS + b] if alive else 0
+        sub_scale = pack_sub_scale(work[SCALES + b], inverse, 7) if alive else 0
+        words |= np.uint64(sub_scale) << np.uint64(16 * (b // 4) + 3 * (b % 4))
+        high = ((shifts & 1) << 3) | ((shifts & 2) << 6)
+        for g in range(2):
+            code = codes[CODES + 2 * b + g]
+            code = code if code >= 0 else FIRST_POINT
+            point = index[code]
+            out[start + 2 * b + g] = np.uint8(point & 255)
+            high |= (point >> 8) << (4 * g)
+            base = base_value(shifts, g)
+            for i in range(8):
+                at = 16 * b + 8 * g + i
+                q = (f32((code >> (2 * i)) & 3) + base) * f32(2 * sub_scale + 1)
+                sum_qx += work[W + at] * q * x[first + at]
+                sum_q2 += work[W + at] * q * q
+        out[start + 32 + b] = np.uint8(high)
+    if sum_q2 > f32(0):
+        d = sum_qx / sum_q2
+    scale = float_to_half_scalar(d * f32(1.1125)) if alive else 0
+    for n in range(4):
+        word = int((words >> np.uint64(16 * n)) & np.uint64(0xFFFF)) | (((scale >> (4 * n)) & 15) << 12)
+        store_word(out, start + 48 + 2 * n, word)
 
 
 def dequantize_blocks(blocks: Any, out: Any) -> None:

@@ -6,15 +6,49 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.bits import load_half
-from gguflow.kernels.grids import decoded_points, load_word, two_points
+from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.grid_search import CODES, SCALES, mean_square, pack_sub_scale, tables, unowned_tables, weigh_by_importance
+from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import store
+from gguflow.kernels.ternary_search import SHIFTS, fit_super_block, new_work
+from gguflow.lanes import store, unowned
 
 f32 = np.float32
 
 SIZE = 256
 TYPE_SIZE = 50
+TINY = f32(1e-12)
+
+
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+    _encode(x, importance, tables("iq1"), *new_work(), out)
+
+
+@kernel
+def _encode(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any) -> None:
+    x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
+    for block in range(x.size // SIZE):
+        first = block * SIZE
+        weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
+        largest = fit_super_block(x, first, 1, TINY, table.index, table.first, table.last, table.neighbours, work, codes)
+        _store(work, codes, table.index, largest, out, block * TYPE_SIZE)
+
+
+@kernel
+def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int) -> None:
+    d = largest / f32(15)
+    inverse = f32(1) / d
+    store_half(out, start, d * f32(1.125))
+    for b in range(8):
+        word = 0
+        for i in range(4):
+            code = codes[CODES + 4 * b + i]
+            point = index[code] if code >= 0 else 0
+            out[start + 2 + 4 * b + i] = np.uint8(point & 255)
+            word |= (point >> 8) << (3 * i)
+        if largest > f32(0):
+            word |= (pack_sub_scale(work[SCALES + b], inverse, 7) << 12) | (codes[SHIFTS + b] << 15)
+        store_word(out, start + 34 + 2 * b, word)
 
 
 def dequantize_blocks(blocks: Any, out: Any) -> None:
