@@ -125,7 +125,7 @@ def test_formats(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in listed] == list(FORMATS)
     q4_k = next(entry for entry in listed if entry["name"] == "q4_k")
-    assert q4_k == {"name": "q4_k", "id": 12, "block_size": 256, "type_size": 144, "bits_per_weight": 4.5}
+    assert q4_k.items() >= {"name": "q4_k", "id": 12, "block_size": 256, "type_size": 144, "bits_per_weight": 4.5}.items()
     assert main(["formats"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(FORMATS) + 1
 

@@ -204,3 +204,13 @@ def test_source_dtypes(block_format: BlockFormat, dtype: str) -> None:
     x = generator(block_format).standard_normal((2, 512)).astype(dtype)
     importance = default_importance(block_format, 512)
     assert (quantize(x, block_format, importance) == quantize(x.astype(np.float32), block_format, importance)).all()
+
+
+@formats(lambda f: f.snr is not None)
+def test_declared_error_is_the_measured_one(block_format: BlockFormat) -> None:
+    """`snr`, on a few rows of Gaussian weights; uniform importance where a format cannot do without."""
+    x = np.random.default_rng(0).standard_normal((16, 4096)).astype(np.float32)
+    importance = np.ones(4096, np.float32) if block_format.importance == "required" else None
+    error = x.astype(np.float64) - dequantize(quantize(x, block_format, importance), block_format)
+    measured = 10 * np.log10((x.astype(np.float64) ** 2).sum() / (error**2).sum())
+    assert measured == pytest.approx(block_format.snr, abs=0.15)

@@ -105,15 +105,43 @@ def report_text(report: Report) -> str:
 def formats_data() -> list[dict[str, Any]]:
     """Every block format as JSON-ready data."""
     return [
-        {"name": f.key, "id": f.id, "block_size": f.block_size, "type_size": f.type_size, "bits_per_weight": f.bits_per_weight}
+        {
+            "name": f.key,
+            "id": f.id,
+            "block_size": f.block_size,
+            "type_size": f.type_size,
+            "bits_per_weight": f.bits_per_weight,
+            "formula": f.formula,
+            "snr": f.snr,
+            "importance": f.importance,
+        }
+        for f in blocks.FORMATS.values()
+    ]
+
+
+FORMAT_TITLES = ("format", "id", "weights", "bytes", "bits/weight", "SNR dB", "formula", "")
+
+
+def formats_rows() -> list[tuple[str, ...]]:
+    """Every block format as a row of the table that people see."""
+    return [
+        (
+            f.name,
+            str(f.id),
+            str(f.block_size),
+            str(f.type_size),
+            f"{f.bits_per_weight:g}",
+            "" if f.snr is None else f"{f.snr:.1f}",
+            f.formula,
+            f.summary + {"required": "; needs importance", "optional": "", "unused": ""}[f.importance],
+        )
         for f in blocks.FORMATS.values()
     ]
 
 
 def formats_text() -> str:
-    """Every block format for people."""
-    rows = [(f.name, str(f.id), str(f.block_size), str(f.type_size), f"{f.bits_per_weight:g}", f.formula, f.summary) for f in blocks.FORMATS.values()]
-    return table(("format", "id", "weights", "bytes", "bits/weight", "formula", ""), rows, right=(1, 2, 3, 4))
+    """Every block format for people. SNR: signal to noise on Gaussian weights."""
+    return table(FORMAT_TITLES, formats_rows(), right=(1, 2, 3, 4, 5))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

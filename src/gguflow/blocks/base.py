@@ -53,6 +53,7 @@ class BlockFormat:
     formula: one line, how a weight is made from the fields. summary: one line, what the block holds.
     encode_block: (x float32[block_size], importance float32[block_size] | None) -> fields.
     decode_block: fields -> float32[block_size] (number_type[1] for the integer formats and F64).
+    snr: signal to noise of Gaussian weights after encoding and decoding, in dB, as measured; None where nothing is lost.
     number_type: for the plain numbers that NumPy knows (all but BF16), their dtype.
     reserved: patterns that no good block holds; None for what follows from the layout, see `reserved_codes`.
     """
@@ -68,6 +69,7 @@ class BlockFormat:
     decode_block: Callable[[Fields], NDArray[Any]]
     importance: Importance = "unused"
     number_type: np.dtype[Any] | None = None
+    snr: float | None = None
     reserved: tuple[ReservedCode, ...] | None = None
     type_size: int = field(init=False)
 

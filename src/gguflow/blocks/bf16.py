@@ -30,6 +30,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = value",
     summary="bfloat16",
+    snr=55.59,
     encode_block=encode_block,
     decode_block=decode_block,
     reserved=(ReservedCode(0, 2, 0x7F80, "value"),),

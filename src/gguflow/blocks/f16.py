@@ -28,6 +28,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = value",
     summary="binary16",
+    snr=73.67,
     encode_block=encode_block,
     decode_block=decode_block,
     number_type=np.dtype("<f2"),

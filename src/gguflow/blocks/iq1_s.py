@@ -69,6 +69,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * (2 s + 1) * (grid ± 1/8)",
     summary="8 ternary weights to an 11-bit grid index, 3-bit sub-scales and a shift per 32, one f16 scale per 256 weights",
+    snr=6.27,
     encode_block=encode_block,
     decode_block=decode_block,
     importance="required",

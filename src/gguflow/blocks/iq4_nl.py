@@ -43,6 +43,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * VALUES[q]",
     summary="4-bit codes for 16 uneven values, one f16 scale per 32 weights",
+    snr=22.36,
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",

@@ -74,6 +74,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * (s - 32) * VALUES[q]",
     summary="4-bit codes for 16 uneven values, 8 sub-scales of 6 bits, one f16 scale per 256 weights",
+    snr=22.29,
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",

@@ -53,6 +53,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = 2**(e - 128) * value(q)",
     summary="E2M1 floats, one E8M0 scale per 32 weights",
+    snr=18.79,
     encode_block=encode_block,
     decode_block=decode_block,
     reserved=(ReservedCode(0, 1, 0xFF, "e"),),  # the NaN of E8M0

@@ -67,6 +67,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = scale(d) / 2 * value(q)",
     summary="E2M1 floats, one unsigned E4M3 scale per 16 weights",
+    snr=20.43,
     encode_block=encode_block,
     decode_block=decode_block,
     reserved=tuple(ReservedCode(s, 1, 0x7F, f"d[{s}]", tolerated=True) for s in range(4)),  # the NaN of E4M3, which ggml takes for 0

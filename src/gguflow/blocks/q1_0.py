@@ -43,6 +43,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * (2 * q - 1)",
     summary="signs, one f16 scale per 128 weights",
+    snr=4.43,
     encode_block=encode_block,
     decode_block=decode_block,
 )

@@ -44,6 +44,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * (q - 1)",
     summary="ternary codes in two bits, one f16 scale per 64 weights",
+    snr=2.86,
     encode_block=encode_block,
     decode_block=decode_block,
 )

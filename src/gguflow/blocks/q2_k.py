@@ -91,6 +91,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * scale * q - dmin * min",
     summary="2-bit codes, sixteen sub-blocks of 16 with 4-bit scale and min",
+    snr=10.55,
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",

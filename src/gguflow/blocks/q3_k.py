@@ -96,6 +96,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * (scale - 32) * (q - 4)",
     summary="3-bit codes, sixteen sub-blocks of 16 with 6-bit scale",
+    snr=16.43,
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",

@@ -53,6 +53,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * q + m",
     summary="4-bit codes, an f16 scale and an f16 minimum per 32 weights",
+    snr=22.13,
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",

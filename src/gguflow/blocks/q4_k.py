@@ -141,6 +141,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * scale * q - dmin * min",
     summary="4-bit codes, eight sub-blocks of 32 with 6-bit scale and min",
+    snr=22.92,
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",

@@ -51,6 +51,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * (q - 16)",
     summary="5-bit codes, one f16 scale per 32 weights",
+    snr=27.36,
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",

@@ -47,6 +47,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * scale * q - dmin * min",
     summary="5-bit codes, eight sub-blocks of 32 with 6-bit scale and min",
+    snr=28.83,
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",

@@ -86,6 +86,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * scale * (q - 32)",
     summary="6-bit codes, sixteen sub-blocks of 16 with 8-bit scale",
+    snr=35.01,
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",

@@ -43,6 +43,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * q",
     summary="8-bit codes, one f16 scale per 32 weights",
+    snr=45.41,
     encode_block=encode_block,
     decode_block=decode_block,
 )

@@ -69,6 +69,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * (t - 1)",
     summary="ternary codes, five in a byte, one f16 scale per 256 weights",
+    snr=1.85,
     encode_block=encode_block,
     decode_block=decode_block,
 )

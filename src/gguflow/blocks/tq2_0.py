@@ -43,6 +43,7 @@ FORMAT = BlockFormat(
     grammar=GRAMMAR,
     formula="w = d * (q - 1)",
     summary="ternary codes in two bits, one f16 scale per 256 weights",
+    snr=1.85,
     encode_block=encode_block,
     decode_block=decode_block,
 )
