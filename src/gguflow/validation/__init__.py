@@ -59,11 +59,12 @@ def examine(
         header = parse(content, str(path))
     except FileError as error:
         return error.verdict, [error.finding]
-    findings = list(_judge_gguf(path, content, header, level, limits, threads))
+    findings = list(judge_gguf(path, content, header, level, limits, threads))
     return _verdict(findings), findings
 
 
-def _judge_gguf(path: Path, content: memoryview, header: Header, level: str, limits: Limits, threads: int | None) -> Iterator[Finding]:
+def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limits: Limits, threads: int | None) -> Iterator[Finding]:
+    """The findings about a header that parsed, and about the content behind it. path: for the file's name, and to find its siblings."""
     structure = [*judge(header, block_sizes, len(content), limits), *shards.judge_keys(header, path)]
     yield from structure
     is_sound = not any(finding.severity == "error" for finding in structure)
