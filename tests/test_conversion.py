@@ -294,14 +294,14 @@ def test_claims_are_checked(tmp_path: Path, long_conversion: list[str]) -> None:
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
-@pytest.mark.parametrize("change", ["settings", "source"])
+@pytest.mark.parametrize("change", ["q4_k_s", "q8_0", "source"])  # the same size with other metadata, another size
 def test_what_was_left_is_never_mixed(tmp_path: Path, long_conversion: list[str], change: str) -> None:
     """Other settings, or a source that was touched, are refused; --no-resume starts afresh."""
     out = tmp_path / "out.gguf"
     stopped(long_conversion, out, signal.SIGKILL, 0.0)
     command = [*long_conversion, str(out), "-q"]
-    if change == "settings":
-        command += ["-t", "q4_k_s"]  # the same sizes, other metadata
+    if change != "source":
+        command += ["-t", change]
     else:
         os.utime(long_conversion[4], ns=(1, 1))
     refused = subprocess.run(command, capture_output=True, text=True)

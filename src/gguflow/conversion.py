@@ -25,6 +25,8 @@ from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.container.integrity import LEAF_WEIGHTS, new_leaf_digest, tensor_digest
 from gguflow.container.writer import OutputFile, is_worth_keeping
 from gguflow.errors import Finding, InvalidError, UsageError
+from gguflow.imatrix import Importance
+from gguflow.imatrix import read as read_imatrix
 from gguflow.journal import Journal, Leaf
 from gguflow.models.base import ModelTensor
 from gguflow.plan import Plan, PlannedTensor, make
@@ -91,12 +93,15 @@ def prepare(
     type: str = "q4_k_m",
     architecture: str | None = None,
     strip_prefix: str | None = None,
+    options: recipes.Options | None = None,
+    imatrix: str | Path | None = None,
     integrity: bool = True,
 ) -> Prepared:
     """Open the source, understand the model, plan the output. Reads headers, config and tokenizer; no weights.
 
     output: default llama.cpp's file name for the model, in the current directory; `{type}` in it stands for the type.
     type: one, or several with commas between them, which are then written from one reading of the source.
+    options: changes to what the type's recipe chooses, and to metadata. imatrix: a file with the importance of columns, llama-imatrix's.
     integrity: whether the output carries the keys by which it can prove itself.
     Raises UsageError, FileError, StorageError.
     """
@@ -104,7 +109,9 @@ def prepare(
     checkpoint = sources.open_checkpoint(source)
     model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     template = str(output) if output is not None else _file_name(model.file_stem)
-    targets = tuple(Target(make(model, recipe, integrity=integrity), Path(template.replace("{type}", recipe.label))) for recipe in chosen)
+    importance = read_imatrix(imatrix) if imatrix is not None else None
+    plans = [make(model, recipe, options, importance, integrity=integrity) for recipe in chosen]
+    targets = tuple(Target(plan, Path(template.replace("{type}", recipe.label))) for plan, recipe in zip(plans, chosen, strict=True))
     if len({target.path for target in targets}) < len(targets):
         raise UsageError(f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})")
     return Prepared(checkpoint, targets)
@@ -125,7 +132,8 @@ def run(
     threads: default, as many as this process may use. memory_limit: bytes for buffers, whatever the sizes of tensors.
     resume: go on from what an interrupted run of the same conversion left; False forgets it.
     io: "mmap", or "pread" where a source might be truncated by somebody while it is read, which kills a process that has it mapped.
-    Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another conversion), InvalidError (NaN or Inf in
+    Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another conversion; a tensor needs importance and
+    has none), InvalidError (NaN or Inf in
     a tensor that is to be quantized; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
@@ -134,6 +142,7 @@ def run(
         raise UsageError(f"threads must be 1 or more, not {threads}")
     tile = _tile_weights(memory_limit, threads, len(prepared.targets))
     for target in prepared.targets:
+        target.plan.check_importance()
         if any(platform.is_same_file(target.path, file.path) for file in prepared.checkpoint.files):
             raise UsageError(f"{target.path} is a source of this conversion; choose another output")
     with ExitStack() as stack:
@@ -155,6 +164,8 @@ def convert(
     type: str = "q4_k_m",
     architecture: str | None = None,
     strip_prefix: str | None = None,
+    options: recipes.Options | None = None,
+    imatrix: str | Path | None = None,
     integrity: bool = True,
     threads: int | None = None,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
@@ -164,7 +175,9 @@ def convert(
     progress: Progress | None = None,
 ) -> Report:
     """Convert a safetensors checkpoint to GGUF: `prepare`, then `run`; their arguments and errors. Of several types, the first one's report."""
-    prepared = prepare(source, output, type=type, architecture=architecture, strip_prefix=strip_prefix, integrity=integrity)
+    prepared = prepare(
+        source, output, type=type, architecture=architecture, strip_prefix=strip_prefix, options=options, imatrix=imatrix, integrity=integrity
+    )
     return run(prepared, threads=threads, memory_limit=memory_limit, overwrite=overwrite, resume=resume, io=io, progress=progress)[0]
 
 
@@ -173,24 +186,23 @@ class _Output:
 
     def __init__(self, target: Target, binding: str, *, overwrite: bool, resume: bool) -> None:
         self.plan = target.plan
-        self.file = OutputFile(target.path, target.plan.nbytes, overwrite=overwrite)
+        self.file = OutputFile(target.path, target.plan.nbytes, overwrite=overwrite, resume=resume)
         plan_digest = hashlib.sha256(target.plan.header).hexdigest()
-        self.journal = Journal(target.path.with_name(f".{target.path.name}.journal"), f"{binding} {plan_digest}")
+        self.journal = Journal(target.path.with_name(f".{target.path.name}.journal"), f"{binding} {plan_digest} {target.plan.imatrix_digest}")
         self.digests: dict[Leaf, bytes] = {}
         self.resumed_nbytes = 0
-        self._resume = resume
 
     def __enter__(self) -> _Output:
         self.file.__enter__()
         try:
             try:
-                claims = self.journal.claims() if self._resume and self.file.found else {}
+                claims = self.journal.claims() if self.file.found else {}
             except UsageError:
                 self.file.keep()
                 raise
             self.digests = {leaf: digest for leaf, digest in claims.items() if self._is_there(leaf, digest)}
             self.resumed_nbytes = sum(self.leaf_nbytes(leaf) for leaf in self.digests)
-            if not self.digests:
+            if self.file.found and not self.digests:
                 self.file.clear()
             self.journal.open(anew=not self.digests)
         except BaseException as error:
@@ -297,7 +309,7 @@ class _Work:
             raw = self._source_bytes(tensor, start, stop)
             weights = self._weights(tensor, raw, start, stop, formats)
             for output, planned, digest in lacking:
-                blocks = self._blocks(tensor, planned.format, raw, weights)
+                blocks = self._blocks(planned, start, raw, weights)
                 output.file.write(blocks, output.offset(planned, start))
                 digest.update(blocks)
         if tensor.source is not None:
@@ -337,15 +349,56 @@ class _Work:
             _check_finite(tensor, first, weights, FORMATS["f16"] in formats)
         return weights
 
-    def _blocks(self, tensor: ModelTensor, block_format: BlockFormat, raw: Bytes | None, weights: Floats | None) -> Bytes:
-        """A tile in a format: encoded, or the source's own bytes where that is its format."""
-        if weights is None or (tensor.source is not None and tensor.source.format is block_format):
+    def _blocks(self, planned: PlannedTensor, start: int, raw: Bytes | None, weights: Floats | None) -> Bytes:
+        """The tile that begins at weight `start` in its format: encoded, or the source's own bytes where that is its format."""
+        if weights is None or not planned.is_encoded:
             if raw is None:
-                raise ValueError(f"{tensor.name} has nothing to write")
+                raise ValueError(f"{planned.name} has nothing to write")
             return raw
-        blocks = self.buffers.blocks_of(weights.size // block_format.block_size * block_format.type_size)
-        encode(weights, block_format, blocks)
+        blocks = self.buffers.blocks_of(_nbytes(planned.format, weights.size))
+        if planned.importance is None:
+            encode(weights, planned.format, blocks)
+        else:
+            self._encode_weighted(planned, planned.importance, start, weights, blocks)
         return blocks
+
+    def _encode_weighted(self, planned: PlannedTensor, importance: Importance, start: int, weights: Floats, blocks: Bytes) -> None:
+        """Encode a tile with the importance of its columns: the rows of one matrix at a time, and the parts of rows at either end alone."""
+        row, position = planned.shape[-1], 0
+        matrix_size = row * (planned.shape[-2] if len(planned.shape) > 1 else 1)
+        while position < weights.size:
+            at = start + position
+            within, rest = at % row, weights.size - position
+            whole = min(rest // row * row, matrix_size - at % matrix_size) if within == 0 else 0
+            n = whole or min(row - within, rest)
+            columns = importance.of_matrix(at // matrix_size, row)
+            part, out = weights[position : position + n], blocks[_nbytes(planned.format, position) : _nbytes(planned.format, position + n)]
+            if whole:
+                encode(part, planned.format, out, columns)
+            elif planned.format.weighs_rows:
+                out[:] = self._encoded_row(planned, at - within, columns)[_nbytes(planned.format, within) :][: out.size]
+            else:
+                encode(part, planned.format, out, columns[within : within + n])
+            position += n
+
+    def _encoded_row(self, planned: PlannedTensor, first: int, importance: Floats) -> Bytes:
+        """The blocks of the row that begins at weight `first`, in memory of its own."""
+        row = planned.shape[-1]
+        raw = self._source_bytes(planned.tensor, first, first + row)
+        weights = np.empty(row, np.float32)
+        if raw is None or planned.tensor.source is None:
+            weights[:] = np.ascontiguousarray(planned.tensor.values, np.float32).reshape(-1)[first : first + row]
+        else:
+            decode(raw, planned.tensor.source.require_format(), weights)
+        _check_finite(planned.tensor, first, weights, must_fit_f16=False)
+        blocks = np.empty(_nbytes(planned.format, row), np.uint8)
+        encode(weights, planned.format, blocks, importance)
+        return blocks
+
+
+def _nbytes(block_format: BlockFormat, n: int) -> int:
+    """Bytes of n weights, whole blocks."""
+    return n // block_format.block_size * block_format.type_size
 
 
 def tiles(first: int, last: int, row: int, target: int) -> Iterator[tuple[int, int]]:

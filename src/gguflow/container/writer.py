@@ -18,18 +18,19 @@ class OutputFile:
     """A file of known size, written at any offsets by any threads, that replaces `path` in one step on `commit`.
 
     Until then the bytes are in a hidden sibling, `.NAME.partial`, locked against a second writer. The commit is: flush the bytes, rename, flush the
-    directory. Leaving the `with` block without one removes the sibling, unless `keep` was called: then the next OutputFile of this path finds
-    it again (`found` is True) and may go on from there.
+    directory. Leaving the `with` block without one removes the sibling, unless `keep` was called: then the next OutputFile of this path that is
+    made with `resume` finds it as it was (`found` is True), and either goes on from there or calls `clear`.
 
     Raises UsageError where path exists and overwrite is not asked for, or where somebody else is writing it; StorageError where the system refuses
     (ENOSPC shows at once: the space is reserved on entry).
     """
 
-    def __init__(self, path: Path, nbytes: int, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, nbytes: int, *, overwrite: bool = False, resume: bool = False) -> None:
         self.path = path
         self.nbytes = nbytes
         self.overwrite = overwrite
         self.partial = path.with_name(f".{path.name}.partial")
+        self.resume = resume
         self.found = False
         self._fd: int | None = None
         self._kept = False
@@ -37,16 +38,14 @@ class OutputFile:
     def __enter__(self) -> OutputFile:
         self._refuse_existing()
         with platform.storage_errors("write", self.path):
-            fd = self._locked_partial()
-        try:
-            self.found = os.fstat(fd).st_size == self.nbytes > 0
-            with platform.storage_errors("write", self.path):
-                platform.preallocate(fd, self.nbytes)
-        except BaseException:
-            self._fd = fd
-            self._close(remove=True)
-            raise
-        self._fd = fd
+            self._fd = self._locked_partial()
+            self.found = self.resume and os.fstat(self._fd).st_size > 0
+        if not self.found:
+            try:
+                self.clear()
+            except BaseException:
+                self._close(remove=True)
+                raise
         return self
 
     def write(self, data: bytes | NDArray[np.uint8], offset: int) -> None:
@@ -60,7 +59,7 @@ class OutputFile:
             return platform.read_at(self._descriptor(), nbytes, offset)
 
     def clear(self) -> None:
-        """Forget what an earlier process wrote: all bytes are zero again."""
+        """All bytes are zero, whatever an earlier process wrote, and the space is reserved."""
         with platform.storage_errors("write", self.path):
             os.ftruncate(self._descriptor(), 0)
             platform.preallocate(self._descriptor(), self.nbytes)
