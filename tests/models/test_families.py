@@ -220,6 +220,15 @@ def test_the_real_checkpoint() -> None:
     assert sum(tensor.n_weights for tensor in model.tensors) == 8_392_960
 
 
+def test_the_current_directory_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "My-Model-Instruct"
+    checkpoint(directory, contents := files("llama"), tensors := shapes("llama"))
+    monkeypatch.chdir(directory)
+    model = models.load(checkpoint(Path(), contents, tensors))
+    assert model.metadata["general.name"] == string("My Model Instruct")
+    assert model.file_stem == "My-Model-17K-Instruct-{type}"
+
+
 def test_tied_embeddings(tmp_path: Path) -> None:
     model = models.load(open_checkpoint(tiny_llama(tmp_path / "tied", tied=True)))
     assert "output.weight" not in {tensor.name for tensor in model.tensors}

@@ -22,12 +22,13 @@ def general_metadata(architecture: str, directory: Path, n_weights: int) -> tupl
     """
     import gguf
 
+    directory = directory.resolve() if directory.name in ("", "..") else directory  # "." has a name too
     card_file = directory / "README.md"
     read_text(directory, card_file.name)  # its size and encoding are proved before gguf reads it
     generation = Document.read(directory, "generation_config.json")
     try:
         card = gguf.Metadata.load(None, directory, None, n_weights)
-        card.name = card.name or directory.resolve().name
+        card.name = card.name or directory.name
         if card.size_label is None and n_weights > 0:
             card.size_label = gguf.size_label(n_weights, n_weights, 0, 0)
         writer = gguf.GGUFWriter(None, architecture)
