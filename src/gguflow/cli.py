@@ -15,10 +15,13 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gguflow import __version__
 from gguflow.errors import ExitStatus, GguflowError, UsageError
+
+if TYPE_CHECKING:
+    from gguflow.recipes import Options
 
 _EPILOG = """\
 exit codes: 0 done; 1 failed; 2 usage; 3 a file that is malformed, invalid, unsupported or over a limit; 4 I/O (disk full, permission);
@@ -38,9 +41,21 @@ _CONVERT_EPILOG = """\
 examples:
   gguflow convert Llama-3.2-1B/                      Llama-3.2-1B-Q4_K_M.gguf in the current directory
   gguflow convert Llama-3.2-1B/ -t q8_0 -o out.gguf
-  gguflow convert Llama-3.2-1B/ --dry-run            what would be written: formats, sizes and why
+  gguflow convert Llama-3.2-1B/ --dry-run --explain  what would be written: formats, sizes and why
   gguflow convert Llama-3.2-1B/ -t q4_k_m,q8_0 -o 'Llama-{type}.gguf'    two files from one reading
   gguflow convert unet.safetensors --arch flux -t q5_0 --strip-prefix model.diffusion_model."""
+
+_VALIDATE = """\
+Say whether files keep the rules of their format: every broken rule, with its place, what was found and what was expected. GGUF files (a first shard
+is judged with its siblings), .safetensors files, and safetensors checkpoints.
+
+Levels: "structure" looks at the header, the tensor table, the layout and what the metadata means, and reads no weights; "values" also looks at every
+block (scales that are not finite, reserved codes) and at the padding; "strict" also asks for the canonical form. Warnings do not spoil a file."""
+
+_VALIDATE_EPILOG = """\
+examples:
+  gguflow validate model.gguf                        milliseconds, whatever the size
+  gguflow validate *.gguf --level values --json      every block of every file, as JSON"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,8 +88,10 @@ def parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     convert.add_argument("--dry-run", action="store_true", help="print the plan and the final size; read no weights, write nothing")
+    convert.add_argument("--explain", action="store_true", help="print for every tensor which rule chose its format")
     convert.add_argument("--json", action="store_true", help="print the report (or the plan) as JSON")
     convert.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
+    _add_recipe_options(convert.add_argument_group("what the recipe chooses (as llama-quantize has it)"))
     convert.set_defaults(run=_convert)
 
     inspect = commands.add_parser(
@@ -86,6 +103,19 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print everything as JSON: shapes in NumPy order, offsets in the data section")
     inspect.set_defaults(run=_inspect)
 
+    validate = commands.add_parser(
+        "validate",
+        help="say whether files can be trusted to be what they claim",
+        description=_VALIDATE,
+        epilog=_VALIDATE_EPILOG,
+        formatter_class=raw,
+    )
+    validate.add_argument("files", metavar="FILE", nargs="+", help=".gguf or .safetensors files")
+    validate.add_argument("--level", choices=("structure", "values", "strict"), default="structure", help="how closely (default: %(default)s)")
+    validate.add_argument("--threads", type=int, metavar="N", help="threads that look at values (default: all processors)")
+    validate.add_argument("--json", action="store_true", help="print an object for each file, one on a line: verdict and findings")
+    validate.set_defaults(run=_validate)
+
     formats = commands.add_parser(
         "formats", help="list the block formats", description="List the block formats: id, weights and bytes per block, bits per weight, formula."
     )
@@ -94,12 +124,36 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--pure", action="store_true", help="the recipe's base format for every matrix, no mixture")
+    group.add_argument(
+        "--tensor-type",
+        action="append",
+        default=[],
+        metavar="REGEX=FORMAT",
+        help="this format where REGEX is found in a tensor's name; may be repeated, the first that is found decides (attn_v=q6_k)",
+    )
+    group.add_argument("--tensor-type-file", metavar="FILE", help="more of them, separated by white space; they come after those of --tensor-type")
+    group.add_argument("--output-tensor-type", metavar="FORMAT", help="for output.weight")
+    group.add_argument("--token-embedding-type", metavar="FORMAT", help="for the token embeddings")
+    group.add_argument("--leave-output-tensor", action="store_true", help="output.weight stays as it is in the source")
+    group.add_argument("--allow-requantize", action="store_true", help="quantize anew what is quantized already, and lose more")
+    group.add_argument("--imatrix", metavar="FILE", help="how much each column matters, by llama-imatrix (GGUF, or the older .dat)")
+    group.add_argument(
+        "--override-kv",
+        action="append",
+        default=[],
+        metavar="KEY=TYPE:VALUE",
+        help="set a metadata key; TYPE is int, float, bool or str; may be repeated (llama.context_length=int:4096)",
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code. Errors that are not the package's own are bugs, and show a traceback."""
     arguments = parser().parse_args(argv)
     try:
         with _terminated_as_interrupted():
-            arguments.run(arguments)
+            status = arguments.run(arguments)
             sys.stdout.flush()
     except GguflowError as error:
         print(f"gguflow: {_printable(str(error))}", file=sys.stderr)
@@ -111,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitStatus.OK)
-    return int(ExitStatus.OK)
+    return int(status or ExitStatus.OK)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -123,15 +177,22 @@ def _convert(arguments: argparse.Namespace) -> None:
         type=arguments.type,
         architecture=arguments.arch,
         strip_prefix=arguments.strip_prefix,
+        options=_recipe_options(arguments),
+        imatrix=arguments.imatrix,
         integrity=not arguments.no_integrity,
     )
     plans = [target.plan for target in prepared.targets]
+    plan_text = "\n\n".join(describe.plan_text(plan, explain=arguments.explain) for plan in plans)
+    for note in filter(None, map(describe.importance_text, plans)):
+        print(f"gguflow: {note}", file=sys.stderr)
     if arguments.dry_run:
         if arguments.json:
             _print_json(*map(describe.plan_data, plans))
         else:
-            print("\n\n".join(map(describe.plan_text, plans)))
+            print(plan_text)
         return
+    if arguments.explain:
+        print(plan_text, file=sys.stderr)
     run = functools.partial(
         conversion.run,
         prepared,
@@ -153,6 +214,20 @@ def _convert(arguments: argparse.Namespace) -> None:
         print(*(report.output for report in reports), sep="\n")
 
 
+def _recipe_options(arguments: argparse.Namespace) -> Options:
+    from gguflow.recipes import Options
+
+    return Options(
+        pure=arguments.pure,
+        tensor_types=(*arguments.tensor_type, *(_words(arguments.tensor_type_file) if arguments.tensor_type_file else ())),
+        output_tensor_type=arguments.output_tensor_type,
+        token_embedding_type=arguments.token_embedding_type,
+        leave_output_tensor=arguments.leave_output_tensor,
+        allow_requantize=arguments.allow_requantize,
+        override_kv=tuple(arguments.override_kv),
+    )
+
+
 def _inspect(arguments: argparse.Namespace) -> None:
     from gguflow import describe
 
@@ -163,6 +238,17 @@ def _inspect(arguments: argparse.Namespace) -> None:
         print(describe.header_text(header, arguments.file))
 
 
+def _validate(arguments: argparse.Namespace) -> ExitStatus:
+    from gguflow.validation.report import report
+
+    worst = ExitStatus.OK
+    for file in arguments.files:
+        result = report(file, arguments.level, threads=arguments.threads)
+        print(json.dumps(result.data()) if arguments.json else _printable(result.text()))
+        worst = max(worst, result.exit_status)
+    return worst
+
+
 def _formats(arguments: argparse.Namespace) -> None:
     from gguflow import describe
 
@@ -170,6 +256,17 @@ def _formats(arguments: argparse.Namespace) -> None:
         _print_json(describe.formats_data())
     else:
         print(describe.formats_text())
+
+
+def _words(path: str) -> list[str]:
+    """What white space separates in a text file."""
+    from gguflow.platform import storage_errors
+
+    with storage_errors("read", path), open(path, encoding="utf-8") as file:
+        try:
+            return file.read().split()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not UTF-8 text: {error}") from error
 
 
 def _size(text: str) -> int:
