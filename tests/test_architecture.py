@@ -33,12 +33,13 @@ UNITS: dict[str, set[str]] = {
     "models": {"errors", "platform", "container", "sources"},
     "recipes": {"errors", "blocks"},
     "quantization": {"errors", "blocks", "kernels"},
-    "plan": {"errors", "blocks", "container", "models", "recipes"},
-    "conversion": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan", "quantization"},
+    "imatrix": {"errors", "blocks", "container"},
+    "plan": {"errors", "blocks", "container", "models", "recipes", "imatrix"},
+    "conversion": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "imatrix", "plan", "quantization"},
     "describe": {"errors", "blocks", "container", "plan"},
     "progress": {"plan", "describe"},
     "validation": {"errors", "platform", "blocks", "container", "sources", "models", "plan"},
-    "cli": {"errors", "validation", "conversion", "describe", "progress"},
+    "cli": {"errors", "platform", "recipes", "validation", "conversion", "describe", "progress"},
 }
 """Each module or subpackage of gguflow, and those that it may import. What stands under TYPE_CHECKING does not count."""
 

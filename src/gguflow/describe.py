@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _SHOWN_ELEMENTS = 6
 _SHOWN_CHARACTERS = 100
+_SHOWN_NAMES = 50
 
 
 def inspect_file(path: str | Path) -> Header:
@@ -80,14 +81,26 @@ def plan_data(plan: Plan) -> dict[str, Any]:
     }
 
 
-def plan_text(plan: Plan) -> str:
-    """A plan for people."""
+def plan_text(plan: Plan, *, explain: bool = False) -> str:
+    """A plan for people. explain: say of each tensor which rule chose its format."""
+    titles = ("tensor", "format", "shape", "size", "offset", "rule")
     rows = [(p.name, p.format.name, "x".join(map(str, p.shape)), nbytes_text(p.nbytes), f"{p.offset:,}", p.rule) for p in plan.tensors]
+    columns = len(titles) if explain else len(titles) - 1
     total = (
         f"{plan.architecture}, {plan.recipe}: {len(plan.tensors)} tensors, {plan.n_weights:,} weights, "
         f"{plan.bits_per_weight:.3f} bits per weight, {plan.nbytes:,} bytes"
     )
-    return table(("tensor", "format", "shape", "size", "offset", "rule"), rows, right=(3, 4)) + "\n\n" + total
+    return table(titles[:columns], [row[:columns] for row in rows], right=(3, 4)) + "\n\n" + total
+
+
+def importance_text(plan: Plan) -> str:
+    """A sentence about tensors that lack importance, "" where all is well."""
+    if plan.has_imatrix:
+        lacking, why = plan.without_importance, "quantized without importance, for the imatrix has no entry of them"
+    else:
+        lacking, why = [p for p in plan.tensors if p.needs_importance and p.is_encoded], "worth nothing without an imatrix"
+    names = [printable(planned.name) for planned in lacking[:_SHOWN_NAMES]] + (["…"] if len(lacking) > _SHOWN_NAMES else [])
+    return f"{plan.recipe}: {len(lacking)} tensors are {why}: {', '.join(names)}" if lacking else ""
 
 
 def report_text(report: Report) -> str:

@@ -8,10 +8,11 @@ a large model cost no memory. Layout and arithmetic: common/imatrix-loader.cpp a
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -54,12 +55,16 @@ class Importance:
 
 @dataclass(frozen=True)
 class Imatrix:
-    """An importance matrix. path: as the user named it. entries: by tensor name. datasets: the texts that it was measured on, n_chunks pieces."""
+    """An importance matrix.
+
+    path: as the user named it. entries: by tensor name. datasets: the texts that it was measured on, n_chunks pieces. digest: of the file, in hex.
+    """
 
     path: str
     entries: Mapping[str, Importance]
     datasets: tuple[str, ...]
     n_chunks: int
+    digest: str = ""
 
     def find(self, name: str, shape: tuple[int, ...]) -> Importance | None:
         """The importance for a tensor (shape in NumPy order), None where there is none.
@@ -99,7 +104,8 @@ def read(path: str | Path) -> Imatrix:
     Raises MalformedError and InvalidError with the rule that the file breaks (those of GGUF files among them), StorageError.
     """
     content = map_file(path)
-    return _read_gguf(str(path), content) if bytes(content[:4]) == MAGIC else _read_dat(str(path), content)
+    imatrix = _read_gguf(str(path), content) if bytes(content[:4]) == MAGIC else _read_dat(str(path), content)
+    return replace(imatrix, digest=hashlib.sha256(content).hexdigest())
 
 
 def _shortened(text: str) -> str:

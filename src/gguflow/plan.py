@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gguflow import blocks, recipes
 from gguflow.blocks import BlockFormat
 from gguflow.container import header, rules
 from gguflow.container.header import TensorInfo
 from gguflow.container.integrity import HEADER_KEY, completed_header, placeholder
-from gguflow.container.metadata import Metadata, string, u32
-from gguflow.errors import InvalidError
+from gguflow.container.metadata import Metadata, Value, boolean, f32, string, u32
+from gguflow.errors import InvalidError, UsageError
+from gguflow.imatrix import Imatrix, Importance
 from gguflow.models.base import Model, ModelTensor
 
 QUANTIZATION_VERSION = 2
@@ -23,6 +24,7 @@ class PlannedTensor:
     """A tensor of the output.
 
     offset: from the start of the data section. nbytes: of its blocks, without the padding behind them. rule: why it has this format.
+    importance: for the encoder, where the format takes it and the imatrix has it. needs_importance: whether the result is worth nothing without.
     """
 
     tensor: ModelTensor
@@ -31,6 +33,8 @@ class PlannedTensor:
     nbytes: int
     rule: str
     alignment: int
+    importance: Importance | None = field(default=None, repr=False, compare=False)
+    needs_importance: bool = False
 
     @property
     def name(self) -> str:
@@ -46,12 +50,18 @@ class PlannedTensor:
         """NumPy order."""
         return self.tensor.shape
 
+    @property
+    def is_encoded(self) -> bool:
+        """Whether its weights are to be encoded, not copied as they are in the source."""
+        return self.tensor.source is None or self.tensor.source.format is not self.format
+
 
 @dataclass(frozen=True)
 class Plan:
     """An output file, known to the byte but for its weights and their digests.
 
-    nbytes: of the whole file. header: its first data_offset bytes, with zeros in place of the digests.
+    nbytes: of the whole file. header: its first data_offset bytes, with zeros in place of the digests. imatrix_digest:
+    of the file that importance is from, "" where none is given; what decides the weights beside the header.
     """
 
     architecture: str
@@ -62,6 +72,23 @@ class Plan:
     alignment: int
     header: bytes
     nbytes: int
+    imatrix_digest: str = ""
+
+    @property
+    def has_imatrix(self) -> bool:
+        return self.imatrix_digest != ""
+
+    @property
+    def without_importance(self) -> list[PlannedTensor]:
+        """The tensors that are encoded without importance although an imatrix is given and their format takes it."""
+        return [p for p in self.tensors if self.has_imatrix and p.is_encoded and p.format.importance != "unused" and p.importance is None]
+
+    def check_importance(self) -> None:
+        """Raise UsageError for the first tensor that needs importance and has none."""
+        for planned in self.tensors:
+            if planned.needs_importance and planned.is_encoded and planned.importance is None:
+                why = "the imatrix has no entry for it" if self.has_imatrix else "pass --imatrix FILE (llama-imatrix makes one)"
+                raise UsageError(f"{planned.name} as {planned.format} is worth nothing without importance ({planned.rule}); {why}")
 
     @property
     def data_offset(self) -> int:
@@ -82,23 +109,36 @@ class Plan:
         return 8 * sum(planned.nbytes for planned in self.tensors) / max(self.n_weights, 1)
 
 
-def make(model: Model, recipe: recipes.Recipe, *, integrity: bool = True) -> Plan:
+def make(
+    model: Model,
+    recipe: recipes.Recipe,
+    options: recipes.Options | None = None,
+    imatrix: Imatrix | None = None,
+    *,
+    integrity: bool = True,
+) -> Plan:
     """Plan the conversion of a model by a recipe. integrity: whether the file is to carry the keys by which it can prove itself.
 
-    Raises InvalidError where the result would break a rule of the container (a name too long, a name twice).
+    Raises InvalidError where the result would break a rule of the container (a name too long, a name twice), and where the imatrix is of another
+    model; UsageError where an option asks for what cannot be.
     """
-    facts = recipes.ModelFacts(model.architecture, model.n_layers, model.n_heads, model.n_kv_heads, model.n_experts)
+    options = options or recipes.Options()
     tensors = sorted(model.tensors, key=lambda tensor: recipes.processing_order(tensor.name))
-    chosen = recipes.choose(recipe, [_tensor_facts(tensor) for tensor in tensors], facts)
+    facts = _model_facts(model, options, imatrix)
+    chosen = recipes.choose(recipe, [_tensor_facts(tensor) for tensor in tensors], facts, options)
     metadata = dict(model.metadata)
     metadata["general.file_type"] = u32(recipe.file_type)
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
+    metadata |= {key: _value(value) for key, value in options.overrides.items()}
+    if imatrix is not None:
+        imatrix.check_is_for({tensor.name for tensor in tensors})
+        metadata |= imatrix.provenance()
     if integrity:
         metadata["gguflow.recipe"] = string(recipe.name)
         metadata["gguflow.recipe.version"] = string(recipes.VERSION)
         metadata |= placeholder(len(tensors))
     alignment = header.declared_alignment(metadata)
-    placed = _placed(tensors, chosen, alignment)
+    placed = _placed(tensors, chosen, imatrix, alignment)
     infos = tuple(TensorInfo(p.name, _stored_dims(p.shape), p.format.id, p.offset) for p in placed)
     built = header.build(metadata, infos, alignment)
     for finding in rules.judge(header.Header(header.VERSION, metadata, infos, alignment, len(built)), block_sizes, None):
@@ -106,7 +146,8 @@ def make(model: Model, recipe: recipes.Recipe, *, integrity: bool = True) -> Pla
             raise InvalidError("the output", finding)
     last = placed[-1] if placed else None
     end = header.align(last.offset + last.nbytes, alignment) if last else 0
-    return Plan(model.architecture, recipe.name, metadata, tuple(placed), infos, alignment, built, len(built) + end)
+    nbytes = len(built) + end
+    return Plan(model.architecture, recipe.name, metadata, tuple(placed), infos, alignment, built, nbytes, imatrix.digest if imatrix else "")
 
 
 def block_sizes(type_id: int) -> tuple[int, int] | None:
@@ -115,12 +156,38 @@ def block_sizes(type_id: int) -> tuple[int, int] | None:
     return (block_format.block_size, block_format.type_size) if block_format else None
 
 
+def _model_facts(model: Model, options: recipes.Options, imatrix: Imatrix | None) -> recipes.ModelFacts:
+    """What rules ask about the model, as the overridden metadata has it."""
+
+    def fact(key: str, own: int) -> int:
+        value = options.overrides.get(f"{model.architecture}.{key}")
+        return value if type(value) is int else own
+
+    return recipes.ModelFacts(
+        model.architecture,
+        fact("block_count", model.n_layers),
+        fact("attention.head_count", model.n_heads),
+        fact("attention.head_count_kv", model.n_kv_heads),
+        fact("expert_count", model.n_experts),
+        has_importance=imatrix is not None,
+    )
+
+
+def _value(value: int | float | bool | str) -> Value:
+    """An overriding value, of the type that llama-quantize gives it."""
+    if isinstance(value, bool):
+        return boolean(value)
+    if isinstance(value, str):
+        return string(value)
+    return u32(value) if isinstance(value, int) else f32(value)
+
+
 def _tensor_facts(tensor: ModelTensor) -> recipes.TensorFacts:
     source_format = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
     return recipes.TensorFacts(tensor.name, tensor.shape, source_format)
 
 
-def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice], alignment: int) -> list[PlannedTensor]:
+def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice], imatrix: Imatrix | None, alignment: int) -> list[PlannedTensor]:
     """Each tensor behind the one before it, aligned."""
     placed = []
     offset = 0
@@ -128,7 +195,11 @@ def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice]
         choice = chosen[tensor.name]
         row = tensor.shape[-1] if tensor.shape else 1
         nbytes = tensor.n_weights // row * choice.format.row_bytes(row) if row else 0
-        placed.append(PlannedTensor(tensor, choice.format, offset, nbytes, choice.rule, alignment))
+        importance = imatrix.find(tensor.name, tensor.shape) if imatrix is not None and choice.format.is_quantized else None
+        takes_it = choice.format.importance != "unused"
+        rule = f"{choice.rule}; no entry in the imatrix" if imatrix is not None and takes_it and importance is None else choice.rule
+        used = importance if takes_it else None
+        placed.append(PlannedTensor(tensor, choice.format, offset, nbytes, rule, alignment, used, choice.needs_importance))
         offset = header.align(offset + nbytes, alignment)
     return placed
 

@@ -52,6 +52,7 @@ class BlockFormat:
     dtype: NumPy's view of one packed block, little-endian, unaligned. grammar: construct's view of the same bytes.
     formula: one line, how a weight is made from the fields. summary: one line, what the block holds.
     encode_block: (x float32[block_size], importance float32[block_size] | None) -> fields.
+    weighs_rows: whether importance goes with the mean square of the whole row, so that a part of a row cannot be encoded alone.
     decode_block: fields -> float32[block_size] (number_type[1] for the integer formats and F64).
     snr: signal to noise of Gaussian weights after encoding and decoding, in dB, as measured; None where nothing is lost.
     number_type: for the plain numbers that NumPy knows (all but BF16), their dtype.
@@ -68,6 +69,7 @@ class BlockFormat:
     encode_block: Callable[[Floats, Floats | None], Fields]
     decode_block: Callable[[Fields], NDArray[Any]]
     importance: Importance = "unused"
+    weighs_rows: bool = False
     number_type: np.dtype[Any] | None = None
     snr: float | None = None
     reserved: tuple[ReservedCode, ...] | None = None

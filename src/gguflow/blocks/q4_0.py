@@ -55,4 +55,5 @@ FORMAT = BlockFormat(
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",
+    weighs_rows=True,
 )

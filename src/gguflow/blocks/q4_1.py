@@ -57,4 +57,5 @@ FORMAT = BlockFormat(
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",
+    weighs_rows=True,
 )
