@@ -8,9 +8,9 @@ import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
 from gguflow.kernels.policy import helper, kernel
-from gguflow.kernels.search import clamp, code, fit_by_descent, fit_symmetric, largest_magnitude
+from gguflow.kernels.search import TINY, clamp, code, fit_by_descent, fit_symmetric, largest_magnitude
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
-from gguflow.lanes import load, load_i32, load_u8, shift_right_signed, splat, store, store_i32, store_u8, to_float, vsqrt, where
+from gguflow.lanes import load, load_i32, load_u8, shift_right_signed, splat, store, store_i32, store_u8, to_float, vabs, vsqrt, where
 
 f32 = np.float32
 i32 = np.int32
@@ -86,9 +86,10 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
             q = code(inverse * load(x, 16 * i), -4, 3) + f32(4)
             store(subs.codes, LANES * j + 16 * i, where(inverse != f32(0), q, f32(0)))
     d, inverse = fit_symmetric(subs.scales, totals, wx, N_SUB_BLOCKS, 32, False)
+    dead = vabs(largest_magnitude(subs.scales, N_SUB_BLOCKS)) < TINY  # an inverse of 0 does not tell: it may come of an infinite scale
     for j in range(N_SUB_BLOCKS):
         q = clamp(nearest_int(inverse * load(subs.scales, 16 * j)), -32, 31) + 32
-        store_i32(subs.sixes, 16 * j, where(inverse != f32(0), q, 0))
+        store_i32(subs.sixes, 16 * j, where(dead, 0, q))
     finish_scales(subs, d)
 
 
