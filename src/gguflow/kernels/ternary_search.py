@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gguflow.kernels.grid_search import CODES, LARGEST, SCALES, SIZE, W, largest_of
+from gguflow.kernels.grid_search import CODES, LARGEST, SCALES, SIZE, W, aligned_zeros, largest_of
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import (
     lane,
     lane_numbers,
+    largest,
     load,
     load_u16,
     lowest_bit,
@@ -37,7 +38,8 @@ _SIZES = SCALES + 16  # magnitudes of a sub-block
 _SUM_X = _SIZES + 32  # running sums of w * x over the sorted weights, for each half; room to read 16 beyond the last
 _SUM_W = _SUM_X + 2 * 64  # of w
 _TRIED = _SUM_W + 2 * 64  # sums of w * x * value for 16 splits and up to 4 choices of shifts, then those of w * value**2
-_WORK_SIZE = _TRIED + 2 * 4 * 16
+_SCORES = _TRIED + 2 * 4 * 16  # of the same
+_WORK_SIZE = _SCORES + 4 * 16
 
 SHIFTS = CODES + 64  # of each sub-block: bit h is set where the shift of half h is negative
 _ORDER = SHIFTS + 16  # the sub-block's weights from the smallest to the largest
@@ -50,7 +52,7 @@ _MINUS = (f32(-1.125), f32(-0.125), f32(0.875))
 
 def new_work() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """The arrays `work` and `codes`."""
-    return np.zeros(_WORK_SIZE, f32), np.zeros(_CODES_SIZE, i32)
+    return aligned_zeros(_WORK_SIZE, f32), aligned_zeros(_CODES_SIZE, i32)
 
 
 @kernel
@@ -125,20 +127,22 @@ def _sort(x: Any, at: int, size: int, codes: Any) -> None:
 
 @kernel
 def _accumulate(x: Any, at: int, weights: int, size: int, halves: int, work: Any, codes: Any) -> None:
-    """Running sums over the sorted weights, for each half over its own: entry j is the sum of the first j. weights: where in work."""
+    """Running sums over the sorted weights, for each half over its own: entry j is the sum of the first j. weights: where in work.
+
+    A weight of the other half adds zero, which changes no sum (none is -0).
+    """
     for half in range(halves):
         sum_x = f32(0)
         sum_w = f32(0)
-        work[_SUM_X + 64 * half] = sum_x
-        work[_SUM_W + 64 * half] = sum_w
         for j in range(size):
+            work[_SUM_X + 64 * half + j] = sum_x
+            work[_SUM_W + 64 * half + j] = sum_w
             i = codes[_ORDER + j]
-            if halves == 1 or i // 8 == half:
-                w = work[weights + i]
-                sum_x += w * x[at + i]
-                sum_w += w
-            work[_SUM_X + 64 * half + j + 1] = sum_x
-            work[_SUM_W + 64 * half + j + 1] = sum_w
+            w = work[weights + i] if halves == 1 or (i >> 3) == half else f32(0)
+            sum_x += w * x[at + i]
+            sum_w += w
+        work[_SUM_X + 64 * half + size] = sum_x
+        work[_SUM_W + 64 * half + size] = sum_w
 
 
 @kernel
@@ -225,7 +229,11 @@ def _beats(qx: Any, q2: Any, best: Any) -> Any:
 @kernel
 def _take_turns(work: Any, n_choices: int, valid: Any, best: Any, scale: Any) -> Any:
     """The splits and choices in TRIED one after the other. Returns the last that was better, as n_choices * lane + choice, or -1; best; scale."""
-    chosen = -1
+    chosen = _clear_winner(work, n_choices, valid)
+    if chosen >= 0:
+        place = _TRIED + 16 * (chosen % n_choices) + chosen // n_choices
+        scale = work[place] / work[place + 64]
+        return chosen, scale * work[place], scale
     while True:
         following = 1 << 20
         for k in range(n_choices):
@@ -240,6 +248,37 @@ def _take_turns(work: Any, n_choices: int, valid: Any, best: Any, scale: Any) ->
         place = _TRIED + 16 * (chosen % n_choices) + chosen // n_choices
         scale = work[place] / work[place + 64]
         best = scale * work[place]
+
+
+@kernel
+def _clear_winner(work: Any, n_choices: int, valid: Any) -> Any:
+    """The split and choice in TRIED that all turns must end with, or -1 where they have to be taken. One is known to be better than the best so far.
+
+    A turn compares by qx**2 > best * q2, best being (qx / q2) * qx of an earlier one. Five roundings cannot decide against a score qx**2 / q2 that is
+    larger by a part in 250,000 (rounding is a part in 16 million), as long as no product leaves the range of normal numbers.
+    """
+    top = splat(f32(0))
+    is_valid = ((splat(valid) >> lane_numbers()) & 1) != 0
+    too_small = ~is_valid & is_valid
+    for k in range(n_choices):
+        qx = load(work, _TRIED + 16 * k)
+        q2 = load(work, _TRIED + 64 + 16 * k)
+        score = where(is_valid & (q2 > f32(0)), qx * qx / q2, f32(0))
+        store(work, _SCORES + 16 * k, score)
+        top = where(score > top, score, top)
+        too_small = too_small | (is_valid & (q2 > f32(0)) & (q2 < f32(1e-15)))
+    limit = largest(top)
+    if mask_bits(too_small) or not (limit > f32(1e-20) and limit < f32(1e15)):
+        return -1
+    limit = limit * f32(1 - 4e-6)
+    chosen = -1
+    for k in range(n_choices):
+        near = mask_bits(load(work, _SCORES + 16 * k) > limit)
+        if near & (near - 1) or (near and chosen >= 0):
+            return -1
+        if near:
+            chosen = n_choices * lowest_bit(near) + k
+    return chosen
 
 
 @kernel
