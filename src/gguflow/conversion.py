@@ -108,9 +108,10 @@ def prepare(
     chosen = [recipes.resolve(name) for name in type.split(",")]
     checkpoint = sources.open_checkpoint(source)
     model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
+    read = [(file.path.name, file.header_digest) for file in checkpoint.files]
     template = str(output) if output is not None else _file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
-    plans = [make(model, recipe, options, importance, integrity=integrity) for recipe in chosen]
+    plans = [make(model, recipe, options, importance, integrity=integrity, sources=read) for recipe in chosen]
     targets = tuple(Target(plan, Path(template.replace("{type}", recipe.label))) for plan, recipe in zip(plans, chosen, strict=True))
     if len({target.path for target in targets}) < len(targets):
         raise UsageError(f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})")

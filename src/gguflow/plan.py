@@ -9,7 +9,7 @@ from gguflow import blocks, recipes
 from gguflow.blocks import BlockFormat
 from gguflow.container import header, rules
 from gguflow.container.header import TensorInfo
-from gguflow.container.integrity import HEADER_KEY, completed_header, placeholder
+from gguflow.container.integrity import HEADER_KEY, completed_header, placeholder, without_set
 from gguflow.container.metadata import Metadata, Value, boolean, f32, string, u32
 from gguflow.errors import InvalidError, UsageError
 from gguflow.imatrix import Imatrix, Importance
@@ -116,9 +116,11 @@ def make(
     imatrix: Imatrix | None = None,
     *,
     integrity: bool = True,
+    sources: Sequence[tuple[str, str]] = (),
 ) -> Plan:
-    """Plan the conversion of a model by a recipe. integrity: whether the file is to carry the keys by which it can prove itself.
+    """Plan the conversion of a model by a recipe.
 
+    integrity: whether the file is to carry the keys by which it can prove itself. sources: for those, name and header digest of each source file.
     Raises InvalidError where the result would break a rule of the container (a name too long, a name twice), and where the imatrix is of another
     model; UsageError where an option asks for what cannot be.
     """
@@ -126,7 +128,7 @@ def make(
     tensors = sorted(model.tensors, key=lambda tensor: recipes.processing_order(tensor.name))
     facts = _model_facts(model, options, imatrix)
     chosen = recipes.choose(recipe, [_tensor_facts(tensor) for tensor in tensors], facts, options)
-    metadata = dict(model.metadata)
+    metadata = without_set(model.metadata)
     metadata["general.file_type"] = u32(recipe.file_type)
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
     metadata |= {key: _value(value) for key, value in options.overrides.items()}
@@ -134,9 +136,7 @@ def make(
         imatrix.check_is_for({tensor.name for tensor in tensors})
         metadata |= imatrix.provenance()
     if integrity:
-        metadata["gguflow.recipe"] = string(recipe.name)
-        metadata["gguflow.recipe.version"] = string(recipes.VERSION)
-        metadata |= placeholder(len(tensors))
+        metadata |= placeholder(len(tensors), recipe.name, recipes.VERSION, sources)
     alignment = header.declared_alignment(metadata)
     placed = _placed(tensors, chosen, imatrix, alignment)
     infos = tuple(TensorInfo(p.name, _stored_dims(p.shape), p.format.id, p.offset) for p in placed)

@@ -1,4 +1,4 @@
-"""How a file proves itself: the metadata keys under `gguflow.integrity.`, and the digests in them. The rules are in spec/integrity.md.
+"""How a file proves itself: the metadata keys under `gguflow.`, and the digests in them. The rules are in spec/integrity.md.
 
 The digest is XXH3-128: it runs at memory speed, so that proving a file costs no more than reading it, and 128 bits leave accident no chance. It is
 no signature: who can change the data can change the digest.
@@ -9,34 +9,69 @@ digests of its leaves. So threads digest what they write, in any order, and a re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import xxhash
 
-from gguflow.container.header import TensorInfo, build
+from gguflow.container.header import Header, TensorInfo, align, build
 from gguflow.container.metadata import Metadata, Value, ValueType, array, string, u32, u64
 
 VERSION = 1
 LEAF_WEIGHTS = 1 << 20
 DIGEST_BYTES = 16
 
+NAMESPACE = "gguflow."
+"""What keys begin with that only this program's writer may set."""
+
+RECIPE_KEY = "gguflow.recipe"
+RECIPE_VERSION_KEY = "gguflow.recipe.version"
+SOURCE_FILES_KEY = "gguflow.source.files"
+SOURCE_DIGESTS_KEY = "gguflow.source.digests"
 VERSION_KEY = "gguflow.integrity.version"
 LENGTH_KEY = "gguflow.integrity.length"
 HEADER_KEY = "gguflow.integrity.header"
 TENSORS_KEY = "gguflow.integrity.tensors"
+SHARDS_KEY = "gguflow.integrity.shards"
+"""Only where a model is in several files: the same in all of them, and in no others."""
 
-_UNKNOWN = "0" * (2 * DIGEST_BYTES)
+KEY_SET = (RECIPE_KEY, RECIPE_VERSION_KEY, SOURCE_FILES_KEY, SOURCE_DIGESTS_KEY, VERSION_KEY, LENGTH_KEY, HEADER_KEY, TENSORS_KEY)
+"""The keys of which one makes all mandatory, in the order of the writer."""
+
+UNKNOWN = "0" * (2 * DIGEST_BYTES)
+"""A digest in text, before it is known."""
 
 
-def placeholder(n_tensors: int) -> Metadata:
-    """The key set before anything is known: every value has its final width, so a header that holds it has its final size."""
+def placeholder(n_tensors: int, recipe: str, recipe_version: str, sources: Sequence[tuple[str, str]]) -> Metadata:
+    """The key set before any weight is read: every value has its final width, so a header that holds it has its final size.
+
+    sources: name and header digest of each source file.
+    """
     return {
+        RECIPE_KEY: string(recipe),
+        RECIPE_VERSION_KEY: string(recipe_version),
+        SOURCE_FILES_KEY: array(ValueType.STRING, [name for name, _ in sources]),
+        SOURCE_DIGESTS_KEY: array(ValueType.STRING, [digest for _, digest in sources]),
         VERSION_KEY: u32(VERSION),
         LENGTH_KEY: u64(0),
-        HEADER_KEY: string(_UNKNOWN),
+        HEADER_KEY: string(UNKNOWN),
         TENSORS_KEY: array(ValueType.UINT64, [0] * (2 * n_tensors)),
     }
+
+
+def has_set(metadata: Metadata) -> bool:
+    """Whether a file claims to be able to prove itself: one key of the set is there, at least."""
+    return any(key in metadata for key in (*KEY_SET, SHARDS_KEY))
+
+
+def without_set(metadata: Metadata) -> Metadata:
+    """The metadata but for what only a writer knows who writes the data too."""
+    return {key: value for key, value in metadata.items() if not key.startswith(NAMESPACE)}
+
+
+def hexdigest(content: bytes | memoryview) -> str:
+    """XXH3-128 of some bytes, as text: 32 lower-case hexadecimal digits, the most significant first."""
+    return str(xxhash.xxh3_128_hexdigest(content))
 
 
 def new_leaf_digest() -> Any:
@@ -49,7 +84,27 @@ def new_leaf_digest() -> Any:
 
 def tensor_digest(leaves: Iterable[bytes]) -> bytes:
     """The digest of a tensor, from those of its leaves in order."""
-    return xxhash.xxh3_128_digest(b"".join(leaves))
+    return bytes(xxhash.xxh3_128_digest(b"".join(leaves)))
+
+
+def leaf_ranges(header: Header, tensor: TensorInfo, sizes: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """The bytes [first, last) of each leaf of a tensor, from the start of the file; the last one with the padding behind it.
+
+    sizes: block_size and type_size of the tensor's format.
+    """
+    block_size, type_size = sizes
+    start = header.data_offset + tensor.offset
+    nbytes = tensor.n_weights // block_size * type_size
+    step = LEAF_WEIGHTS // block_size * type_size
+    for first in range(0, nbytes, step):
+        is_last = first + step >= nbytes
+        yield start + first, header.data_offset + align(tensor.offset + nbytes, header.alignment) if is_last else start + first + step
+
+
+def stored_digests(header: Header) -> list[bytes]:
+    """The digests of the tensors, in the order of the table. The set has been proved to be well-formed."""
+    words = [int(word).to_bytes(8, "big") for word in header.metadata[TENSORS_KEY].value]
+    return [words[i] + words[i + 1] for i in range(0, len(words), 2)]
 
 
 def completed_header(metadata: Metadata, tensors: Sequence[TensorInfo], alignment: int, length: int, digests: Sequence[bytes]) -> bytes:
@@ -58,7 +113,6 @@ def completed_header(metadata: Metadata, tensors: Sequence[TensorInfo], alignmen
     The header's digest is taken over all of it, padding included, with its own 32 characters as zeros.
     """
     words = [int.from_bytes(digest[half : half + 8], "big") for digest in digests for half in (0, 8)]
-    filled: dict[str, Value] = {**metadata, LENGTH_KEY: u64(length), TENSORS_KEY: array(ValueType.UINT64, words), HEADER_KEY: string(_UNKNOWN)}
-    unsigned = build(filled, tensors, alignment)
-    filled[HEADER_KEY] = string(xxhash.xxh3_128_hexdigest(unsigned))
+    filled: dict[str, Value] = {**metadata, LENGTH_KEY: u64(length), TENSORS_KEY: array(ValueType.UINT64, words), HEADER_KEY: string(UNKNOWN)}
+    filled[HEADER_KEY] = string(hexdigest(build(filled, tensors, alignment)))
     return build(filled, tensors, alignment)

@@ -48,6 +48,7 @@ _ERRORS: dict[str, type[FileError]] = {
     "C-026": LimitError,
     "C-027": LimitError,
     "C-028": LimitError,
+    "I-002": UnsupportedError,
 }
 
 

@@ -17,11 +17,15 @@ from gguflow.platform import storage_errors
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of weights as it was when its header was read, so that a later change can be noticed."""
+    """A file of weights as it was when its header was read, so that a later change can be noticed.
+
+    header_digest: of the bytes before its data, by `container.integrity.hexdigest`: what an output says of where it came from.
+    """
 
     path: Path
     nbytes: int
     mtime_ns: int
+    header_digest: str = ""
 
 
 @dataclass(frozen=True)

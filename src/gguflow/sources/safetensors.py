@@ -12,10 +12,12 @@ Python's integers, before anybody maps the file: what comes out of `read_header`
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from gguflow.blocks import FORMATS
+from gguflow.container.integrity import hexdigest
 from gguflow.errors import FileError, Finding, InvalidError, LimitError, MalformedError, UnsupportedError
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
@@ -72,12 +74,14 @@ def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[s
     with storage_errors("read", path), open(path, "rb") as opened:
         status = os.fstat(opened.fileno())
         file = SourceFile(path, status.st_size, status.st_mtime_ns)
-        length = _header_length(file, opened.read(8))
+        start = opened.read(8)
+        length = _header_length(file, start)
         content = opened.read(length)
     if len(content) < length:
         _fail(MalformedError, file, "S-003", "the file ends inside its header", offset=8 + len(content), expected=8 + length)
     if not content.startswith(b"{"):
         _fail(MalformedError, file, "S-005", "the header does not begin with {", offset=8, found=content[:1].decode("latin-1"))
+    file = replace(file, header_digest=hexdigest(start + content))
     header = strict_json.parse(content, path, offset=8)
     metadata = _metadata(header.pop("__metadata__", {}), file)
     tensors = {name: _tensor(name, entry, file, 8 + length) for name, entry in header.items()}

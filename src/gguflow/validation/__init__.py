@@ -1,9 +1,10 @@
-"""Whether a file keeps the rules: every broken one, as a Finding. The rules stand in spec/container.md (C, G, V) and spec/sources.md (S, J).
+"""Whether a file keeps the rules: every broken one, as a Finding. The rules stand in spec/container.md (C, G, V), spec/integrity.md (I)
+and spec/sources.md (S, J).
 
 What each level looks at:
 
-    structure   header, metadata, tensor table, layout, shards, meaning; no tensor data
-    values      also every block, and the padding between tensors
+    structure   header, metadata, tensor table, layout, shards, meaning, integrity keys; no tensor data
+    values      also every block, the padding between tensors, and the digests of both
     strict      also the canonical form, the grammar, every token
 
 A file that does not parse has one finding, the first: what follows it cannot be told apart from noise.
@@ -18,6 +19,7 @@ from pathlib import Path
 from gguflow.container.header import Header, parse
 from gguflow.container.reader import map_file
 from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
+from gguflow.container.verification import check_data, check_set
 from gguflow.errors import FileError, Finding, UsageError
 from gguflow.plan import block_sizes
 from gguflow.validation import shards
@@ -68,6 +70,8 @@ def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limi
     structure = [*judge(header, block_sizes, len(content), limits), *shards.judge_keys(header, path)]
     yield from structure
     is_sound = not any(finding.severity == "error" for finding in structure)
+    of_digests = list(check_set(header, content))
+    yield from of_digests
     facts = Facts.of(header)
     if is_sound and shards.is_shard(header) and shards.is_first(header):
         of_set, facts = shards.judge_set(header, path)
@@ -78,6 +82,8 @@ def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limi
         yield from judge_architecture(facts)
     if level != "structure" and is_sound:  # else nobody knows where a block begins
         yield from judge_values(content, header, block_sizes, strict=level == "strict", threads=threads)
+        if not of_digests:
+            yield from check_data(header, content, block_sizes, threads)
     if level == "strict" and is_sound:
         from gguflow.validation.canonical import judge_canonical
 

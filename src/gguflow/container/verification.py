@@ -1,0 +1,189 @@
+"""Whether a file is what its writer wrote: the key set of `integrity.py` against the bytes. Rules I-001 to I-007 of spec/integrity.md.
+
+`check_set` looks at the header alone; only where it finds nothing do the digests in that header prove anything, and `check_data` may be asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+
+from gguflow.container.header import Header, TensorInfo
+from gguflow.container.integrity import (
+    HEADER_KEY,
+    KEY_SET,
+    LENGTH_KEY,
+    RECIPE_KEY,
+    RECIPE_VERSION_KEY,
+    SHARDS_KEY,
+    SOURCE_DIGESTS_KEY,
+    SOURCE_FILES_KEY,
+    TENSORS_KEY,
+    UNKNOWN,
+    VERSION,
+    VERSION_KEY,
+    has_set,
+    hexdigest,
+    leaf_ranges,
+    new_leaf_digest,
+    stored_digests,
+    tensor_digest,
+)
+from gguflow.container.metadata import Value, ValueType
+from gguflow.container.rules import BlockSizes, key_path
+from gguflow.errors import Finding
+from gguflow.platform import available_cpus
+
+_REWRITTEN = "rewritten by another tool, or damaged"
+
+_TYPES: dict[str, tuple[ValueType, ValueType | None]] = {
+    RECIPE_KEY: (ValueType.STRING, None),
+    RECIPE_VERSION_KEY: (ValueType.STRING, None),
+    SOURCE_FILES_KEY: (ValueType.ARRAY, ValueType.STRING),
+    SOURCE_DIGESTS_KEY: (ValueType.ARRAY, ValueType.STRING),
+    VERSION_KEY: (ValueType.UINT32, None),
+    LENGTH_KEY: (ValueType.UINT64, None),
+    HEADER_KEY: (ValueType.STRING, None),
+    TENSORS_KEY: (ValueType.ARRAY, ValueType.UINT64),
+    SHARDS_KEY: (ValueType.STRING, None),
+}
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+
+LeafDigest = Callable[[int, int], bytes]
+"""Of the bytes [first, last) of a file."""
+
+_PIECE = 1 << 18
+"""Bytes that are digested in one call: few enough that a thread soon notices the end of its pool."""
+
+
+def check_set(header: Header, content: memoryview) -> Iterator[Finding]:
+    """Whether the key set is whole, and of the file that holds it. Nothing for a file without one.
+
+    content: the whole file; its data section is not touched.
+    """
+    if not has_set(header.metadata):
+        return
+    malformed = [*_check_presence(header), *_check_types(header)]
+    version = header.metadata.get(VERSION_KEY)
+    if version is not None and version.type is ValueType.UINT32 and version.value != VERSION:
+        path, at = _where(header, VERSION_KEY)
+        yield Finding("I-002", "an unknown version of the integrity keys", path, at, version.value, VERSION)
+        return
+    yield from malformed
+    if not malformed:
+        yield from _check_agreement(header, content)
+
+
+def check_data(header: Header, content: memoryview, block_sizes: BlockSizes, threads: int | None = None) -> Iterator[Finding]:
+    """Whether every tensor, with the padding behind it, has its digest. Nothing for a file without a key set.
+
+    `check_set` and the rules of the container have found nothing: every tensor lies inside the file.
+    """
+    if not has_set(header.metadata):
+        return
+    yield from compare(header, tensor_digests(header, block_sizes, lambda first, last: leaf_digest(content, first, last), threads))
+
+
+def compare(header: Header, digests: Iterable[bytes]) -> Iterator[Finding]:
+    """The digests of the tensors' data, in the order of the table, against those of the key set, which `check_set` has found good."""
+    for i, (tensor, found, expected) in enumerate(zip(header.tensors, digests, stored_digests(header), strict=True)):
+        if found != expected:
+            message = f"damaged data: tensor {tensor.name!r} is not as it was written"
+            yield Finding("I-006", message, f"$.tensors[{i}].data", header.data_offset + tensor.offset, found.hex(), expected.hex())
+
+
+def tensor_digests(header: Header, block_sizes: BlockSizes, digest_leaf: LeafDigest, threads: int | None = None) -> Iterator[bytes]:
+    """The digest of every tensor, in the order of the table; the leaves of all of them on threads."""
+    leaves = [tensor_leaves(header, tensor, block_sizes) for tensor in header.tensors]
+    with ThreadPoolExecutor(threads or available_cpus()) as pool:
+        try:
+            digests = pool.map(lambda leaf: digest_leaf(*leaf), chain.from_iterable(leaves))
+            for own in leaves:
+                yield tensor_digest(islice(digests, len(own)))
+        except BaseException:  # an interruption among them: what waits is not begun
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _check_presence(header: Header) -> Iterator[Finding]:
+    there = next(key for key in (*KEY_SET, SHARDS_KEY) if key in header.metadata)
+    for key in KEY_SET:
+        if key not in header.metadata:
+            yield Finding("I-001", f"{key} is missing, and {there} is there: {_REWRITTEN}", key_path(key))
+    count = header.metadata.get("split.count")
+    is_shard = count is not None and isinstance(count.value, int) and count.value > 1
+    if is_shard and SHARDS_KEY not in header.metadata:
+        yield Finding("I-007", f"{SHARDS_KEY} is missing, and the model is in several files: {_REWRITTEN}", key_path(SHARDS_KEY))
+
+
+def _check_types(header: Header) -> Iterator[Finding]:
+    for key, expected in _TYPES.items():
+        value = header.metadata.get(key)
+        if value is None:
+            continue
+        path, at = _where(header, key)
+        if (value.type, value.element_type) != expected:
+            yield Finding("I-003", f"{key} has the wrong type", path, at, _type_name(value.type, value.element_type), _type_name(*expected))
+        elif key in (HEADER_KEY, SHARDS_KEY) and not _DIGEST.fullmatch(value.value):
+            yield Finding("I-003", f"{key} is no digest", path, at, value.value, "32 hexadecimal digits")
+        elif key == SOURCE_DIGESTS_KEY:
+            yield from _check_sources(header, value)
+
+
+def _check_sources(header: Header, digests: Value) -> Iterator[Finding]:
+    path, at = _where(header, SOURCE_DIGESTS_KEY)
+    files = header.metadata.get(SOURCE_FILES_KEY)
+    if files is not None and files.element_type is ValueType.STRING and len(files.value) != len(digests.value):
+        message = f"{SOURCE_DIGESTS_KEY} has not one digest for each of {SOURCE_FILES_KEY}"
+        yield Finding("I-003", message, path, at, len(digests.value), len(files.value))
+    wrong = next((digest for digest in digests.value if not _DIGEST.fullmatch(digest)), None)
+    if wrong is not None:
+        yield Finding("I-003", f"{SOURCE_DIGESTS_KEY} holds what is no digest", path, at, wrong, "32 hexadecimal digits")
+
+
+def _check_agreement(header: Header, content: memoryview) -> Iterator[Finding]:
+    """A well-formed set against the file that holds it."""
+    path, at = _where(header, LENGTH_KEY)
+    length = header.metadata[LENGTH_KEY].value
+    if length != len(content):
+        yield Finding("I-004", f"{_REWRITTEN}: the file does not have the length that it was written with", path, at, len(content), length)
+    path, at = _where(header, TENSORS_KEY)
+    n_words = len(header.metadata[TENSORS_KEY].value)
+    if n_words != 2 * len(header.tensors):
+        yield Finding("I-004", f"{_REWRITTEN}: the digests are of another tensor table", path, at, n_words / 2, len(header.tensors))
+    path, at = _where(header, HEADER_KEY)
+    found, stored = header_digest(header, content), header.metadata[HEADER_KEY].value
+    if found != stored:
+        yield Finding("I-005", f"{_REWRITTEN}: the header is not as it was written", path, at, found, stored)
+
+
+def header_digest(header: Header, content: memoryview) -> str:
+    """The digest of the bytes before the data section, with the 32 characters of the one that is stored there as zeros."""
+    position = header.key_positions[HEADER_KEY] + 8 + len(HEADER_KEY) + 4 + 8
+    unsigned = bytearray(content[: header.data_offset])
+    unsigned[position : position + len(UNKNOWN)] = UNKNOWN.encode()
+    return hexdigest(memoryview(unsigned))
+
+
+def tensor_leaves(header: Header, tensor: TensorInfo, block_sizes: BlockSizes) -> list[tuple[int, int]]:
+    """The bytes [first, last) of every leaf of a tensor, from the start of the file. Its format is known, by the rules of the container."""
+    sizes = block_sizes(tensor.type_id)
+    return list(leaf_ranges(header, tensor, sizes)) if sizes else []
+
+
+def leaf_digest(content: memoryview, first: int, last: int) -> bytes:
+    """The digest of the bytes [first, last) of a file."""
+    digest = new_leaf_digest()
+    for position in range(first, last, _PIECE):
+        digest.update(content[position : min(position + _PIECE, last)])
+    return bytes(digest.digest())
+
+
+def _where(header: Header, key: str) -> tuple[str, int | None]:
+    return key_path(key), header.key_positions.get(key)
+
+
+def _type_name(kind: ValueType, element: ValueType | None) -> str:
+    return kind.name if element is None else f"{kind.name} of {element.name}"
