@@ -129,6 +129,7 @@ BLOCKS: list[Case] = [
     valid("B04-f64-large", "B04", with_half(28, 4, 0x7FEFFFFF, (32,), 4), level="values"),
     valid("B06-subnormal-and-negative-scales", "B06", with_half(8, 0, 0x8001, (64,)), level="values"),
     valid("B07-nvfp4-nan", "B07", with_half(40, 2, 0x7F, (128,), 1), "V-004", level="values", note="ggml decodes it as zero"),
+    valid("small-scales", "D09", gguf(QUANTIZED, [Tensor("t", (256, 2), 12, (b"\1\0\1\0" + b"\x11" * 140) * 2)]), level="values", note="subnormal"),
     valid("zero-vector", "", gguf(tensors=[Tensor("bias", (32,), 0, bytes(128))]), level="values", note="a bias may well be zero"),
     invalid("strict-version-2", "", gguf(version=2), "C-061", level="strict"),
     invalid("strict-architecture-not-first", "", gguf([key_value("a", STRING, "x"), ARCHITECTURE]), "C-063", level="strict"),

@@ -52,6 +52,9 @@ FILE_TYPES = {
 }
 """general.file_type -> the block format that the recipe of that number is built on. Source: `llama_ftype` in llama.h."""
 
+_FOR_EXPERTS = {"mxfp4"}
+"""Formats whose recipe stores the experts of a mixture in them, and nothing else."""
+
 _DUNDER = re.compile(r"__\w+__")
 
 
@@ -88,7 +91,7 @@ def _judge_quantization(facts: Facts) -> Iterator[Finding]:
 
 
 def _judge_file_type(facts: Facts) -> Iterator[Finding]:
-    """What the file says it is mostly made of should be there, where it could be: rows of another length make quantizers substitute."""
+    """What the file says it is mostly made of should be there, where most of it could be: rows that do not divide make quantizers substitute."""
     key = "general.file_type"
     value = facts.metadata.get(key)
     if value is None:
@@ -98,10 +101,10 @@ def _judge_file_type(facts: Facts) -> Iterator[Finding]:
         return
     block_format = blocks.FORMATS.get(FILE_TYPES.get(value.value, ""))
     matrices = [tensor for tensor, _ in facts.tensors.values() if len(tensor.dims) > 1]
-    if block_format is None or not matrices:
+    if block_format is None or block_format.key in _FOR_EXPERTS:
         return
-    could = any(tensor.dims[0] % block_format.block_size == 0 for tensor in matrices)
-    if could and all(tensor.type_id != block_format.id for tensor in matrices):
+    could = sum(tensor.n_weights for tensor in matrices if tensor.dims[0] % block_format.block_size == 0)
+    if 2 * could > sum(tensor.n_weights for tensor in matrices) and all(tensor.type_id != block_format.id for tensor in matrices):
         message = f"{key} says {block_format.name}, and no matrix is stored in it"
         yield facts.about_key("G-008", message, key, value.value, severity="warning")
 

@@ -46,7 +46,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a search found: how many blocks hold the code, the first of them (-1 for none), the largest masked word."""
+    """What a search found: how many blocks hold the code, the first of them (-1 for none), the largest masked word (0: none above subnormal)."""
 
     n_bad: int
     first: int
@@ -69,7 +69,7 @@ def judge_values(content: memoryview, header: Header, block_sizes: BlockSizes, *
         silent[i] = silent.get(i, True) and max(result.largest for result in results) == 0
     for i, is_silent in silent.items():
         tensor = header.tensors[i]
-        if is_silent and len(tensor.dims) > 1:
+        if is_silent and len(tensor.dims) > 1 and not _has_content(data, tensor, header.data_offset, block_sizes):
             message = f"tensor {tensor.name!r} is all zeros: never written, or a placeholder"
             yield Finding("V-005", message, f"$.tensors[{i}]", header.data_offset + tensor.offset, severity="warning")
 
@@ -126,6 +126,12 @@ def _broken(i: int, block_format: BlockFormat, code: ReservedCode, results: list
     else:
         rule, message = "V-001", f"the scale {code.what} in {many} blocks of {tensor.name!r} is NaN or infinite, the first is block {first}"
     yield Finding(rule, message, f"$.tensors[{i}].data[{first}].{code.what}", at, severity="warning" if code.tolerated else "error")
+
+
+def _has_content(data: Bytes, tensor: TensorInfo, data_offset: int, block_sizes: BlockSizes) -> bool:
+    """Whether any byte of a tensor is not zero."""
+    start = data_offset + tensor.offset
+    return bool(data[start : start + (tensor_nbytes(tensor, block_sizes) or 0)].any())
 
 
 def _judge_padding(data: Bytes, header: Header, block_sizes: BlockSizes, strict: bool) -> Iterator[Finding]:
