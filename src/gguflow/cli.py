@@ -31,11 +31,12 @@ _CONVERT = """\
 Convert a checkpoint to GGUF in one pass. The weights are read through memory maps, quantized with the bytes that llama.cpp's own quantizer
 gives, and written at their place; memory stays small whatever the size of the model. The output appears under its name only when it is whole.
 
-SOURCE is a Hugging Face checkpoint directory (config.json, *.safetensors, tokenizer files), its model.safetensors.index.json, or one
-.safetensors file. A lone file has no config: its names are kept as they are, and --arch NAME says what general.architecture is to be.
+SOURCE is a Hugging Face checkpoint directory (config.json, *.safetensors, tokenizer files), its model.safetensors.index.json, one .safetensors
+file, or a .gguf file (of several shards, the first). A lone .safetensors file has no config: its names are kept as they are, and --arch NAME says
+what general.architecture is to be. Of a GGUF file, names and metadata are kept, whatever its architecture.
 
 TYPE is a recipe of llama-quantize (q4_k_m, q5_k_m, q6_k, q8_0, ...), which mixes formats by tensor and layer, or a block format (q4_k), which
-then holds for every matrix. `gguflow formats` lists the block formats."""
+then holds for every matrix; "copy" keeps the format of every tensor (to merge shards). `gguflow formats` lists the block formats."""
 
 _CONVERT_EPILOG = """\
 examples:
@@ -68,9 +69,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     convert = commands.add_parser(
-        "convert", help="convert a safetensors checkpoint to GGUF", description=_CONVERT, epilog=_CONVERT_EPILOG, formatter_class=raw
+        "convert", help="convert a safetensors checkpoint or a GGUF file to GGUF", description=_CONVERT, epilog=_CONVERT_EPILOG, formatter_class=raw
     )
-    convert.add_argument("source", metavar="SOURCE", help="a checkpoint directory, *.safetensors, or *.index.json")
+    convert.add_argument("source", metavar="SOURCE", help="a checkpoint directory, *.safetensors, *.index.json, or *.gguf")
     convert.add_argument("-o", "--output", metavar="OUT", help="the file to write (default: llama.cpp's name, here); {type} stands for the type")
     convert.add_argument(
         "-t", "--type", default="q4_k_m", metavar="TYPE", help="recipe or block format, or several with commas (default: %(default)s)"

@@ -175,7 +175,7 @@ def convert(
     io: str = "mmap",
     progress: Progress | None = None,
 ) -> Report:
-    """Convert a safetensors checkpoint to GGUF: `prepare`, then `run`; their arguments and errors. Of several types, the first one's report."""
+    """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of several types, the first one's report."""
     prepared = prepare(
         source, output, type=type, architecture=architecture, strip_prefix=strip_prefix, options=options, imatrix=imatrix, integrity=integrity
     )

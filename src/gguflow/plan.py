@@ -127,10 +127,11 @@ def make(
     options = options or recipes.Options()
     tensors = sorted(model.tensors, key=lambda tensor: recipes.processing_order(tensor.name))
     facts = _model_facts(model, options, imatrix)
-    chosen = recipes.choose(recipe, [_tensor_facts(tensor) for tensor in tensors], facts, options)
+    chosen = recipes.choose(recipe, [_tensor_facts(tensor, model) for tensor in tensors], facts, options)
     metadata = without_set(model.metadata)
-    metadata["general.file_type"] = u32(recipe.file_type)
-    metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
+    if not (recipe.is_copy and model.is_final):
+        metadata["general.file_type"] = u32(recipe.file_type)
+        metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
     metadata |= {key: _value(value) for key, value in options.overrides.items()}
     if imatrix is not None:
         imatrix.check_is_for({tensor.name for tensor in tensors})
@@ -182,9 +183,9 @@ def _value(value: int | float | bool | str) -> Value:
     return u32(value) if isinstance(value, int) else f32(value)
 
 
-def _tensor_facts(tensor: ModelTensor) -> recipes.TensorFacts:
+def _tensor_facts(tensor: ModelTensor, model: Model) -> recipes.TensorFacts:
     source_format = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
-    return recipes.TensorFacts(tensor.name, tensor.shape, source_format)
+    return recipes.TensorFacts(tensor.name, tensor.shape, source_format, model.is_final)
 
 
 def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice], imatrix: Imatrix | None, alignment: int) -> list[PlannedTensor]:

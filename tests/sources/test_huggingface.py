@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gguflow.errors import FileError, GguflowError, InvalidError, LimitError, MalformedError, StorageError, UnsupportedError, UsageError
+from gguflow.errors import FileError, GguflowError, InvalidError, LimitError, MalformedError, StorageError, UsageError
 from gguflow.sources import open_checkpoint
 from gguflow.sources.huggingface import MAX_CONFIG_NBYTES, MAX_INDEX_NBYTES
 from sources.files import safetensors_bytes, weights, write_checkpoint
@@ -305,10 +305,6 @@ def test_what_is_no_source(tmp_path: Path) -> None:
             open_checkpoint(tmp_path / name)
     with pytest.raises(StorageError, match="no such file"):
         open_checkpoint(tmp_path / "missing")
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UnsupportedError) as caught:
-        open_checkpoint(tmp_path / "model.gguf")
-    assert caught.value.finding.rule == "H-016"
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth"])

@@ -16,7 +16,7 @@ from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
 from gguflow.models.documents import Document
 from gguflow.models.general import general_metadata
-from gguflow.models.passthrough import pass_through, strip
+from gguflow.models.passthrough import from_gguf, pass_through, strip
 from gguflow.models.storable import check_storable
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
@@ -26,7 +26,7 @@ def load(checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefi
     """Understand a checkpoint.
 
     With a configuration, the family that config.json names decides on everything. Without one, or where the caller names an architecture, tensors
-    keep their names and metadata is the bare minimum.
+    keep their names and metadata is the bare minimum. A GGUF file is passed on as it is.
 
     architecture: GGUF's name for `general.architecture`, in place of what config.json says. strip_prefix: taken off the names that start with it.
     Raises UsageError (no configuration, and no architecture named), UnsupportedError (a family that is not known), InvalidError and its siblings
@@ -34,6 +34,10 @@ def load(checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefi
     """
     if strip_prefix:
         checkpoint = strip(checkpoint, strip_prefix)
+    if checkpoint.metadata is not None:
+        if architecture is not None:
+            raise UsageError(f"{checkpoint.path}: a GGUF file says what the model is; --arch is for tensors without a configuration")
+        return from_gguf(checkpoint, checkpoint.metadata)
     if architecture is not None:
         model = pass_through(checkpoint, architecture)
     elif checkpoint.config is None or checkpoint.directory is None:

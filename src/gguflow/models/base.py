@@ -59,6 +59,7 @@ class Model:
 
     architecture: GGUF's name of it ("llama"). metadata: every key but those that depend on the recipe (general.file_type,
     general.quantization_version). n_layers, n_heads, n_kv_heads, n_experts: what recipes ask for; 0 where unknown.
+    is_final: whether the tensors are those of a GGUF file already, so that one that is not quantized stays as it is.
     file_stem: the default output name without type and suffix, by llama.cpp's naming convention; may hold "{type}".
     """
 
@@ -69,4 +70,5 @@ class Model:
     n_heads: int = 0
     n_kv_heads: int = 0
     n_experts: int = 0
+    is_final: bool = False
     file_stem: str = "model-{type}"

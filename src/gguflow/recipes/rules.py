@@ -159,6 +159,8 @@ class _Chooser:
     def choice(self, tensor: TensorFacts) -> Choice:
         """The choice for the next tensor."""
         kept = _kept(tensor, self.model) or self._left(tensor)
+        if self.recipe.is_copy:
+            kept = kept or Choice(tensor.source_format, "copy: as in the source")
         if kept is not None:
             return kept
         kind = kind_of(tensor.name)

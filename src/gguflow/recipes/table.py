@@ -41,7 +41,7 @@ class Recipe:
 
     file_type: llama.cpp's number for it (general.file_type). The fields after base are rules for kinds of tensor; output also serves token
     embeddings that are tied to it; other serves every kind that has no rule of its own. importance_for: formats that this recipe uses only with
-    importance. is_pure: the base for every tensor that is quantized at all, no other rule.
+    importance. is_pure: the base for every tensor that is quantized at all, no other rule. is_copy: none is quantized, whatever its format.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Recipe:
     other: str = ""
     importance_for: tuple[str, ...] = ()
     is_pure: bool = False
+    is_copy: bool = False
 
     @property
     def label(self) -> str:
@@ -276,6 +277,12 @@ _TABLE = (
 
 RECIPES = MappingProxyType({recipe.name: recipe for recipe in _TABLE})
 
+_GUESSED = 1024
+"""llama.cpp's file type for "guessed from the tensors"."""
+
+COPY = Recipe("copy", _GUESSED, "f32", is_copy=True)
+"""Every tensor keeps its format: what merges shards, or splits a file."""
+
 
 def resolve(name: str) -> Recipe:
     """The recipe of this name, in any case; a block format's name that no recipe has means that format for every tensor that is quantized.
@@ -283,11 +290,11 @@ def resolve(name: str) -> Recipe:
     Raises UnknownFormatError, which lists both.
     """
     key = name.lower()
-    if key in RECIPES:
-        return RECIPES[key]
+    if key in (*RECIPES, COPY.name):
+        return RECIPES.get(key, COPY)
     block_format = blocks.FORMATS.get(key)
     file_types = {"nvfp4": 39} | {recipe.base: recipe.file_type for recipe in reversed(_TABLE)}
     if block_format is None or not block_format.is_quantized:
-        known = sorted({*RECIPES, *(f.key for f in blocks.FORMATS.values() if f.is_quantized)})
+        known = sorted({*RECIPES, COPY.name, *(f.key for f in blocks.FORMATS.values() if f.is_quantized)})
         raise UnknownFormatError(f"unknown type {name!r}; known: {', '.join(known)}")
-    return Recipe(key, file_types.get(key, 1024), key, is_pure=True)  # 1024: llama.cpp's "guessed from the tensors"
+    return Recipe(key, file_types.get(key, _GUESSED), key, is_pure=True)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gguflow.errors import Finding, UnsupportedError, UsageError
+from gguflow.errors import UsageError
 from gguflow.platform import storage_errors
-from gguflow.sources import huggingface, safetensors
+from gguflow.sources import gguf, huggingface, safetensors
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
 from gguflow.sources.reading import TensorReader
 
 __all__ = ["Checkpoint", "SourceFile", "SourceTensor", "TensorReader", "open_checkpoint"]
 
-_ACCEPTED = "a checkpoint directory, a .safetensors file, or a .safetensors.index.json"
+_ACCEPTED = "a checkpoint directory, a .safetensors file, a .safetensors.index.json, or a .gguf file"
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open what the user named: a checkpoint directory, the index of one, or a lone .safetensors file. Headers only; no weights are read.
+    """Open what the user named: a checkpoint directory, the index of one, a lone .safetensors file, or a GGUF file.
 
-    A lone file is tensors without a model: neither config.json nor anything else beside it is looked at.
+    Headers only; no weights are read. A GGUF file that is the first of several shards stands for all of them. A lone .safetensors file is tensors
+    without a model: neither config.json nor anything else beside it is looked at.
     Raises UsageError (nothing that is read), a FileError with the broken rule, or StorageError.
     """
     path = Path(path)
@@ -33,5 +34,5 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         file, tensors, _ = safetensors.read_header(path)
         return Checkpoint(path, tensors, (file,))
     if path.suffix == ".gguf":
-        raise UnsupportedError(path, Finding("H-016", "a GGUF file cannot be a source yet", expected=_ACCEPTED))
+        return gguf.open_gguf(path)
     raise UsageError(f"{path}: not a source; what is read: {_ACCEPTED}")

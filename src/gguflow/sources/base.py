@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gguflow.blocks import BlockFormat
+from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError, UnsupportedError
 from gguflow.platform import storage_errors
 
@@ -32,8 +33,9 @@ class SourceFile:
 class SourceTensor:
     """A tensor in a source file.
 
-    format: how its bytes hold numbers (F32, F16, BF16), or None where no block format is like it (BOOL, F8_E4M3): such a tensor may be skipped,
-    and is refused as soon as somebody wants its weights. shape: NumPy order, rows last. offset: from the start of the file.
+    format: how its bytes hold numbers (F32, F16, BF16; in a GGUF file any block format), or None where no block format is like it (BOOL, F8_E4M3):
+    such a tensor may be skipped, and is refused as soon as somebody wants its weights. shape: NumPy order, rows last.
+    offset: from the start of the file.
     dtype: the number type as the source writes it.
     """
 
@@ -67,7 +69,7 @@ class Checkpoint:
     """A set of tensors, proved to lie inside their files, and what was found beside them.
 
     path: what the user named. directory: where config, tokenizer and model card may be; None for a lone file.
-    config: config.json, or None where there is none.
+    config: config.json, or None where there is none. metadata: of a GGUF file, None for anything else.
     """
 
     path: Path
@@ -75,6 +77,7 @@ class Checkpoint:
     files: tuple[SourceFile, ...]
     directory: Path | None = None
     config: Mapping[str, Any] | None = field(default=None, repr=False)
+    metadata: Metadata | None = field(default=None, repr=False)
 
 
 def require_regular(path: Path) -> None:
