@@ -35,6 +35,12 @@ ggml_formats = formats(lambda f: holds_floats(f) and f.name != "F32")  # ggml ha
 weighted_formats = formats(lambda f: f.importance != "unused")
 
 
+GGML_STOPS = {"near float max": ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")}
+"""Rows on which ggml's encoder ends the process: error weights overflow, and it asserts that some neighbour is at a finite distance.
+
+We take the first neighbour there; that reference and kernel agree on it is tested like everything else."""
+
+
 def default_importance(block_format: BlockFormat, n: int) -> NDArray[np.float32] | None:
     """What to pass where a format cannot do without."""
     return importances(n)["random"] if block_format.importance == "required" else None
@@ -121,6 +127,8 @@ def test_encode_equals_ggml_on_adversarial_rows(block_format: BlockFormat) -> No
     rows = adversarial(n)
     importance = default_importance(block_format, n)
     for name, row in rows.items():
+        if block_format.name in GGML_STOPS.get(name, ()):
+            continue
         ours = quantize(row[None], block_format, importance)
         theirs = ggml.quantize(row[None], block_format, importance)
         assert (ours == theirs).all(), name

@@ -167,7 +167,10 @@ def fit_super_block(x: Floats, w: Floats, search: Search) -> tuple[list[Fit], in
     Where no sub-block has a scale above zero, d and the sub-scales are 0.
     """
     fits = [fit(x[i : i + search.sub_block], w[i : i + search.sub_block], search) for i in range(0, len(x), search.sub_block)]
-    largest = max((f.scale for f in fits), default=f32(0))
+    largest = f32(0)
+    for f in fits:
+        if f.scale > largest:  # a scale that is NaN, where ggml stops the program, is passed over
+            largest = f.scale
     if largest == 0:
         return fits, 0, [0] * len(fits)
     d = largest / f32(31)

@@ -29,15 +29,22 @@ SEARCH = Search(grid="iq3_s", sub_block=32, reach=9, step=0.2, tiny=1e-45, even_
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """Without importance the error weights are the squares of the weights."""
+    """Without importance the error weights are the squares of the weights.
+
+    ggml skips a sub-block of zeros without making room for its indices and signs: those of the sub-blocks after it move up, while `qh` and `scales`
+    stay, so such a block does not decode to what was encoded. Same bytes, so it is the same here.
+    """
     w = x * x if importance is None else error_weights(x, importance, f32(2) * ordered_sum(x * x) / f32(256))
     fits, d, packed = fit_super_block(x, w, SEARCH)
     points = [point for fit in fits for point in fit.points]
+    kept = [fit for b, fit in enumerate(fits) if x[32 * b : 32 * b + 32].any()]
+    low = [point & 255 for fit in kept for point in fit.points]
+    signs = [bits for fit in kept for bits in fit.signs]
     return {
         "d": d,
-        "qs": [point & 255 for point in points],
+        "qs": low + [0] * (64 - len(low)),
         "qh": [sum((points[first + i] >> 8) << i for i in range(8)) for first in range(0, 64, 8)],
-        "signs": [bits for fit in fits for bits in fit.signs],
+        "signs": signs + [0] * (32 - len(signs)),
         "scales": pack_pairs(packed),
     }
 

@@ -12,7 +12,9 @@ from gguflow.kernels.grid_search import (
     CODES,
     SCALES,
     SIGNS,
+    V,
     fit_super_block,
+    largest_of,
     mean_square,
     new_work,
     pack_sub_scale,
@@ -58,15 +60,18 @@ def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int
     d = largest / f32(31)
     inverse = f32(1) / d
     store_half(out, start, d * f32(1.033))
+    out[start + 2 : start + 106] = 0
+    place = 0  # a sub-block of zeros takes none; see blocks/iq3_s.py
     for b in range(8):
-        ninth = 0
+        if largest_of(work, V + 32 * b, 32) == f32(0):
+            continue
         for i in range(8):
             point = index[codes[CODES + 8 * b + i]]
-            out[start + 2 + 8 * b + i] = np.uint8(point & 255)
-            ninth |= (point >> 8) << i
-        out[start + 66 + b] = np.uint8(ninth)
-    for k in range(32):
-        out[start + 74 + k] = np.uint8(codes[SIGNS + k])
+            out[start + 2 + 8 * place + i] = np.uint8(point & 255)
+            out[start + 66 + b] |= np.uint8((point >> 8) << i)
+        for k in range(4):
+            out[start + 74 + 4 * place + k] = np.uint8(codes[SIGNS + 4 * b + k])
+        place += 1
     for b in range(0, 8, 2):
         low = pack_sub_scale(work[SCALES + b], inverse, 15) if largest > f32(0) else 0
         high = pack_sub_scale(work[SCALES + b + 1], inverse, 15) if largest > f32(0) else 0
