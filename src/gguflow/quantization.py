@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -210,7 +212,7 @@ def _piece_size(size: int, threads: int, is_copied: bool) -> int:
     is_copied: a float32 copy is made first, which should not outgrow the cache.
     """
     share = size if threads == 1 else size // (8 * threads)
-    return min(max(TILE, share), (4 if is_copied else 16) * TILE)
+    return min(max(TILE, share), (4 if is_copied else 8) * TILE)
 
 
 def _run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int) -> None:
@@ -221,10 +223,22 @@ def _run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], thread
         for piece in pieces:
             work(*piece)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for done in [pool.submit(work, *piece) for piece in pieces]:
-                done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    running = [_pool(threads).submit(work, *piece) for piece in pieces]
+    try:
+        for done in running:
+            done.result()
+    except BaseException:
+        for waiting in running:
+            waiting.cancel()
+        wait(running)  # nobody writes to the caller's arrays after this
+        raise
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting them costs as much as a million weights."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="gguflow")
+
+
+if hasattr(os, "register_at_fork"):  # a child of fork has the object, but not its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
