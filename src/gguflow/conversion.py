@@ -313,10 +313,7 @@ class _Work:
                 blocks = self._blocks(planned, start, raw, weights)
                 output.file.write(blocks, output.offset(planned, start))
                 digest.update(blocks)
-        if tensor.source is not None:
-            self.reader.check_unchanged(tensor.source.file)
-            if tensor.row_order is None:
-                self.reader.release(tensor.source, first, last)
+        self._leave(tensor, first, last)
         for output, planned, digest in lacking:
             digest.update(output.padding(planned, last))
             output.record(leaf, digest.digest())
@@ -327,12 +324,24 @@ class _Work:
         if tensor.source is None:
             return None
         if tensor.row_order is None:
-            return self.reader.read(tensor.source, first, last)
+            parts = [self.reader.read(*part) for part in tensor.parts(first, last)]
+            return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
         row = tensor.n_weights // tensor.shape[0]  # of a vector (a bias of Q or K), the rows are its weights
         first_row, last_row = first // row, -(-last // row)
         rows = self.reader.read_rows(tensor.source, tensor.row_order.source_rows(first_row, last_row, tensor.shape[0])).reshape(-1)
-        size = tensor.source.require_format().type_size
-        return rows[(first - first_row * row) * size : (last - first_row * row) * size]
+        source_format = tensor.source.require_format()
+        return rows[_nbytes(source_format, first - first_row * row) : _nbytes(source_format, last - first_row * row)]
+
+    def _leave(self, tensor: ModelTensor, first: int, last: int) -> None:
+        """Weights [first, last) have been read: prove that the files are still what they were, and give their pages back."""
+        if tensor.row_order is not None:
+            self.reader.check_unchanged(tensor.sources[0].file)
+            return
+        parts = list(tensor.parts(first, last))
+        for file in {source.file for source, _, _ in parts}:
+            self.reader.check_unchanged(file)
+        for part in parts:
+            self.reader.release(*part)
 
     def _weights(self, tensor: ModelTensor, raw: Bytes | None, first: int, last: int, formats: Sequence[BlockFormat]) -> Floats | None:
         """The weights [first, last) as float32, checked for what the formats cannot hold; None where every format is the source's own."""
@@ -503,7 +512,7 @@ def _report(output: _Output, seconds: float) -> Report:
         recipe=plan.recipe,
         n_tensors=len(plan.tensors),
         n_weights=plan.n_weights,
-        source_nbytes=sum(p.tensor.source.nbytes for p in plan.tensors if p.tensor.source),
+        source_nbytes=sum(source.nbytes for p in plan.tensors for source in p.tensor.sources),
         nbytes=plan.nbytes,
         resumed_nbytes=output.resumed_nbytes,
         bits_per_weight=plan.bits_per_weight,

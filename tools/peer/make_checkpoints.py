@@ -21,11 +21,15 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -99,6 +103,9 @@ def main() -> None:
     yarn = {"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 4.0, "original_max_position_embeddings": 32768}
     qwen3 = Qwen3Config(**SIZES, vocab_size=1200, head_dim=64, rope_parameters=yarn)
     save(Qwen3ForCausalLM(qwen3), bpe("qwen2", ["<|endoftext|>", "<|im_end|>"]), out / "Qwen3-Like-qwen2")
+    experts = {"num_experts": 12, "moe_intermediate_size": 256, "num_experts_per_tok": 4, "head_dim": 32}
+    qwen3moe = Qwen3MoeConfig(**SIZES, **experts, vocab_size=1200, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0})
+    save(Qwen3MoeForCausalLM(qwen3moe), bpe("qwen2", ["<|endoftext|>", "<|im_end|>"]), out / "Qwen3-Moe-Like-qwen2")
     labels = {"id2label": {0: "bad", 1: "fair", 2: "good"}}
     bert = BertConfig(hidden_size=192, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4, vocab_size=700, **labels)
     save(BertForSequenceClassification(bert), wordpiece(), out / "Bert-Like-jina-v2-en")
@@ -115,6 +122,10 @@ def main() -> None:
     save(MistralForCausalLM(mistral), None, out / "Mistral-Like-7B-v0.3")
     shutil.copy(sentencepiece_model, out / "Mistral-Like-7B-v0.3" / "tokenizer.model")
     write(out / "Mistral-Like-7B-v0.3", MISTRAL)
+    mixtral = MixtralConfig(**SIZES, vocab_size=4100, num_local_experts=8, num_experts_per_tok=2)
+    save(MixtralForCausalLM(mixtral), None, out / "Mixtral-Like-v0.1")
+    shutil.copy(sentencepiece_model, out / "Mixtral-Like-v0.1" / "tokenizer.model")
+    write(out / "Mixtral-Like-v0.1", MISTRAL)
 
 
 def bpe(kind: str, special: list[str], *, frame: bool = False) -> PreTrainedTokenizerFast:

@@ -15,7 +15,7 @@ from gguflow.errors import Finding, UnsupportedError, UsageError
 from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
 from gguflow.models.documents import Document
-from gguflow.models.general import general_metadata
+from gguflow.models.general import ParameterCounts, general_metadata
 from gguflow.models.passthrough import from_gguf, pass_through, strip
 from gguflow.models.storable import check_storable
 from gguflow.models.tokenizers.files import TokenizerFiles
@@ -69,7 +69,7 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         raise UnsupportedError(config.file, Finding("M-007", message, "$.quantization_config.quant_method", found=method))
     hyper_parameters = family.metadata(config, directory)
     tensors = match_tensors(family, checkpoint, config)
-    general, file_stem = general_metadata(family.name, directory, sum(tensor.n_weights for tensor in tensors))
+    general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
     n_heads = config.integer("num_attention_heads")
     return Model(
         architecture=family.name,
@@ -78,6 +78,7 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         n_layers=config.integer("num_hidden_layers"),
         n_heads=n_heads,
         n_kv_heads=config.integer("num_key_value_heads", n_heads),
+        n_experts=hyper_parameters[key].value if (key := f"{family.name}.expert_count") in hyper_parameters else 0,
         file_stem=file_stem,
     )
 

@@ -20,7 +20,7 @@ MAX_LAYERS = 512
 
 @dataclass(frozen=True)
 class Expected:
-    """A tensor that an architecture knows under a GGUF name.
+    """A tensor that an architecture knows under a GGUF name; one of three dimensions is stacked from the matrices of a layer's experts.
 
     shape: NumPy order, from the hyper-parameters. required: whether a checkpoint without it is refused.
     """
@@ -67,32 +67,56 @@ def match_tensors(architecture: Architecture, checkpoint: Checkpoint, config: Do
     """The checkpoint's tensors under their GGUF names, in the checkpoint's order, after the computed ones.
 
     Raises InvalidError: a tensor that is missing (M-010), not known (M-011), of another shape than the hyper-parameters say (M-012),
-    or there twice (M-013).
+    there twice (M-013), or an expert's that has another dtype than those of the others (M-015).
     """
     import gguf
 
     expected = architecture.tensors(config)
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     names = gguf.get_tensor_name_map(arch, config.integer("num_hidden_layers", maximum=MAX_LAYERS))
-    matched: dict[str, ModelTensor] = {}
+    matched: dict[str, dict[int, SourceTensor]] = {}
     for source in checkpoint.tensors.values():
         hf_name = architecture.rename(source.name, config)
         if any(re.fullmatch(pattern, hf_name) for pattern in architecture.skipped):
             continue
+        hf_name, expert = _without_expert(hf_name)
         name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
         if name not in expected:
             raise _refused(source, "M-011", f"{architecture.name} has no tensor {source.name!r}, and the list of tensors to skip has none either")
-        if name in matched:
+        shape = expected[name].shape
+        if expert is not None and expert >= shape[0]:
+            raise _refused(source, "M-011", f"the hyper-parameters in {config.file.name} speak of {shape[0]} experts")
+        parts = matched.setdefault(name, {})
+        if (expert or 0) in parts:
             raise _refused(source, "M-013", f"{source.name!r} is {name} a second time")
-        rule = expected[name]
-        if source.shape != rule.shape:
-            raise _refused(source, "M-012", f"the shape of {name} contradicts the hyper-parameters in {config.file.name}", rule.shape)
-        matched[name] = ModelTensor(name, source.shape, source, row_order=rule.row_order)
+        if source.shape != (shape if expert is None else shape[1:]):
+            message = f"the shape of {name} contradicts the hyper-parameters in {config.file.name}"
+            raise _refused(source, "M-012", message, shape if expert is None else shape[1:])
+        if parts and source.dtype != next(iter(parts.values())).dtype:
+            raise _refused(source, "M-015", "the experts of a layer have different dtypes")
+        parts[expert or 0] = source
     for name, rule in expected.items():
-        if rule.required and name not in matched:
+        if name not in matched and rule.required:
             message = f"{architecture.name} needs a tensor {name}, and nothing in the checkpoint maps to it"
             raise InvalidError(checkpoint.path, Finding("M-010", message, json_path(name), expected=list(rule.shape)))
-    return architecture.computed(config) + tuple(matched.values())
+    tensors = tuple(_whole(checkpoint, name, expected[name], parts) for name, parts in matched.items())
+    return architecture.computed(config) + tensors
+
+
+def _without_expert(name: str) -> tuple[str, int | None]:
+    """The name that stands for the tensors of all experts of a layer, and which of them this is; other names as they are."""
+    match = re.fullmatch(r"(.*\.experts)\.(\d{1,9})(\..*)", name)
+    return (match[1] + match[3], int(match[2])) if match else (name, None)
+
+
+def _whole(checkpoint: Checkpoint, name: str, rule: Expected, parts: Mapping[int, SourceTensor]) -> ModelTensor:
+    """A tensor of its source, or of those of all experts in order. Raises InvalidError (M-010) where one of them is missing."""
+    is_stacked = next(iter(parts.values())).shape != rule.shape
+    missing = next((i for i in range(rule.shape[0]) if i not in parts), None) if is_stacked else None
+    if missing is not None:
+        message = f"of {name}, the part of expert {missing} is missing"
+        raise InvalidError(checkpoint.path, Finding("M-010", message, json_path(name), found=f"{len(parts)} experts", expected=rule.shape[0]))
+    return ModelTensor(name, rule.shape, tuple(parts[i] for i in sorted(parts)), row_order=rule.row_order)
 
 
 def _refused(source: SourceTensor, rule: str, message: str, expected: tuple[int, ...] | None = None) -> InvalidError:

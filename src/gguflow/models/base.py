@@ -5,8 +5,12 @@ spec/models.md has the rules that a checkpoint must keep to be understood (M-002
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,16 +41,37 @@ class RopeOrder:
 
 @dataclass(frozen=True)
 class ModelTensor:
-    """An output tensor: its GGUF name and shape (NumPy order), and either the source tensor that it comes from or the values themselves.
+    """An output tensor: its GGUF name and shape (NumPy order), and either the source tensors that it comes from or the values themselves.
 
-    row_order: how the source's rows are arranged in the output, None for as they are.
+    sources: one for most tensors. Several follow each other along the leading axis: the experts of a layer, stacked. All have one format.
+    row_order: how the rows of the one source are arranged in the output, None for as they are.
     """
 
     name: str
     shape: tuple[int, ...]
-    source: SourceTensor | None = None
+    sources: tuple[SourceTensor, ...] = ()
     values: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     row_order: RopeOrder | None = None
+
+    @property
+    def source(self) -> SourceTensor | None:
+        """The first of the sources: what all of them have in common, the format, is known from it."""
+        return self.sources[0] if self.sources else None
+
+    def parts(self, first: int, last: int) -> Iterator[tuple[SourceTensor, int, int]]:
+        """Weights [first, last) as pieces of the sources: each with a range of its own weights. For tensors without a row order."""
+        i = bisect_right(self._ends, first)
+        while first < last:
+            source, end = self.sources[i], self._ends[i]
+            start, stop = end - source.n_weights, min(last, end)
+            if first < stop:
+                yield source, first - start, stop - start
+            first, i = stop, i + 1
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Where each source ends, in weights of this tensor."""
+        return list(itertools.accumulate(source.n_weights for source in self.sources))
 
     @property
     def n_weights(self) -> int:

@@ -10,10 +10,13 @@ from gguflow.models.base import RopeOrder
 from gguflow.models.documents import Document
 from gguflow.models.rope import rope_metadata
 
+MAX_EXPERTS = 512
+"""llama.cpp's LLAMA_MAX_EXPERTS."""
+
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """The hyper-parameters that shapes depend on."""
+    """The hyper-parameters that shapes depend on. n_experts: of each layer, 0 where there is one dense network; expert_size: the width of each."""
 
     n_layers: int
     n_heads: int
@@ -22,10 +25,12 @@ class DecoderSizes:
     hidden_size: int
     intermediate_size: int
     vocab_size: int
+    n_experts: int = 0
+    expert_size: int = 0
 
     @classmethod
-    def of(cls, config: Document, head_dim: int | None = None) -> DecoderSizes:
-        """Read from config.json. head_dim: the default, None for hidden_size / n_heads.
+    def of(cls, config: Document, head_dim: int | None = None, experts: str = "") -> DecoderSizes:
+        """Read from config.json. head_dim: the default, None for hidden_size / n_heads. experts: the key of their number, "" where there are none.
 
         Raises InvalidError: a key is missing (M-002), or heads do not divide as they must (M-003).
         """
@@ -44,6 +49,8 @@ class DecoderSizes:
             hidden_size,
             config.integer("intermediate_size"),
             config.integer("vocab_size"),
+            config.integer(experts, maximum=MAX_EXPERTS) if experts else 0,
+            config.integer("moe_intermediate_size", config.integer("intermediate_size")) if experts else 0,
         )
 
 
@@ -61,6 +68,9 @@ def decoder_metadata(name: str, config: Document, sizes: DecoderSizes, *, head_d
         metadata[f"{name}.attention.causal"] = boolean(False)
     metadata |= rope_metadata(name, config)
     metadata[f"{name}.attention.layer_norm_rms_epsilon"] = f32(config.number("rms_norm_eps"))
+    if sizes.n_experts:
+        metadata[f"{name}.expert_count"] = u32(sizes.n_experts)
+        metadata[f"{name}.expert_used_count"] = u32(config.integer("num_experts_per_tok", maximum=sizes.n_experts))
     if head_dim:
         metadata[f"{name}.attention.key_length"] = u32(sizes.head_dim)
         metadata[f"{name}.attention.value_length"] = u32(sizes.head_dim)
@@ -81,7 +91,7 @@ def decoder_tensors(
     rope_order: rows of Q and K are rearranged. qkv_bias: Q, K and V must have biases (elsewhere they may).
     head_norms: Q and K are normalized per head. headless: a checkpoint may lack the output matrix (a bare model, without a language model's head).
     """
-    hidden, wide = sizes.hidden_size, sizes.intermediate_size
+    hidden = sizes.hidden_size
     q_rows, kv_rows = sizes.n_heads * sizes.head_dim, sizes.n_kv_heads * sizes.head_dim
     q_order = RopeOrder(sizes.n_heads) if rope_order else None
     k_order = RopeOrder(sizes.n_kv_heads) if rope_order else None
@@ -104,14 +114,32 @@ def decoder_tensors(
             f"{block}.attn_v.bias": Expected((kv_rows,), qkv_bias),
             f"{block}.attn_output.bias": Expected((hidden,), required=False),
             f"{block}.ffn_norm.weight": Expected((hidden,)),
-            f"{block}.ffn_gate.weight": Expected((wide, hidden)),
-            f"{block}.ffn_up.weight": Expected((wide, hidden)),
-            f"{block}.ffn_down.weight": Expected((hidden, wide)),
-            f"{block}.ffn_gate.bias": Expected((wide,), required=False),
-            f"{block}.ffn_up.bias": Expected((wide,), required=False),
-            f"{block}.ffn_down.bias": Expected((hidden,), required=False),
         }
+        tensors |= _experts(block, sizes) if sizes.n_experts else _feed_forward(block, sizes)
         if head_norms:
             tensors[f"{block}.attn_q_norm.weight"] = Expected((sizes.head_dim,))
             tensors[f"{block}.attn_k_norm.weight"] = Expected((sizes.head_dim,))
     return tensors
+
+
+def _feed_forward(block: str, sizes: DecoderSizes) -> dict[str, Expected]:
+    hidden, wide = sizes.hidden_size, sizes.intermediate_size
+    return {
+        f"{block}.ffn_gate.weight": Expected((wide, hidden)),
+        f"{block}.ffn_up.weight": Expected((wide, hidden)),
+        f"{block}.ffn_down.weight": Expected((hidden, wide)),
+        f"{block}.ffn_gate.bias": Expected((wide,), required=False),
+        f"{block}.ffn_up.bias": Expected((wide,), required=False),
+        f"{block}.ffn_down.bias": Expected((hidden,), required=False),
+    }
+
+
+def _experts(block: str, sizes: DecoderSizes) -> dict[str, Expected]:
+    """The router, and each matrix of all experts stacked: [experts, out, in]."""
+    n, hidden, wide = sizes.n_experts, sizes.hidden_size, sizes.expert_size
+    return {
+        f"{block}.ffn_gate_inp.weight": Expected((n, hidden)),
+        f"{block}.ffn_gate_exps.weight": Expected((n, wide, hidden)),
+        f"{block}.ffn_up_exps.weight": Expected((n, wide, hidden)),
+        f"{block}.ffn_down_exps.weight": Expected((n, hidden, wide)),
+    }

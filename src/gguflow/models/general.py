@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gguflow.container.metadata import Metadata, Value, ValueType, array, f32, string
 from gguflow.errors import Finding, InvalidError
+from gguflow.models.base import ModelTensor
 from gguflow.models.documents import Document, read_text
 
 
-def general_metadata(architecture: str, directory: Path, n_weights: int) -> tuple[Metadata, str]:
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Weights of a model, from which its size label is made ("1.1B", "8x7B").
+
+    total: of all tensors. shared: of those that are not of experts. expert: of one expert in all layers. n_experts: of each layer, 0 for none.
+    """
+
+    total: int
+    shared: int
+    expert: int
+    n_experts: int
+
+    @classmethod
+    def of(cls, tensors: Sequence[ModelTensor]) -> ParameterCounts:
+        stacked = [tensor for tensor in tensors if len(tensor.shape) == 3]
+        total = sum(tensor.n_weights for tensor in tensors)
+        expert = sum(tensor.n_weights // tensor.shape[0] for tensor in stacked)
+        shared = total - sum(tensor.n_weights for tensor in stacked)
+        return cls(total, shared, expert, stacked[0].shape[0] if stacked else 0)
+
+
+def general_metadata(architecture: str, directory: Path, counts: ParameterCounts) -> tuple[Metadata, str]:
     """The keys in llama.cpp's order, and the file stem with its "{type}" placeholder.
 
     The model card (README.md), config.json and generation_config.json are read by gguf's own `Metadata`, so that the heuristics of names and
     size labels are llama.cpp's.
 
-    n_weights: of all output tensors; becomes the size label where the model's name holds none.
+    counts: of all output tensors; become the size label where the model's name holds none.
     Raises InvalidError (M-020) where the card says something that no key can hold, MalformedError, LimitError and StorageError as read_text.
     """
     import gguf
@@ -27,10 +51,10 @@ def general_metadata(architecture: str, directory: Path, n_weights: int) -> tupl
     read_text(directory, card_file.name)  # its size and encoding are proved before gguf reads it
     generation = Document.read(directory, "generation_config.json")
     try:
-        card = gguf.Metadata.load(None, directory, None, n_weights)
+        card = gguf.Metadata.load(None, directory, None, counts.total)
         card.name = card.name or directory.name
-        if card.size_label is None and n_weights > 0:
-            card.size_label = gguf.size_label(n_weights, n_weights, 0, 0)
+        if card.size_label is None and counts.total > 0:
+            card.size_label = gguf.size_label(counts.total, counts.shared, counts.expert, counts.n_experts)
         writer = gguf.GGUFWriter(None, architecture)
         writer.add_type(gguf.GGUFType.MODEL)
         card.set_gguf_meta_model(writer)

@@ -1,4 +1,4 @@
-"""Llama 1 to 3.x, Mistral, TinyLlama, SmolLM: what transformers loads as LlamaForCausalLM or MistralForCausalLM."""
+"""Llama 1 to 3.x, Mistral, TinyLlama, SmolLM, Mixtral: what transformers loads as LlamaForCausalLM, MistralForCausalLM or MixtralForCausalLM."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 3
 
 def metadata(config: Document, directory: Path) -> Metadata:
     """The decoder's keys, then the two that only Llama has."""
-    sizes = DecoderSizes.of(config)
+    sizes = _sizes(config)
     keys = decoder_metadata("llama", config, sizes)
     keys["llama.vocab_size"] = u32(sizes.vocab_size)
     keys["llama.rope.dimension_count"] = u32(sizes.head_dim)
     return keys
 
 
+def _sizes(config: Document) -> DecoderSizes:
+    """Mixtral alone has experts, Llama's blocks otherwise."""
+    return DecoderSizes.of(config, experts="num_local_experts" if class_name(config) == "MixtralForCausalLM" else "")
+
+
 def tensors(config: Document) -> dict[str, Expected]:
     """Rows of Q and K in the order of llama.cpp's "norm" rope; a bare LlamaModel has no output matrix."""
-    return decoder_tensors(config, DecoderSizes.of(config), rope_order=True, headless=class_name(config) == "LlamaModel")
+    return decoder_tensors(config, _sizes(config), rope_order=True, headless=class_name(config) == "LlamaModel")
 
 
 def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
@@ -60,7 +65,7 @@ def rename(name: str, config: Document) -> str:
 
 ARCHITECTURE = Architecture(
     name="llama",
-    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "LlamaModel"),
+    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "LlamaModel"),
     metadata=metadata,
     tensors=tensors,
     tokenizer=tokenizer,

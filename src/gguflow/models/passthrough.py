@@ -24,7 +24,7 @@ def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
     return Model(
         architecture=architecture,
         metadata={"general.architecture": string(architecture), "general.name": string(name)},
-        tensors=tuple(ModelTensor(source.name, source.shape, source) for source in checkpoint.tensors.values()),
+        tensors=tuple(ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()),
         file_stem=f"{name.replace('{', '-').replace('}', '-') or 'model'}-{{type}}",
     )
 
@@ -39,7 +39,7 @@ def from_gguf(checkpoint: Checkpoint, metadata: Metadata) -> Model:
     return Model(
         architecture=architecture,
         metadata={key: value for key, value in metadata.items() if not key.startswith("split.")},
-        tensors=tuple(ModelTensor(source.name, source.shape, source) for source in checkpoint.tensors.values()),
+        tensors=tuple(ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()),
         n_layers=_first_integer(metadata, f"{architecture}.block_count"),
         n_heads=_first_integer(metadata, f"{architecture}.attention.head_count"),
         n_kv_heads=_first_integer(metadata, f"{architecture}.attention.head_count_kv"),

@@ -1,0 +1,37 @@
+"""Qwen3 as a mixture of experts (Qwen3-30B-A3B, Qwen3-235B-A22B): Qwen3's attention; in every layer a router and experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gguflow.container.metadata import Metadata, u32
+from gguflow.models.architecture import Architecture, Expected
+from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tensors
+from gguflow.models.documents import Document
+from gguflow.models.qwen2 import tokenizer
+
+
+def _sizes(config: Document) -> DecoderSizes:
+    return DecoderSizes.of(config, experts="num_experts" if "num_experts" in config else "num_local_experts")
+
+
+def metadata(config: Document, directory: Path) -> Metadata:
+    """The decoder's keys, then the width of an expert; key and value lengths only where config.json says them."""
+    keys = decoder_metadata("qwen3moe", config, _sizes(config), head_dim="head_dim" in config)
+    keys["qwen3moe.expert_feed_forward_length"] = u32(_sizes(config).expert_size)
+    return keys
+
+
+def tensors(config: Document) -> dict[str, Expected]:
+    """Every layer has experts: llama.cpp knows none without (`mlp_only_layers` and `decoder_sparse_step` make such)."""
+    return decoder_tensors(config, _sizes(config), head_norms=True)
+
+
+ARCHITECTURE = Architecture(
+    name="qwen3moe",
+    classes=("Qwen3MoeForCausalLM",),
+    metadata=metadata,
+    tensors=tensors,
+    tokenizer=tokenizer,
+    skipped=(r".*\.rotary_emb\.inv_freq",),
+)
