@@ -19,9 +19,9 @@ CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 3
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys, then the two that only Llama has."""
+    """The decoder's keys, then the two that only Llama has. Mixtral's key and value lengths are written only where config.json says head_dim."""
     sizes = _sizes(config)
-    keys = decoder_metadata("llama", config, sizes)
+    keys = decoder_metadata("llama", config, sizes, head_dim=not sizes.n_experts or "head_dim" in config)
     keys["llama.vocab_size"] = u32(sizes.vocab_size)
     keys["llama.rope.dimension_count"] = u32(sizes.head_dim)
     return keys
