@@ -1,14 +1,18 @@
-"""The rule table: cases read off llama-quantize's rules, one per rule and edge."""
+"""The rules: llama-quantize's own answers for models of many shapes, and cases of our own, one per rule and edge."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 
 from gguflow.blocks import FORMATS
-from gguflow.errors import UnknownFormatError
-from gguflow.recipes import RECIPES, ModelFacts, TensorFacts, choose, resolve
+from gguflow.errors import UnknownFormatError, UsageError
+from gguflow.recipes import RECIPES, Choice, ModelFacts, Options, TensorFacts, choose, resolve
+from gguflow.recipes.conditions import CONDITIONS
+from gguflow.recipes.table import KINDS
+from recipe_tables import SHAPES, Shape, cases, our_table, read_tables
 
 LLAMA_1B = ModelFacts("llama", n_layers=16, n_heads=32, n_kv_heads=8)
 LLAMA_70B = ModelFacts("llama", n_layers=80, n_heads=64, n_kv_heads=8)
@@ -30,6 +34,22 @@ def layers(recipe: str, facts: ModelFacts, kind: str) -> list[str]:
     """The format of blk.0.kind, blk.1.kind, ..."""
     chosen = choose(resolve(recipe), model_tensors(facts), facts)
     return [chosen[f"blk.{i}.{kind}.weight"].format.key for i in range(facts.n_layers)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_every_recipe_is_llama_quantize_s(shape: Shape) -> None:
+    """tools/compare_recipes wrote what llama-quantize chose for every tensor, by every recipe, with importance, without, and with options."""
+    tables = read_tables(shape)
+    different = [case.key for case in cases(shape) if our_table(shape, case) != (tables.get(case.key) or tables[case.key.removesuffix(" --imatrix")])]
+    assert not different
+
+
+def test_the_table_uses_all_of_its_language_and_nothing_else() -> None:
+    """A misspelt condition would show only in the models that it is meant for."""
+    rules = [rule for recipe in RECIPES.values() for kind in (*KINDS, "") for rule in recipe.options(kind)]
+    words = {term.removeprefix("not ") for _, condition in rules for term in condition.split(" and ") if term}
+    assert words == set(CONDITIONS)
+    assert {name for name, _ in rules} <= set(FORMATS)
 
 
 def test_q4_k_m_raises_the_layers_that_cost_most() -> None:
@@ -101,6 +121,16 @@ SINGLE: dict[str, tuple[partial[str], str]] = {
     "row of 384 for q3_k": (partial(one, "q3_k_s", "blk.0.attn_q.weight", (4, 384)), "q4_0"),
     "row of 384 for iq4_xs": (partial(one, "iq4_xs", "blk.0.attn_q.weight", (4, 384)), "iq4_nl"),
     "row of 40": (partial(one, "q4_k_m", "blk.0.attn_q.weight", (4, 40)), "f16"),
+    "routing table of integers": (partial(one, "q4_k_m", "blk.0.ffn_gate_tid2eid.weight", (4, 256), source="i32"), "i32"),
+    "vector of integers": (partial(one, "q4_k_m", "x", (4,), source="i64"), "i64"),
+    "stacked experts for mxfp4_moe": (partial(one, "mxfp4_moe", "blk.0.ffn_up_exps.weight", (4, 4, 256)), "mxfp4"),
+    "other matrix for mxfp4_moe": (partial(one, "mxfp4_moe", "blk.0.attn_q.weight", (4, 256)), "q8_0"),
+    "stacked, not experts, of bailingmoe3": (
+        partial(one, "mxfp4_moe", "blk.0.attn_k_b.weight", (4, 4, 256), facts=ModelFacts("bailingmoe3", n_layers=4)),
+        "q8_0",
+    ),
+    "glm5-next, never coarser": (partial(one, "q4_k_m", "blk.0.attn_q_a.weight", (4, 256), facts=ModelFacts("glm5-next", n_layers=4)), "q8_0"),
+    "glm5-next, never quantized": (partial(one, "q4_k_m", "blk.0.hc_attn.weight", (4, 256), facts=ModelFacts("glm5-next", n_layers=4)), "bf16"),
     "row of 40 for q8_0": (partial(one, "q8_0", "blk.0.attn_q.weight", (4, 40)), "f16"),
 }
 
@@ -120,8 +150,139 @@ def test_every_recipe_can_be_followed(recipe: str) -> None:
         assert all(choice.rule for choice in chosen.values())
 
 
+def with_options(recipe: str, facts: ModelFacts = LLAMA_1B, tied: bool = False, row: int = 2048, **options: Any) -> dict[str, Choice]:
+    return choose(resolve(recipe), model_tensors(facts, row, tied), facts, Options(**options))
+
+
+def test_a_named_tensor_does_not_count() -> None:
+    """Without the first two, the others move up: the third attn_v is the first of those that are raised."""
+    chosen = with_options("q4_k_s", tensor_types=(r"blk\.[01]\.ATTN_V=q8_0",))
+    assert [chosen[f"blk.{i}.attn_v.weight"].format.key for i in range(7)] == ["q8_0", "q8_0", "q5_k", "q5_k", "q5_k", "q5_k", "q4_k"]
+    assert chosen["blk.1.attn_v.weight"].rule == r"--tensor-type blk\.[01]\.ATTN_V"
+
+
+OPTIONS: dict[str, tuple[partial[dict[str, Choice]], str, str, str]] = {
+    "pure": (partial(with_options, "q4_k_m", pure=True), "output.weight", "q4_k", "base"),
+    "the first pattern decides": (
+        partial(with_options, "q4_k_m", tensor_types=("attn=q8_0", "attn_v=q2_k")),
+        "blk.3.attn_v.weight",
+        "q8_0",
+        "--tensor-type",
+    ),
+    "output": (partial(with_options, "q4_k_m", output_tensor_type="Q8_0"), "output.weight", "q8_0", "--output-tensor-type"),
+    "output beats pattern": (
+        partial(with_options, "q4_k_m", output_tensor_type="f16", tensor_types=("output=q8_0",)),
+        "output.weight",
+        "f16",
+        "--output",
+    ),
+    "output, tied": (partial(with_options, "q4_k_m", tied=True, output_tensor_type="q5_0"), "token_embd.weight", "q5_0", "tied"),
+    "output, tied, in a pure one": (partial(with_options, "q4_k", tied=True, output_tensor_type="q5_0"), "token_embd.weight", "q4_k", "base"),
+    "embeddings": (partial(with_options, "q4_k_m", token_embedding_type="iq4_nl"), "token_embd.weight", "iq4_nl", "--token-embedding-type"),
+    "embeddings of f16": (partial(with_options, "f16", token_embedding_type="q8_0"), "token_embd.weight", "q8_0", "--token-embedding-type"),
+    "output left": (partial(with_options, "q4_k_m", leave_output_tensor=True), "output.weight", "bf16", "--leave-output-tensor"),
+    "a pattern that does not fit": (
+        partial(with_options, "q8_0", row=96, tensor_types=("attn_k=q6_k",)),
+        "blk.0.attn_k.weight",
+        "q8_0",
+        "Q6_K blocks of 256",
+    ),
+    "a pattern for norms": (partial(with_options, "q8_0", tensor_types=("norm=q6_k",)), "output_norm.weight", "f32", "stay"),
+}
+
+
+@pytest.mark.parametrize(("chosen", "name", "expected", "rule"), OPTIONS.values(), ids=OPTIONS)
+def test_options(chosen: partial[dict[str, Choice]], name: str, expected: str, rule: str) -> None:
+    choice = chosen()[name]
+    assert choice.format.key == expected
+    assert rule in choice.rule
+
+
+def test_embeddings_per_layer_may_be_named() -> None:
+    """--token-embedding-type is for them too, unless --tensor-type names them; the token embeddings themselves cannot be named away."""
+    tensors = [TensorFacts(name, (4, 256), FORMATS["bf16"]) for name in ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")]
+    options = Options(token_embedding_type="q8_0", tensor_types=("token_embd=q4_0",))
+    chosen = choose(resolve("q4_k_m"), tensors, LLAMA_1B, options)
+    assert [chosen[tensor.name].format.key for tensor in tensors] == ["q8_0", "q4_0", "q6_k"]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a pattern that matches nothing": ({"recipe": "q4_k_m", "tensor_types": ("atn_v=q8_0",)}, "'atn_v' is found in no tensor's name"),
+    "patterns where nothing is quantized": ({"recipe": "f16", "tensor_types": ("attn=q8_0",)}, "with f16 it would have no effect"),
+    "embeddings that do not divide": ({"recipe": "q8_0", "row": 96, "token_embedding_type": "q6_k"}, "token_embd.weight have 96 weights"),
+    "output that does not divide": ({"recipe": "q8_0", "row": 40, "output_tensor_type": "q4_0"}, "--output-tensor-type: the rows of output.weight"),
+    "no substitute": ({"recipe": "q1_0", "row": 96}, "no format is known to take its place"),
+    "no equals sign": ({"recipe": "q8_0", "tensor_types": ("attn",)}, "REGEX=FORMAT"),
+    "no format": ({"recipe": "q8_0", "tensor_types": ("attn=",)}, "REGEX=FORMAT"),
+    "a wrong expression": ({"recipe": "q8_0", "tensor_types": ("attn(=q8_0",)}, "in the regular expression"),
+    "a POSIX class": ({"recipe": "q8_0", "tensor_types": ("[[:digit:]]=q8_0",)}, "write \\[0-9\\]"),
+    "an unknown format": ({"recipe": "q8_0", "output_tensor_type": "q4_k_m"}, "unknown block format 'q4_k_m'; known: .*q4_k"),
+    "a format of integers": ({"recipe": "q8_0", "tensor_types": ("attn=i32",)}, "cannot be converted to I32"),
+    "override without a type": ({"recipe": "q8_0", "override_kv": ("k=1",)}, "KEY=TYPE:VALUE"),
+    "override of an unknown type": ({"recipe": "q8_0", "override_kv": ("k=u8:1",)}, "KEY=TYPE:VALUE"),
+    "override, negative": ({"recipe": "q8_0", "override_kv": ("k=int:-1",)}, "from 0 to 4294967295"),
+    "override, no number": ({"recipe": "q8_0", "override_kv": ("k=float:x",)}, "could not convert"),
+    "override, infinite": ({"recipe": "q8_0", "override_kv": ("k=float:1e39",)}, "finite"),
+    "override, no truth": ({"recipe": "q8_0", "override_kv": ("k=bool:1",)}, "true or false"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        with_options(**arguments)
+
+
+def test_overrides() -> None:
+    options = Options(override_kv=("a.b=int:7", "a.b=int:8", "c=float:0.5", "d=bool:true", "e=str:x=y:z"))
+    assert options.overrides == {"a.b": 8, "c": 0.5, "d": True, "e": "x=y:z"}
+
+
+def test_quantized_sources_are_not_quantized_anew_by_accident() -> None:
+    tensors = [
+        TensorFacts("output.weight", (4, 256), FORMATS["q6_k"], is_final=True),
+        TensorFacts("a.weight", (4, 256), FORMATS["q8_0"], is_final=True),
+    ]
+    with pytest.raises(UsageError, match=r"a.weight is Q8_0 already; quantizing it to Q4_K loses more \(--allow-requantize"):
+        choose(resolve("q4_k_m"), tensors, LLAMA_1B)
+    chosen = choose(resolve("q4_k_m"), tensors, LLAMA_1B, Options(allow_requantize=True))
+    assert [choice.format.key for choice in chosen.values()] == ["q4_k", "q6_k"]
+
+
+def test_a_final_source_keeps_what_is_not_quantized() -> None:
+    """Of a GGUF file; what a checkpoint has in its place becomes F32."""
+    for name, shape in (("output_norm.weight", (256,)), ("blk.0.ffn_gate_inp.weight", (8, 256)), ("x.scales", (4, 256))):
+        for is_final, expected in ((True, "bf16"), (False, "f32")):
+            tensor = TensorFacts(name, shape, FORMATS["bf16"], is_final)
+            assert choose(resolve("q8_0"), [tensor], LLAMA_1B)[name].format.key == expected
+
+
+NEEDS_IMPORTANCE: dict[str, tuple[str, str, bool]] = {
+    "iq2_xs": ("iq2_xs", "blk.9.ffn_up.weight", True),
+    "iq2_xs, a finer one": ("iq2_xs", "blk.9.attn_v.weight", False),
+    "iq1_m": ("iq1_m", "blk.9.ffn_up.weight", True),
+    "iq3_xxs": ("iq3_xxs", "blk.9.ffn_up.weight", True),
+    "iq3_s": ("iq3_s", "blk.9.ffn_up.weight", False),
+    "q2_k in q2_k_s": ("q2_k_s", "blk.9.ffn_up.weight", True),
+    "q2_k in q2_k": ("q2_k", "blk.9.ffn_up.weight", False),
+    "embeddings of q2_k_s": ("q2_k_s", "token_embd.weight", False),
+}
+
+
+@pytest.mark.parametrize(("recipe", "name", "expected"), NEEDS_IMPORTANCE.values(), ids=NEEDS_IMPORTANCE)
+def test_what_is_worth_nothing_without_importance(recipe: str, name: str, expected: bool) -> None:
+    assert with_options(recipe)[name].needs_importance is expected
+
+
+def test_embeddings_too_coarse_for_an_encoder_without_importance() -> None:
+    """IQ2_XS has none; IQ2_S has, and embeddings and output may use it."""
+    assert with_options("iq2_xs", pure=True)["token_embd.weight"].needs_importance
+    assert not with_options("iq2_m", pure=True)["token_embd.weight"].needs_importance
+
+
 def test_names() -> None:
     assert resolve("Q4_K_M") is RECIPES["q4_k_m"]
     assert resolve("q5_k").is_pure and not resolve("q5_0").is_pure
     with pytest.raises(UnknownFormatError, match=r"unknown type 'q4_k_x'; known: .*q4_k_m"):
         resolve("q4_k_x")
+    assert resolve("nvfp4").file_type == 39
