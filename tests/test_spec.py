@@ -1,0 +1,83 @@
+"""The specification of the container, the code and the corpus are about the same rules: every id is in all of them, with the same verdict."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import gguflow
+from gguflow.container.rules import error_class
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = ROOT / "fixtures" / "files"
+PACKAGE = Path(gguflow.__file__).resolve().parent
+SPECIFICATION = (ROOT / "spec" / "container.md").read_text(encoding="utf-8")
+CASES = json.loads((FILES / "manifest.json").read_text(encoding="utf-8"))
+
+ABOUT_BYTES = r"[CGV]-\d{3}"
+ABOUT_BEHAVIOUR = r"[WP]-\d{3}"
+RULES: dict[str, str] = dict(re.findall(rf"^\| ({ABOUT_BYTES}) \|.*\| (\w+) \|$", SPECIFICATION, re.MULTILINE))
+BEHAVIOUR = set(re.findall(rf"^\| ({ABOUT_BEHAVIOUR}) \|", SPECIFICATION, re.MULTILINE))
+
+WITHOUT_FILE = {
+    "C-035": "a pipe cannot be kept in a repository: tests/test_validation.py",
+    "C-066": "would be a bug of ours: tests/test_validation.py",
+}
+
+
+def text_of(directory: Path) -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(directory.rglob("*.py")) if path != Path(__file__).resolve())
+
+
+def test_every_rule_of_the_specification_is_in_the_code_and_the_other_way_round() -> None:
+    assert set(re.findall(rf'"({ABOUT_BYTES})"', text_of(PACKAGE))) == RULES.keys()
+
+
+def test_every_rule_about_bytes_has_a_file() -> None:
+    in_corpus = {rule for case in CASES for rule in case["rules"]}
+    assert {rule for rule in RULES if rule not in in_corpus} == WITHOUT_FILE.keys()
+    mentioned = (ROOT / "tests" / "test_validation.py").read_text(encoding="utf-8")
+    assert all(rule in mentioned for rule in WITHOUT_FILE)
+
+
+def test_every_rule_about_behaviour_has_a_test() -> None:
+    tests = text_of(ROOT / "tests")
+    assert BEHAVIOUR
+    assert [rule for rule in sorted(BEHAVIOUR) if rule not in tests] == []
+
+
+def test_rules_that_the_text_mentions_exist() -> None:
+    mentioned = set(re.findall(rf"\b({ABOUT_BYTES}|{ABOUT_BEHAVIOUR})\b", SPECIFICATION))
+    assert mentioned <= RULES.keys() | BEHAVIOUR
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in CASES if case["rules"] and case["rules"][0] in RULES])
+def test_the_verdict_of_a_file_is_that_of_a_rule_it_breaks(case: dict[str, str]) -> None:
+    verdicts = {RULES[rule] for rule in case["rules"] if rule in RULES}
+    assert case["verdict"] in verdicts or (case["verdict"] == "valid" and case["rules"])
+
+
+DECIDED_BY_THE_PARSER = {"C-002", "C-003"}
+
+
+@pytest.mark.parametrize("rule", sorted(rule for rule in RULES if RULES[rule] not in ("malformed", "warning") and rule not in DECIDED_BY_THE_PARSER))
+def test_the_error_of_a_rule_is_that_of_the_specification(rule: str) -> None:
+    """What is malformed is the parser's to say, and so are versions; the corpus shows it."""
+    assert error_class(rule).verdict == RULES[rule]
+
+
+def test_the_walk_throughs_show_the_files() -> None:
+    """The first file's data are cut short in the text; every line that is there is right."""
+    names = re.findall(r"\(`fixtures/files/([\w/.-]+)`\):", SPECIFICATION)
+    assert len(names) == 3
+    for name in names[:2]:
+        text = SPECIFICATION[SPECIFICATION.index(name) :]
+        lines = re.match(r"[^\n]*\n(?:[^\n]+\n)?\n((?:    [^\n]+\n)+)", text)
+        assert lines
+        content = (FILES / name).read_bytes()
+        for line in lines[1].splitlines():
+            at, shown = int(line[4:12], 16), bytes.fromhex(line[14:61].strip())
+            assert content[at : at + len(shown)] == shown, line
