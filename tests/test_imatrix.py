@@ -318,3 +318,22 @@ def test_an_imatrix_of_another_model(
     assert main(["convert", str(llama), "-o", str(tmp_path / "out.gguf"), "--imatrix", str(path)]) == 3
     assert rule in capsys.readouterr().err
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_no_resuming_with_another_imatrix(tmp_path: Path, llama: Path, llama_imatrix: Path) -> None:
+    """The header says only where the imatrix was; what was left is bound to its content too."""
+
+    def stop(*done: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.gguf"
+    with pytest.raises(KeyboardInterrupt):
+        conversion.convert(llama, out, imatrix=llama_imatrix, threads=1, progress=stop)
+    whole = llama_imatrix.read_bytes()
+    llama_imatrix.write_bytes(whole[:-32] + struct.pack("<f", 99) + whole[-28:])
+    with pytest.raises(UsageError, match="its sources, settings or version were others"):
+        conversion.convert(llama, out, imatrix=llama_imatrix)
+    llama_imatrix.write_bytes(whole)
+    conversion.convert(llama, out, imatrix=llama_imatrix)
+    conversion.convert(llama, tmp_path / "afresh.gguf", imatrix=llama_imatrix)
+    assert out.read_bytes() == (tmp_path / "afresh.gguf").read_bytes()

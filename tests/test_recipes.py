@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from checkpoints import TINY
 from gguflow.blocks import FORMATS
+from gguflow.cli import main
 from gguflow.errors import UnknownFormatError, UsageError
 from gguflow.recipes import RECIPES, Choice, ModelFacts, Options, TensorFacts, choose, resolve
 from gguflow.recipes.conditions import CONDITIONS
@@ -286,3 +291,64 @@ def test_names() -> None:
     with pytest.raises(UnknownFormatError, match=r"unknown type 'q4_k_x'; known: .*q4_k_m"):
         resolve("q4_k_x")
     assert resolve("nvfp4").file_type == 39
+
+
+def shown_plan(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    """What `convert --dry-run --json` prints."""
+    assert main(["convert", *map(str, arguments), "--dry-run", "--json"]) == 0
+    plan: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return plan
+
+
+def test_options_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "types.txt"
+    file.write_text("ffn_up=q5_1\n\n  attn_v=q2_k ffn_gate=f16\n")
+    named = ["--tensor-type", "attn_v=q8_0", "--tensor-type-file", file, "--output-tensor-type", "q5_0", "--token-embedding-type", "bf16"]
+    overrides = ["--override-kv", "llama.context_length=int:64", "--override-kv", "general.name=str:Renamed", "--override-kv", "new.key=float:0.1"]
+    plan = shown_plan(capsys, TINY, "-t", "q4_k_m", *named, *overrides)
+    formats = {tensor["name"]: tensor["format"] for tensor in plan["tensors"]}
+    expected = {
+        "blk.0.attn_v": "Q8_0",
+        "blk.7.ffn_up": "Q5_1",
+        "blk.3.ffn_gate": "F16",
+        "output": "Q5_0",
+        "token_embd": "BF16",
+        "blk.2.attn_q": "Q4_K",
+    }
+    assert {name: formats[f"{name}.weight"] for name in expected} == expected
+    metadata = plan["metadata"]
+    assert (metadata["llama.context_length"], metadata["general.name"]) == (64, "Renamed")
+    assert metadata["new.key"] == pytest.approx(0.1, rel=1e-6)
+    assert shown_plan(capsys, TINY, "-t", "q4_k_m", "--pure")["tensors"][-1]["format"] == "Q4_K"
+    left = shown_plan(capsys, TINY, "-t", "q4_k_m", "--leave-output-tensor")
+    assert next(tensor["rule"] for tensor in left["tensors"] if tensor["name"] == "output.weight") == "--leave-output-tensor"
+
+
+def test_overridden_metadata_is_what_rules_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = shown_plan(capsys, TINY, "-t", "q4_k_m", "--override-kv", "llama.expert_count=int:8")
+    assert {tensor["format"] for tensor in plan["tensors"] if "attn_k.weight" in tensor["name"]} == {"Q8_0"}
+
+
+def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rule = "q4_k_m: attn_v if more_bits (i=0, n=8)"
+    assert main(["convert", str(TINY), "--dry-run"]) == 0
+    assert rule not in capsys.readouterr().out
+    assert main(["convert", str(TINY), "--dry-run", "--explain"]) == 0
+    assert rule in capsys.readouterr().out
+    assert main(["convert", str(TINY), "-o", str(tmp_path / "out.gguf"), "-t", "q8_0", "--explain", "-q"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'out.gguf'}\n"
+    assert captured.err.count("q8_0: base") == len(re.findall("Q8_0", captured.err))
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [(b"attn_v", 2, "REGEX=FORMAT"), (b"\xff\xfe", 2, "not UTF-8"), (None, 4, "no such file")],
+    ids=["no format", "not text", "no file"],
+)
+def test_files_of_types(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, status: int, message: str) -> None:
+    file = tmp_path / "types.txt"
+    if content is not None:
+        file.write_bytes(content)
+    assert main(["convert", str(TINY), "--dry-run", "--tensor-type-file", str(file)]) == status
+    assert message in capsys.readouterr().err
