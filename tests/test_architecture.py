@@ -35,7 +35,8 @@ UNITS: dict[str, set[str]] = {
     "quantization": {"errors", "blocks", "kernels"},
     "imatrix": {"errors", "blocks", "container"},
     "plan": {"errors", "blocks", "container", "models", "recipes", "imatrix"},
-    "conversion": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "imatrix", "plan", "quantization"},
+    "journal": {"errors", "platform"},
+    "conversion": {"journal", "errors", "platform", "blocks", "container", "sources", "models", "recipes", "imatrix", "plan", "quantization"},
     "describe": {"errors", "blocks", "container", "plan"},
     "progress": {"plan", "describe"},
     "validation": {"errors", "platform", "blocks", "container", "sources", "models", "plan"},
@@ -51,6 +52,7 @@ LIBRARIES: dict[str, set[str]] = {
     "gguf": {"models/"},
     "sentencepiece": {"models/tokenizers/"},
     "tqdm": {"progress.py"},
+    "xxhash": {"container/integrity.py"},
 }
 """Libraries from outside, and the files or directories of the package that may import them. No other library is imported."""
 

@@ -101,6 +101,12 @@ def preallocate(fd: int, nbytes: int) -> None:
     os.ftruncate(fd, nbytes)
 
 
+def preallocate_anew(fd: int, nbytes: int) -> None:
+    """As preallocate, with every byte zero, whatever the file held."""
+    os.ftruncate(fd, 0)
+    preallocate(fd, nbytes)
+
+
 def sync_file(fd: int) -> None:
     """Return when the file's bytes are on the medium."""
     if sys.platform == "darwin":

@@ -61,8 +61,7 @@ class OutputFile:
     def clear(self) -> None:
         """All bytes are zero, whatever an earlier process wrote, and the space is reserved."""
         with platform.storage_errors("write", self.path):
-            os.ftruncate(self._descriptor(), 0)
-            platform.preallocate(self._descriptor(), self.nbytes)
+            platform.preallocate_anew(self._descriptor(), self.nbytes)
 
     def commit(self) -> None:
         """Make the file durable and give it its name. Raises UsageError where another file has taken the name meanwhile."""

@@ -18,7 +18,7 @@ i32 = np.int32
 BLOCK_SIZE = 32
 TYPE_SIZE = 17
 
-LN_2 = 0.6931471805599453
+LN_2 = f32(0.6931471805599453)
 WIDEST_GAP = 88  # units of 2**-24, below a power of two, within which log2f can round up to the integer
 
 
@@ -40,7 +40,7 @@ def floor_log2(v: Any) -> Any:
         spacing = 1
         while spacing * 2 <= distance:
             spacing *= 2
-        if gap < spacing * LN_2:
+        if f32(gap) < f32(spacing) * LN_2:
             exponent += i32(1)
     return exponent
 

@@ -270,7 +270,7 @@ def _clear_winner(work: Any, n_choices: int, valid: Any) -> Any:
     limit = largest(top)
     if mask_bits(too_small) or not (limit > f32(1e-20) and limit < f32(1e15)):
         return -1
-    limit = limit * f32(1 - 4e-6)
+    limit = limit * f32(0.999996)
     chosen = -1
     for k in range(n_choices):
         near = mask_bits(load(work, _SCORES + 16 * k) > limit)
