@@ -30,7 +30,7 @@ from gguflow.imatrix import read as read_imatrix
 from gguflow.journal import Journal, Leaf
 from gguflow.models.base import ModelTensor
 from gguflow.plan import Plan, PlannedTensor, make
-from gguflow.quantization import TILE, Bytes, Floats, decode, encode, first_non_finite
+from gguflow.quantization import TILE, Bytes, Floats, decode, encode, first_non_finite, kernels_digest
 from gguflow.sources.base import Checkpoint
 from gguflow.sources.reading import TensorReader
 
@@ -453,13 +453,11 @@ def _file_name(stem: str) -> str:
 
 def _binding(checkpoint: Checkpoint) -> str:
     """What decides the bytes of an output beside its plan: the version of the program, and the sources as they are."""
-    from gguflow.kernels.policy import source_digest
-
     digest = hashlib.sha256()
     for file in checkpoint.files:
         with platform.storage_errors("read", file.path), file.path.open("rb") as opened:
             digest.update(repr((str(file.path.resolve()), file.nbytes, file.mtime_ns)).encode() + opened.read(1 << 20))
-    return f"gguflow {__version__} {source_digest()} {digest.hexdigest()}"
+    return f"gguflow {__version__} {kernels_digest()} {digest.hexdigest()}"
 
 
 def _check_finite(tensor: ModelTensor, first: int, weights: Floats, must_fit_f16: bool) -> None:

@@ -61,6 +61,13 @@ def first_non_finite(x: Floats) -> int:
     return int(finite.first_non_finite(_read_only(x)))
 
 
+def kernels_digest() -> str:
+    """What decides the bytes that kernels give, in 16 characters: their sources and the versions of the compiler."""
+    from gguflow.kernels import policy
+
+    return policy.source_digest()
+
+
 def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | None = None, threads: int = 1, out: Bytes | None = None) -> Bytes:
     """Quantize the rows of x: float[..., n] -> uint8[..., row_bytes].
 
