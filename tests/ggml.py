@@ -17,7 +17,7 @@ from gguflow.blocks import BlockFormat
 class _TypeTraits(ctypes.Structure):
     """The head of `struct ggml_type_traits` (ggml.h)."""
 
-    _fields_ = (  # type: ignore[assignment]  # ctypes takes any sequence of pairs
+    _fields_ = (
         ("type_name", ctypes.c_char_p),
         ("blck_size", ctypes.c_int64),
         ("blck_size_interleave", ctypes.c_int64),
@@ -34,7 +34,8 @@ def library() -> Any:
         raise ImportError("the tests need the xllamacpp wheel: pip install -e '.[test]'")
     ggml = ctypes.CDLL(str(pathlib.Path(spec.submodule_search_locations[0]) / "xllamacpp.abi3.so"))
     ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
-    ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, count, count, count, pointer]
     ggml.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
     ggml.ggml_get_type_traits.argtypes = [ctypes.c_int]
     ggml.ggml_quantize_init.argtypes = [ctypes.c_int]
