@@ -53,11 +53,10 @@ def digest(block_format: BlockFormat) -> str:
 
 
 def compiled(block_format: BlockFormat) -> dict[str, Any]:
-    """The kernels of a format that have been compiled, by name."""
+    """The kernels in the module of a format that have been compiled, by name. Where an entry fetches tables, it is what it calls that is compiled."""
     module = kernels.load(block_format)
-    entries = ("quantize_blocks", "quantize_blocks_weighted", "dequantize_blocks")
-    found = {f"{block_format.key}.{entry}": getattr(module, entry) for entry in entries if hasattr(module, entry)}
-    return {name: dispatcher for name, dispatcher in found.items() if dispatcher.signatures}
+    found = {name: value for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
+    return {f"{block_format.key}.{name}": value for name, value in found.items() if getattr(value, "signatures", None)}
 
 
 def main(names: list[str]) -> None:

@@ -63,7 +63,8 @@ class Fit(NamedTuple):
 
 def error_weights(x: Floats, importance: Floats, mean_square: np.float32) -> Floats:
     """How much the error of each weight counts: importance * sqrt(mean_square + its square)."""
-    return importance * np.sqrt(mean_square + x * x)
+    weights: Floats = importance * np.sqrt(mean_square + x * x)
+    return weights
 
 
 def odd(levels: Levels) -> Floats:

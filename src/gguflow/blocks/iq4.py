@@ -32,7 +32,8 @@ def error_weights(x: Floats, importance: Floats | None, mean_square: np.float32)
     """
     if importance is None:
         return x * x
-    return importance * np.sqrt(f32(2) * mean_square + x * x)
+    weights: Floats = importance * np.sqrt(f32(2) * mean_square + x * x)
+    return weights
 
 
 def fit_scale(x: Floats, w: Floats) -> np.float32:

@@ -48,12 +48,12 @@ OFF_GRID, ALL, ALWAYS = 0, 1, 2
 class Tables(NamedTuple):
     """A grid, ready to be searched. A code is a combination of levels, packed as `Grid.codes`.
 
-    index: int32[codes], the number of the grid point with this code, or -1.
+    point: int32[codes], the number of the grid point with this code, or -1.
     first, last: int32[codes], where a code that is not on the grid has its neighbours; both 0 for one that is.
     neighbours: uint16, codes of grid points.
     """
 
-    index: NDArray[np.int32]
+    point: NDArray[np.int32]
     first: NDArray[np.int32]
     last: NDArray[np.int32]
     neighbours: NDArray[np.uint16]
@@ -128,7 +128,7 @@ def _half_distances(points: Grid) -> NDArray[np.int32]:
     """int32[m, m]: the squared distance between two halves of a code; -1 from a half with a level that does not exist."""
     codes = np.arange(1 << points.group * points.level_bits // 2)
     levels = points.unpack(codes)[:, : points.group // 2].astype(np.int32)
-    distances = ((levels[:, None] - levels[None]) ** 2).sum(axis=2).astype(np.int32)
+    distances: NDArray[np.int32] = ((levels[:, None] - levels[None]) ** 2).sum(axis=2).astype(np.int32)
     distances[(levels >= len(points.values)).any(axis=1)] = -1
     return distances
 
@@ -241,12 +241,12 @@ def odd(codes: Any, shift: int, level_bits: int) -> Any:
 
 @kernel
 def unowned_tables(table: Any) -> Any:
-    return Tables(unowned(table.index), unowned(table.first), unowned(table.last), unowned(table.neighbours))
+    return Tables(unowned(table.point), unowned(table.first), unowned(table.last), unowned(table.neighbours))
 
 
 def aligned_zeros(n: int, dtype: type) -> NDArray[Any]:
     """n zeros of four bytes that begin where a cache line does, so that no vector at a multiple of 16 crosses two."""
-    array = np.zeros(n + 16, dtype)
+    array: NDArray[Any] = np.zeros(n + 16, dtype)
     first = -(array.ctypes.data // 4) % 16
     return array[first : first + n]
 

@@ -52,7 +52,7 @@ def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, wo
         else:
             weigh_by_square(x, first, f32(0), work)
         largest = fit_super_block(x, first, search, table, work, codes)
-        _store(work, codes, table.index, largest, out, block * TYPE_SIZE)
+        _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
 
 
 @kernel
