@@ -40,7 +40,8 @@ UNITS: dict[str, set[str]] = {
     "describe": {"errors", "blocks", "container", "plan"},
     "progress": {"plan", "describe"},
     "validation": {"errors", "platform", "blocks", "container", "sources", "models", "plan"},
-    "cli": {"errors", "platform", "recipes", "validation", "conversion", "describe", "progress"},
+    "editing": {"errors", "platform", "container", "plan", "validation"},
+    "cli": {"errors", "platform", "recipes", "validation", "editing", "conversion", "describe", "progress"},
 }
 """Each module or subpackage of gguflow, and those that it may import. What stands under TYPE_CHECKING does not count."""
 

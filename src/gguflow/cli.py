@@ -59,6 +59,21 @@ examples:
   gguflow validate *.gguf --level values --json      every block of every file, as JSON"""
 
 
+_EDIT = """\
+Change the metadata of a GGUF file: a chat template, the id of a special token. FILE is replaced in one step, or OUT is written; the weights
+are streamed as they are, and whatever stops it (Ctrl-C, a full disk), FILE is as it was. Where FILE has the keys by which it can prove itself,
+its data is verified on the way, and the keys are made anew.
+
+TYPE is u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, bool (true or false) or str. A str VALUE of the form @PATH is read from that file; @@
+stands for @. An edit that would break a rule of the format is refused; so are general.alignment and keys under gguflow."""
+
+_EDIT_EPILOG = """\
+examples:
+  gguflow edit model.gguf --set tokenizer.ggml.eos_token_id=u32:128009
+  gguflow edit model.gguf --set tokenizer.chat_template=str:@template.jinja -o fixed.gguf
+  gguflow edit model.gguf --remove tokenizer.chat_template --set general.name=str:Plain"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line as argparse has it."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -116,6 +131,17 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("--threads", type=int, metavar="N", help="threads that look at values (default: all processors)")
     validate.add_argument("--json", action="store_true", help="print an object for each file, one on a line: verdict and findings")
     validate.set_defaults(run=_validate)
+
+    edit = commands.add_parser("edit", help="change the metadata of a GGUF file", description=_EDIT, epilog=_EDIT_EPILOG, formatter_class=raw)
+    edit.add_argument("file", metavar="FILE", help="a .gguf file")
+    edit.add_argument("--set", action="append", default=[], metavar="KEY=TYPE:VALUE", help="set a key, there before or not; may be repeated")
+    edit.add_argument("--remove", action="append", default=[], metavar="KEY", help="remove a key that is there; may be repeated")
+    edit.add_argument("-o", "--output", metavar="OUT", help="write another file (default: replace FILE)")
+    edit.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    edit.add_argument("--no-integrity", action="store_true", help="leave out the keys by which the file can prove itself, and verify nothing")
+    edit.add_argument("--threads", type=int, metavar="N", help="threads that copy (default: all processors)")
+    edit.add_argument("-q", "--quiet", action="store_true", help="do not show what changed")
+    edit.set_defaults(run=_edit)
 
     formats = commands.add_parser(
         "formats", help="list the block formats", description="List the block formats: id, weights and bytes per block, bits per weight, formula."
@@ -248,6 +274,23 @@ def _validate(arguments: argparse.Namespace) -> ExitStatus:
         print(json.dumps(result.data()) if arguments.json else _printable(result.text()))
         worst = max(worst, result.exit_status)
     return worst
+
+
+def _edit(arguments: argparse.Namespace) -> None:
+    from gguflow import describe, editing
+
+    edited = editing.edit(
+        arguments.file,
+        [editing.parse_assignment(text) for text in arguments.set],
+        arguments.remove,
+        output=arguments.output,
+        overwrite=arguments.overwrite,
+        integrity=not arguments.no_integrity,
+        threads=arguments.threads,
+    )
+    if not arguments.quiet:
+        print(describe.changes_text(edited.changes), file=sys.stderr)
+    print(edited.output)
 
 
 def _formats(arguments: argparse.Namespace) -> None:

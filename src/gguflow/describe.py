@@ -115,6 +115,15 @@ def report_text(report: Report) -> str:
     return table(("format", "tensors", "weights", "bits/weight", "size"), rows, right=(1, 2, 3, 4)) + f"\n{sizes}; {pace}"
 
 
+def changes_text(changes: Iterable[tuple[str, Value | None, Value | None]]) -> str:
+    """What an edit changed: key, what was there, what is there now (None for nothing)."""
+
+    def shown(value: Value | None) -> str:
+        return "-" if value is None else f"{_type_name(value)} {_abridged(value)}"
+
+    return table(("key", "was", "is"), [(printable(key), shown(old), shown(new)) for key, old, new in changes])
+
+
 def formats_data() -> list[dict[str, Any]]:
     """Every block format as JSON-ready data."""
     return [

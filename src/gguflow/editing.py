@@ -1,0 +1,258 @@
+"""Changing the metadata of a GGUF file: a new file beside it, the data streamed and verified on the way, and one rename. Rules I-011 to I-013.
+
+Keys that are not named stay as they are and where they are, new ones come last, and no tensor changes. What comes out keeps the rules as well as
+what went in: an edit that would break one is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import shutil
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguflow import platform
+from gguflow.container import header as headers
+from gguflow.container import rules
+from gguflow.container.header import Header, parse
+from gguflow.container.integrity import NAMESPACE, completed_header, has_set, new_leaf_digest, without_set
+from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType, boolean, string
+from gguflow.container.reader import map_file
+from gguflow.container.verification import check_set, compare, tensor_digests
+from gguflow.container.writer import OutputFile
+from gguflow.errors import Finding, InvalidError, UsageError
+from gguflow.plan import block_sizes
+from gguflow.validation.architectures import judge_architecture
+from gguflow.validation.general import judge_general
+from gguflow.validation.model import Facts
+from gguflow.validation.tokenizer import judge_tokenizer
+
+TYPES = {
+    "u8": ValueType.UINT8,
+    "i8": ValueType.INT8,
+    "u16": ValueType.UINT16,
+    "i16": ValueType.INT16,
+    "u32": ValueType.UINT32,
+    "i32": ValueType.INT32,
+    "u64": ValueType.UINT64,
+    "i64": ValueType.INT64,
+    "f32": ValueType.FLOAT32,
+    "f64": ValueType.FLOAT64,
+    "bool": ValueType.BOOL,
+    "str": ValueType.STRING,
+}
+"""The types that a value may be given, as the command line names them."""
+
+_ALIGNMENT = "general.alignment"
+
+PIECE = 1 << 20
+"""Bytes that a thread holds at a time."""
+
+Change = tuple[str, Value | None, Value | None]
+"""A key, what was there and what is there now; None for nothing."""
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What an edit did. nbytes: of the whole new file. verified: whether the data was held against the file's own digests."""
+
+    output: Path
+    nbytes: int
+    changes: tuple[Change, ...]
+    verified: bool
+
+
+def parse_assignment(text: str) -> tuple[str, Value]:
+    """KEY=TYPE:VALUE as a key and its value. A string of the form @FILE is read from that file, and @@TEXT stands for @TEXT.
+
+    Raises UsageError where the text has another form, TYPE is unknown or VALUE does not fit it; StorageError.
+    """
+    key, equals, typed = text.partition("=")
+    name, colon, written = typed.partition(":")
+    if not key or not equals or not colon:
+        raise UsageError(f"{text!r} is no assignment; write KEY=TYPE:VALUE, as in tokenizer.ggml.eos_token_id=u32:2")
+    if name not in TYPES:
+        raise UsageError(f"unknown type {name!r} for {key}; known: {', '.join(TYPES)}")
+    value = _parsed(TYPES[name], written)
+    if value is None:
+        raise UsageError(f"{written!r} is no value of type {name} for {key}; expected {_domain(TYPES[name])}")
+    return key, value
+
+
+def edit(
+    path: str | os.PathLike[str],
+    assign: Sequence[tuple[str, Value]],
+    remove: Sequence[str] = (),
+    *,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    integrity: bool = True,
+    threads: int | None = None,
+) -> Edited:
+    """Set and remove metadata keys of a GGUF file; in place, or into `output`. Whatever stops it, either file is as it was, or whole and new.
+
+    overwrite: replace an output that exists. integrity: False leaves out the keys by which the file can prove itself, unverified; otherwise a file
+    that has them is held against them, and they are made anew.
+    Raises UsageError (a key that is not there, or not to be changed by hand; an output that exists), a FileError where the file is no good GGUF file,
+    does not match its own digests (I-001 to I-007), or would break a rule with these changes; StorageError.
+    """
+    path = Path(path)
+    if output is None and path.is_symlink():
+        raise UsageError(f"{path} is a symbolic link, which a file would replace; name the file itself ({path.resolve()}), or an output (-o)")
+    target = path if output is None else Path(output)
+    with platform.storage_errors("read", path), path.open("rb") as source:
+        status = os.fstat(source.fileno())
+        old = _read_header(path, verified=integrity)
+        metadata = _changed(old.metadata, assign, remove)
+        if not integrity:
+            metadata = without_set(metadata)
+        new = _planned(old, metadata, target)
+        nbytes = new.data_offset + _data_nbytes(old)
+        with OutputFile(target, nbytes, overwrite=overwrite or output is None) as written:
+            copy = _copier(source.fileno(), path, written, new.data_offset - old.data_offset)
+            digests = list(tensor_digests(old, block_sizes, copy, threads))
+            for finding in compare(old, digests) if has_set(metadata) else ():
+                raise InvalidError(path, finding)
+            _check_same(path, status)
+            source.close()  # Windows replaces no open file
+            written.write(_header_bytes(new, nbytes, digests), 0)
+            with contextlib.suppress(OSError):
+                shutil.copymode(path, written.partial)
+            written.commit()
+    changes = tuple((key, old.metadata.get(key), metadata.get(key)) for key in (*remove, *(key for key, _ in assign)))
+    return Edited(target, nbytes, changes, has_set(metadata))
+
+
+def _parsed(kind: ValueType, text: str) -> Value | None:
+    """A value of the type, or None where the text is none."""
+    if kind is ValueType.STRING:
+        return string(_text(text))
+    if kind is ValueType.BOOL:
+        return boolean(text == "true") if text in ("true", "false") else None
+    code = "<" + SCALAR_CODES[kind]
+    is_float = kind in (ValueType.FLOAT32, ValueType.FLOAT64)
+    if not is_float and not re.fullmatch(r"[+-]?[0-9]{1,20}", text):
+        return None
+    try:
+        number: Any = struct.unpack(code, struct.pack(code, float(text) if is_float else int(text)))[0]
+    except (ValueError, OverflowError, struct.error):
+        return None
+    return Value(kind, number) if math.isfinite(number) else None
+
+
+def _text(text: str) -> str:
+    """A string as given, or the contents of the file after @."""
+    if not text.startswith("@") or text.startswith("@@"):
+        return text[1:] if text.startswith("@@") else text
+    path = Path(text[1:])
+    with platform.storage_errors("read", path):
+        content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8: byte {error.start} does not belong there") from error
+
+
+def _domain(kind: ValueType) -> str:
+    """What a type can hold, for a message."""
+    if kind is ValueType.BOOL:
+        return "true or false"
+    if kind in (ValueType.FLOAT32, ValueType.FLOAT64):
+        return "a finite number in its range"
+    bits = 8 * struct.calcsize("<" + SCALAR_CODES[kind])
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if kind.name.startswith("INT") else (0, (1 << bits) - 1)
+    return f"an integer from {low} to {high}"
+
+
+def _read_header(path: Path, *, verified: bool) -> Header:
+    """The header, judged, and held against its own digest; in memory of its own, so that the file can be replaced."""
+    content = map_file(path)
+    header = parse(content, str(path))
+    for finding in rules.judge(header, block_sizes, len(content)):
+        if finding.severity == "error":
+            raise rules.error_class(finding.rule)(path, finding)
+    for finding in check_set(header, content) if verified else ():
+        raise rules.error_class(finding.rule)(path, finding)
+    return parse(bytes(content[: header.data_offset]), str(path))
+
+
+def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Sequence[str]) -> Metadata:
+    """The metadata after the edit. Raises UsageError for keys that are not there to be removed, or not to be touched, or named twice."""
+    named = [*(key for key, _ in assign), *remove]
+    for key in named:
+        if key.startswith(NAMESPACE):
+            raise UsageError(f"{key} is kept by gguflow itself; to leave out all keys under {NAMESPACE} pass --no-integrity (integrity=False)")
+        if key == _ALIGNMENT:
+            raise UsageError(f"{_ALIGNMENT} is where the data lies: changing it takes a conversion")
+        if named.count(key) > 1:
+            raise UsageError(f"{key} is named twice")
+    if not named:
+        raise UsageError("nothing to change; name keys to set or to remove")
+    for key in remove:
+        if key not in metadata:
+            raise UsageError(f"there is no key {key!r} to remove")
+    return {**{key: value for key, value in metadata.items() if key not in remove}, **dict(assign)}
+
+
+def _planned(old: Header, metadata: Metadata, target: Path) -> Header:
+    """The new header, with the old key set as its placeholder. Raises InvalidError for a rule that only the new one breaks."""
+    data_offset = len(headers.build(metadata, old.tensors, old.alignment))
+    new = Header(headers.VERSION, metadata, old.tensors, old.alignment, data_offset)
+    known = {(finding.rule, finding.message) for finding in _judged(old)}
+    for finding in _judged(new):
+        if finding.severity == "error" and (finding.rule, finding.message) not in known:
+            raise rules.error_class(finding.rule)(target, finding)
+    return new
+
+
+def _judged(header: Header) -> Iterator[Finding]:
+    """The rules about what is written and, where all of the model is in this file, about what it means."""
+    yield from rules.judge(header, block_sizes, None)
+    if "split.count" not in header.metadata:
+        facts = Facts.of(header)
+        yield from judge_general(facts)
+        yield from judge_tokenizer(facts, strict=False)
+        yield from judge_architecture(facts)
+
+
+def _header_bytes(header: Header, nbytes: int, digests: Sequence[bytes]) -> bytes:
+    if not has_set(header.metadata):
+        return headers.build(header.metadata, header.tensors, header.alignment)
+    return completed_header(header.metadata, header.tensors, header.alignment, nbytes, digests)
+
+
+def _data_nbytes(header: Header) -> int:
+    """Of the data section, with all its padding."""
+    if not header.tensors:
+        return 0
+    last = header.tensors[-1]
+    return headers.align(last.offset + (rules.tensor_nbytes(last, block_sizes) or 0), header.alignment)
+
+
+def _copier(fd: int, path: Path, output: OutputFile, shift: int) -> Callable[[int, int], bytes]:
+    """A function that copies the bytes [first, last) of the open file to the output, `shift` bytes further on, and returns their digest."""
+
+    def copy(first: int, last: int) -> bytes:
+        digest = new_leaf_digest()
+        for position in range(first, last, PIECE):
+            with platform.storage_errors("read", path):
+                data = platform.read_at(fd, min(PIECE, last - position), position)
+            output.write(data, position + shift)
+            digest.update(data)
+        return bytes(digest.digest())
+
+    return copy
+
+
+def _check_same(path: Path, before: os.stat_result) -> None:
+    """Raises InvalidError (R-002) where the path no longer leads to the file that was read, as it was."""
+    with platform.storage_errors("read", path):
+        now = os.stat(path)
+    if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != (before.st_dev, before.st_ino, before.st_size, before.st_mtime_ns):
+        raise InvalidError(path, Finding("R-002", "the file changed while it was read"))
