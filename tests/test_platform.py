@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -251,3 +252,18 @@ def _raising(number: int) -> object:
         raise OSError(number, os.strerror(number))
 
     return call
+
+
+def test_interruptions_wait() -> None:
+    """Until the block is over; then they come."""
+    steps = []
+
+    def interrupted() -> None:
+        with platform.interruptions_deferred():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("done")
+        steps.append("not reached")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert steps == ["done"]

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import mmap
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -54,6 +55,19 @@ def storage_errors(action: str, path: str | Path) -> Iterator[None]:
     except OSError as error:
         reason = _EXPLANATIONS.get(error.errno or 0) or error.strerror or str(error)
         raise StorageError(f"cannot {action} {path}: {reason}", error.errno) from error
+
+
+@contextlib.contextmanager
+def interruptions_deferred() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block is over, where the system can do that: what it makes and the note of it are not torn apart."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def available_cpus() -> int:

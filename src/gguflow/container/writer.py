@@ -37,9 +37,13 @@ class OutputFile:
 
     def __enter__(self) -> OutputFile:
         self._refuse_existing()
-        with platform.storage_errors("write", self.path):
-            self._fd = self._locked_partial()
-            self.found = self.resume and os.fstat(self._fd).st_size > 0
+        try:
+            with platform.storage_errors("write", self.path):
+                self._open_partial()
+                self.found = self.resume and os.fstat(self._descriptor()).st_size > 0
+        except BaseException:
+            self._close(remove=self._is_new())
+            raise
         if not self.found:
             try:
                 self.clear()
@@ -71,6 +75,7 @@ class OutputFile:
             if os.name == "nt":  # an open file cannot be renamed there
                 self._close(remove=False)
             platform.replace_file(self.partial, self.path)
+            self._kept = True  # whoever has a file of the partial's name from here on, it is not this one
             platform.sync_directory(self.path.parent)
         self._close(remove=False)
 
@@ -87,17 +92,26 @@ class OutputFile:
             raise ValueError(f"{self.path} is not open for writing")
         return self._fd
 
-    def _locked_partial(self) -> int:
+    def _open_partial(self) -> None:
         """Open the partial file and lock it. The lock counts only while the name still leads to the locked file: a writer that commits renames it."""
         while True:
-            fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
-            if not platform.try_lock(fd):
-                os.close(fd)
+            with platform.interruptions_deferred():
+                self._fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            if not platform.try_lock(self._fd):
                 raise UsageError(f"another process is writing {self.path}")
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(self.partial)):
-                    return fd
-            os.close(fd)
+            if self._is_named():
+                return
+            self._close(remove=False)
+
+    def _is_named(self) -> bool:
+        """Whether the partial file's name leads to the file that is open."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._descriptor()), os.stat(self.partial))
+        return False
+
+    def _is_new(self) -> bool:
+        """Whether the partial file is nobody else's, and holds nothing that was worth keeping: an interruption came right after it was made."""
+        return self._fd is not None and os.fstat(self._fd).st_size == 0 and platform.try_lock(self._fd) and self._is_named()
 
     def _close(self, *, remove: bool) -> None:
         """Close, and remove the partial file first: while it is locked nobody else can have begun to use it."""
