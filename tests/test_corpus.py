@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from corpus.manifest import contents
 from gguflow.container import grammar
 from gguflow.container.header import parse
 from gguflow.container.rules import Limits
@@ -31,6 +32,12 @@ def test_verdict(case: dict[str, Any]) -> None:
 def test_bytes(case: dict[str, Any]) -> None:
     """A checkout that changed line ends, say, would judge other files."""
     assert hashlib.sha256((FILES / case["file"]).read_bytes()).hexdigest() == case["sha256"]
+
+
+def test_the_tool_writes_these_files() -> None:
+    """As tools/make_fixtures --check."""
+    there = {path.relative_to(FILES).as_posix(): path.read_bytes() for path in FILES.rglob("*") if path.is_file()}
+    assert there == contents()
 
 
 @pytest.mark.parametrize("case", GGUF)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 class Case:
     """A file (with the siblings it needs) and what must be said of it.
 
-    id: also the file's name, with `suffix`. category: H01 to F18, the kinds of broken file that spec/container.md lists; "" for another. rules: every
+    id: also the file's name, with `suffix`. category: H01 to F18, the kinds of broken file of fixtures/README.md; "" for another. rules: every
     rule that a finding names, in order, warnings too. name: of the file where its name matters. siblings: further files beside it, by name.
     level: to validate at. limits: other limits than the default ones. upstream: the case of ggml's tests/test-gguf.cpp that has the same defect.
     note: why, where the id does not say it.

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gguflow.container.header import Header, parse
+from gguflow.container.integrity import SHARDS_KEY
 from gguflow.container.metadata import ValueType
 from gguflow.container.reader import map_file
 from gguflow.container.rules import key_path
@@ -77,7 +78,7 @@ def judge_set(header: Header, path: Path) -> tuple[list[Finding], Facts]:
         except FileError as error:
             findings.append(Finding("C-043", f"shard {name} is {error.verdict}: {error.finding.message}", key_path(COUNT), error.finding.offset))
             continue
-        findings += _judge_sibling(sibling, name, number, count, header.alignment)
+        findings += _judge_sibling(sibling, name, number, count, header)
         for tensor in sibling.tensors:
             if tensor.name in tensors:
                 findings.append(Finding("C-046", f"tensor {tensor.name!r} of {name} is in another shard too", "$.tensors"))
@@ -88,10 +89,14 @@ def judge_set(header: Header, path: Path) -> tuple[list[Finding], Facts]:
     return findings, Facts(facts.metadata, tensors, facts.positions)
 
 
-def _judge_sibling(sibling: Header, name: str, number: int, count: int, alignment: int) -> Iterator[Finding]:
+def _judge_sibling(sibling: Header, name: str, number: int, count: int, first: Header) -> Iterator[Finding]:
     facts = Facts.of(sibling)
     for key, expected in ((NO, number), (COUNT, count)):
         if facts.integer(key) != expected:
             yield Finding("C-044", f"shard {name} says another {key}", key_path(key), None, facts.integer(key), expected)
-    if sibling.alignment != alignment:
-        yield Finding("C-044", f"shard {name} has another alignment", "$", None, sibling.alignment, alignment, "warning")
+    if facts.text(SHARDS_KEY) != Facts.of(first).text(SHARDS_KEY):
+        yield Finding(
+            "C-044", f"shard {name} is of another conversion", key_path(SHARDS_KEY), None, facts.text(SHARDS_KEY), Facts.of(first).text(SHARDS_KEY)
+        )
+    if sibling.alignment != first.alignment:
+        yield Finding("C-044", f"shard {name} has another alignment", "$", None, sibling.alignment, first.alignment, "warning")
