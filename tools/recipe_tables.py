@@ -26,7 +26,11 @@ Table = dict[str, str]
 
 @dataclass(frozen=True)
 class Shape:
-    """A model: what it is of, and its tensors. layer: of each layer, by the rest of the name; dims in NumPy order. keys: other metadata."""
+    """A model: what it is of, and its tensors.
+
+    outside, layer: of no layer, and of each, by the rest of the name; dims in NumPy order. dense_layer: of the first dense_layers in place of layer.
+    keys: other metadata. recipes: those that are asked for.
+    """
 
     name: str
     architecture: str
@@ -39,6 +43,7 @@ class Shape:
     dense_layers: int = 0
     dense_layer: dict[str, tuple[int, ...]] = field(default_factory=dict)
     keys: dict[str, int | float | bool] = field(default_factory=dict)
+    recipes: tuple[str, ...] = tuple(RECIPES)
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from self.outside.items()
@@ -102,11 +107,49 @@ _MLA: dict[str, tuple[int, ...]] = {
     "attn_k_b.weight": (4, 8, 128),
     "attn_output.weight": (8, 256),
 }
+_EXPERT_KEYS: dict[str, int | float | bool] = {
+    "expert_used_count": 6,
+    "leading_dense_block_count": 1,
+    "expert_feed_forward_length": 256,
+    "expert_shared_count": 1,
+    "expert_gating_func": 2,
+    "attention.key_length_mla": 64,
+    "attention.value_length_mla": 64,
+    "attention.kv_lora_rank": 256,
+    "attention.q_lora_rank": 256,
+    "ssm.conv_kernel": 4,
+    "kda.head_dim": 64,
+}
 _VECTORS: dict[str, tuple[int, ...]] = {"attn_norm.weight": (256,), "attn_q_norm.weight": (2, 256), "attn_q.bias": (8,)}
 _FUSED: dict[str, tuple[int, ...]] = dict.fromkeys(("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight"), (8, 256))
 
+_GLM5_NEXT = (
+    *("attn_q_a", "attn_q_b", "nextn.eh_proj", "attn_output", "attn_v", "attn_k", "attn_q"),
+    *("hc_attn_fn", "indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer_compressor_gate", "indexer_compressor_ape"),
+    *("ssm_f_a", "ssm_f_b", "ssm_g_a", "ssm_g_b", "ssm_beta", "attn_kv_a_mqa", "attn_k_b", "attn_v_b"),
+)
+
+_SENSITIVE = (
+    *("attn_q_norm", "ffn_gate_inp", "ffn_gate_inp_shexp", "ffn_gate_tid2eid", "altup_proj", "laurel_l", "per_layer_model_proj", "ssm_conv1d"),
+    *("shortconv.conv", "shortconv.in_proj", "indexer.k_proj", "indexer.q_proj", "indexer.proj", "attn_rel_b", "position_embd", "token_types"),
+    *(f"time_mix_{part}" for part in ("first", "w0", "w1", "w2", "v0", "v1", "v2", "a0", "a1", "a2", "g1", "g2")),
+    *(f"time_mix_{part}" for part in ("decay_w1", "decay_w2", "lerp_fused", "key", "value", "decay")),
+    *("sam.pos_embd", "sam.neck.0", "sam.net_2", "attn.rel_pos_h", "v.patch_embd", "v.patch_merger", "a.rvq.codebook", "mm.a.code_embd"),
+    *("attn_v_b", "attn_qkv_x", "cross_attn_v", "cross_attn_output", "ffn_down_x", "ffn_upper", "hc_x"),
+)
+
 SHAPES = (
     Shape("dense", "llama", 32, 32, 32, _outside(), _attention() | _ffn() | _VECTORS),
+    Shape(
+        "sensitive",
+        "llama",
+        4,
+        32,
+        32,
+        _outside() | {"position_embd.weight": (16, 256), "token_types.weight": (2, 256), "per_layer_token_embd.weight": (16, 256)},
+        _attention() | {f"{name}.weight": (8, 256) for name in _SENSITIVE} | {"x.scales": (8, 256), "one_row.weight": (1, 256)},
+        recipes=("f16", "q8_0", "q4_k_m", "mxfp4_moe"),
+    ),
     Shape("gqa", "llama", 16, 32, 8, _outside(), _attention() | _ffn()),
     Shape("tied", "llama", 28, 24, 8, _outside(tied=True), _attention() | _ffn()),
     Shape("moe-8", "llama", 32, 32, 8, _outside(), _attention() | _experts(8), n_experts=8, keys={"expert_used_count": 2}),
@@ -134,14 +177,31 @@ SHAPES = (
         n_experts=64,
         dense_layers=1,
         dense_layer=_MLA | _ffn(),
-        keys={
-            "expert_used_count": 6,
-            "leading_dense_block_count": 1,
-            "attention.kv_lora_rank": 256,
-            "expert_feed_forward_length": 256,
-            "expert_shared_count": 2,
-            "attention.q_lora_rank": 256,
-        },
+        keys=_EXPERT_KEYS,
+    ),
+    Shape(
+        "bailingmoe3",
+        "bailingmoe3",
+        10,
+        16,
+        16,
+        _outside(),
+        _MLA | _experts(16) | _shared() | {"attn_v_b.weight": (4, 8, 256)},
+        n_experts=16,
+        keys=_EXPERT_KEYS | {"kda.safe_gate": True, "kda.gate_lower_bound": -5.0},
+    ),
+    Shape(
+        "glm5-next",
+        "glm5-next",
+        12,
+        16,
+        16,
+        _outside(),
+        dict.fromkeys((f"{name}.weight" for name in _GLM5_NEXT), (8, 256)) | _experts(16),
+        n_experts=16,
+        keys=_EXPERT_KEYS
+        | {f"attention.indexer.{key}": value for key, value in (("head_count", 8), ("key_length", 64), ("top_k", 64), ("kpool", 2))}
+        | {"hyper_connection.count": 4, "hyper_connection.sinkhorn_iterations": 2, "hyper_connection.epsilon": 1e-6},
     ),
     Shape(
         "fused-qkv",
@@ -200,10 +260,12 @@ _OPTIONS = (
     Options(leave_output_tensor=True),
 )
 
+_WITH_OPTIONS = ("q4_k_m", "iq2_s", "mxfp4_moe", "q8_0")
+
 
 def cases(shape: Shape) -> Iterator[Case]:
     """Every recipe, without importance and with it; some of them with options, where the model has what the options speak of."""
-    for recipe in RECIPES:
+    for recipe in shape.recipes:
         yield Case(recipe)
         yield Case(recipe, imatrix=True)
     names = [name for name, _ in shape.tensors()]
@@ -212,7 +274,7 @@ def cases(shape: Shape) -> Iterator[Case]:
         is_known = all(any(pattern.search(name) for name in names) for pattern, _ in options.patterns)
         is_even = options.output_format is None or row % options.output_format.block_size == 0
         if is_known and is_even:  # the peer's dry run announces formats that do not divide the rows, and its real run dies of them
-            yield from (Case(recipe, options=options) for recipe in ("q4_k_m", "iq2_s", "mxfp4_moe", "q8_0"))
+            yield from (Case(recipe, options=options) for recipe in _WITH_OPTIONS if recipe in shape.recipes)
 
 
 def our_table(shape: Shape, case: Case) -> Table | str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from gguflow.quantization import dequantize, quantize
+    from gguflow.recipes import Options
     from gguflow.validation import validate
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ __all__ = [
     "LimitError",
     "MalformedError",
     "NonFiniteError",
+    "Options",
     "ShapeError",
     "StorageError",
     "UnknownFormatError",
@@ -59,6 +61,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Options": ("gguflow.recipes", "Options"),
     "convert": ("gguflow.conversion", "convert"),
     "dequantize": ("gguflow.quantization", "dequantize"),
     "formats": ("gguflow.blocks", "FORMATS"),
