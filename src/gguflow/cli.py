@@ -21,6 +21,7 @@ from gguflow import __version__
 from gguflow.errors import ExitStatus, GguflowError, UsageError
 
 if TYPE_CHECKING:
+    from gguflow.plan import Split
     from gguflow.recipes import Options
 
 _EPILOG = """\
@@ -44,6 +45,7 @@ examples:
   gguflow convert Llama-3.2-1B/ -t q8_0 -o out.gguf
   gguflow convert Llama-3.2-1B/ --dry-run --explain  what would be written: formats, sizes and why
   gguflow convert Llama-3.2-1B/ -t q4_k_m,q8_0 -o 'Llama-{type}.gguf'    two files from one reading
+  gguflow convert Model-BF16-00001-of-00009.gguf -t iq4_xs --split-max-size 20G
   gguflow convert unet.safetensors --arch flux -t q5_0 --strip-prefix model.diffusion_model."""
 
 _VALIDATE = """\
@@ -107,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("--explain", action="store_true", help="print for every tensor which rule chose its format")
     convert.add_argument("--json", action="store_true", help="print the report (or the plan) as JSON")
     convert.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
+    _add_split_options(convert.add_argument_group("several files (as gguf-split makes them)"))
     _add_recipe_options(convert.add_argument_group("what the recipe chooses (as llama-quantize has it)"))
     convert.set_defaults(run=_convert)
 
@@ -149,6 +152,16 @@ def parser() -> argparse.ArgumentParser:
     formats.add_argument("--json", action="store_true", help="print them as JSON")
     formats.set_defaults(run=_formats)
     return top
+
+
+def _add_split_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--split-max-size",
+        metavar="SIZE",
+        help="shards whose tensors have at most so many bytes: a number with K, M or G, powers of 1000; a larger tensor gets a shard of its own",
+    )
+    group.add_argument("--split-max-tensors", type=int, metavar="N", help="shards of at most N tensors")
+    group.add_argument("--no-tensor-first-split", action="store_true", help="the first shard has the metadata only")
 
 
 def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
@@ -206,9 +219,10 @@ def _convert(arguments: argparse.Namespace) -> None:
         strip_prefix=arguments.strip_prefix,
         options=_recipe_options(arguments),
         imatrix=arguments.imatrix,
+        shards=_split(arguments),
         integrity=not arguments.no_integrity,
     )
-    plans = [target.plan for target in prepared.targets]
+    plans = [plan for target in prepared.targets for plan in target.plans]
     plan_text = "\n\n".join(describe.plan_text(plan, explain=arguments.explain) for plan in plans)
     for note in filter(None, map(describe.importance_text, plans)):
         print(f"gguflow: {note}", file=sys.stderr)
@@ -236,9 +250,18 @@ def _convert(arguments: argparse.Namespace) -> None:
             reports = run(progress=callback)
         print("\n\n".join(map(describe.report_text, reports)), file=sys.stderr)
     if arguments.json:
-        _print_json(*({**asdict(report), "output": str(report.output)} for report in reports))
+        _print_json(*({**asdict(report), "output": str(report.output), "files": list(map(str, report.files))} for report in reports))
     else:
-        print(*(report.output for report in reports), sep="\n")
+        print(*(file for report in reports for file in report.files), sep="\n")
+
+
+def _split(arguments: argparse.Namespace) -> Split | None:
+    from gguflow.plan import Split
+
+    if arguments.split_max_size is None and arguments.split_max_tensors is None and not arguments.no_tensor_first_split:
+        return None
+    nbytes = None if arguments.split_max_size is None else _size(arguments.split_max_size, 1000)
+    return Split(nbytes, arguments.split_max_tensors, arguments.no_tensor_first_split)
 
 
 def _recipe_options(arguments: argparse.Namespace) -> Options:
@@ -313,12 +336,12 @@ def _words(path: str) -> list[str]:
             raise UsageError(f"{path} is not UTF-8 text: {error}") from error
 
 
-def _size(text: str) -> int:
-    """Bytes, from "192M" and the like (powers of 1024)."""
+def _size(text: str, thousand: int = 1024) -> int:
+    """Bytes, from "192M" and the like."""
     match = re.fullmatch(r"(\d+)([KMG]?)", text.strip().upper().removesuffix("IB").removesuffix("B"))
     if match is None:
         raise UsageError(f"{text!r} is no size; write bytes, or a number with K, M or G")
-    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+    return int(match[1]) * int(thousand ** " KMG".index(match[2] or " "))
 
 
 def _print_json(*data: Any) -> None:

@@ -22,14 +22,15 @@ import numpy as np
 
 from gguflow import __version__, models, platform, recipes, sources
 from gguflow.blocks import FORMATS, BlockFormat
-from gguflow.container.integrity import LEAF_WEIGHTS, new_leaf_digest, tensor_digest
+from gguflow.container.integrity import LEAF_WEIGHTS, new_leaf_digest, shards_id, tensor_digest
+from gguflow.container.shards import ShardName
 from gguflow.container.writer import OutputFile, is_worth_keeping
 from gguflow.errors import Finding, InvalidError, UsageError
 from gguflow.imatrix import Importance
 from gguflow.imatrix import read as read_imatrix
 from gguflow.journal import Journal, Leaf
 from gguflow.models.base import ModelTensor
-from gguflow.plan import Plan, PlannedTensor, make
+from gguflow.plan import Plan, PlannedTensor, Split, make, split
 from gguflow.quantization import TILE, Bytes, Floats, decode, encode, first_non_finite, kernels_digest
 from gguflow.sources.base import Checkpoint
 from gguflow.sources.reading import TensorReader
@@ -52,7 +53,10 @@ class FormatTotal:
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did. Sizes in bytes; source_nbytes is of the tensors that were read; resumed_nbytes were there from an earlier run."""
+    """What a conversion did. Sizes in bytes; source_nbytes is of the tensors that were read; resumed_nbytes were there from an earlier run.
+
+    output: the file, or the first of its shards. files: all of them.
+    """
 
     output: Path
     recipe: str
@@ -64,14 +68,15 @@ class Report:
     bits_per_weight: float
     formats: dict[str, FormatTotal]
     seconds: float
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Target:
-    """One output: what it will be, and where."""
+    """One output: what its file will be, and where; several plans and paths where it is cut into shards."""
 
-    plan: Plan
-    path: Path
+    plans: tuple[Plan, ...]
+    paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ def prepare(
     strip_prefix: str | None = None,
     options: recipes.Options | None = None,
     imatrix: str | Path | None = None,
+    shards: Split | None = None,
     integrity: bool = True,
 ) -> Prepared:
     """Open the source, understand the model, plan the output. Reads headers, config and tokenizer; no weights.
@@ -102,6 +108,7 @@ def prepare(
     output: default llama.cpp's file name for the model, in the current directory; `{type}` in it stands for the type.
     type: one, or several with commas between them, which are then written from one reading of the source.
     options: changes to what the type's recipe chooses, and to metadata. imatrix: a file with the importance of columns, llama-imatrix's.
+    shards: how the output is cut into several files, whose names end in -00001-of-00003.gguf; None for one file.
     integrity: whether the output carries the keys by which it can prove itself.
     Raises UsageError, FileError, StorageError.
     """
@@ -112,10 +119,19 @@ def prepare(
     template = str(output) if output is not None else _file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
     plans = [make(model, recipe, options, importance, integrity=integrity, sources=read) for recipe in chosen]
-    targets = tuple(Target(plan, Path(template.replace("{type}", recipe.label))) for plan, recipe in zip(plans, chosen, strict=True))
-    if len({target.path for target in targets}) < len(targets):
+    paths = [Path(template.replace("{type}", recipe.label)) for recipe in chosen]
+    targets = tuple(_target(plan, path, shards) for plan, path in zip(plans, paths, strict=True))
+    if len(set(paths)) < len(targets):
         raise UsageError(f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})")
     return Prepared(checkpoint, targets)
+
+
+def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
+    if shards is None:
+        return Target((plan,), (path,))
+    plans = split(plan, shards)
+    stem = path.name.removesuffix(".gguf")
+    return Target(plans, tuple(path.with_name(str(ShardName(stem, i, len(plans)))) for i in range(len(plans))))
 
 
 def run(
@@ -134,28 +150,32 @@ def run(
     resume: go on from what an interrupted run of the same conversion left; False forgets it.
     io: "mmap", or "pread" where a source might be truncated by somebody while it is read, which kills a process that has it mapped.
     Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another conversion; a tensor needs importance and
-    has none), InvalidError (NaN or Inf in
-    a tensor that is to be quantized; a source that changed while it was read), StorageError.
+    has none), InvalidError (NaN or Inf in a tensor that is to be quantized; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
     threads = platform.available_cpus() if threads is None else threads
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")
     tile = _tile_weights(memory_limit, threads, len(prepared.targets))
-    for target in prepared.targets:
-        target.plan.check_importance()
-        if any(platform.is_same_file(target.path, file.path) for file in prepared.checkpoint.files):
-            raise UsageError(f"{target.path} is a source of this conversion; choose another output")
+    files = [(plan, path) for target in prepared.targets for plan, path in zip(target.plans, target.paths, strict=True)]
+    for plan, path in files:
+        plan.check_importance()
+        if any(platform.is_same_file(path, file.path) for file in prepared.checkpoint.files):
+            raise UsageError(f"{path} is a source of this conversion; choose another output")
     with ExitStack() as stack:
         reader = stack.enter_context(TensorReader(prepared.checkpoint, io))
         binding = _binding(prepared.checkpoint)
-        outputs = [stack.enter_context(_Output(target, binding, overwrite=overwrite, resume=resume)) for target in prepared.targets]
+        outputs = [stack.enter_context(_Output(plan, path, binding, overwrite=overwrite, resume=resume)) for plan, path in files]
         _run_leaves(_Work(reader, outputs, tile), threads, progress)
         reader.check_unchanged()
-        for output in outputs:
-            output.commit()
+        groups = [[outputs.pop(0) for _ in target.plans] for target in prepared.targets]
+        for group in groups:
+            _complete(group)
+        for group in groups:
+            for output in reversed(group):  # whoever finds the first shard finds them all
+                output.file.commit()
         seconds = time.perf_counter() - started
-    return [_report(output, seconds) for output in outputs]
+    return [_report(group, seconds) for group in groups]
 
 
 def convert(
@@ -167,6 +187,7 @@ def convert(
     strip_prefix: str | None = None,
     options: recipes.Options | None = None,
     imatrix: str | Path | None = None,
+    shards: Split | None = None,
     integrity: bool = True,
     threads: int | None = None,
     memory_limit: int = DEFAULT_MEMORY_LIMIT,
@@ -177,19 +198,27 @@ def convert(
 ) -> Report:
     """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of several types, the first one's report."""
     prepared = prepare(
-        source, output, type=type, architecture=architecture, strip_prefix=strip_prefix, options=options, imatrix=imatrix, integrity=integrity
+        source,
+        output,
+        type=type,
+        architecture=architecture,
+        strip_prefix=strip_prefix,
+        options=options,
+        imatrix=imatrix,
+        shards=shards,
+        integrity=integrity,
     )
     return run(prepared, threads=threads, memory_limit=memory_limit, overwrite=overwrite, resume=resume, io=io, progress=progress)[0]
 
 
 class _Output:
-    """A target being written: its file, its journal, and the digests of the leaves that are there."""
+    """A file being written: its journal, and the digests of the leaves that are there. Leaves count the tensors of all shards."""
 
-    def __init__(self, target: Target, binding: str, *, overwrite: bool, resume: bool) -> None:
-        self.plan = target.plan
-        self.file = OutputFile(target.path, target.plan.nbytes, overwrite=overwrite, resume=resume)
-        plan_digest = hashlib.sha256(target.plan.header).hexdigest()
-        self.journal = Journal(target.path.with_name(f".{target.path.name}.journal"), f"{binding} {plan_digest} {target.plan.imatrix_digest}")
+    def __init__(self, plan: Plan, path: Path, binding: str, *, overwrite: bool, resume: bool) -> None:
+        self.plan = plan
+        self.file = OutputFile(path, plan.nbytes, overwrite=overwrite, resume=resume)
+        plan_digest = hashlib.sha256(plan.header).hexdigest()
+        self.journal = Journal(path.with_name(f".{path.name}.journal"), f"{binding} {plan_digest} {plan.imatrix_digest}")
         self.digests: dict[Leaf, bytes] = {}
         self.resumed_nbytes = 0
 
@@ -227,13 +256,20 @@ class _Output:
         self.digests[leaf] = digest
         self.journal.record(leaf, digest)
 
-    def commit(self) -> None:
-        """Write the header, now that all digests are known, and give the file its name."""
-        digests = []
-        for i, planned in enumerate(self.plan.tensors):
-            digests.append(tensor_digest(self.digests[i, leaf] for leaf in range(_n_leaves(planned))))
-        self.file.write(self.plan.completed_header(digests), 0)
-        self.file.commit()
+    def planned(self, i: int) -> PlannedTensor:
+        """Tensor i, counted over all shards, which must be in this one."""
+        return self.plan.tensors[i - self.plan.first_tensor]
+
+    def tensors(self) -> range:
+        """The numbers of its tensors."""
+        return range(self.plan.first_tensor, self.plan.first_tensor + len(self.plan.tensors))
+
+    def lacks(self, leaf: Leaf) -> bool:
+        return leaf[0] in self.tensors() and leaf not in self.digests
+
+    def tensor_digests(self) -> list[bytes]:
+        """Of its tensors in order, now that all leaves are known."""
+        return [tensor_digest(self.digests[i, leaf] for leaf in range(_n_leaves(self.planned(i)))) for i in self.tensors()]
 
     def padding(self, planned: PlannedTensor, last: int) -> bytes:
         """The zero bytes behind a leaf that ends at weight `last`: those behind the tensor where it is the last leaf."""
@@ -241,15 +277,15 @@ class _Output:
 
     def leaf_nbytes(self, leaf: Leaf) -> int:
         """Of its blocks, without padding."""
-        planned = self.plan.tensors[leaf[0]]
+        planned = self.planned(leaf[0])
         first, last = _leaf_range(planned, leaf[1])
         return self.offset(planned, last) - self.offset(planned, first)
 
     def _is_there(self, leaf: Leaf, digest: bytes) -> bool:
         """Whether the partial file really holds a leaf that the journal claims."""
-        if leaf[0] >= len(self.plan.tensors) or leaf[1] >= _n_leaves(self.plan.tensors[leaf[0]]):
+        if leaf[0] not in self.tensors() or leaf[1] >= _n_leaves(self.planned(leaf[0])):
             return False
-        planned = self.plan.tensors[leaf[0]]
+        planned = self.planned(leaf[0])
         first, last = _leaf_range(planned, leaf[1])
         content = self.file.read(self.leaf_nbytes(leaf), self.offset(planned, first))
         found = new_leaf_digest()
@@ -287,22 +323,23 @@ class _Work:
 
     def leaves(self) -> Iterator[Leaf]:
         """Every leaf that some output lacks."""
-        for i, planned in enumerate(self.outputs[0].plan.tensors):
-            for leaf in range(_n_leaves(planned)):
-                if any((i, leaf) not in output.digests for output in self.outputs):
+        for i in range(max(output.tensors().stop for output in self.outputs)):
+            holders = [output for output in self.outputs if i in output.tensors()]
+            for leaf in range(_n_leaves(holders[0].planned(i))):
+                if any(output.lacks((i, leaf)) for output in holders):
                     yield i, leaf
 
     def resumed(self) -> Iterator[tuple[PlannedTensor, int, int]]:
         """The leaves that an earlier run has done: tensor, weights, bytes."""
         for output in self.outputs:
             for leaf in output.digests:
-                planned = output.plan.tensors[leaf[0]]
+                planned = output.planned(leaf[0])
                 first, last = _leaf_range(planned, leaf[1])
                 yield planned, last - first, output.leaf_nbytes(leaf)
 
     def do(self, leaf: Leaf) -> list[tuple[PlannedTensor, int, int]]:
         """Convert a leaf for every output that lacks it, and write it; for each, its tensor, weights and bytes."""
-        lacking = [(output, output.plan.tensors[leaf[0]], new_leaf_digest()) for output in self.outputs if leaf not in output.digests]
+        lacking = [(output, output.planned(leaf[0]), new_leaf_digest()) for output in self.outputs if output.lacks(leaf)]
         formats = [planned.format for _, planned, _ in lacking]
         tensor = lacking[0][1].tensor
         first, last = _leaf_range(lacking[0][1], leaf[1])
@@ -474,6 +511,15 @@ def _check_finite(tensor: ModelTensor, first: int, weights: Floats, must_fit_f16
         raise InvalidError(tensor.source.file.path if tensor.source else "the model", Finding("M-100", message, f"$.tensors[{tensor.name!r}]"))
 
 
+def _complete(shards: Sequence[_Output]) -> None:
+    """Write the headers, now that all digests are known, and make the files durable; their names are still free after that."""
+    digests = [output.tensor_digests() for output in shards]
+    common = shards_id([digest for each in digests for digest in each])
+    for output, own in zip(shards, digests, strict=True):
+        output.file.write(output.plan.completed_header(own, common), 0)
+        output.file.flush()
+
+
 def _run_leaves(work: _Work, threads: int, progress: Progress | None) -> None:
     """All leaves, on a pool of threads, with a few waiting; the first error ends the rest."""
     pending: set[Future[list[tuple[PlannedTensor, int, int]]]] = set()
@@ -500,22 +546,24 @@ def _run_leaves(work: _Work, threads: int, progress: Progress | None) -> None:
             raise
 
 
-def _report(output: _Output, seconds: float) -> Report:
-    plan = output.plan
+def _report(shards: Sequence[_Output], seconds: float) -> Report:
+    tensors = [planned for output in shards for planned in output.plan.tensors]
+    n_weights = sum(planned.tensor.n_weights for planned in tensors)
     by_format: dict[BlockFormat, list[PlannedTensor]] = {}
-    for planned in sorted(plan.tensors, key=lambda p: -p.format.bits_per_weight):
+    for planned in sorted(tensors, key=lambda p: -p.format.bits_per_weight):
         by_format.setdefault(planned.format, []).append(planned)
     return Report(
-        output=output.file.path,
-        recipe=plan.recipe,
-        n_tensors=len(plan.tensors),
-        n_weights=plan.n_weights,
-        source_nbytes=sum(source.nbytes for p in plan.tensors for source in p.tensor.sources),
-        nbytes=plan.nbytes,
-        resumed_nbytes=output.resumed_nbytes,
-        bits_per_weight=plan.bits_per_weight,
+        output=shards[0].file.path,
+        recipe=shards[0].plan.recipe,
+        n_tensors=len(tensors),
+        n_weights=n_weights,
+        source_nbytes=sum(source.nbytes for p in tensors for source in p.tensor.sources),
+        nbytes=sum(output.plan.nbytes for output in shards),
+        resumed_nbytes=sum(output.resumed_nbytes for output in shards),
+        bits_per_weight=8 * sum(p.nbytes for p in tensors) / max(n_weights, 1),
         formats={
             f.name: FormatTotal(len(group), sum(p.tensor.n_weights for p in group), sum(p.nbytes for p in group)) for f, group in by_format.items()
         },
         seconds=seconds,
+        files=tuple(output.file.path for output in shards),
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gguflow import blocks, recipes
 from gguflow.blocks import BlockFormat
 from gguflow.container import header, rules
 from gguflow.container.header import TensorInfo
-from gguflow.container.integrity import HEADER_KEY, completed_header, placeholder, without_set
+from gguflow.container.integrity import HEADER_KEY, SHARDS_KEY, completed_header, for_shard, placeholder, without_set
 from gguflow.container.metadata import Metadata, Value, boolean, f32, string, u32
+from gguflow.container.shards import MAX_SHARDS, shard_metadata
 from gguflow.errors import InvalidError, UsageError
 from gguflow.imatrix import Imatrix, Importance
 from gguflow.models.base import Model, ModelTensor
@@ -62,6 +63,7 @@ class Plan:
 
     nbytes: of the whole file. header: its first data_offset bytes, with zeros in place of the digests. imatrix_digest:
     of the file that importance is from, "" where none is given; what decides the weights beside the header.
+    first_tensor: of a shard, how many tensors the shards before it have.
     """
 
     architecture: str
@@ -73,6 +75,7 @@ class Plan:
     header: bytes
     nbytes: int
     imatrix_digest: str = ""
+    first_tensor: int = 0
 
     @property
     def has_imatrix(self) -> bool:
@@ -94,11 +97,12 @@ class Plan:
     def data_offset(self) -> int:
         return len(self.header)
 
-    def completed_header(self, digests: Sequence[bytes]) -> bytes:
-        """The header with the digests of the tensors, in order; as planned where the plan has no integrity keys."""
+    def completed_header(self, digests: Sequence[bytes], shards_id: str = "") -> bytes:
+        """The header with the digests of the tensors, in order; as planned where the plan has no integrity keys. shards_id: of a shard's siblings."""
         if HEADER_KEY not in self.metadata:
             return self.header
-        return completed_header(self.metadata, self.infos, self.alignment, self.nbytes, digests)
+        metadata = self.metadata | {SHARDS_KEY: string(shards_id)} if SHARDS_KEY in self.metadata else self.metadata
+        return completed_header(metadata, self.infos, self.alignment, self.nbytes, digests)
 
     @property
     def n_weights(self) -> int:
@@ -138,17 +142,71 @@ def make(
         metadata |= imatrix.provenance()
     if integrity:
         metadata |= placeholder(len(tensors), recipe.name, recipes.VERSION, sources)
+    placed = _placed(tensors, chosen, imatrix, header.declared_alignment(metadata))
+    return _file(model.architecture, recipe.name, metadata, placed, imatrix.digest if imatrix else "")
+
+
+@dataclass(frozen=True)
+class Split:
+    """How an output is cut into shards: by one of the two limits, as gguf-split cuts.
+
+    max_nbytes: of the tensors of a shard, headers not counted; a tensor that is larger gets a shard of its own. max_tensors: of a shard.
+    is_first_empty: the first shard has the metadata only.
+    """
+
+    max_nbytes: int | None = None
+    max_tensors: int | None = None
+    is_first_empty: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.max_nbytes is None) == (self.max_tensors is None):
+            raise UsageError("to split, pass either --split-max-size or --split-max-tensors")
+        if (self.max_nbytes or self.max_tensors or 0) < 1:
+            raise UsageError("a shard must have room for something: --split-max-size and --split-max-tensors are 1 or more")
+
+
+def split(whole: Plan, how: Split) -> tuple[Plan, ...]:
+    """The plans of the shards, in order: the first has the metadata, each its tensors and the keys that say which shard it is.
+
+    Raises UsageError where there would be more shards than split.count can say.
+    """
+    groups: list[list[PlannedTensor]] = [[], []] if how.is_first_empty and whole.tensors else [[]]
+    nbytes = 0
+    for i, planned in enumerate(whole.tensors):
+        size = planned.nbytes + planned.padding
+        is_full = i and i % how.max_tensors == 0 if how.max_tensors else nbytes + size > (how.max_nbytes or 0)
+        if is_full and groups[-1]:
+            groups.append([])
+            nbytes = 0
+        groups[-1].append(planned)
+        nbytes += size
+    if len(groups) > MAX_SHARDS:
+        raise UsageError(f"{len(groups)} shards are more than a model can have ({MAX_SHARDS}); let each hold more")
+    plans: list[Plan] = []
+    for number, group in enumerate(groups):
+        metadata = {key: value for key, value in whole.metadata.items() if key == "general.alignment" or number == 0}
+        metadata = without_set(metadata) | shard_metadata(number, len(groups), len(whole.tensors)) | for_shard(whole.metadata, len(group))
+        first = sum(map(len, groups[:number]))
+        plans.append(_file(whole.architecture, whole.recipe, metadata, _packed(group), whole.imatrix_digest, first))
+    return tuple(plans)
+
+
+def _file(architecture: str, recipe: str, metadata: Metadata, placed: Sequence[PlannedTensor], imatrix_digest: str, first_tensor: int = 0) -> Plan:
+    """The plan of a file of these tensors. Raises InvalidError where it would break a rule of the container."""
     alignment = header.declared_alignment(metadata)
-    placed = _placed(tensors, chosen, imatrix, alignment)
     infos = tuple(TensorInfo(p.name, _stored_dims(p.shape), p.format.id, p.offset) for p in placed)
     built = header.build(metadata, infos, alignment)
     for finding in rules.judge(header.Header(header.VERSION, metadata, infos, alignment, len(built)), block_sizes, None):
         if finding.severity == "error":
             raise InvalidError("the output", finding)
-    last = placed[-1] if placed else None
-    end = header.align(last.offset + last.nbytes, alignment) if last else 0
-    nbytes = len(built) + end
-    return Plan(model.architecture, recipe.name, metadata, tuple(placed), infos, alignment, built, nbytes, imatrix.digest if imatrix else "")
+    end = placed[-1].offset + placed[-1].nbytes + placed[-1].padding if placed else 0
+    return Plan(architecture, recipe, metadata, tuple(placed), infos, alignment, built, len(built) + end, imatrix_digest, first_tensor)
+
+
+def _packed(tensors: Sequence[PlannedTensor]) -> list[PlannedTensor]:
+    """The same tensors from the start of a data section."""
+    start = tensors[0].offset if tensors else 0
+    return [replace(planned, offset=planned.offset - start) for planned in tensors]
 
 
 def block_sizes(type_id: int) -> tuple[int, int] | None:

@@ -101,6 +101,20 @@ def leaf_ranges(header: Header, tensor: TensorInfo, sizes: tuple[int, int]) -> I
         yield start + first, header.data_offset + align(tensor.offset + nbytes, header.alignment) if is_last else start + first + step
 
 
+def for_shard(metadata: Metadata, n_tensors: int) -> Metadata:
+    """The key set of one of several files that replace the one whose metadata it is in, likewise before any weight is read; empty where it has none.
+
+    n_tensors: of the shard. The id that all shards share is in it too.
+    """
+    own: Metadata = {TENSORS_KEY: array(ValueType.UINT64, [0] * (2 * n_tensors)), SHARDS_KEY: string(UNKNOWN)}
+    return {key: metadata[key] for key in KEY_SET} | own if HEADER_KEY in metadata else {}
+
+
+def shards_id(digests: Sequence[bytes]) -> str:
+    """What the shards of a model share, and those of no other model have: the digest of the digests of all its tensors, in order."""
+    return hexdigest(b"".join(digests))
+
+
 def stored_digests(header: Header) -> list[bytes]:
     """The digests of the tensors, in the order of the table. The set has been proved to be well-formed."""
     words = [int(word).to_bytes(8, "big") for word in header.metadata[TENSORS_KEY].value]

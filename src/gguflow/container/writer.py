@@ -67,11 +67,16 @@ class OutputFile:
         with platform.storage_errors("write", self.path):
             platform.preallocate_anew(self._descriptor(), self.nbytes)
 
-    def commit(self) -> None:
-        """Make the file durable and give it its name. Raises UsageError where another file has taken the name meanwhile."""
+    def flush(self) -> None:
+        """Make the bytes durable. Raises UsageError where another file has taken the name meanwhile."""
         with platform.storage_errors("write", self.path):
             platform.sync_file(self._descriptor())
-            self._refuse_existing()
+        self._refuse_existing()
+
+    def commit(self) -> None:
+        """Make the file durable and give it its name. Raises what `flush` raises."""
+        self.flush()
+        with platform.storage_errors("write", self.path):
             if os.name == "nt":  # an open file cannot be renamed there
                 self._close(remove=False)
             platform.replace_file(self.partial, self.path)
