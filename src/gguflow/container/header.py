@@ -16,7 +16,7 @@ import numpy as np
 
 from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType
 from gguflow.container.sniffing import looks_like
-from gguflow.container.strings import ChainBrokenError, StringArray, decode_text, encode_text, find_strings
+from gguflow.container.strings import ChainBrokenError, StringArray, decode_text, encode_text, find_strings, quoted
 from gguflow.errors import Finding, MalformedError, UnsupportedError
 
 MAGIC = b"GGUF"
@@ -206,8 +206,8 @@ def parse(buffer: bytes | memoryview, file: str) -> Header:
         position = parser.position
         key = parser.text("metadata key", f"$.metadata[{i}].key")
         if key in metadata:
-            parser.fail("C-010", f"duplicate metadata key {key!r}", f"$.metadata[{i}].key", at=position)
-        metadata[key] = parser.value(f"$.metadata[{key!r}]")
+            parser.fail("C-010", f"duplicate metadata key {quoted(key)}", f"$.metadata[{i}].key", at=position)
+        metadata[key] = parser.value(f"$.metadata[{quoted(key)}]")
         positions[key] = position
     tensors = tuple(parser.tensor(i) for i in range(n_tensors))
     alignment = declared_alignment(metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from gguflow.container.header import Header, TensorInfo, align
 from gguflow.container.metadata import Value, ValueType
-from gguflow.container.strings import encode_text, is_text
+from gguflow.container.strings import encode_text, is_text, quoted
 from gguflow.errors import FileError, Finding, InvalidError, LimitError, UnsupportedError
 
 MAX_NAME_BYTES = 63  # ggml keeps names in char[64]
@@ -37,6 +38,9 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""All but tab, line feed and carriage return."""
 
 BlockSizes = Callable[[int], tuple[int, int] | None]
 """type id -> (block_size, type_size), or None for a type that is not known."""
@@ -110,9 +114,8 @@ def _judge_value(key: str, value: Value, header: Header, limits: Limits) -> Iter
         nbytes = len(encode_text(value.value))
         if nbytes > limits.string_bytes:
             yield Finding("C-023", "a string over the limit", path, at, nbytes, f"{limits.string_bytes} bytes or fewer")
-        control = next((c for c in value.value if not c.isprintable() and (c < " " or "\x7f" <= c < "\xa0") and c not in "\t\n\r"), None)
-        if control is not None:
-            yield Finding("C-034", "a string with a control character, escaped wherever it is shown", path, at, repr(control), severity="warning")
+        if control := _CONTROL.search(value.value):
+            yield Finding("C-034", "a string with a control character, escaped wherever it is shown", path, at, repr(control[0]), severity="warning")
     elif not _is_finite(value):
         yield Finding("C-032", "a number that is not finite", path, at, severity="warning")
 
@@ -165,7 +168,7 @@ def _judge_tensors(header: Header, block_sizes: BlockSizes, file_size: int | Non
         needed = max(needed for needed, _ in cut)
         first = cut[0][1]
         message = f"truncated: needs {needed} bytes, has {file_size}; of {len(cut)} tensors that are cut or missing the first is"
-        message += f" {header.tensors[first].name!r}"
+        message += f" {quoted(header.tensors[first].name)}"
         yield Finding("C-019", message, f"$.tensors[{first}]", header.tensors[first].position, file_size, needed)
     total = header.data_offset + end
     if file_size is not None and expected_offset is not None and file_size > total:
@@ -176,7 +179,7 @@ def _judge_name(i: int, tensor: TensorInfo, seen: set[str]) -> Iterator[Finding]
     path, at = f"$.tensors[{i}].name", tensor.position or None
     nbytes = len(encode_text(tensor.name))
     if nbytes > MAX_NAME_BYTES:
-        message = f"tensor name {tensor.name!r} is too long for ggml"
+        message = f"tensor name {quoted(tensor.name)} is too long for ggml"
         yield Finding("C-012", message, path, at, f"{nbytes} bytes", f"{MAX_NAME_BYTES} or fewer")
     if not nbytes:
         yield Finding("C-029", "a tensor without a name", path, at)
@@ -184,7 +187,7 @@ def _judge_name(i: int, tensor: TensorInfo, seen: set[str]) -> Iterator[Finding]
         yield Finding("C-022", "a tensor name that is not UTF-8", path, at)
     yield from _judge_characters(tensor.name, "a tensor name", path, at)
     if tensor.name in seen:
-        yield Finding("C-013", f"duplicate tensor name {tensor.name!r}", path, at)
+        yield Finding("C-013", f"duplicate tensor name {quoted(tensor.name)}", path, at)
 
 
 def _judge_characters(text: str, what: str, path: str, at: int | None) -> Iterator[Finding]:
@@ -204,7 +207,7 @@ def _first_wrong_size(i: int, tensor: TensorInfo, block_sizes: BlockSizes) -> Fi
         return Finding("C-015", "more weights than can be addressed", path + ".dims", at, list(tensor.dims), "a product below 2**63")
     sizes = block_sizes(tensor.type_id)
     if sizes is None:
-        return Finding("C-016", f"tensor {tensor.name!r} has {_type_in_words(tensor.type_id)}", path + ".type", at, tensor.type_id)
+        return Finding("C-016", f"tensor {quoted(tensor.name)} has {_type_in_words(tensor.type_id)}", path + ".type", at, tensor.type_id)
     row = row_length(tensor)
     if row % sizes[0]:
         return Finding("C-017", "rows that do not divide into blocks", path + ".dims", at, row, f"a multiple of {sizes[0]}")
@@ -228,4 +231,4 @@ def _is_finite(value: Value) -> bool:
 
 def key_path(key: str) -> str:
     """Where a metadata key stands, for a Finding: bounded, and escaped."""
-    return f"$.metadata[{key if len(key) <= 120 else key[:120] + '…'!r}]"
+    return f"$.metadata[{quoted(key)}]"

@@ -158,4 +158,13 @@ def encode_text(text: str) -> bytes:
 
 def is_text(text: str) -> bool:
     """False where a byte that is not UTF-8 came through as a lone surrogate."""
-    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def quoted(text: str) -> str:
+    """Text from a file as a message names it: in quotes, escaped, cut where it is long."""
+    return repr(text if len(text) <= 120 else text[:120] + "…")

@@ -22,6 +22,7 @@ from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
 from gguflow.container.verification import check_data, check_set
 from gguflow.errors import FileError, Finding, UsageError
 from gguflow.plan import block_sizes
+from gguflow.platform import storage_errors
 from gguflow.validation import shards
 from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.general import judge_general
@@ -51,8 +52,10 @@ def examine(
     if level not in LEVELS:
         raise UsageError(f"unknown level {level!r}; known: {', '.join(LEVELS)}")
     path = Path(path)
+    with storage_errors("read", path):
+        is_directory = path.is_dir()
     try:
-        if path.is_dir() or path.name.endswith((".safetensors", ".index.json")):
+        if is_directory or path.name.endswith((".safetensors", ".index.json")):
             from gguflow.sources import open_checkpoint
 
             open_checkpoint(path)

@@ -13,6 +13,7 @@ from typing import Any
 
 from gguflow import models
 from gguflow.container.metadata import ValueType
+from gguflow.container.strings import quoted
 from gguflow.errors import FileError, Finding
 from gguflow.models.architecture import MAX_LAYERS, Architecture
 from gguflow.models.documents import Document
@@ -97,13 +98,13 @@ def _judge_tensors(family: Architecture, facts: Facts) -> Iterator[Finding]:
         if name in facts.tensors:
             shape = _significant(facts.tensors[name][0].shape)
             if shape != _significant(rule.shape) and not _BESIDE_THE_TABLE.fullmatch(name):
-                message = f"the shape of {name!r} contradicts the hyper-parameters"
+                message = f"the shape of {quoted(name)} contradicts the hyper-parameters"
                 yield facts.about_tensor("G-007", message, name, list(shape), list(rule.shape))
         elif rule.required and _block(name) < n_blocks:  # whole blocks that are missing are one finding, G-005
-            yield Finding("G-006", f"tensor {name!r} is missing; every {family.name} model has it", "$.tensors", expected=list(rule.shape))
+            yield Finding("G-006", f"tensor {quoted(name)} is missing; every {family.name} model has it", "$.tensors", expected=list(rule.shape))
     for name in facts.tensors:
         if name not in expected and not _BESIDE_THE_TABLE.fullmatch(name) and _block(name) < config["num_hidden_layers"]:
-            yield facts.about_tensor("G-006", f"tensor {name!r} is none that a {family.name} model has", name, severity="warning")
+            yield facts.about_tensor("G-006", f"tensor {quoted(name)} is none that a {family.name} model has", name, severity="warning")
 
 
 def _configuration(family: Architecture, facts: Facts) -> Mapping[str, Any] | None:

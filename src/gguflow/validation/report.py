@@ -10,6 +10,9 @@ from typing import Any
 from gguflow.errors import ExitStatus, Finding, StorageError
 from gguflow.validation import examine
 
+_LONGEST = 2000
+"""Characters of a value from a file that a report repeats."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -63,4 +66,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

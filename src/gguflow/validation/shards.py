@@ -15,6 +15,7 @@ from gguflow.container.integrity import SHARDS_KEY
 from gguflow.container.metadata import ValueType
 from gguflow.container.reader import map_file
 from gguflow.container.rules import key_path
+from gguflow.container.strings import quoted
 from gguflow.errors import FileError, Finding, StorageError
 from gguflow.validation.model import Facts
 
@@ -81,7 +82,7 @@ def judge_set(header: Header, path: Path) -> tuple[list[Finding], Facts]:
         findings += _judge_sibling(sibling, name, number, count, header)
         for tensor in sibling.tensors:
             if tensor.name in tensors:
-                findings.append(Finding("C-046", f"tensor {tensor.name!r} of {name} is in another shard too", "$.tensors"))
+                findings.append(Finding("C-046", f"tensor {quoted(tensor.name)} of {name} is in another shard too", "$.tensors"))
             tensors[tensor.name] = (tensor, f"{name}:$.tensors[{len(tensors)}]")
     total = facts.integer(TENSORS)
     if not findings and total != len(tensors):

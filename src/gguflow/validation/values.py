@@ -19,6 +19,7 @@ from gguflow.blocks import BlockFormat
 from gguflow.blocks.base import ReservedCode
 from gguflow.container.header import Header, TensorInfo
 from gguflow.container.rules import BlockSizes, tensor_nbytes
+from gguflow.container.strings import quoted
 from gguflow.errors import Finding
 from gguflow.platform import available_cpus
 
@@ -70,7 +71,7 @@ def judge_values(content: memoryview, header: Header, block_sizes: BlockSizes, *
     for i, is_silent in silent.items():
         tensor = header.tensors[i]
         if is_silent and len(tensor.dims) > 1 and not _has_content(data, tensor, header.data_offset, block_sizes):
-            message = f"tensor {tensor.name!r} is all zeros: never written, or a placeholder"
+            message = f"tensor {quoted(tensor.name)} is all zeros: never written, or a placeholder"
             yield Finding("V-005", message, f"$.tensors[{i}]", header.data_offset + tensor.offset, severity="warning")
 
 
@@ -118,13 +119,13 @@ def _broken(i: int, block_format: BlockFormat, code: ReservedCode, results: list
     at = header.data_offset + tensor.offset + first * block_format.type_size + code.offset
     many = f"{n_bad} of {tensor.n_weights // block_format.block_size}"
     if not block_format.is_quantized:
-        rule, message = "V-003", f"{many} weights of {tensor.name!r} are NaN or infinite, the first is weight {first}"
+        rule, message = "V-003", f"{many} weights of {quoted(tensor.name)} are NaN or infinite, the first is weight {first}"
     elif code.tolerated:
-        rule, message = "V-004", f"the scale {code.what} in {many} blocks of {tensor.name!r} is the pattern of NaN, which ggml takes for zero"
+        rule, message = "V-004", f"the scale {code.what} in {many} blocks of {quoted(tensor.name)} is the pattern of NaN, which ggml takes for zero"
     elif code.width == 1:
-        rule, message = "V-002", f"the scale {code.what} in {many} blocks of {tensor.name!r} is the code for NaN, the first is block {first}"
+        rule, message = "V-002", f"the scale {code.what} in {many} blocks of {quoted(tensor.name)} is the code for NaN, the first is block {first}"
     else:
-        rule, message = "V-001", f"the scale {code.what} in {many} blocks of {tensor.name!r} is NaN or infinite, the first is block {first}"
+        rule, message = "V-001", f"the scale {code.what} in {many} blocks of {quoted(tensor.name)} is NaN or infinite, the first is block {first}"
     yield Finding(rule, message, f"$.tensors[{i}].data[{first}].{code.what}", at, severity="warning" if code.tolerated else "error")
 
 
