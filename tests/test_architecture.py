@@ -39,7 +39,7 @@ UNITS: dict[str, set[str]] = {
     "conversion": {"journal", "errors", "platform", "blocks", "container", "sources", "models", "recipes", "imatrix", "plan", "quantization"},
     "describe": {"errors", "blocks", "container", "plan"},
     "progress": {"plan", "describe"},
-    "validation": {"errors", "platform", "blocks", "container", "sources", "models", "plan"},
+    "validation": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan"},
     "editing": {"errors", "platform", "container", "plan", "validation"},
     "cli": {"errors", "platform", "recipes", "validation", "editing", "conversion", "describe", "progress"},
 }

@@ -5,52 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gguflow import blocks
+from gguflow import blocks, recipes
 from gguflow.container.metadata import ValueType
 from gguflow.errors import Finding
+from gguflow.plan import QUANTIZATION_VERSION
 from gguflow.validation.model import INTEGERS, Facts
-
-QUANTIZATION_VERSION = 2
-
-FILE_TYPES = {
-    0: "f32",
-    1: "f16",
-    2: "q4_0",
-    3: "q4_1",
-    7: "q8_0",
-    8: "q5_0",
-    9: "q5_1",
-    10: "q2_k",
-    11: "q3_k",
-    12: "q3_k",
-    13: "q3_k",
-    14: "q4_k",
-    15: "q4_k",
-    16: "q5_k",
-    17: "q5_k",
-    18: "q6_k",
-    19: "iq2_xxs",
-    20: "iq2_xs",
-    21: "q2_k",
-    22: "iq3_s",
-    23: "iq3_xxs",
-    24: "iq1_s",
-    25: "iq4_nl",
-    26: "iq3_s",
-    27: "iq3_s",
-    28: "iq2_xs",
-    29: "iq2_s",
-    30: "iq4_xs",
-    31: "iq1_m",
-    32: "bf16",
-    36: "tq1_0",
-    37: "tq2_0",
-    38: "mxfp4",
-    39: "nvfp4",
-    40: "q1_0",
-    41: "q2_0",
-}
-"""general.file_type -> the block format that the recipe of that number is built on. Source: `llama_ftype` in llama.h."""
 
 _FOR_EXPERTS = {"mxfp4"}
 """Formats whose recipe stores the experts of a mixture in them, and nothing else."""
@@ -99,7 +58,8 @@ def _judge_file_type(facts: Facts) -> Iterator[Finding]:
     if value.type not in INTEGERS:
         yield facts.about_key("G-008", f"{key} is no integer", key, value.type.name, "UINT32")
         return
-    block_format = blocks.FORMATS.get(FILE_TYPES.get(value.value, ""))
+    bases = {recipe.file_type: recipe.base for recipe in recipes.RECIPES.values()}
+    block_format = blocks.FORMATS.get(bases.get(value.value, ""))
     matrices = [tensor for tensor, _ in facts.tensors.values() if len(tensor.dims) > 1]
     if block_format is None or block_format.key in _FOR_EXPERTS:
         return
