@@ -13,6 +13,8 @@ import pytest
 from checkpoints import TINY
 from gguflow.blocks import FORMATS
 from gguflow.cli import main
+from gguflow.container.header import TensorInfo, build
+from gguflow.container.metadata import string, u32
 from gguflow.errors import UnknownFormatError, UsageError
 from gguflow.recipes import RECIPES, Choice, ModelFacts, Options, TensorFacts, choose, resolve
 from gguflow.recipes.conditions import CONDITIONS
@@ -327,6 +329,16 @@ def test_options_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_overridden_metadata_is_what_rules_ask(capsys: pytest.CaptureFixture[str]) -> None:
     plan = shown_plan(capsys, TINY, "-t", "q4_k_m", "--override-kv", "llama.expert_count=int:8")
     assert {tensor["format"] for tensor in plan["tensors"] if "attn_k.weight" in tensor["name"]} == {"Q8_0"}
+
+
+def test_a_llama_without_shared_heads_is_no_70b(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The oldest files of 65B have no number of key-value heads, which then is that of heads."""
+    for kv_heads, expected in ((None, "Q3_K"), (64, "Q3_K"), (8, "Q5_K")):
+        keys = {"general.architecture": string("llama"), "llama.block_count": u32(80), "llama.attention.head_count": u32(64)}
+        keys |= {} if kv_heads is None else {"llama.attention.head_count_kv": u32(kv_heads)}
+        file = tmp_path / "model.gguf"
+        file.write_bytes(build(keys, [TensorInfo("blk.9.attn_v.weight", (256, 1, 2), 1, 0)]) + bytes(1024))
+        assert shown_plan(capsys, file, "-t", "q3_k_s")["tensors"][0]["format"] == expected
 
 
 def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,13 +36,14 @@ def from_gguf(checkpoint: Checkpoint, metadata: Metadata) -> Model:
     """
     text = metadata.get("general.architecture")
     architecture = str(text.value) if text is not None and text.type is ValueType.STRING else ""
+    heads, kv_heads = f"{architecture}.attention.head_count", f"{architecture}.attention.head_count_kv"
     return Model(
         architecture=architecture,
         metadata={key: value for key, value in metadata.items() if not key.startswith("split.")},
         tensors=tuple(ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()),
         n_layers=_first_integer(metadata, f"{architecture}.block_count"),
-        n_heads=_first_integer(metadata, f"{architecture}.attention.head_count"),
-        n_kv_heads=_first_integer(metadata, f"{architecture}.attention.head_count_kv"),
+        n_heads=_first_integer(metadata, heads),
+        n_kv_heads=_first_integer(metadata, kv_heads if kv_heads in metadata else heads),
         n_experts=_first_integer(metadata, f"{architecture}.expert_count"),
         is_final=True,
         file_stem=_gguf_stem(checkpoint),
