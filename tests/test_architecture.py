@@ -80,7 +80,7 @@ START_UP: dict[str, tuple[list[str], set[str]]] = {
     "inspect --json": (["inspect", "MODEL", "--json"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "validate": (["validate", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "validate --level strict": (["validate", "MODEL", "--level", "strict", "--json"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
-    "edit": (["edit", "MODEL", "--set", "general.name=str:x"], {"numba", "torch", "gguf", "sentencepiece", "tqdm", "construct"}),
+    "edit": (["edit", "MODEL", "--set", "general.name=str:x"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "formats": (["formats"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "convert --dry-run": (["convert", str(TINY), "--dry-run", "--json"], {"numba", "torch", "tqdm"}),
 }
