@@ -172,6 +172,29 @@ def test_truncated_gguf(tmp_path: Path) -> None:
             imatrix.read(path)
 
 
+@pytest.mark.parametrize("suffix", ["gguf", "dat"])
+def test_mutations_give_an_answer_or_a_rule(tmp_path: Path, suffix: str) -> None:
+    """Bytes changed at random: never another exception, and what is accepted can be used."""
+    path = gguf(tmp_path / "m", {**entry("a.weight", ONES, [1.0]), **entry("b.weight", ONES, [2.0])})
+    whole = path.read_bytes() if suffix == "gguf" else GOOD + struct.pack("<ii", 7, 3) + b"abc"
+    rng = np.random.default_rng(5)
+    n_refused = 0
+    for _ in range(600):
+        mutated = bytearray(whole)
+        for at in rng.integers(0, len(whole), rng.integers(1, 4)):
+            mutated[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, mutated[at] ^ 1])
+        path.write_bytes(mutated)
+        try:
+            found = imatrix.read(path)
+        except FileError:
+            n_refused += 1
+            continue
+        for importance in found.entries.values():
+            assert np.isfinite(importance.of_matrix(0, importance.sums.size)).all()
+        found.provenance()
+    assert 100 < n_refused < 600
+
+
 def test_another_model_s(tmp_path: Path) -> None:
     found = imatrix.read(gguf(tmp_path / "m.gguf", {**entry("a.weight", ONES, [1.0]), **entry("token_embd.weight", ONES, [1.0])}))
     for shape in ((10, 5), (2, 10, 4)):

@@ -125,7 +125,7 @@ def _read_gguf(path: str, content: memoryview) -> Imatrix:
         sums, counts = (_values(path, header, content, tensors, name + suffix) for suffix in (_SUMS, _COUNTS))
         if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
             _fail(path, "A-010", f"{name}: the sums do not divide among the counts", name, sums.size, f"a multiple of {counts.size}")
-        whole = np.floor(counts + np.float64(0.5)).astype(np.float32)  # C's lround, of numbers that are not negative
+        whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)  # C's lround, of numbers that are not negative
         entries[name] = Importance(sums, whole)
     if not entries:
         _fail(path, "A-007", "an imatrix without entries", "")
