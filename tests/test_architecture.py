@@ -37,11 +37,12 @@ UNITS: dict[str, set[str]] = {
     "plan": {"errors", "blocks", "container", "models", "recipes", "imatrix"},
     "journal": {"errors", "platform"},
     "conversion": {"journal", "errors", "platform", "blocks", "container", "sources", "models", "recipes", "imatrix", "plan", "quantization"},
+    "exporting": {"errors", "platform", "blocks", "sources", "models", "plan", "conversion"},
     "describe": {"errors", "blocks", "container", "plan"},
     "progress": {"plan", "describe"},
     "validation": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan"},
     "editing": {"errors", "platform", "container", "plan", "validation"},
-    "cli": {"errors", "platform", "recipes", "validation", "editing", "conversion", "describe", "progress"},
+    "cli": {"errors", "exporting", "platform", "recipes", "validation", "editing", "conversion", "describe", "progress"},
 }
 """Each module or subpackage of gguflow, and those that it may import. What stands under TYPE_CHECKING does not count."""
 

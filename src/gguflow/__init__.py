@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         UsageError,
     )
+    from gguflow.exporting import export
     from gguflow.quantization import dequantize, quantize
     from gguflow.recipes import Options
     from gguflow.validation import validate
@@ -55,6 +56,7 @@ __all__ = [
     "UsageError",
     "convert",
     "dequantize",
+    "export",
     "formats",
     "quantize",
     "validate",
@@ -64,6 +66,7 @@ _HOMES = {
     "Options": ("gguflow.recipes", "Options"),
     "convert": ("gguflow.conversion", "convert"),
     "dequantize": ("gguflow.quantization", "dequantize"),
+    "export": ("gguflow.exporting", "export"),
     "formats": ("gguflow.blocks", "FORMATS"),
     "quantize": ("gguflow.quantization", "quantize"),
     "validate": ("gguflow.validation", "validate"),

@@ -21,6 +21,7 @@ from gguflow import __version__
 from gguflow.errors import ExitStatus, GguflowError, UsageError
 
 if TYPE_CHECKING:
+    from gguflow.conversion import Prepared
     from gguflow.plan import Split
     from gguflow.recipes import Options
 
@@ -47,6 +48,10 @@ examples:
   gguflow convert Llama-3.2-1B/ -t q4_k_m,q8_0 -o 'Llama-{type}.gguf'    two files from one reading
   gguflow convert Model-BF16-00001-of-00009.gguf -t iq4_xs --split-max-size 20G
   gguflow convert unet.safetensors --arch flux -t q5_0 --strip-prefix model.diffusion_model."""
+
+_EXPORT = """\
+Write the weights of a GGUF file as safetensors, decoded. Where the architecture is known, names and the order of rows are those of the checkpoint
+that transformers loads (experts one by one); elsewhere names stay. Configuration and tokenizer are not written: they are those of the original."""
 
 _VALIDATE = """\
 Say whether files keep the rules of their format: every broken rule, with its place, what was found and what was expected. GGUF files (a first shard
@@ -113,6 +118,8 @@ def parser() -> argparse.ArgumentParser:
     _add_recipe_options(convert.add_argument_group("what the recipe chooses (as llama-quantize has it)"))
     convert.set_defaults(run=_convert)
 
+    _add_export(commands.add_parser("export", help="write a GGUF file's weights as safetensors", description=_EXPORT, formatter_class=raw))
+
     inspect = commands.add_parser(
         "inspect",
         help="show what a GGUF file holds",
@@ -152,6 +159,24 @@ def parser() -> argparse.ArgumentParser:
     formats.add_argument("--json", action="store_true", help="print them as JSON")
     formats.set_defaults(run=_formats)
     return top
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("source", metavar="FILE", help="a .gguf file; of several shards, the first")
+    export.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="a file *.safetensors, or a directory that will have model.safetensors in it"
+    )
+    export.add_argument("--dtype", choices=("f32", "f16", "bf16"), default="bf16", help="of all weights (default: %(default)s)")
+    export.add_argument("--threads", type=int, metavar="N", help="threads that decode (default: all processors)")
+    export.add_argument(
+        "--memory-limit", default="192M", metavar="SIZE", help="for all buffers together: bytes, or with K, M or G (default: %(default)s)"
+    )
+    export.add_argument("--io", choices=("mmap", "pread"), default="mmap", help="how to read; pread survives a source that is truncated meanwhile")
+    export.add_argument("--no-resume", action="store_true", help="forget what an interrupted run left, and start afresh")
+    export.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    export.add_argument("--json", action="store_true", help="print the report as JSON")
+    export.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
+    export.set_defaults(run=_export)
 
 
 def _add_split_options(group: argparse._ArgumentGroup) -> None:
@@ -199,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gguflow: {_printable(str(error))}", file=sys.stderr)
         return int(error.exit_status)
     except KeyboardInterrupt:
-        again = "; the same command goes on where this one stopped" if arguments.command == "convert" else ""
+        again = "; the same command goes on where this one stopped" if arguments.command in ("convert", "export") else ""
         print(f"gguflow: interrupted{again}", file=sys.stderr)
         return int(ExitStatus.INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone
@@ -209,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from gguflow import conversion, describe, progress
+    from gguflow import conversion, describe
 
     prepared = conversion.prepare(
         arguments.source,
@@ -234,6 +259,19 @@ def _convert(arguments: argparse.Namespace) -> None:
         return
     if arguments.explain:
         print(plan_text, file=sys.stderr)
+    _run(prepared, arguments)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from gguflow import exporting
+
+    _run(exporting.prepare(arguments.source, arguments.output, dtype=arguments.dtype), arguments)
+
+
+def _run(prepared: Prepared, arguments: argparse.Namespace) -> None:
+    """Carry out a conversion or an export, and say what it did."""
+    from gguflow import conversion, describe, progress
+
     run = functools.partial(
         conversion.run,
         prepared,
@@ -246,7 +284,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     if arguments.quiet:
         reports = run()
     else:
-        with progress.shown(plans) as callback:
+        with progress.shown([plan for target in prepared.targets for plan in target.plans]) as callback:
             reports = run(progress=callback)
         print("\n\n".join(map(describe.report_text, reports)), file=sys.stderr)
     if arguments.json:

@@ -60,6 +60,11 @@ def architectures() -> Mapping[str, Architecture]:
     return classes
 
 
+def by_name(name: str) -> Architecture | None:
+    """The family whose `general.architecture` this is, None where it is not known."""
+    return next((family for family in architectures().values() if family.name == name), None)
+
+
 def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
     """Tensors are matched before the tokenizer is read: its size is bounded by that of the embedding matrix."""
     family = _family(config)

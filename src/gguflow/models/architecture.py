@@ -40,7 +40,9 @@ class Architecture:
     tokenizer: its files -> the tokenizer's keys, in llama.cpp's order.
     rename: (checkpoint's tensor name, config) -> the name that gguf's TensorNameMap knows.
     skipped: regular expressions; a (renamed) tensor that one of them matches in full is left out.
-    computed: config -> tensors that no checkpoint holds (rope frequencies).
+    computed: config -> tensors that no checkpoint holds (rope frequencies); computed_names: all that there may be.
+    originals: what transformers calls the tensors, without .weight and .bias: {i} stands for a layer, {x} for an expert.
+    has_rope_order: whether rows of Q and K are rearranged (`RopeOrder`).
     """
 
     name: str
@@ -51,6 +53,9 @@ class Architecture:
     rename: Callable[[str, Document], str] = lambda name, _: name
     skipped: tuple[str, ...] = ()
     computed: Callable[[Document], tuple[ModelTensor, ...]] = lambda _: ()
+    computed_names: tuple[str, ...] = ()
+    originals: tuple[str, ...] = ()
+    has_rope_order: bool = False
 
 
 def class_name(config: Document) -> str:

@@ -24,16 +24,20 @@ class RopeOrder:
     """The order in which GGUF keeps the rows of Llama's query and key projections, and of their biases.
 
     Checkpoints rotate halves of a head (row j with row j + d/2), llama.cpp's "norm" rope rotates neighbours (2j with 2j + 1): output row
-    2j + k of a head is source row k * d/2 + j.
+    2j + k of a head is source row k * d/2 + j. is_inverse: the way back, from GGUF's order to the checkpoint's.
     """
 
     n_heads: int
+    is_inverse: bool = False
 
     def source_rows(self, first: int, last: int, n_rows: int) -> NDArray[np.int64]:
         """The source row of each output row in [first, last), of n_rows in all."""
         head_dim = n_rows // self.n_heads
         row = np.arange(first, last, dtype=np.int64)
         head, within = np.divmod(row, head_dim)
+        if self.is_inverse:
+            half, pair = np.divmod(within, head_dim // 2)
+            return head * head_dim + 2 * pair + half
         pair, half = np.divmod(within, 2)
         source: NDArray[np.int64] = head * head_dim + half * (head_dim // 2) + pair
         return source

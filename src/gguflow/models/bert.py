@@ -87,4 +87,10 @@ ARCHITECTURE = Architecture(
     tokenizer=wordpiece_metadata,
     rename=rename,
     skipped=(r"embeddings\.position_ids", r"pooler\.dense\.(weight|bias)", r"cls\.predictions.*", r"cls\.seq_relationship.*"),
+    originals=(
+        *(f"embeddings.{name}" for name in ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")),
+        *(f"encoder.layer.{{i}}.attention.{name}" for name in ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")),
+        *(f"encoder.layer.{{i}}.{name}" for name in ("intermediate.dense", "output.dense", "output.LayerNorm")),
+        *("classifier.dense", "classifier.out_proj"),
+    ),
 )

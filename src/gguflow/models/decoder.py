@@ -14,6 +14,22 @@ MAX_EXPERTS = 512
 """llama.cpp's LLAMA_MAX_EXPERTS."""
 
 
+ORIGINALS = (
+    "model.embed_tokens",
+    "model.norm",
+    "lm_head",
+    *(
+        f"model.layers.{{i}}.{name}"
+        for name in (
+            *("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
+            *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+            *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        )
+    ),
+)
+"""What transformers calls the tensors of a decoder, without .weight and .bias."""
+
+
 @dataclass(frozen=True)
 class DecoderSizes:
     """The hyper-parameters that shapes depend on. n_experts: of each layer, 0 where there is one dense network; expert_size: the width of each."""

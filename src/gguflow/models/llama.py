@@ -7,7 +7,7 @@ from pathlib import Path
 from gguflow.container.metadata import Metadata, boolean, u32
 from gguflow.models.architecture import Architecture, Expected, class_name
 from gguflow.models.base import ModelTensor
-from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tensors
+from gguflow.models.decoder import ORIGINALS, DecoderSizes, decoder_metadata, decoder_tensors
 from gguflow.models.documents import Document
 from gguflow.models.rope import llama3_factors, rope_type
 from gguflow.models.tokenizers.bpe import bpe_metadata
@@ -72,4 +72,8 @@ ARCHITECTURE = Architecture(
     rename=rename,
     skipped=(r".*\.rotary_emb\.inv_freq", r".*\.attention\.(masked_)?bias"),
     computed=rope_frequencies,
+    computed_names=("rope_freqs.weight",),
+    originals=ORIGINALS
+    + tuple(f"model.layers.{{i}}.block_sparse_moe.{name}" for name in ("gate", "experts.{x}.w1", "experts.{x}.w2", "experts.{x}.w3")),
+    has_rope_order=True,
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gguflow.container.metadata import Metadata
 from gguflow.models.architecture import Architecture, Expected, class_name
-from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tensors
+from gguflow.models.decoder import ORIGINALS, DecoderSizes, decoder_metadata, decoder_tensors
 from gguflow.models.documents import Document
 from gguflow.models.pooling import pooling_metadata
 from gguflow.models.tokenizers.bpe import bpe_metadata
@@ -41,4 +41,5 @@ ARCHITECTURE = Architecture(
     tokenizer=tokenizer,
     rename=rename,
     skipped=(r".*\.rotary_emb\.inv_freq",),
+    originals=ORIGINALS,
 )

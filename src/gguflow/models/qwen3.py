@@ -7,7 +7,7 @@ from pathlib import Path
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, UnsupportedError
 from gguflow.models.architecture import Architecture, Expected, class_name
-from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tensors
+from gguflow.models.decoder import ORIGINALS, DecoderSizes, decoder_metadata, decoder_tensors
 from gguflow.models.documents import Document, read_text
 from gguflow.models.pooling import pooling_metadata
 from gguflow.models.qwen2 import tokenizer
@@ -44,4 +44,5 @@ ARCHITECTURE = Architecture(
     tensors=tensors,
     tokenizer=tokenizer,
     skipped=(r".*\.rotary_emb\.inv_freq",),
+    originals=ORIGINALS,
 )

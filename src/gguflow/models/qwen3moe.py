@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gguflow.container.metadata import Metadata, u32
 from gguflow.models.architecture import Architecture, Expected
-from gguflow.models.decoder import DecoderSizes, decoder_metadata, decoder_tensors
+from gguflow.models.decoder import ORIGINALS, DecoderSizes, decoder_metadata, decoder_tensors
 from gguflow.models.documents import Document
 from gguflow.models.qwen2 import tokenizer
 
@@ -34,4 +34,6 @@ ARCHITECTURE = Architecture(
     tensors=tensors,
     tokenizer=tokenizer,
     skipped=(r".*\.rotary_emb\.inv_freq",),
+    originals=ORIGINALS
+    + tuple(f"model.layers.{{i}}.mlp.{name}" for name in ("gate", *(f"experts.{{x}}.{kind}_proj" for kind in ("gate", "up", "down")))),
 )
