@@ -42,7 +42,7 @@ UNITS: dict[str, set[str]] = {
     "progress": {"plan", "describe"},
     "validation": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan"},
     "editing": {"errors", "platform", "container", "plan", "validation"},
-    "cli": {"errors", "exporting", "platform", "recipes", "validation", "editing", "conversion", "describe", "progress"},
+    "cli": {"errors", "exporting", "platform", "recipes", "validation", "editing", "conversion", "describe", "progress", "plan"},
 }
 """Each module or subpackage of gguflow, and those that it may import. What stands under TYPE_CHECKING does not count."""
 

@@ -106,7 +106,7 @@ def gguf(path: Path, metadata: Metadata, tensors: dict[str, np.ndarray[Any, Any]
 
 def test_an_unknown_architecture_keeps_its_names(tmp_path: Path) -> None:
     """Integers and F64 keep their type; the official library reads all of it."""
-    tensors = {
+    tensors: dict[str, np.ndarray[Any, Any]] = {
         "a.steps": np.arange(3, dtype=np.int8),
         "b.weight": np.ones((2, 3), np.float32),
         "c.long": np.arange(5, dtype=np.int64),

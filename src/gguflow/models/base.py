@@ -37,7 +37,8 @@ class RopeOrder:
         head, within = np.divmod(row, head_dim)
         if self.is_inverse:
             half, pair = np.divmod(within, head_dim // 2)
-            return head * head_dim + 2 * pair + half
+            inverse: NDArray[np.int64] = head * head_dim + 2 * pair + half
+            return inverse
         pair, half = np.divmod(within, 2)
         source: NDArray[np.int64] = head * head_dim + half * (head_dim // 2) + pair
         return source
