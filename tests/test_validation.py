@@ -25,6 +25,7 @@ from checkpoints import TINY
 from corpus.bytes import ARCHITECTURE, STRING, U32, gguf, header_only, key_value, tensor_info
 from corpus.bytes import array as array_bytes
 from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.cli import main
 from gguflow.container import grammar
 from gguflow.container.header import TensorInfo, build, parse
 from gguflow.container.metadata import ValueType, array, string, u32
@@ -230,13 +231,12 @@ def test_our_files_are_canonical(converted: Path) -> None:
     assert examine(converted, "strict") == ("valid", [])
 
 
-def test_the_size_is_known_before_the_data(converted: Path) -> None:
-    """W-001: the plan, made without reading weights, has the file's header and size to the byte."""
-    from gguflow import conversion
-
-    plan = conversion.prepare(TINY, converted.with_name("other.gguf"), type="q4_k_m").targets[0].plan
-    assert plan.nbytes == converted.stat().st_size
-    assert [tensor.offset for tensor in parse(converted.read_bytes(), "file").tensors] == [planned.offset for planned in plan.tensors]
+def test_the_size_is_known_before_the_data(converted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """W-001: the plan, made without reading weights, has the file's size and every offset."""
+    assert main(["convert", str(TINY), "-t", "q4_k_m", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["nbytes"] == converted.stat().st_size
+    assert [tensor["offset"] for tensor in plan["tensors"]] == [tensor.offset for tensor in parse(converted.read_bytes(), "file").tensors]
 
 
 def test_a_header_that_breaks_a_rule_is_not_written(tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ class _Piece:
 
     index: int
     format: BlockFormat
-    code: ReservedCode
     start: int
     first: int
     n_blocks: int
@@ -49,9 +48,12 @@ class _Piece:
 class _Found:
     """What a search found: how many blocks hold the code, the first of them (-1 for none), the largest masked word (0: none above subnormal)."""
 
-    n_bad: int
-    first: int
-    largest: int
+    n_bad: int = 0
+    first: int = -1
+    largest: int = 0
+
+    def __add__(self, later: _Found) -> _Found:
+        return _Found(self.n_bad + later.n_bad, self.first if self.n_bad else later.first, max(self.largest, later.largest))
 
 
 def judge_values(content: memoryview, header: Header, block_sizes: BlockSizes, *, strict: bool, threads: int | None = None) -> Iterator[Finding]:
@@ -59,74 +61,77 @@ def judge_values(content: memoryview, header: Header, block_sizes: BlockSizes, *
     data = np.frombuffer(content, np.uint8)
     yield from _judge_padding(data, header, block_sizes, strict)
     pieces = [piece for i, tensor in enumerate(header.tensors) for piece in _pieces(i, tensor, header.data_offset)]
+    found: dict[int, list[_Found]] = {}
     with ThreadPoolExecutor(threads or available_cpus()) as pool:
-        found = list(pool.map(lambda piece: _search(data, piece), pieces))
-    results_of: dict[tuple[int, BlockFormat, ReservedCode], list[_Found]] = {}
-    for piece, result in zip(pieces, found, strict=True):
-        results_of.setdefault((piece.index, piece.format, piece.code), []).append(result)
-    silent: dict[int, bool] = {}
-    for (i, block_format, code), results in results_of.items():
-        yield from _broken(i, block_format, code, results, header)
-        silent[i] = silent.get(i, True) and max(result.largest for result in results) == 0
-    for i, is_silent in silent.items():
+        for piece, results in zip(pieces, pool.map(lambda piece: _search(data, piece), pieces), strict=True):
+            so_far = found.get(piece.index, [_Found()] * len(results))
+            found[piece.index] = [a + b for a, b in zip(so_far, results, strict=True)]
+    for i, results in found.items():
         tensor = header.tensors[i]
-        if is_silent and len(tensor.dims) > 1 and not _has_content(data, tensor, header.data_offset, block_sizes):
+        yield from _broken(i, tensor, results, header.data_offset)
+        is_silent = len(tensor.dims) > 1 and all(result.largest == 0 for result in results)
+        if is_silent and not _has_content(data, tensor, header.data_offset, block_sizes):
             message = f"tensor {quoted(tensor.name)} is all zeros: never written, or a placeholder"
             yield Finding("V-005", message, f"$.tensors[{i}]", header.data_offset + tensor.offset, severity="warning")
 
 
 def first_reserved(packed: Bytes, block_format: BlockFormat, code: ReservedCode) -> int:
     """The first of the packed blocks uint8[n * type_size] that holds the code, or -1."""
-    return _search(packed, _Piece(0, block_format, code, 0, 0, len(packed) // block_format.type_size)).first
+    results = _search(packed, _Piece(0, block_format, 0, 0, len(packed) // block_format.type_size))
+    return results[block_format.reserved_codes.index(code)].first
 
 
 def _pieces(i: int, tensor: TensorInfo, data_offset: int) -> Iterator[_Piece]:
+    """A tensor cut for threads; nothing for a format in which every code is good."""
     block_format = blocks.by_id(tensor.type_id)
-    if block_format is None:
+    if block_format is None or not block_format.reserved_codes:
         return
     n_blocks = tensor.n_weights // block_format.block_size
     step = max(_PIECE // block_format.type_size, 1)
-    for code in block_format.reserved_codes:
-        for first in range(0, n_blocks, step):
-            start = data_offset + tensor.offset + first * block_format.type_size
-            yield _Piece(i, block_format, code, start, first, min(step, n_blocks - first))
+    for first in range(0, n_blocks, step):
+        yield _Piece(i, block_format, data_offset + tensor.offset + first * block_format.type_size, first, min(step, n_blocks - first))
 
 
-def _search(data: Bytes, piece: _Piece) -> _Found:
-    """Look at one word of each block of a piece."""
-    stride, mask = piece.format.type_size, piece.code.mask
-    dtype = _WORD[piece.code.width]
-    words = np.ndarray((piece.n_blocks,), dtype, data.data, piece.start + piece.code.offset, (stride,)) if piece.n_blocks else np.empty(0, dtype)
+def _search(data: Bytes, piece: _Piece) -> list[_Found]:
+    """Look for each reserved code of the format, a strip of blocks at a time, so that the second code finds the first one's cache lines."""
+    stride, codes = piece.format.type_size, piece.format.reserved_codes
     step = max(_STRIP // stride, 1)
-    n_bad, first, largest = 0, -1, 0
+    found = [_Found()] * len(codes)
+    if not piece.n_blocks:
+        return found
+    words = [np.ndarray((piece.n_blocks,), _WORD[code.width], data.data, piece.start + code.offset, (stride,)) for code in codes]
     for i in range(0, piece.n_blocks, step):
-        masked = words[i : i + step] & dtype.type(mask)
-        most = int(masked.max())
-        largest = max(largest, most)
-        if most == mask:
-            bad = np.flatnonzero(masked == mask)
-            n_bad += len(bad)
-            first = piece.first + i + int(bad[0]) if first < 0 else first
-    return _Found(n_bad, first, largest)
+        for k, code in enumerate(codes):
+            masked = words[k][i : i + step] & _WORD[code.width].type(code.mask)
+            largest = int(masked.max())
+            if largest == code.mask:
+                bad = np.flatnonzero(masked == code.mask)
+                found[k] += _Found(len(bad), piece.first + i + int(bad[0]), largest)
+            elif largest > found[k].largest:
+                found[k] += _Found(largest=largest)
+    return found
 
 
-def _broken(i: int, block_format: BlockFormat, code: ReservedCode, results: list[_Found], header: Header) -> Iterator[Finding]:
-    n_bad = sum(result.n_bad for result in results)
-    if not n_bad:
+def _broken(i: int, tensor: TensorInfo, results: list[_Found], data_offset: int) -> Iterator[Finding]:
+    """A finding for each code that some block of the tensor holds."""
+    block_format = blocks.by_id(tensor.type_id)
+    if block_format is None:
         return
-    tensor = header.tensors[i]
-    first = next(result.first for result in results if result.n_bad)
-    at = header.data_offset + tensor.offset + first * block_format.type_size + code.offset
-    many = f"{n_bad} of {tensor.n_weights // block_format.block_size}"
-    if not block_format.is_quantized:
-        rule, message = "V-003", f"{many} weights of {quoted(tensor.name)} are NaN or infinite, the first is weight {first}"
-    elif code.tolerated:
-        rule, message = "V-004", f"the scale {code.what} in {many} blocks of {quoted(tensor.name)} is the pattern of NaN, which ggml takes for zero"
-    elif code.width == 1:
-        rule, message = "V-002", f"the scale {code.what} in {many} blocks of {quoted(tensor.name)} is the code for NaN, the first is block {first}"
-    else:
-        rule, message = "V-001", f"the scale {code.what} in {many} blocks of {quoted(tensor.name)} is NaN or infinite, the first is block {first}"
-    yield Finding(rule, message, f"$.tensors[{i}].data[{first}].{code.what}", at, severity="warning" if code.tolerated else "error")
+    for code, result in zip(block_format.reserved_codes, results, strict=True):
+        if not result.n_bad:
+            continue
+        name, first = quoted(tensor.name), result.first
+        many = f"{result.n_bad} of {tensor.n_weights // block_format.block_size}"
+        if not block_format.is_quantized:
+            rule, message = "V-003", f"{many} weights of {name} are NaN or infinite, the first is weight {first}"
+        elif code.tolerated:
+            rule, message = "V-004", f"the scale {code.what} in {many} blocks of {name} is the pattern of NaN, which ggml takes for zero"
+        elif code.width == 1:
+            rule, message = "V-002", f"the scale {code.what} in {many} blocks of {name} is the code for NaN, the first is block {first}"
+        else:
+            rule, message = "V-001", f"the scale {code.what} in {many} blocks of {name} is NaN or infinite, the first is block {first}"
+        at = data_offset + tensor.offset + first * block_format.type_size + code.offset
+        yield Finding(rule, message, f"$.tensors[{i}].data[{first}].{code.what}", at, severity="warning" if code.tolerated else "error")
 
 
 def _has_content(data: Bytes, tensor: TensorInfo, data_offset: int, block_sizes: BlockSizes) -> bool:
