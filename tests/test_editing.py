@@ -160,7 +160,7 @@ SPOILT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize(("spoil", "rule"), SPOILT.values(), ids=SPOILT)
 def test_what_does_not_match_its_own_set_is_refused(model: Path, spoil: Callable[[bytes], bytes], rule: str) -> None:
-    """Else the new digests would vouch for the damage."""
+    """I-012: else the new digests would vouch for the damage."""
     spoilt = spoil(model.read_bytes())
     model.write_bytes(spoilt)
     with pytest.raises(InvalidError) as caught:
@@ -188,6 +188,7 @@ REFUSED: dict[str, tuple[list[tuple[str, Value]], list[str], type[Exception], st
 
 @pytest.mark.parametrize(("assign", "remove", "error", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused(model: Path, converted: bytes, assign: list[tuple[str, Value]], remove: list[str], error: type[Exception], message: str) -> None:
+    """I-013 among them."""
     with pytest.raises(error, match=message):
         edit(model, assign, remove)
     assert model.read_bytes() == converted

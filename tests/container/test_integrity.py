@@ -12,7 +12,7 @@ import pytest
 
 from checkpoints import write_safetensors
 from gguflow import conversion
-from gguflow.container import integrity
+from gguflow.container import integrity, verification
 from gguflow.container.header import TensorInfo, build
 from gguflow.container.integrity import HEADER_KEY, KEY_SET, LEAF_WEIGHTS, LENGTH_KEY, SHARDS_KEY, SOURCE_DIGESTS_KEY, TENSORS_KEY, VERSION_KEY
 from gguflow.container.metadata import Metadata, Value, ValueType, array, string, u32, u64
@@ -150,6 +150,7 @@ SETS: dict[str, tuple[dict[str, Value | None], str]] = {
 
 @pytest.mark.parametrize(("keys", "rule"), SETS.values(), ids=SETS)
 def test_sets_that_are_not_of_their_file(path: Path, small: bytes, keys: dict[str, Value | None], rule: str) -> None:
+    """I-010: each way is told, and apart from damaged data."""
     path.write_bytes(changed(small, path, keys))
     found = [finding for finding in examine(path, "structure")[1] if finding.rule.startswith("I-")]
     assert rule in {finding.rule for finding in found}
@@ -160,6 +161,7 @@ def test_sets_that_are_not_of_their_file(path: Path, small: bytes, keys: dict[st
 
 
 def test_a_file_without_a_set_claims_nothing(path: Path, small: bytes) -> None:
+    """I-014."""
     without = changed(small, path, dict.fromkeys(KEY_SET))
     path.write_bytes(without)
     assert errors(path) == []
@@ -209,6 +211,31 @@ def test_sources_and_recipe_are_named(tmp_path: Path) -> None:
     assert metadata["gguflow.recipe"].value == "q8_0"
     conversion.convert(source, tmp_path / "out.gguf", type="q8_0", architecture="any", integrity=False, overwrite=True)
     assert not [key for key in read_header(tmp_path / "out.gguf", block_sizes).metadata if key.startswith("gguflow.")]
+
+
+def test_a_source_has_no_say_in_the_set(tmp_path: Path) -> None:
+    """I-011: what is made of a file with a set has its own, or none."""
+    source = write_safetensors(tmp_path / "x.safetensors", {"x.weight": np.ones((2, 64), np.float32)})
+    conversion.convert(source, tmp_path / "one.gguf", type="f32", architecture="any")
+    conversion.convert(tmp_path / "one.gguf", tmp_path / "two.gguf", type="q8_0")
+    assert errors(tmp_path / "two.gguf") == []
+    metadata = read_header(tmp_path / "two.gguf", block_sizes).metadata
+    one = (tmp_path / "one.gguf").read_bytes()
+    head = one[: read_header(tmp_path / "one.gguf", block_sizes).data_offset]
+    assert list(metadata["gguflow.source.files"].value) == ["one.gguf"]
+    assert list(metadata["gguflow.source.digests"].value) == [integrity.hexdigest(head)]
+    conversion.convert(tmp_path / "one.gguf", tmp_path / "three.gguf", type="q8_0", integrity=False)
+    assert not [key for key in read_header(tmp_path / "three.gguf", block_sizes).metadata if key.startswith("gguflow.")]
+
+
+def test_every_rule_is_judged_and_tested() -> None:
+    """Those about files in the code, with a case in this file; those about behaviour with a test that names them."""
+    text = SPEC.read_text(encoding="utf-8")
+    ids = set(re.findall(r"^\| (I-\d{3}) ", text, re.MULTILINE))
+    judged = set(re.findall(r'"(I-\d{3})"', Path(verification.__file__).read_text(encoding="utf-8")))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__), Path(__file__).parents[1] / "test_editing.py"))
+    assert judged == {rule for rule in ids if rule < "I-010"}
+    assert ids == set(re.findall(r"I-\d{3}", tests)), "and no id that the text lacks"
 
 
 def test_the_example_of_the_spec() -> None:
