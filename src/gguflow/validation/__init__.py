@@ -76,8 +76,8 @@ def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limi
     of_digests = list(check_set(header, content))
     yield from of_digests
     facts = Facts.of(header)
-    if is_sound and shards.is_shard(header) and shards.is_first(header):
-        of_set, facts = shards.judge_set(header, path)
+    if shards.is_shard(header) and shards.is_first(header):
+        of_set, facts = shards.judge_set(header, path) if is_sound else ([], Facts(header.metadata, {}, header.key_positions))
         yield from of_set
     if shards.is_first(header):
         yield from judge_general(facts)
