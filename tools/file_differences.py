@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from gguflow import blocks
+from gguflow.container.metadata import Value
+from gguflow.container.reader import map_file, read_header
+from gguflow.plan import block_sizes
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """format and shape, as shown; content: the packed bytes, mapped."""
+
+    layout: str
+    content: NDArray[np.uint8]
 
 
 def compare_files(ours: Path, peer: Path) -> Iterator[str]:
-    """What differs, one line for each key and each tensor, read by gguf's own reader."""
-    from gguf import GGUFReader
-
-    a, b = GGUFReader(ours), GGUFReader(peer)
-    keys = {side: metadata(reader) for side, reader in (("a", a), ("b", b))}
-    for key in sorted(keys["a"].keys() | keys["b"].keys()):
-        found, expected = keys["a"].get(key, "absent"), keys["b"].get(key, "absent")
+    """What differs, one line for each key and each tensor; what describes the file itself (`gguflow.*`) does not count."""
+    (our_keys, our_tensors), (peer_keys, peer_tensors) = _contents(ours), _contents(peer)
+    for key in sorted(our_keys.keys() | peer_keys.keys()):
+        found, expected = our_keys.get(key, "absent"), peer_keys.get(key, "absent")
         if found != expected:
-            yield f"{key}: {shown(found)}, not {shown(expected)}"
-    tensors = {side: {tensor.name: tensor for tensor in reader.tensors} for side, reader in (("a", a), ("b", b))}
-    for name in sorted(tensors["a"].keys() | tensors["b"].keys()):
-        if name not in tensors["a"] or name not in tensors["b"]:
-            yield f"{name}: only in {'the peer' if name in tensors['b'] else 'our'}'s file"
+            yield f"{key}: {_shown(found)}, not {_shown(expected)}"
+    for name in sorted(our_tensors.keys() | peer_tensors.keys()):
+        if name not in our_tensors or name not in peer_tensors:
+            yield f"{name}: only in {'the peer' if name in peer_tensors else 'our'}'s file"
             continue
-        x, y = tensors["a"][name], tensors["b"][name]
-        if (x.tensor_type, tuple(x.shape)) != (y.tensor_type, tuple(y.shape)):
-            yield f"{name}: {x.tensor_type.name} {list(x.shape)}, not {y.tensor_type.name} {list(y.shape)}"
-        elif not np.array_equal(x.data.view(np.uint8), y.data.view(np.uint8)):
-            n = int(np.count_nonzero(x.data.view(np.uint8) != y.data.view(np.uint8)))
-            yield f"{name}: {n} of {x.n_bytes} bytes differ ({x.tensor_type.name})"
+        a, b = our_tensors[name], peer_tensors[name]
+        if a.layout != b.layout:
+            yield f"{name}: {a.layout}, not {b.layout}"
+        elif not np.array_equal(a.content, b.content):
+            yield f"{name}: {np.count_nonzero(a.content != b.content)} of {a.content.size} bytes differ ({a.layout})"
 
 
-def metadata(reader: Any) -> dict[str, tuple[list[str], Any]]:
-    """Key -> its type (of an array, also that of the elements) and value; without what describes the file itself, and our own `gguflow.*`."""
-    fields = {key: field for key, field in reader.fields.items() if not key.startswith(("GGUF.", "gguflow."))}
-    return {key: ([kind.name for kind in field.types], field.contents()) for key, field in fields.items()}
+def _contents(path: Path) -> tuple[dict[str, tuple[str, Any]], dict[str, _Tensor]]:
+    """Key -> its type and value; name -> its tensor."""
+    header, content = read_header(path, block_sizes), np.frombuffer(map_file(path), np.uint8)
+    tensors = {}
+    for tensor in header.tensors:
+        block_format = blocks.by_id(tensor.type_id)
+        if block_format is None:
+            raise ValueError(f"{path}: {tensor.name} is of type {tensor.type_id}")
+        start = header.data_offset + tensor.offset
+        nbytes = tensor.n_weights // block_format.block_size * block_format.type_size
+        tensors[tensor.name] = _Tensor(f"{block_format} {list(tensor.shape)}", content[start : start + nbytes])
+    return {key: _typed(value) for key, value in header.metadata.items() if not key.startswith("gguflow.")}, tensors
 
 
-def shown(value: object) -> str:
+def _typed(value: Value) -> tuple[str, Any]:
+    kind = value.type.name if value.element_type is None else f"array of {value.element_type.name}"
+    is_array = isinstance(value.value, Sequence | np.ndarray) and not isinstance(value.value, str)
+    return kind, list(value.value) if is_array else value.value
+
+
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
