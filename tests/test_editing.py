@@ -144,7 +144,7 @@ def test_the_set_can_be_left_out(model: Path) -> None:
     spoilt = bytearray(model.read_bytes())
     spoilt[-40] ^= 1
     model.write_bytes(spoilt)
-    edit(model, [("general.name", string("x"))], integrity=False)
+    edit(model, [], integrity=False)
     assert not [key for key in header_of(model).metadata if key.startswith("gguflow.")]
     assert data_of(model) == bytes(spoilt[-len(data_of(model)) :])
 
@@ -205,6 +205,7 @@ VALUES: dict[str, tuple[ValueType, object]] = {
     "u64:18446744073709551615": (ValueType.UINT64, 2**64 - 1),
     "i64:-9223372036854775808": (ValueType.INT64, -(2**63)),
     "f32:0.1": (ValueType.FLOAT32, float(np.float32(0.1))),
+    "f32:-.5E-2": (ValueType.FLOAT32, float(np.float32(-0.005))),
     "f64:1e300": (ValueType.FLOAT64, 1e300),
     "bool:true": (ValueType.BOOL, True),
     "bool:false": (ValueType.BOOL, False),
@@ -235,6 +236,8 @@ BAD = {
     "NaN": ("a.key=f32:nan", "a finite number"),
     "infinite": ("a.key=f64:inf", "a finite number"),
     "too large for binary32": ("a.key=f32:1e39", "a finite number"),
+    "underscores in a float": ("a.key=f32:1_000", "a finite number"),
+    "white space": ("a.key=f64: 1", "a finite number"),
     "no number": ("a.key=f32:one", "a finite number"),
     "neither true nor false": ("a.key=bool:1", "true or false"),
 }
@@ -261,6 +264,14 @@ def test_a_link_is_not_replaced(model: Path, converted: bytes, tmp_path: Path) -
         edit(link, [("general.name", string("x"))])
     edit(link, [("general.name", string("x"))], output=tmp_path / "out.gguf")
     assert link.is_symlink() and model.read_bytes() == converted
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidError, match="C-035"):
+        edit(tmp_path / "pipe", [("general.name", string("x"))])
+    with pytest.raises(UsageError, match="threads"):
+        edit(tmp_path / "pipe", [("general.name", string("x"))], threads=0)
 
 
 def test_permissions_stay(model: Path) -> None:

@@ -49,6 +49,9 @@ TYPES = {
 }
 """The types that a value may be given, as the command line names them."""
 
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
+_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
 _ALIGNMENT = "general.alignment"
 
 PIECE = 1 << 20
@@ -105,28 +108,32 @@ def edit(
     path = Path(path)
     if output is None and path.is_symlink():
         raise UsageError(f"{path} is a symbolic link, which a file would replace; name the file itself ({path.resolve()}), or an output (-o)")
+    if not assign and not remove and integrity:
+        raise UsageError("nothing to change; name keys to set or to remove")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be 1 or more, not {threads}")
     target = path if output is None else Path(output)
-    with platform.storage_errors("read", path), path.open("rb") as source:
-        status = os.fstat(source.fileno())
-        old = _read_header(path, verified=integrity)
-        metadata = _changed(old.metadata, assign, remove)
-        if not integrity:
-            metadata = without_set(metadata)
-        new = _planned(old, metadata, target)
-        nbytes = new.data_offset + _data_nbytes(old)
-        with OutputFile(target, nbytes, overwrite=overwrite or output is None) as written:
-            copy = _copier(source.fileno(), path, written, new.data_offset - old.data_offset)
-            digests = list(tensor_digests(old, block_sizes, copy, threads))
-            for finding in compare(old, digests) if has_set(metadata) else ():
-                raise InvalidError(path, finding)
-            _check_same(path, status)
-            source.close()  # Windows replaces no open file
-            written.write(_header_bytes(new, nbytes, digests), 0)
-            with contextlib.suppress(OSError):
-                shutil.copymode(path, written.partial)
-            written.commit()
+    with platform.storage_errors("read", path):
+        status = os.stat(path)
+    old = _read_header(path, verified=integrity)
+    metadata = _changed(old.metadata, assign, remove)
+    if not integrity:
+        metadata = without_set(metadata)
+    new = _planned(old, metadata, target)
+    written = OutputFile(target, new.data_offset + _data_nbytes(old), overwrite=overwrite or output is None)
+    with platform.storage_errors("read", path), path.open("rb") as source, written:
+        copy = _copier(source.fileno(), path, written, new.data_offset - old.data_offset)
+        digests = list(tensor_digests(old, block_sizes, copy, threads))
+        for finding in compare(old, digests) if has_set(metadata) else ():
+            raise InvalidError(path, finding)
+        _check_same(path, status)
+        source.close()  # Windows replaces no open file
+        written.write(_header_bytes(new, written.nbytes, digests), 0)
+        with contextlib.suppress(OSError):
+            shutil.copymode(path, written.partial)
+        written.commit()
     changes = tuple((key, old.metadata.get(key), metadata.get(key)) for key in (*remove, *(key for key, _ in assign)))
-    return Edited(target, nbytes, changes, has_set(metadata))
+    return Edited(target, written.nbytes, changes, has_set(metadata))
 
 
 def _parsed(kind: ValueType, text: str) -> Value | None:
@@ -137,7 +144,7 @@ def _parsed(kind: ValueType, text: str) -> Value | None:
         return boolean(text == "true") if text in ("true", "false") else None
     code = "<" + SCALAR_CODES[kind]
     is_float = kind in (ValueType.FLOAT32, ValueType.FLOAT64)
-    if not is_float and not re.fullmatch(r"[+-]?[0-9]{1,20}", text):
+    if not re.fullmatch(_FLOAT if is_float else _INTEGER, text):
         return None
     try:
         number: Any = struct.unpack(code, struct.pack(code, float(text) if is_float else int(text)))[0]
@@ -192,8 +199,6 @@ def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Se
             raise UsageError(f"{_ALIGNMENT} is where the data lies: changing it takes a conversion")
         if named.count(key) > 1:
             raise UsageError(f"{key} is named twice")
-    if not named:
-        raise UsageError("nothing to change; name keys to set or to remove")
     for key in remove:
         if key not in metadata:
             raise UsageError(f"there is no key {key!r} to remove")
