@@ -152,7 +152,7 @@ def _check_agreement(header: Header, content: memoryview) -> Iterator[Finding]:
     path, at = _where(header, TENSORS_KEY)
     n_words = len(header.metadata[TENSORS_KEY].value)
     if n_words != 2 * len(header.tensors):
-        yield Finding("I-004", f"{_REWRITTEN}: the digests are of another tensor table", path, at, n_words / 2, len(header.tensors))
+        yield Finding("I-004", f"{_REWRITTEN}: the digests are of another tensor table", path, at, f"{n_words} numbers", f"{2 * len(header.tensors)}")
     path, at = _where(header, HEADER_KEY)
     found, stored = header_digest(header, content), header.metadata[HEADER_KEY].value
     if found != stored:
