@@ -43,6 +43,10 @@ SCALAR_CODES: dict[ValueType, str] = {
 """struct's code of each type of fixed size."""
 
 
+INTEGERS = frozenset(ValueType(kind) for kind, code in SCALAR_CODES.items() if kind is not ValueType.BOOL and code not in "fd")
+"""Writers have used all of them for the same key; a reader widens them."""
+
+
 @dataclass(frozen=True)
 class Value:
     """One metadata value with its type.
@@ -61,6 +65,12 @@ class Value:
 
 Metadata = dict[str, Value]
 """Keys in file order."""
+
+
+def integer_under(metadata: Metadata, key: str) -> int | None:
+    """The integer under key, of any width; None where there is none."""
+    value = metadata.get(key)
+    return int(value.value) if value is not None and value.type in INTEGERS else None
 
 
 def u32(value: int) -> Value:

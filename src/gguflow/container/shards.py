@@ -1,15 +1,22 @@
 """A model in several files: `NAME-00001-of-00003.gguf` and its siblings, as llama.cpp's gguf-split names them and its loader expects them.
 
-The first file has the metadata of the model; every file has the three keys below, and the tensor table and data of its own tensors.
+The first file has the metadata of the model; every file has the three keys below, and the tensor table and data of its own tensors. gguf.md does not
+describe the keys. Rules C-040 to C-042 and C-044 to C-046, pure; whoever opens the files finds C-043.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata, Value, ValueType, i32
+from gguflow.container.header import Header
+from gguflow.container.integrity import SHARDS_KEY
+from gguflow.container.metadata import Metadata, Value, ValueType, i32, integer_under
+from gguflow.container.rules import key_path
+from gguflow.container.strings import quoted
+from gguflow.errors import Finding
 
 NO_KEY = "split.no"
 COUNT_KEY = "split.count"
@@ -17,6 +24,8 @@ TENSORS_KEY = "split.tensors.count"
 
 MAX_SHARDS = (1 << 16) - 1
 """split.count is a u16."""
+
+_TYPES = {NO_KEY: ValueType.UINT16, COUNT_KEY: ValueType.UINT16, TENSORS_KEY: ValueType.INT32}
 
 _NAME = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})\.gguf", re.DOTALL)
 
@@ -45,3 +54,63 @@ def shard_metadata(number: int, count: int, n_tensors: int) -> Metadata:
 
 def _u16(value: int) -> Value:
     return Value(ValueType.UINT16, value)
+
+
+def n_shards(header: Header) -> int:
+    """How many files the model is in, by split.count."""
+    return max(integer_under(header.metadata, COUNT_KEY) or 1, 1)
+
+
+def judge_keys(header: Header, path: Path) -> Iterator[Finding]:
+    """The three keys of a file by themselves, and against its name; nothing for a file without one of them."""
+    there = [key for key in _TYPES if key in header.metadata]
+    if not there:
+        return
+    for key, kind in _TYPES.items():
+        value = header.metadata.get(key)
+        if value is None:
+            yield Finding("C-040", f"{key} is missing, and {there[0]} is there", key_path(key))
+        elif value.type is not kind:
+            yield _about(key, header, "C-040", f"{key} has the wrong type", value.type.name, kind.name)
+    number, count = integer_under(header.metadata, NO_KEY), integer_under(header.metadata, COUNT_KEY)
+    if number is None or count is None:
+        return
+    if not 0 <= number < max(count, 1):
+        yield _about(NO_KEY, header, "C-041", "split.no is not below split.count", number, f"0 to {count - 1}")
+    name = ShardName.of(path)
+    if count > 1 and (name is None or (name.number, name.count) != (number, count)):
+        message = "the file's name is not that of its shard: loaders find the others by name"
+        yield _about(NO_KEY, header, "C-042", message, path.name, str(ShardName("…", number, count)))
+
+
+def judge_sibling(name: str, header: Header, number: int, first: Header) -> Iterator[Finding]:
+    """Whether a shard is the one that its name says, of the model that the first one begins. number: counted from 0."""
+    for key, expected in ((NO_KEY, number), (COUNT_KEY, n_shards(first))):
+        found = integer_under(header.metadata, key)
+        if found != expected:
+            yield _about(key, header, "C-044", f"shard {name} says another {key}", found, expected)
+    ours, theirs = (None if (value := one.metadata.get(SHARDS_KEY)) is None else value.value for one in (header, first))
+    if ours != theirs:
+        yield _about(SHARDS_KEY, header, "C-044", f"shard {name} is of another conversion", ours, theirs)
+    if header.alignment != first.alignment:
+        yield Finding("C-044", f"shard {name} has another alignment", "$", None, header.alignment, first.alignment, "warning")
+
+
+def judge_together(shards: Sequence[tuple[str, Header]]) -> Iterator[Finding]:
+    """The tensors of all files of a model, by name and in order. The keys of the first are good."""
+    _, first = shards[0]
+    where: dict[str, str] = {}
+    for name, header in shards:
+        for i, tensor in enumerate(header.tensors):
+            if tensor.name in where:
+                message = f"tensor {quoted(tensor.name)} of {name} is in {where[tensor.name]} too"
+                yield Finding("C-046", message, f"{name}:$.tensors[{i}].name", tensor.position)
+            where.setdefault(tensor.name, name)
+    total = integer_under(first.metadata, TENSORS_KEY)
+    n_tensors = sum(len(header.tensors) for _, header in shards)
+    if total != n_tensors:
+        yield _about(TENSORS_KEY, first, "C-045", f"the shards do not hold as many tensors as {TENSORS_KEY} says", n_tensors, total)
+
+
+def _about(key: str, header: Header, rule: str, message: str, found: object, expected: object) -> Finding:
+    return Finding(rule, message, key_path(key), header.key_positions.get(key), found, expected)

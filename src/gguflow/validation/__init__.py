@@ -19,14 +19,15 @@ from pathlib import Path
 from gguflow.container.header import Header, parse
 from gguflow.container.reader import map_file
 from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
+from gguflow.container.shards import judge_keys, n_shards
 from gguflow.container.verification import check_data, check_set
 from gguflow.errors import FileError, Finding, UsageError
 from gguflow.plan import block_sizes
 from gguflow.platform import storage_errors
-from gguflow.validation import shards
 from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.general import judge_general
 from gguflow.validation.model import Facts
+from gguflow.validation.shards import is_first, judge_siblings
 from gguflow.validation.tokenizer import judge_tokenizer
 from gguflow.validation.values import judge_values
 
@@ -70,16 +71,16 @@ def examine(
 
 def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limits: Limits, threads: int | None) -> Iterator[Finding]:
     """The findings about a header that parsed, and about the content behind it. path: for the file's name, and to find its siblings."""
-    structure = [*judge(header, block_sizes, len(content), limits), *shards.judge_keys(header, path)]
+    structure = [*judge(header, block_sizes, len(content), limits), *judge_keys(header, path)]
     yield from structure
     is_sound = not any(finding.severity == "error" for finding in structure)
     of_digests = list(check_set(header, content))
     yield from of_digests
     facts = Facts.of(header)
-    if shards.is_shard(header) and shards.is_first(header):
-        of_set, facts = shards.judge_set(header, path) if is_sound else ([], Facts(header.metadata, {}, header.key_positions))
+    if n_shards(header) > 1 and is_first(header):
+        of_set, facts = judge_siblings(header, path) if is_sound else ([], Facts(header.metadata, {}, header.key_positions))
         yield from of_set
-    if shards.is_first(header):
+    if is_first(header):
         yield from judge_general(facts)
         yield from judge_tokenizer(facts, strict=level == "strict")
         yield from judge_architecture(facts)

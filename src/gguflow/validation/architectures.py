@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from gguflow import models
-from gguflow.container.metadata import ValueType
+from gguflow.container.metadata import INTEGERS, ValueType
 from gguflow.container.strings import quoted
 from gguflow.errors import FileError, Finding
 from gguflow.models.architecture import MAX_LAYERS, Architecture
 from gguflow.models.documents import Document
-from gguflow.validation.model import INTEGERS, Facts
+from gguflow.validation.model import Facts
 from gguflow.validation.tokenizer import TOKENS
 
 _INTEGERS = {

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 
 from gguflow import blocks, recipes
-from gguflow.container.metadata import ValueType
+from gguflow.container.metadata import INTEGERS, ValueType
 from gguflow.errors import Finding
 from gguflow.plan import QUANTIZATION_VERSION
-from gguflow.validation.model import INTEGERS, Facts
+from gguflow.validation.model import Facts
 
 _FOR_EXPERTS = {"mxfp4"}
 """Formats whose recipe stores the experts of a mixture in them, and nothing else."""

@@ -6,21 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gguflow.container.header import Header, TensorInfo
-from gguflow.container.metadata import Metadata, Value, ValueType
+from gguflow.container.metadata import Metadata, Value, ValueType, integer_under
 from gguflow.container.rules import key_path
 from gguflow.errors import Finding
-
-INTEGERS = {
-    ValueType.UINT8,
-    ValueType.INT8,
-    ValueType.UINT16,
-    ValueType.INT16,
-    ValueType.UINT32,
-    ValueType.INT32,
-    ValueType.UINT64,
-    ValueType.INT64,
-}
-"""Writers have used all of them for the same key; a reader widens them."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +29,7 @@ class Facts:
 
     def integer(self, key: str) -> int | None:
         """The integer under key, of any width; None where there is none."""
-        value = self.metadata.get(key)
-        return int(value.value) if value is not None and value.type in INTEGERS else None
+        return integer_under(self.metadata, key)
 
     def text(self, key: str) -> str | None:
         value = self.metadata.get(key)

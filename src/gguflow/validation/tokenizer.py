@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gguflow.container.metadata import ValueType
+from gguflow.container.metadata import INTEGERS, ValueType
 from gguflow.container.strings import StringArray
 from gguflow.errors import Finding
-from gguflow.validation.model import INTEGERS, Facts
+from gguflow.validation.model import Facts
 
 TOKENS = "tokenizer.ggml.tokens"
 MODEL = "tokenizer.ggml.model"
