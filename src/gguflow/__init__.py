@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gguflow.blocks import FORMATS as formats
+    from gguflow.comparison import compare
     from gguflow.conversion import convert
     from gguflow.errors import (
         FileError,
@@ -54,6 +55,7 @@ __all__ = [
     "UnknownFormatError",
     "UnsupportedError",
     "UsageError",
+    "compare",
     "convert",
     "dequantize",
     "export",
@@ -64,6 +66,7 @@ __all__ = [
 
 _HOMES = {
     "Options": ("gguflow.recipes", "Options"),
+    "compare": ("gguflow.comparison", "compare"),
     "convert": ("gguflow.conversion", "convert"),
     "dequantize": ("gguflow.quantization", "dequantize"),
     "export": ("gguflow.exporting", "export"),

@@ -53,6 +53,10 @@ _EXPORT = """\
 Write the weights of a GGUF file as safetensors, decoded. Where the architecture is known, names and the order of rows are those of the checkpoint
 that transformers loads (experts one by one); elsewhere names stay. Configuration and tokenizer are not written: they are those of the original."""
 
+_COMPARE = """\
+Compare two models tensor by tensor: root mean squared error, relative error (norm of the difference over the norm of A), signal to noise in dB,
+cosine, the rows with the largest relative error, sizes. Checkpoints and GGUF files are compared under common names and row orders."""
+
 _VALIDATE = """\
 Say whether files keep the rules of their format: every broken rule, with its place, what was found and what was expected. GGUF files (a first shard
 is judged with its siblings), .safetensors files, and safetensors checkpoints.
@@ -120,6 +124,8 @@ def parser() -> argparse.ArgumentParser:
 
     _add_export(commands.add_parser("export", help="write a GGUF file's weights as safetensors", description=_EXPORT, formatter_class=raw))
 
+    _add_compare(commands.add_parser("compare", help="say how far one model's weights are from another's", description=_COMPARE, formatter_class=raw))
+
     inspect = commands.add_parser(
         "inspect",
         help="show what a GGUF file holds",
@@ -177,6 +183,16 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--json", action="store_true", help="print the report as JSON")
     export.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
     export.set_defaults(run=_export)
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument("a", metavar="A", help="the model that is taken as the truth: .gguf, .safetensors, *.index.json or a checkpoint directory")
+    compare.add_argument("b", metavar="B", help="the other model, in any of these forms")
+    compare.add_argument("--threads", type=int, metavar="N", help="threads that compare (default: all processors)")
+    compare.add_argument("--io", choices=("mmap", "pread"), default="mmap", help="how to read; pread survives a file that is truncated meanwhile")
+    compare.add_argument("--plot", metavar="FILE.html", help="also write a page with bars for each kind of tensor by layer; replaces the file")
+    compare.add_argument("--json", action="store_true", help="print the measures of every tensor as JSON")
+    compare.set_defaults(run=_compare)
 
 
 def _add_split_options(group: argparse._ArgumentGroup) -> None:
@@ -266,6 +282,21 @@ def _export(arguments: argparse.Namespace) -> None:
     from gguflow import exporting
 
     _run(exporting.prepare(arguments.source, arguments.output, dtype=arguments.dtype), arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from gguflow import comparison
+    from gguflow.comparison import plot, report
+
+    if arguments.plot is not None and not arguments.plot.endswith((".html", ".htm")):
+        raise UsageError(f"--plot writes HTML; name a file that ends in .html, not {arguments.plot}")
+    found = comparison.compare(arguments.a, arguments.b, threads=arguments.threads, io=arguments.io)
+    if arguments.plot is not None:
+        plot.write(found, arguments.plot)
+    if arguments.json:
+        _print_json(report.data(found))
+    else:
+        print(report.text(found))
 
 
 def _run(prepared: Prepared, arguments: argparse.Namespace) -> None:

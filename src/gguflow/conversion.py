@@ -34,6 +34,7 @@ from gguflow.plan import Plan, PlannedTensor, Split, make, split
 from gguflow.quantization import TILE, Bytes, Floats, decode, encode, first_non_finite, kernels_digest
 from gguflow.sources.base import Checkpoint
 from gguflow.sources.reading import TensorReader
+from gguflow.weights import leave, packed, tiles
 
 DEFAULT_MEMORY_LIMIT = 192 << 20
 """Bytes for buffers, of all threads together."""
@@ -344,41 +345,17 @@ class _Work:
         tensor = lacking[0][1].tensor
         first, last = _leaf_range(lacking[0][1], leaf[1])
         for start, stop in tiles(first, last, tensor.shape[-1] if tensor.shape else 1, self.tile):
-            raw = self._source_bytes(tensor, start, stop)
+            raw = packed(self.reader, tensor, start, stop)
             weights = self._weights(tensor, raw, start, stop, formats)
             for output, planned, digest in lacking:
                 blocks = self._blocks(planned, start, raw, weights)
                 output.file.write(blocks, output.offset(planned, start))
                 digest.update(blocks)
-        self._leave(tensor, first, last)
+        leave(self.reader, tensor, first, last)
         for output, planned, digest in lacking:
             digest.update(output.padding(planned, last))
             output.record(leaf, digest.digest())
         return [(planned, last - first, output.leaf_nbytes(leaf)) for output, planned, _ in lacking]
-
-    def _source_bytes(self, tensor: ModelTensor, first: int, last: int) -> Bytes | None:
-        """The packed source of weights [first, last) of an output tensor, flat; None where the values are given."""
-        if tensor.source is None:
-            return None
-        if tensor.row_order is None:
-            parts = [self.reader.read(*part) for part in tensor.parts(first, last)]
-            return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
-        row = tensor.n_weights // tensor.shape[0]  # of a vector (a bias of Q or K), the rows are its weights
-        first_row, last_row = first // row, -(-last // row)
-        rows = self.reader.read_rows(tensor.source, tensor.row_order.source_rows(first_row, last_row, tensor.shape[0])).reshape(-1)
-        source_format = tensor.source.require_format()
-        return rows[_nbytes(source_format, first - first_row * row) : _nbytes(source_format, last - first_row * row)]
-
-    def _leave(self, tensor: ModelTensor, first: int, last: int) -> None:
-        """Weights [first, last) have been read: prove that the files are still what they were, and give their pages back."""
-        if tensor.row_order is not None:
-            self.reader.check_unchanged(tensor.sources[0].file)
-            return
-        parts = list(tensor.parts(first, last))
-        for file in {source.file for source, _, _ in parts}:
-            self.reader.check_unchanged(file)
-        for part in parts:
-            self.reader.release(*part)
 
     def _weights(self, tensor: ModelTensor, raw: Bytes | None, first: int, last: int, formats: Sequence[BlockFormat]) -> Floats | None:
         """The weights [first, last) as float32, checked for what the formats cannot hold; None where every format is the source's own."""
@@ -431,7 +408,7 @@ class _Work:
     def _encoded_row(self, planned: PlannedTensor, first: int, importance: Floats) -> Bytes:
         """The blocks of the row that begins at weight `first`, in memory of its own."""
         row = planned.shape[-1]
-        raw = self._source_bytes(planned.tensor, first, first + row)
+        raw = packed(self.reader, planned.tensor, first, first + row)
         weights = np.empty(row, np.float32)
         if raw is None or planned.tensor.source is None:
             weights[:] = np.ascontiguousarray(planned.tensor.values, np.float32).reshape(-1)[first : first + row]
@@ -446,18 +423,6 @@ class _Work:
 def _nbytes(block_format: BlockFormat, n: int) -> int:
     """Bytes of n weights, whole blocks."""
     return n // block_format.block_size * block_format.type_size
-
-
-def tiles(first: int, last: int, row: int, target: int) -> Iterator[tuple[int, int]]:
-    """Cut weights [first, last) into tiles of about `target`, a multiple of every block size: some whole rows, or a part of one row."""
-    while first < last:
-        within = first % row
-        if within == 0 and row <= min(target, last - first):
-            stop = first + min(target // row, (last - first) // row) * row
-        else:
-            stop = min(first + target, first - within + row, last)
-        yield first, stop
-        first = stop
 
 
 def _n_leaves(planned: PlannedTensor) -> int:

@@ -1,0 +1,92 @@
+"""Two models compared, tensor by tensor: how far the weights of one are from those of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguflow import platform
+from gguflow.comparison.measures import Operand, TensorMeasures, measure
+from gguflow.comparison.sides import Side, pairs
+from gguflow.errors import UsageError
+from gguflow.sources import TensorReader
+
+__all__ = ["Comparison", "TensorComparison", "TensorMeasures", "compare"]
+
+Progress = Callable[[int, int], None]
+"""Called after each tensor: how many are done, of how many."""
+
+
+@dataclass(frozen=True)
+class TensorComparison:
+    """One tensor that both models have. Formats and bytes are as in the files: of several parts, of all together."""
+
+    name: str
+    shape: tuple[int, ...]
+    formats: tuple[str, str]
+    nbytes: tuple[int, int]
+    measures: TensorMeasures
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models have in common, and what not.
+
+    tensors: in both, in the order of a. only_a, only_b: names of tensors that the other has not. other_shape: those that both have, in shapes
+    that cannot be compared. total: the measures of all common tensors together, without worst rows.
+    """
+
+    a: Path
+    b: Path
+    tensors: tuple[TensorComparison, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    other_shape: tuple[str, ...]
+    total: TensorMeasures
+
+
+def compare(a: str | Path, b: str | Path, *, threads: int | None = None, io: str = "mmap", progress: Progress | None = None) -> Comparison:
+    """Compare the weights of b with those of a, which are taken as the truth.
+
+    a, b: GGUF files (of shards, the first), checkpoint directories, indexes or .safetensors files, in any combination. Where one of them is a bare
+    .safetensors file, names are matched as transformers gives them, otherwise as GGUF has them. threads: default, as many as may be used; the
+    result does not depend on it. Memory is bounded whatever the sizes: tiles, and two numbers for each row of a tensor.
+    Raises UsageError (nothing in common), FileError, StorageError.
+    """
+    threads = platform.available_cpus() if threads is None else threads
+    if threads < 1:
+        raise UsageError(f"threads must be 1 or more, not {threads}")
+    sides = Side.open(a), Side.open(b)
+    left, right = pairs(*sides)
+    common = [name for name in left if name in right]
+    comparable = [name for name in common if _squeezed(left[name].shape) == _squeezed(right[name].shape)]
+    if not comparable:
+        raise UsageError(f"{a} and {b} have no tensor in common: the first has {next(iter(left), 'none')}, the second {next(iter(right), 'none')}")
+    compared = []
+    with TensorReader(sides[0].checkpoint, io) as reader_a, TensorReader(sides[1].checkpoint, io) as reader_b:
+        for i, name in enumerate(comparable):
+            x, y = left[name], right[name]
+            measures = measure(Operand(reader_a, x), Operand(reader_b, y), threads)
+            formats = x.sources[0].require_format().name, y.sources[0].require_format().name
+            nbytes = sum(part.nbytes for part in x.sources), sum(part.nbytes for part in y.sources)
+            compared.append(TensorComparison(name, x.shape, formats, nbytes, measures))
+            if progress is not None:
+                progress(i + 1, len(comparable))
+        reader_a.check_unchanged()
+        reader_b.check_unchanged()
+    return Comparison(
+        a=Path(a),
+        b=Path(b),
+        tensors=tuple(compared),
+        only_a=tuple(name for name in left if name not in right),
+        only_b=tuple(name for name in right if name not in left),
+        other_shape=tuple(name for name in common if name not in set(comparable)),
+        total=sum((tensor.measures for tensor in compared), TensorMeasures()),
+    )
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without the leading ones, which GGUF does not store."""
+    leading = next((i for i, n in enumerate(shape) if n != 1), max(len(shape) - 1, 0))
+    return shape[leading:]

@@ -1,0 +1,203 @@
+"""How far two tensors are from each other: sums over tiles in float64, added up in a fixed order."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow.blocks import BlockFormat
+from gguflow.models.base import ModelTensor
+from gguflow.quantization import Bytes, decode
+from gguflow.sources import TensorReader
+from gguflow.weights import leave, packed, tiles
+
+TILE = 1 << 14
+"""Weights looked at together: three float64 arrays of it stay in the second-level cache."""
+
+PIECE = 1 << 20
+"""Weights that a thread takes at a time."""
+
+N_WORST = 5
+"""Rows that are named."""
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a tensor, counted over the flattened leading axes, and its relative error."""
+
+    index: int
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class TensorMeasures:
+    """Sums over the weights a of a tensor and b of the other, and what follows from them. Adding two gives those of both together.
+
+    n_weights: compared. n_non_finite: pairs of which one is NaN or infinite; they count as zero in the sums. max_error: the largest |a - b|.
+    worst_rows: those with the largest relative error, worst first.
+    """
+
+    n_weights: int = 0
+    n_non_finite: int = 0
+    squared_a: float = 0.0
+    squared_b: float = 0.0
+    squared_error: float = 0.0
+    product: float = 0.0
+    max_error: float = 0.0
+    worst_rows: tuple[Row, ...] = ()
+
+    def __add__(self, other: TensorMeasures) -> TensorMeasures:
+        return TensorMeasures(
+            self.n_weights + other.n_weights,
+            self.n_non_finite + other.n_non_finite,
+            self.squared_a + other.squared_a,
+            self.squared_b + other.squared_b,
+            self.squared_error + other.squared_error,
+            self.product + other.product,
+            max(self.max_error, other.max_error),
+        )
+
+    @property
+    def is_exact(self) -> bool:
+        return self.squared_error == 0 and self.n_non_finite == 0
+
+    @property
+    def rmse(self) -> float:
+        """The root of the mean squared error."""
+        return math.sqrt(self.squared_error / self.n_weights) if self.n_weights else 0.0
+
+    @property
+    def relative_error(self) -> float:
+        """The norm of a - b over that of a; infinite where only a is zero."""
+        return _ratio(self.squared_error, self.squared_a)
+
+    @property
+    def snr(self) -> float:
+        """Signal to noise in dB, 20 log10 of norm of a over norm of a - b; infinite where they are equal."""
+        return -20 * math.log10(self.relative_error) if 0 < self.relative_error < math.inf else math.inf if not self.squared_error else -math.inf
+
+    @property
+    def cosine(self) -> float:
+        """Of the angle between a and b as vectors; 1 for two zeros, 0 where only one of them is zero."""
+        norms = math.sqrt(self.squared_a * self.squared_b)
+        return max(-1.0, min(1.0, self.product / norms)) if norms else float(self.squared_error == 0)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The measures of a piece of a tensor, and the squared norms of its rows (the first and the last may be parts of rows) from `first_row` on."""
+
+    measures: TensorMeasures
+    first_row: int
+    errors: Doubles
+    norms: Doubles
+
+
+class Operand:
+    """A tensor of one side, with the reader of its files."""
+
+    def __init__(self, reader: TensorReader, tensor: ModelTensor) -> None:
+        self.reader = reader
+        self.tensor = tensor
+
+    def doubles(self, first: int, last: int) -> Doubles:
+        """The weights [first, last): float64[last - first]."""
+        raw = packed(self.reader, self.tensor, first, last)
+        if raw is None:
+            raise ValueError(f"{self.tensor.name} has no source")
+        return _doubles(raw, self.tensor.sources[0].require_format(), last - first)
+
+    def leave(self, first: int, last: int) -> None:
+        leave(self.reader, self.tensor, first, last)
+
+
+def measure(a: Operand, b: Operand, threads: int) -> TensorMeasures:
+    """Compare two tensors of equal size. The result does not depend on threads. Raises what reading raises."""
+    n_weights = a.tensor.n_weights
+    row = a.tensor.shape[-1] if a.tensor.shape else 1
+    errors, norms = np.zeros((2, n_weights // row if row else 0))
+    total = TensorMeasures()
+    ends = [(first, min(first + PIECE, n_weights)) for first in range(0, n_weights, PIECE)]
+    with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
+        for piece in pool.map(lambda piece_ends: _piece(a, b, row, *piece_ends), ends):
+            total += piece.measures
+            covered = slice(piece.first_row, piece.first_row + len(piece.errors))
+            errors[covered] += piece.errors
+            norms[covered] += piece.norms
+    return replace(total, worst_rows=_worst(errors, norms))
+
+
+def _piece(a: Operand, b: Operand, row: int, first: int, last: int) -> _Piece:
+    """Weights [first, last), tile by tile."""
+    first_row = first // row
+    errors, norms = np.zeros((2, -(-last // row) - first_row))
+    measures = TensorMeasures()
+    for start, stop in tiles(first, last, row, TILE):
+        shape = -1, min(row, stop - start)
+        x, y = a.doubles(start, stop).reshape(shape), b.doubles(start, stop).reshape(shape)
+        covered = slice(start // row - first_row, start // row - first_row + len(x))
+        measures += _tile(x, y, errors[covered], norms[covered])
+    a.leave(first, last)
+    b.leave(first, last)
+    return _Piece(measures, first_row, errors, norms)
+
+
+def _tile(x: Doubles, y: Doubles, errors: Doubles, norms: Doubles) -> TensorMeasures:
+    """The measures of some rows; their squared errors and norms are added to `errors` and `norms`."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = x - y
+        n_non_finite = 0
+        if not math.isfinite(float(error.sum())):
+            bad = ~(np.isfinite(x) & np.isfinite(y))
+            n_non_finite = int(np.count_nonzero(bad))
+            x, y, error = (np.where(bad, 0.0, array) for array in (x, y, error))
+        squared_errors, squared_norms = _squares(error), _squares(x)
+    errors += squared_errors
+    norms += squared_norms
+    return TensorMeasures(
+        x.size,
+        n_non_finite,
+        float(squared_norms.sum()),
+        float(_squares(y).sum()),
+        float(squared_errors.sum()),
+        float(np.einsum("ij,ij->", x, y)),
+        max(float(error.max()), -float(error.min())),
+    )
+
+
+def _squares(x: Doubles) -> Doubles:
+    """The squared norm of each row."""
+    squares: Doubles = np.einsum("ij,ij->i", x, x)
+    return squares
+
+
+def _doubles(raw: Bytes, block_format: BlockFormat, n: int) -> Doubles:
+    """n weights as float64, exactly."""
+    number_type = block_format.number_type
+    if number_type is not None and number_type != np.dtype("<f2"):
+        return raw.view(number_type).astype(np.float64)
+    weights = np.empty(n, np.float32)
+    decode(raw, block_format, weights)
+    return weights.astype(np.float64)
+
+
+def _worst(errors: Doubles, norms: Doubles) -> tuple[Row, ...]:
+    """Of the rows with an error, the worst by relative error. errors, norms: squared, of each row."""
+    found = np.flatnonzero(errors)
+    ratios = np.full(len(found), np.inf)
+    np.divide(errors[found], norms[found], out=ratios, where=norms[found] > 0)
+    worst = np.argsort(-ratios, kind="stable")[:N_WORST]
+    return tuple(Row(int(found[i]), math.sqrt(ratios[i])) for i in worst)
+
+
+def _ratio(squared: float, of: float) -> float:
+    """The root of a ratio of squares; 0 for nothing of nothing."""
+    if squared == 0:
+        return 0.0
+    return math.sqrt(squared / of) if of else math.inf

@@ -1,0 +1,75 @@
+"""A comparison as a picture: one HTML file with SVG bars in it, that needs nothing else. For each kind of tensor, a bar for each layer."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from gguflow.comparison import Comparison, TensorComparison
+from gguflow.container.writer import OutputFile
+
+_HEIGHT, _BAR, _GAP = 120, 14, 4
+"""Pixels: of a chart, of a bar's width, between bars."""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 14px system-ui, sans-serif; margin: 2em; color: #222; background: #fff; }}
+h1 {{ font-size: 1.2em; }} h2 {{ font-size: 1em; margin: 1.2em 0 0.2em; }} svg {{ display: block; overflow: visible; }}
+rect {{ fill: #4878a8; }} rect.exact {{ fill: #a8c8a0; }} rect:hover {{ fill: #d08030; }} text {{ font-size: 9px; fill: #555; }}
+line {{ stroke: #ccc; }}
+</style></head><body><h1>{title}</h1><p>{summary}</p>{charts}</body></html>
+"""
+
+
+def write(comparison: Comparison, path: str | Path) -> None:
+    """Write the page, in one step; a file of that name is replaced. Raises UsageError, StorageError."""
+    content = page(comparison).encode("utf-8", "backslashreplace")
+    with OutputFile(Path(path), len(content), overwrite=True) as file:
+        file.write(content, 0)
+        file.commit()
+
+
+def page(comparison: Comparison) -> str:
+    """Signal to noise in dB, higher is better; equal tensors have a pale bar of full height. All charts have one scale."""
+    finite = [t.measures.snr for t in comparison.tensors if math.isfinite(t.measures.snr)]
+    top = max([10.0, *(10 * math.ceil(snr / 10) for snr in finite)])
+    title = html.escape(f"{comparison.b} against {comparison.a}")
+    total = comparison.total
+    overall = "all equal" if total.is_exact else f"signal to noise {total.snr:.2f} dB, relative error {total.relative_error:.3e}"
+    summary = f"{len(comparison.tensors)} tensors, {total.n_weights:,} weights: {overall}. Bars: signal to noise in dB, from 0 to {top:.0f}."
+    charts = "".join(_chart(kind, tensors, top) for kind, tensors in _by_kind(comparison.tensors).items())
+    return _PAGE.format(title=title, summary=summary, charts=charts)
+
+
+def _by_kind(tensors: Sequence[TensorComparison]) -> dict[str, list[tuple[int, TensorComparison]]]:
+    """Tensors of layers by their name without the number, with it; the others together, numbered as they come."""
+    kinds: dict[str, list[tuple[int, TensorComparison]]] = {}
+    for tensor in tensors:
+        match = re.fullmatch(r"(.*?\.)(\d+)(\..*)", tensor.name)
+        if match:
+            kinds.setdefault(f"{match[1]}*{match[3]}", []).append((int(match[2]), tensor))
+        else:
+            others = kinds.setdefault("outside of layers", [])
+            others.append((len(others), tensor))
+    return {kind: sorted(found, key=lambda item: item[0]) for kind, found in kinds.items()}
+
+
+def _chart(kind: str, tensors: Sequence[tuple[int, TensorComparison]], top: float) -> str:
+    width = len(tensors) * (_BAR + _GAP) + 40
+    lines = [f'<h2>{html.escape(kind)}</h2><svg width="{width}" height="{_HEIGHT + 16}" role="img">']
+    for mark in (0.0, top / 2, top):
+        y = _HEIGHT * (1 - mark / top)
+        lines.append(f'<line x1="28" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/><text x="0" y="{y + 3:.1f}">{mark:.0f}</text>')
+    for i, (number, tensor) in enumerate(tensors):
+        x = 30 + i * (_BAR + _GAP)
+        snr = tensor.measures.snr
+        height = _HEIGHT * min(max(snr, 0.0), top) / top if not math.isnan(snr) else 0.0
+        shown = "equal" if tensor.measures.is_exact else f"{snr:.2f} dB, relative error {tensor.measures.relative_error:.3e}"
+        label = html.escape(f"{tensor.name}: {' to '.join(tensor.formats)}, {shown}")
+        style = ' class="exact"' if tensor.measures.is_exact else ""
+        lines.append(f'<rect{style} x="{x}" y="{_HEIGHT - height:.1f}" width="{_BAR}" height="{height:.1f}"><title>{label}</title></rect>')
+        lines.append(f'<text x="{x + _BAR / 2:.0f}" y="{_HEIGHT + 12}" text-anchor="middle">{number}</text>')
+    return "".join(lines) + "</svg>"

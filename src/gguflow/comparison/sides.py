@@ -1,0 +1,48 @@
+"""The two sides of a comparison: what each path holds, and the names by which both speak of the same tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguflow import models, sources
+from gguflow.models.base import ModelTensor
+from gguflow.models.original import original_tensors
+from gguflow.sources.base import Checkpoint
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two models. is_bare: tensors without a model, under names that only their own program knows."""
+
+    checkpoint: Checkpoint
+    is_bare: bool
+
+    @classmethod
+    def open(cls, path: str | Path) -> Side:
+        """Read the headers. Raises UsageError, FileError, StorageError."""
+        checkpoint = sources.open_checkpoint(path)
+        return cls(checkpoint, checkpoint.metadata is None and checkpoint.config is None)
+
+    def by_gguf_name(self) -> dict[str, ModelTensor]:
+        """Under GGUF's names. Raises what `models.load` raises. Values that are computed, not stored, do not count."""
+        return _by_name(models.load(self.checkpoint).tensors)
+
+    def by_original_name(self) -> dict[str, ModelTensor]:
+        """Under the names of the checkpoint; a GGUF file's tensors by the way back, where the architecture is known."""
+        if self.checkpoint.metadata is None:
+            return _by_name(ModelTensor(source.name, source.shape, (source,)) for source in self.checkpoint.tensors.values())
+        model = models.load(self.checkpoint)
+        return _by_name(original_tensors(model, models.by_name(model.architecture), self.checkpoint.path))
+
+
+def pairs(a: Side, b: Side) -> tuple[dict[str, ModelTensor], dict[str, ModelTensor]]:
+    """The tensors of both sides under names that mean the same on either."""
+    if a.is_bare or b.is_bare:
+        return a.by_original_name(), b.by_original_name()
+    return a.by_gguf_name(), b.by_gguf_name()
+
+
+def _by_name(tensors: Iterable[ModelTensor]) -> dict[str, ModelTensor]:
+    return {tensor.name: tensor for tensor in tensors if tensor.sources}
