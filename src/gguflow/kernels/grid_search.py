@@ -175,7 +175,7 @@ def _list_neighbours(codes: Any, index: Any, half_distances: Any, half_bits: int
 
 
 @kernel
-def to_grid(codes: Any, active: Any, scale: Any, work: Any, at: Any, search: Any, first: Any, last: Any, neighbours: Any) -> Any:
+def to_grid(codes: Any, active: Any, scale: Any, work: Any, at: Any, group: int, level_bits: int, first: Any, last: Any, neighbours: Any) -> Any:
     """reference.to_grid on lanes: a group, whose weights are work[V + at], ..., in 16 trials. The last three are a `Tables`, taken apart.
 
     codes, scale: of each trial. active: bit set of the trials that matter. Returns codes on the grid, and the bit set of those that had been off.
@@ -188,23 +188,17 @@ def to_grid(codes: Any, active: Any, scale: Any, work: Any, at: Any, search: Any
         if last[code] == 0:
             continue
         if off_grid == 0:
-            if search.group == 4:
-                _level_costs(work, at, scale, 4, 8)
-            else:
-                _level_costs(work, at, scale, 8, 3)
+            _level_costs(work, at, scale, group, level_bits)
         off_grid |= mask_bits(same)
-        nearest = (
-            _nearest(work, first[code], last[code], neighbours, 4, 3)
-            if search.group == 4
-            else _nearest(work, first[code], last[code], neighbours, 8, 2)
-        )
+        nearest = _nearest(work, first[code], last[code], neighbours, group, level_bits)
         codes = where(same, nearest, codes)
     return codes, off_grid
 
 
 @kernel
-def _level_costs(work: Any, at: Any, scale: Any, group: int, n_levels: int) -> None:
+def _level_costs(work: Any, at: Any, scale: Any, group: int, level_bits: int) -> None:
     """What each level of each weight adds to a distance, in 16 trials."""
+    n_levels = 8 if level_bits == 3 else 3
     for i in range(group):
         v = splat(work[V + at + i])
         w = splat(work[ROOT_W + at + i])
@@ -220,7 +214,7 @@ def _nearest(work: Any, first: Any, last: Any, neighbours: Any, group: int, leve
     best = splat(LARGEST)
     nearest = splat(neighbours[first])
     for k in range(first, last):
-        code = int(neighbours[k])
+        code = int(neighbours[np.uint64(k)])
         distance = load(work, _COSTS + 16 * (code & ((1 << level_bits) - 1)))
         for i in range(1, group):
             distance = distance + load(work, _COSTS + 16 * (n_levels * i + ((code >> (level_bits * i)) & ((1 << level_bits) - 1))))
@@ -321,8 +315,11 @@ def _cheapest_sign(x: Any, first: int, work: Any, start: int) -> Any:
 
 
 @kernel
-def fit_super_block(x: Any, first: int, search: Any, table: Any, work: Any, codes: Any) -> Any:
-    """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W. Returns the largest scale."""
+def fit_super_block(x: Any, first: int, group: int, level_bits: int, search: Any, table: Any, work: Any, codes: Any) -> Any:
+    """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W. Returns the largest scale.
+
+    group, level_bits: those of the grid, as literals: so they become constants of the compiled code.
+    """
     take_signs(x, first, search.even_signs, work, codes)
     for i in range(0, SIZE, 16):
         store(work, ROOT_W + i, vsqrt(load(work, W + i)))
@@ -330,7 +327,7 @@ def fit_super_block(x: Any, first: int, search: Any, table: Any, work: Any, code
         _fit_without_grid(work, search.highest + 2)
     largest = f32(0)
     for b in range(SIZE // search.sub_block):
-        scale = _fit_sub_block(b, search, table.first, table.last, table.neighbours, work, codes)
+        scale = _fit_sub_block(b, group, level_bits, search, table.first, table.last, table.neighbours, work, codes)
         work[SCALES + b] = scale
         if scale > largest:
             largest = scale
@@ -359,10 +356,10 @@ def _to_lanes(work: Any, start: int, natural: Any, lanes: Any) -> None:
 
 
 @kernel
-def _fit_sub_block(b: int, search: Any, first: Any, last: Any, neighbours: Any, work: Any, codes: Any) -> Any:
+def _fit_sub_block(b: int, group: int, level_bits: int, search: Any, first: Any, last: Any, neighbours: Any, work: Any, codes: Any) -> Any:
     """Sub-block b: its codes to CODES; returns its scale. Where all is tiny, codes and signs are 0."""
     start = b * search.sub_block
-    n_groups = search.sub_block // search.group
+    n_groups = search.sub_block // group
     mine = CODES + b * n_groups
     top = largest_of(work, V + start, search.sub_block)
     scale = top / search.top
@@ -376,7 +373,7 @@ def _fit_sub_block(b: int, search: Any, first: Any, last: Any, neighbours: Any, 
         return f32(0)
     n_trials = 2 * search.reach + 1
     for t in range(0, n_trials, 16):
-        _try_scales(t, min(16, n_trials - t), span, start, n_groups, search, first, last, neighbours, work, codes)
+        _try_scales(t, min(16, n_trials - t), span, start, n_groups, group, level_bits, search, first, last, neighbours, work, codes)
     chosen = -1
     best = f32(0)
     for t in range(n_trials):
@@ -393,7 +390,7 @@ def _fit_sub_block(b: int, search: Any, first: Any, last: Any, neighbours: Any, 
     for g in range(n_groups):
         codes[mine + g] = codes[_TRIAL_CODES + g * 32 + chosen] if chosen >= 0 else 0
     if again != 0 and scale > f32(0):
-        scale = _refit(start, n_groups, mine, scale, again, search, first, last, neighbours, work, codes)
+        scale = _refit(start, n_groups, mine, scale, again, group, level_bits, search, first, last, neighbours, work, codes)
     if scale < f32(0):
         scale = -scale
         for k in range(SIGNS + start // 8, SIGNS + (start + search.sub_block) // 8):
@@ -413,10 +410,21 @@ def largest_of(x: Any, start: int, n: int) -> Any:
 
 @kernel
 def _try_scales(
-    t: int, n_trials: int, span: Any, start: int, n_groups: int, search: Any, first: Any, last: Any, neighbours: Any, work: Any, codes: Any
+    t: int,
+    n_trials: int,
+    span: Any,
+    start: int,
+    n_groups: int,
+    group: int,
+    level_bits: int,
+    search: Any,
+    first: Any,
+    last: Any,
+    neighbours: Any,
+    work: Any,
+    codes: Any,
 ) -> None:
     """Trials t, t + 1, ... (at most 16) of a sub-block: the codes of its groups, which of them were off the grid, and the sums that judge a trial."""
-    group = search.group
     inverse = (search.top + to_float(lane_numbers() + (t - search.reach)) * search.step) / span
     scale = f32(1) / inverse
     sum_qx = splat(f32(0))
@@ -427,13 +435,13 @@ def _try_scales(
         code = splat(0)
         for i in range(group):
             level = clamp(nearest_int(f32(0.5) * (inverse * work[V + at + i] - f32(1))), 0, search.highest)
-            code = code | (level << (search.level_bits * i))
-        code, was_off = to_grid(code, (1 << n_trials) - 1, scale, work, at, search, first, last, neighbours)
+            code = code | (level << (level_bits * i))
+        code, was_off = to_grid(code, (1 << n_trials) - 1, scale, work, at, group, level_bits, first, last, neighbours)
         store_i32(codes, _TRIAL_CODES + g * 32 + t, code)
         off_grid = off_grid | (((splat(was_off) >> lane_numbers()) & 1) << g)
         for i in range(group):
             w = work[W + at + i]
-            q = odd(code, search.level_bits * i, search.level_bits)
+            q = odd(code, level_bits * i, level_bits)
             sum_qx = sum_qx + w * work[V + at + i] * q
             sum_q2 = sum_q2 + w * q * q
     store(work, _SUMS + t, sum_qx)
@@ -443,12 +451,23 @@ def _try_scales(
 
 @kernel
 def _refit(
-    start: int, n_groups: int, mine: int, scale: Any, again: int, search: Any, first: Any, last: Any, neighbours: Any, work: Any, codes: Any
+    start: int,
+    n_groups: int,
+    mine: int,
+    scale: Any,
+    again: int,
+    group: int,
+    level_bits: int,
+    search: Any,
+    first: Any,
+    last: Any,
+    neighbours: Any,
+    work: Any,
+    codes: Any,
 ) -> Any:
     """Look for the points of the groups in the bit set `again` once more, with this scale; returns the least squares scale of the result."""
-    group = search.group
     inverse = f32(1) / scale
-    mask = (1 << search.level_bits) - 1
+    mask = (1 << level_bits) - 1
     sum_qx = f32(0)
     sum_q2 = f32(0)
     for g in range(n_groups):
@@ -457,12 +476,12 @@ def _refit(
             code = 0
             for i in range(group):
                 level = nearest_int_scalar(f32(0.5) * (inverse * work[V + at + i] - f32(1)))
-                code |= max(0, min(search.highest, level)) << (search.level_bits * i)
-            on_grid, _ = to_grid(splat(code), 1, splat(scale), work, at, search, first, last, neighbours)
+                code |= max(0, min(search.highest, level)) << (level_bits * i)
+            on_grid, _ = to_grid(splat(code), 1, splat(scale), work, at, group, level_bits, first, last, neighbours)
             codes[mine + g] = lane(on_grid, 0)
         code = codes[mine + g]
         for i in range(group):
-            q = f32((((code >> (search.level_bits * i)) & mask) << 1) | 1)
+            q = f32((((code >> (level_bits * i)) & mask) << 1) | 1)
             sum_qx += work[W + at + i] * work[V + at + i] * q
             sum_q2 += work[W + at + i] * q * q
     return sum_qx / sum_q2 if sum_q2 > f32(0) else scale

@@ -30,7 +30,7 @@ def _encode(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any
     for block in range(x.size // SIZE):
         first = block * SIZE
         weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
-        largest = fit_super_block(x, first, 1, TINY, table.point, table.first, table.last, table.neighbours, work, codes)
+        largest = fit_super_block(x, first, 32, 1, TINY, table.point, table.first, table.last, table.neighbours, work, codes)
         _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
 
 

@@ -50,7 +50,7 @@ def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, wo
             weigh_by_importance(x, first, importance, square, work)
         else:
             weigh_by_square(x, first, f32(0.25) * square, work)
-        largest = fit_super_block(x, first, search, table, work, codes)
+        largest = fit_super_block(x, first, 8, 2, search, table, work, codes)
         _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
 
 

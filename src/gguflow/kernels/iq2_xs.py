@@ -41,7 +41,7 @@ def _encode(x: Any, importance: Any, search: Any, table: Any, work: Any, codes: 
     for block in range(x.size // SIZE):
         first = block * SIZE
         weigh_by_importance(x, first, importance, mean_square(x, first), work)
-        largest = fit_super_block(x, first, search, table, work, codes)
+        largest = fit_super_block(x, first, 8, 2, search, table, work, codes)
         _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
 
 

@@ -38,8 +38,7 @@ _SIZES = SCALES + 16  # magnitudes of a sub-block
 _SUM_X = _SIZES + 32  # running sums of w * x over the sorted weights, for each half; room to read 16 beyond the last
 _SUM_W = _SUM_X + 2 * 64  # of w
 _TRIED = _SUM_W + 2 * 64  # sums of w * x * value for 16 splits and up to 4 choices of shifts, then those of w * value**2
-_SCORES = _TRIED + 2 * 4 * 16  # of the same
-_WORK_SIZE = _SCORES + 4 * 16
+_WORK_SIZE = _TRIED + 2 * 4 * 16
 
 SHIFTS = CODES + 64  # of each sub-block: bit h is set where the shift of half h is negative
 _ORDER = SHIFTS + 16  # the sub-block's weights from the smallest to the largest
@@ -56,12 +55,14 @@ def new_work() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 
 
 @kernel
-def fit_super_block(x: Any, first: int, halves: int, tiny: Any, index: Any, starts: Any, ends: Any, neighbours: Any, work: Any, codes: Any) -> Any:
-    """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W; of 32 weights, or 16 where they have two halves.
+def fit_super_block(
+    x: Any, first: int, size: int, halves: int, tiny: Any, index: Any, starts: Any, ends: Any, neighbours: Any, work: Any, codes: Any
+) -> Any:
+    """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W.
 
+    size, halves: of a sub-block (32 and 1, or 16 and 2), as literals: so they become constants of the compiled code.
     Codes of grid points to CODES, signs of shifts to SHIFTS, scales to SCALES. Returns the largest scale.
     """
-    size = 32 // halves
     top = f32(0)
     for b in range(SIZE // size):
         scale = _fit_sub_block(x, first + b * size, b, size, halves, tiny, index, starts, ends, neighbours, work, codes)
@@ -191,20 +192,23 @@ def _best_split_of_halves(size: int, work: Any) -> Any:
     for i1 in range(size + 1):
         for i2 in range(i1, size + 1, 16):
             valid = (lane_numbers() + i2) <= size
-            hits = ~(valid | ~valid)
-            parts = (
-                _half_sums(work, 0, size, i1, i2, _PLUS[2], plus_first, plus_second),
-                _half_sums(work, 0, size, i1, i2, _MINUS[2], minus_first, minus_second),
-                _half_sums(work, 1, size, i1, i2, _PLUS[2], plus_first, plus_second),
-                _half_sums(work, 1, size, i1, i2, _MINUS[2], minus_first, minus_second),
-            )
-            for k in range(4):
-                qx = parts[k >> 1][0] + parts[2 + (k & 1)][0]
-                q2 = parts[k >> 1][1] + parts[2 + (k & 1)][1]
-                hits = hits | _beats(qx, q2, best)
-                store(work, _TRIED + 16 * k, qx)
-                store(work, _TRIED + 64 + 16 * k, q2)
+            qx_plus, q2_plus = _half_sums(work, 0, size, i1, i2, _PLUS[2], plus_first, plus_second)
+            qx_minus, q2_minus = _half_sums(work, 0, size, i1, i2, _MINUS[2], minus_first, minus_second)
+            other_qx_plus, other_q2_plus = _half_sums(work, 1, size, i1, i2, _PLUS[2], plus_first, plus_second)
+            other_qx_minus, other_q2_minus = _half_sums(work, 1, size, i1, i2, _MINUS[2], minus_first, minus_second)
+            hits = _beats(qx_plus + other_qx_plus, q2_plus + other_q2_plus, best)
+            hits = hits | _beats(qx_plus + other_qx_minus, q2_plus + other_q2_minus, best)
+            hits = hits | _beats(qx_minus + other_qx_plus, q2_minus + other_q2_plus, best)
+            hits = hits | _beats(qx_minus + other_qx_minus, q2_minus + other_q2_minus, best)
             if mask_bits(hits & valid):
+                store(work, _TRIED, qx_plus + other_qx_plus)
+                store(work, _TRIED + 16, qx_plus + other_qx_minus)
+                store(work, _TRIED + 32, qx_minus + other_qx_plus)
+                store(work, _TRIED + 48, qx_minus + other_qx_minus)
+                store(work, _TRIED + 64, q2_plus + other_q2_plus)
+                store(work, _TRIED + 80, q2_plus + other_q2_minus)
+                store(work, _TRIED + 96, q2_minus + other_q2_plus)
+                store(work, _TRIED + 112, q2_minus + other_q2_minus)
                 chosen, best, scale = _take_turns(work, 4, mask_bits(valid), best, scale)
                 if chosen >= 0:
                     found = (i1 * 64 + i2) * 4 + chosen
@@ -257,23 +261,26 @@ def _clear_winner(work: Any, n_choices: int, valid: Any) -> Any:
     A turn compares by qx**2 > best * q2, best being (qx / q2) * qx of an earlier one. Five roundings cannot decide against a score qx**2 / q2 that is
     larger by a part in 250,000 (rounding is a part in 16 million), as long as no product leaves the range of normal numbers.
     """
-    top = splat(f32(0))
     is_valid = ((splat(valid) >> lane_numbers()) & 1) != 0
-    too_small = ~is_valid & is_valid
+    strange = ~is_valid & is_valid
+    top_square = splat(f32(0))  # of qx, and q2: the best choice of each lane
+    top_q2 = splat(f32(1))
     for k in range(n_choices):
         qx = load(work, _TRIED + 16 * k)
         q2 = load(work, _TRIED + 64 + 16 * k)
-        score = where(is_valid & (q2 > f32(0)), qx * qx / q2, f32(0))
-        store(work, _SCORES + 16 * k, score)
-        top = where(score > top, score, top)
-        too_small = too_small | (is_valid & (q2 > f32(0)) & (q2 < f32(1e-15)))
-    limit = largest(top)
-    if mask_bits(too_small) or not (limit > f32(1e-20) and limit < f32(1e15)):
+        counts = is_valid & (q2 > f32(0))
+        better = counts & (qx * qx * top_q2 > top_square * q2)
+        top_square = where(better, qx * qx, top_square)
+        top_q2 = where(better, q2, top_q2)
+        strange = strange | (counts & ((q2 < f32(1e-15)) | (q2 > f32(1e9))))
+    limit = largest(top_square / top_q2)
+    if mask_bits(strange) or not (limit > f32(1e-20) and limit < f32(1e15)):
         return -1
     limit = limit * f32(0.999996)
     chosen = -1
     for k in range(n_choices):
-        near = mask_bits(load(work, _SCORES + 16 * k) > limit)
+        qx = load(work, _TRIED + 16 * k)
+        near = mask_bits(is_valid & _beats(qx, load(work, _TRIED + 64 + 16 * k), limit))
         if near & (near - 1) or (near and chosen >= 0):
             return -1
         if near:
