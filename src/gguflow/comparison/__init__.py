@@ -65,9 +65,9 @@ def compare(a: str | Path, b: str | Path, *, threads: int | None = None, io: str
         raise UsageError(f"{a} and {b} have no tensor in common: the first has {next(iter(left), 'none')}, the second {next(iter(right), 'none')}")
     compared = []
     with TensorReader(sides[0].checkpoint, io) as reader_a, TensorReader(sides[1].checkpoint, io) as reader_b:
-        for i, name in enumerate(comparable):
+        operands = [(Operand(reader_a, left[name]), Operand(reader_b, right[name])) for name in comparable]
+        for i, (name, measures) in enumerate(zip(comparable, measure(operands, threads), strict=True)):
             x, y = left[name], right[name]
-            measures = measure(Operand(reader_a, x), Operand(reader_b, y), threads)
             formats = x.sources[0].require_format().name, y.sources[0].require_format().name
             nbytes = sum(part.nbytes for part in x.sources), sum(part.nbytes for part in y.sources)
             compared.append(TensorComparison(name, x.shape, formats, nbytes, measures))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -117,24 +120,37 @@ class Operand:
         leave(self.reader, self.tensor, first, last)
 
 
-def measure(a: Operand, b: Operand, threads: int) -> TensorMeasures:
-    """Compare two tensors of equal size. The result does not depend on threads. Raises what reading raises."""
-    n_weights = a.tensor.n_weights
-    row = a.tensor.shape[-1] if a.tensor.shape else 1
-    errors, norms = np.zeros((2, n_weights // row if row else 0))
-    total = TensorMeasures()
-    ends = [(first, min(first + PIECE, n_weights)) for first in range(0, n_weights, PIECE)]
+def measure(pairs: Sequence[tuple[Operand, Operand]], threads: int) -> Iterator[TensorMeasures]:
+    """Compare pairs of tensors of equal size, in order. The results do not depend on threads. Raises what reading raises."""
+    tasks = ((a, b, first, min(first + PIECE, a.tensor.n_weights)) for a, b in pairs for first in range(0, a.tensor.n_weights, PIECE))
     with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
-        for piece in pool.map(lambda piece_ends: _piece(a, b, row, *piece_ends), ends):
-            total += piece.measures
-            covered = slice(piece.first_row, piece.first_row + len(piece.errors))
-            errors[covered] += piece.errors
-            norms[covered] += piece.norms
-    return replace(total, worst_rows=_worst(errors, norms))
+        pending = deque(pool.submit(_piece, *task) for task in itertools.islice(tasks, 2 * threads))
+        try:
+            for a, _ in pairs:
+                row = _row(a.tensor)
+                errors, norms = np.zeros((2, a.tensor.n_weights // row if row else 0))
+                total = TensorMeasures()
+                for _ in range(0, a.tensor.n_weights, PIECE):
+                    piece = pending.popleft().result()
+                    pending.extend(pool.submit(_piece, *task) for task in itertools.islice(tasks, 1))
+                    total += piece.measures
+                    covered = slice(piece.first_row, piece.first_row + len(piece.errors))
+                    errors[covered] += piece.errors
+                    norms[covered] += piece.norms
+                yield replace(total, worst_rows=_worst(errors, norms))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _piece(a: Operand, b: Operand, row: int, first: int, last: int) -> _Piece:
+def _row(tensor: ModelTensor) -> int:
+    """Weights of a row."""
+    return tensor.shape[-1] if tensor.shape else 1
+
+
+def _piece(a: Operand, b: Operand, first: int, last: int) -> _Piece:
     """Weights [first, last), tile by tile."""
+    row = _row(a.tensor)
     first_row = first // row
     errors, norms = np.zeros((2, -(-last // row) - first_row))
     measures = TensorMeasures()
