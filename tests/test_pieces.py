@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguflow.conversion import tiles
+from gguflow.weights import tiles
 from gguflow.quantization import pieces
 
 BLOCK = 256

@@ -38,7 +38,13 @@ class SubBlocks(NamedTuple):
 def new_sub_blocks(n: int) -> Any:
     size = n * BATCH
     return SubBlocks(
-        np.empty(size, f32), np.empty(size, f32), np.empty(size, f32), np.empty(size, f32), np.empty(size, f32), np.empty(size, f32), np.empty(size, f32)
+        np.empty(size, f32),
+        np.empty(size, f32),
+        np.empty(size, f32),
+        np.empty(size, f32),
+        np.empty(size, f32),
+        np.empty(size, f32),
+        np.empty(size, f32),
     )
 
 
