@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguflow.weights import tiles
 from gguflow.quantization import pieces
+from gguflow.weights import tiles
 
 BLOCK = 256
 
