@@ -77,6 +77,7 @@ ADDED: dict[str, tuple[dict[str, Any], dict[int, tuple[str, int]]]] = {
     "named, and new: appended": ({"pad_token": "<pad>", "unk_token": "<new>"}, {13: ("<new>", CONTROL), 14: ("<pad>", CONTROL)}),
     "named, and in the vocabulary: marked": ({"unk_token": "abc"}, {7: ("abc", CONTROL), 13: ("[PAD13]", UNUSED)}),
     "named, and added already: marked": ({"mask_token": "<tool>"}, {10: ("<tool>", CONTROL)}),
+    "extra, and added already: as it was": ({"extra_special_tokens": ["<tool>"]}, {10: ("<tool>", USER_DEFINED)}),
     "extra special tokens": (
         {"additional_special_tokens": ["<x>"], "extra_special_tokens": {"y": "<y>"}},
         {13: ("<x>", CONTROL), 14: ("<y>", CONTROL)},

@@ -39,7 +39,8 @@ def added_tokens(tokenizer: Document, settings: Document | None, own: dict[int, 
     """id -> token of all that are added to the vocabulary `own`, as transformers sees them.
 
     From tokenizer.json's list; then the `added_tokens_decoder` of tokenizer_config.json and the tokens that it names (`bos_token`, ...): where
-    their text is a token already they only mark it, else they are appended, whatever id they claim.
+    their text is a token already they only mark it (an extra one that was added keeps the mark it has), else they are appended, whatever id
+    they claim.
     Raises InvalidError (M-003, M-025).
     """
     added: dict[int, AddedToken] = {}
@@ -50,7 +51,9 @@ def added_tokens(tokenizer: Document, settings: Document | None, own: dict[int, 
         added[token] = AddedToken(entry.text("content"), entry.flag("special", False))
     if settings is not None:
         ids = {text: token for token, text in own.items()} | {known.text: token for token, known in added.items()}
-        for late in _late_tokens(settings):
+        for late, is_extra in _late_tokens(settings):
+            if is_extra and ids.get(late.text) in added:
+                continue
             token = ids.setdefault(late.text, max(added, default=-1) + 1 if max(added, default=-1) >= len(own) else len(own))
             if token >= n_tokens:
                 raise _beyond(settings, late.text, token, n_tokens)
@@ -58,13 +61,14 @@ def added_tokens(tokenizer: Document, settings: Document | None, own: dict[int, 
     return dict(sorted(added.items()))
 
 
-def _late_tokens(settings: Document) -> Iterator[AddedToken]:
-    """The tokens that tokenizer_config.json adds: those of its list, then the named ones, which are special."""
+def _late_tokens(settings: Document) -> Iterator[tuple[AddedToken, bool]]:
+    """The tokens that tokenizer_config.json adds: those of its list, then the named and the extra ones, which are special; whether it is an extra."""
     decoder = settings.section("added_tokens_decoder")
     for token in sorted(decoder_ids(decoder)):
         entry = decoder.section(str(token))
-        yield AddedToken(entry.text("content"), entry.flag("special", False))
-    yield from (AddedToken(text, special=True) for text in named_tokens(settings))
+        yield AddedToken(entry.text("content"), entry.flag("special", False)), False
+    for text in named_tokens(settings):
+        yield AddedToken(text, special=True), text not in _role_tokens(settings)
 
 
 def decoder_ids(decoder: Document) -> list[int]:
@@ -77,11 +81,17 @@ def decoder_ids(decoder: Document) -> list[int]:
 
 def named_tokens(settings: Document) -> list[str]:
     """The texts of the special tokens that tokenizer_config.json names, each as text or as an object that holds it."""
-    entries = [settings.values.get(name) for name in NAMED_TOKENS]
+    extras: list[object] = []
     for name in ("additional_special_tokens", "extra_special_tokens"):
         extra = settings.values.get(name)
-        entries += extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list) else []
-    return list(dict.fromkeys(text for entry in entries if (text := token_text(entry)) is not None))
+        extras += extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list) else []
+    texts = [token_text(entry) for entry in extras]
+    return list(dict.fromkeys([*_role_tokens(settings), *(text for text in texts if text is not None)]))
+
+
+def _role_tokens(settings: Document) -> list[str]:
+    """Of the named tokens, those that have a role: `bos_token` and the like."""
+    return [text for name in NAMED_TOKENS if (text := token_text(settings.values.get(name))) is not None]
 
 
 def token_text(entry: object) -> str | None:
