@@ -7,8 +7,9 @@ from pathlib import Path
 
 from gguflow import conversion, models, platform, sources
 from gguflow.blocks import FORMATS, BlockFormat
-from gguflow.conversion import DEFAULT_MEMORY_LIMIT, Prepared, Progress, Report, Target
+from gguflow.conversion import DEFAULT_MEMORY_LIMIT, Prepared, Report, Target
 from gguflow.errors import UsageError
+from gguflow.leaves import Progress
 from gguflow.models.base import ModelTensor
 from gguflow.models.original import original_tensors
 from gguflow.plan import Plan, PlannedTensor
