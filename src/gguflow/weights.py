@@ -30,8 +30,11 @@ def leave(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> N
     """Weights [first, last) have been read: prove that the files are still what they were, and give their pages back."""
     if tensor.source is None:
         return
-    if tensor.row_order is not None:
+    if tensor.row_order is not None:  # rows move inside a head only, so what was read is one range, or nearly
         reader.check_unchanged(tensor.source.file)
+        row = tensor.n_weights // tensor.shape[0]
+        rows = tensor.row_order.source_rows(first // row, -(-last // row), tensor.shape[0])
+        reader.release(tensor.source, int(rows.min()) * row, (int(rows.max()) + 1) * row)
         return
     parts = list(tensor.parts(first, last))
     for file in {source.file for source, _, _ in parts}:
