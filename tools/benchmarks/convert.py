@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -54,8 +54,58 @@ def run(arguments: argparse.Namespace) -> None:
         warm = [measured(command, {}) for _ in range(arguments.repeat)]
         _row("gguflow, cold", cold)
         _row(f"gguflow, warm (median of {arguments.repeat})", _median(warm))
+        _breakdown(arguments, ours)
         if arguments.llama_cpp and arguments.llama_quantize:
             _peer(arguments, folder, ours, _median(warm), cold)
+
+
+def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
+    """Where the processor's time of a warm conversion goes, in this process, on one thread, and the machine's limits beside it."""
+    import numpy as np
+
+    import gguflow.container.writer as writer
+    from gguflow import conversion, leaves
+
+    spent: dict[str, float] = {}
+
+    def timed(home: Any, name: str, label: str) -> None:
+        inner = getattr(home, name)
+
+        def outer(*args: Any, **kwargs: Any) -> Any:
+            started = time.thread_time()
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                spent[label] = spent.get(label, 0.0) + time.thread_time() - started
+
+        setattr(home, name, outer)
+
+    timed(leaves, "decode", "read and decode to float32")
+    timed(leaves, "first_non_finite", "look for NaN and Inf")
+    timed(leaves, "encode", "quantize")
+    timed(writer.OutputFile, "write", "write to the page cache")
+    timed(leaves.Work, "do", "all leaves")
+    started = time.process_time()
+    prepared = conversion.prepare(arguments.checkpoint, output, type=arguments.type)
+    planned = time.process_time() - started
+    report = conversion.run(prepared, threads=1, overwrite=True)[0]
+    whole = time.process_time() - started
+    rest = spent.pop("all leaves") - sum(spent.values())
+    print(f"  processor time of one thread: {whole:.2f} s for {report.n_weights / 1e6:.0f} M weights")
+    shares = {"plan (headers, config, tokenizer)": planned, **spent, "digest, journal, Python": rest}
+    shares["load kernels, flush, rename"] = whole - sum(shares.values())
+    for label, seconds in shares.items():
+        print(f"    {label:34} {seconds:7.2f} s  {100 * seconds / whole:5.1f} %")
+    buffer = np.ones(1 << 26, np.uint8)
+    target = np.zeros_like(buffer)
+    started = time.perf_counter()
+    np.copyto(target, buffer)
+    copy = buffer.nbytes / (time.perf_counter() - started) / 1e9
+    moved = (report.source_nbytes + report.nbytes) / 1e9
+    bottleneck = max(shares, key=lambda label: shares[label])
+    print(
+        f"    a plain copy moves {copy:.1f} GB/s, so the {moved:.2f} GB that are read and written need {moved / copy:.2f} s; the bottleneck: {bottleneck}"
+    )
 
 
 def _peer(arguments: argparse.Namespace, folder: Path, ours: Path, warm: Run, cold: Run) -> None:
