@@ -58,6 +58,7 @@ LIBRARIES: dict[str, set[str]] = {
     "sentencepiece": {"models/tokenizers/"},
     "tqdm": {"progress.py"},
     "xxhash": {"container/integrity.py"},
+    "matplotlib": {"comparison/plot.py"},
 }
 """Libraries from outside, and the files or directories of the package that may import them. No other library is imported."""
 

@@ -210,7 +210,7 @@ def test_the_command_line(tmp_path: Path, llama: Path, capsys: pytest.CaptureFix
 
 BAD_CALLS = {
     "nothing in common": (["compare", "x.safetensors", "y.safetensors"], 2, "no tensor in common: the first has x, the second y"),
-    "a picture of another kind": (["compare", "x.safetensors", "x.safetensors", "--plot", "x.png"], 2, "ends in .html"),
+    "a picture of another kind": (["compare", "x.safetensors", "x.safetensors", "--plot", "x.gif"], 2, "ends in .html or .png"),
     "no such file": (["compare", "x.safetensors", "z.safetensors"], 4, "z.safetensors"),
     "no threads": (["compare", "x.safetensors", "x.safetensors", "--threads", "0"], 2, "threads must be 1 or more"),
     "weights that are none": (["compare", "x.safetensors", "bool.safetensors"], 3, "S-019"),
@@ -261,3 +261,13 @@ def test_measures_add_up() -> None:
     a, b = TensorMeasures(2, 0, 4.0, 5.0, 1.0, 4.0, 0.5), TensorMeasures(3, 1, 1.0, 1.0, 2.0, 0.5, 0.75)
     assert a + b == TensorMeasures(5, 1, 5.0, 6.0, 3.0, 4.5, 0.75)
     assert TensorMeasures().rmse == 0 and TensorMeasures().cosine == 1
+
+
+def test_the_picture_is_a_png(tmp_path: Path, llama: Path) -> None:
+    """Drawn by matplotlib: a bar for each tensor, pale where nothing is lost."""
+    conversion.convert(llama, tmp_path / "q.gguf", type="q4_0")
+    target = tmp_path / "picture.png"
+    plot.write(comparison.compare(llama, tmp_path / "q.gguf"), target)
+    content = target.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(content) > 5000

@@ -190,7 +190,9 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("b", metavar="B", help="the other model, in any of these forms")
     compare.add_argument("--threads", type=int, metavar="N", help="threads that compare (default: all processors)")
     compare.add_argument("--io", choices=("mmap", "pread"), default="mmap", help="how to read; pread survives a file that is truncated meanwhile")
-    compare.add_argument("--plot", metavar="FILE.html", help="also write a page with bars for each kind of tensor by layer; replaces the file")
+    compare.add_argument(
+        "--plot", metavar="FILE", help="also draw bars for each kind of tensor by layer, to FILE.html or FILE.png; replaces the file"
+    )
     compare.add_argument("--json", action="store_true", help="print the measures of every tensor as JSON")
     compare.set_defaults(run=_compare)
 
@@ -288,8 +290,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     from gguflow import comparison
     from gguflow.comparison import plot, report
 
-    if arguments.plot is not None and not arguments.plot.endswith((".html", ".htm")):
-        raise UsageError(f"--plot writes HTML; name a file that ends in .html, not {arguments.plot}")
+    if arguments.plot is not None and not arguments.plot.endswith(plot.WRITERS):
+        raise UsageError(f"--plot writes HTML or PNG; name a file that ends in .html or .png, not {arguments.plot}")
     found = comparison.compare(arguments.a, arguments.b, threads=arguments.threads, io=arguments.io)
     if arguments.plot is not None:
         plot.write(found, arguments.plot)

@@ -103,9 +103,8 @@ def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
     copy = buffer.nbytes / (time.perf_counter() - started) / 1e9
     moved = (report.source_nbytes + report.nbytes) / 1e9
     bottleneck = max(shares, key=lambda label: shares[label])
-    print(
-        f"    a plain copy moves {copy:.1f} GB/s, so the {moved:.2f} GB that are read and written need {moved / copy:.2f} s; the bottleneck: {bottleneck}"
-    )
+    print(f"    a plain copy moves {copy:.1f} GB/s: the {moved:.2f} GB that are read and written need {moved / copy:.2f} s")
+    print(f"    the bottleneck: {bottleneck}")
 
 
 def _peer(arguments: argparse.Namespace, folder: Path, ours: Path, warm: Run, cold: Run) -> None:

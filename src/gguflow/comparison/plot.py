@@ -1,8 +1,12 @@
-"""A comparison as a picture: one HTML file with SVG bars in it, that needs nothing else. For each kind of tensor, a bar for each layer."""
+"""A comparison as a picture: for each kind of tensor, a bar for each layer.
+
+As HTML it is one file with SVG bars in it, that needs nothing else; as PNG it is drawn by matplotlib, where that is installed.
+"""
 
 from __future__ import annotations
 
 import html
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -10,6 +14,7 @@ from pathlib import Path
 
 from gguflow.comparison import Comparison, TensorComparison
 from gguflow.container.writer import OutputFile
+from gguflow.errors import UsageError
 
 _HEIGHT, _BAR, _GAP = 120, 14, 4
 """Pixels: of a chart, of a bar's width, between bars."""
@@ -24,18 +29,48 @@ line {{ stroke: #ccc; }}
 """
 
 
+WRITERS = (".html", ".htm", ".png")
+"""The endings of file names that `write` knows."""
+
+
 def write(comparison: Comparison, path: str | Path) -> None:
-    """Write the page, in one step; a file of that name is replaced. Raises UsageError, StorageError."""
-    content = page(comparison).encode("utf-8", "backslashreplace")
+    """Write the picture, in one step, of the kind that the name's ending says; a file of that name is replaced. Raises UsageError, StorageError."""
+    content = picture(comparison) if str(path).endswith(".png") else page(comparison).encode("utf-8", "backslashreplace")
     with OutputFile(Path(path), len(content), overwrite=True) as file:
         file.write(content, 0)
         file.commit()
 
 
+def picture(comparison: Comparison) -> bytes:
+    """The PNG. Raises UsageError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("--plot to PNG needs matplotlib (pip install 'gguflow[plot]'); a name that ends in .html needs nothing") from None
+    kinds = _by_kind(comparison.tensors)
+    top = _scale(comparison)
+    figure = Figure(figsize=(10, 1 + 1.4 * len(kinds)), layout="constrained")
+    figure.suptitle(f"{comparison.b} against {comparison.a}: signal to noise, dB".replace("$", r"\$"))
+    for axes, (kind, tensors) in zip(figure.subplots(max(len(kinds), 1), squeeze=False).flat, kinds.items(), strict=False):
+        exact = [tensor.measures.is_exact for _, tensor in tensors]
+        heights = [top if same else max(tensor.measures.snr, 0.0) for same, (_, tensor) in zip(exact, tensors, strict=True)]
+        axes.bar([number for number, _ in tensors], heights, color=["#a8c8a0" if same else "#4878a8" for same in exact])
+        axes.set_ylim(0, top)
+        axes.set_title(kind.replace("$", r"\$"), loc="left", fontsize=9)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    return content.getvalue()
+
+
+def _scale(comparison: Comparison) -> float:
+    """The top of all bars, in dB."""
+    finite = [t.measures.snr for t in comparison.tensors if math.isfinite(t.measures.snr)]
+    return max([10.0, *(10 * math.ceil(snr / 10) for snr in finite)])
+
+
 def page(comparison: Comparison) -> str:
     """Signal to noise in dB, higher is better; equal tensors have a pale bar of full height. All charts have one scale."""
-    finite = [t.measures.snr for t in comparison.tensors if math.isfinite(t.measures.snr)]
-    top = max([10.0, *(10 * math.ceil(snr / 10) for snr in finite)])
+    top = _scale(comparison)
     title = html.escape(f"{comparison.b} against {comparison.a}")
     total = comparison.total
     overall = "all equal" if total.is_exact else f"signal to noise {total.snr:.2f} dB, relative error {total.relative_error:.3e}"
