@@ -59,15 +59,26 @@ def storage_errors(action: str, path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptions_deferred() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block is over, where the system can do that: what it makes and the note of it are not torn apart."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """Ctrl-C and SIGTERM wait until the block is over: what it makes and the note of it are not torn apart. Only the main thread gets signals.
+
+    The handlers are exchanged, not the thread's signal mask: with a mask the system gives the signal to another thread (NumPy has some), and Python
+    runs the handler in the main thread all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's to restore
+    for number in handlers:
+        signal.signal(number, lambda signum, frame: came.append(signum))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for signum in came:
+            signal.raise_signal(signum)
 
 
 def available_cpus() -> int:
