@@ -100,17 +100,17 @@ def test_ggml_refuses_no_block_that_we_take(block_format: BlockFormat) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_all_bad_blocks_are_counted_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    monkeypatch.setattr(values, "_PIECE", 34 * 10)
-    monkeypatch.setattr(values, "_STRIP", 34 * 3)
-    packed = good_blocks(FORMATS["q8_0"], 64)
-    for block in (7, 29, 30, 63):
+def test_all_bad_blocks_are_counted_across_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """A leaf of Q8_0 has 32,768 blocks; here are two and a part."""
+    monkeypatch.setattr(values, "_STRIP", 34 * 3000)
+    packed = np.tile(good_blocks(FORMATS["q8_0"], 1), (70_000, 1))
+    for block in (7, 2999, 3000, 32_767, 32_768, 69_999):
         packed[block, :2] = (0x00, 0x7C)
-    infos = [TensorInfo("t", (32, 64), 8, 0)]
+    infos = [TensorInfo("t", (32, 70_000), 8, 0)]
     head = build({"general.architecture": string("example"), "general.quantization_version": u32(2)}, infos)
     (finding,) = gguflow.validate(write(tmp_path / "m.gguf", head + packed.tobytes()), "values", threads=threads)
     assert (finding.rule, finding.offset, finding.path) == ("V-001", len(head) + 7 * 34, "$.tensors[0].data[7].d")
-    assert "4 of 64" in finding.message
+    assert "6 of 70000" in finding.message
 
 
 # --- behaviour of readers -------------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Whether a file is what its writer wrote: the key set of `integrity.py` against the bytes. Rules I-001 to I-007 of spec/integrity.md.
 
-`check_set` looks at the header alone; only where it finds nothing do the digests in that header prove anything, and `check_data` may be asked.
+`check_set` looks at the header alone; only where it finds nothing do the digests in that header prove anything, and
+`compare` may hold those of the data against them.
 """
 
 from __future__ import annotations
@@ -74,16 +75,6 @@ def check_set(header: Header, content: memoryview) -> Iterator[Finding]:
     yield from malformed
     if not malformed:
         yield from _check_agreement(header, content)
-
-
-def check_data(header: Header, content: memoryview, block_sizes: BlockSizes, threads: int | None = None) -> Iterator[Finding]:
-    """Whether every tensor, with the padding behind it, has its digest. Nothing for a file without a key set.
-
-    `check_set` and the rules of the container have found nothing: every tensor lies inside the file.
-    """
-    if not has_set(header.metadata):
-        return
-    yield from compare(header, tensor_digests(header, block_sizes, lambda first, last: leaf_digest(content, first, last), threads))
 
 
 def compare(header: Header, digests: Iterable[bytes]) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from gguflow.container.header import Header, parse
 from gguflow.container.reader import map_file
 from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
 from gguflow.container.shards import judge_keys, n_shards
-from gguflow.container.verification import check_data, check_set
+from gguflow.container.verification import check_set
 from gguflow.errors import FileError, Finding, UsageError
 from gguflow.plan import block_sizes
 from gguflow.platform import storage_errors
@@ -85,9 +85,7 @@ def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limi
         yield from judge_tokenizer(facts, strict=level == "strict")
         yield from judge_architecture(facts)
     if level != "structure" and is_sound:  # else nobody knows where a block begins
-        yield from judge_values(content, header, block_sizes, strict=level == "strict", threads=threads)
-        if not of_digests:
-            yield from check_data(header, content, block_sizes, threads)
+        yield from judge_values(content, header, block_sizes, strict=level == "strict", digests=not of_digests, threads=threads)
     if level == "strict" and is_sound:
         from gguflow.validation.canonical import judge_canonical
 

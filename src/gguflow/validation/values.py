@@ -1,4 +1,6 @@
-"""Level `values`: every block of every tensor, and the padding between them. Rules V-001 to V-005 and C-060.
+"""Level `values`: every block of every tensor, the padding between them, and the digests. Rules V-001 to V-005, C-060 and I-006.
+
+All of it in one reading, leaf by leaf: a leaf's digest brings it into the core's cache, and its blocks are looked at there.
 
 What a good block does not hold is data of its format (`BlockFormat.reserved_codes`): a word whose masked bits are all ones. One function looks for
 all of them, and it need not be fast in itself: it touches a few bytes of each block of the mapped file, and memory is slower than NumPy's loops.
@@ -18,13 +20,13 @@ from gguflow import blocks
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.base import ReservedCode
 from gguflow.container.header import Header, TensorInfo
+from gguflow.container.integrity import LEAF_WEIGHTS, has_set, tensor_digest
 from gguflow.container.rules import BlockSizes, tensor_nbytes
 from gguflow.container.strings import quoted
+from gguflow.container.verification import compare, leaf_digest, tensor_leaves
 from gguflow.errors import Finding
 from gguflow.platform import available_cpus
 
-_PIECE = 1 << 24
-"""Bytes that a thread takes at a time."""
 _STRIP = 1 << 18
 """Bytes that NumPy looks at in one call: what stays in a core's cache."""
 
@@ -35,11 +37,14 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive blocks of one tensor. index: of the tensor in the table. start, n_blocks: in the file, and how many. first: of its blocks."""
+    """Consecutive blocks of one tensor: a leaf. index: of the tensor in the table. start, end: bytes of the file, the padding behind the tensor
+    included. first, n_blocks: of its blocks, and how many.
+    """
 
     index: int
     format: BlockFormat
     start: int
+    end: int
     first: int
     n_blocks: int
 
@@ -56,40 +61,54 @@ class _Found:
         return _Found(self.n_bad + later.n_bad, self.first if self.n_bad else later.first, max(self.largest, later.largest))
 
 
-def judge_values(content: memoryview, header: Header, block_sizes: BlockSizes, *, strict: bool, threads: int | None = None) -> Iterator[Finding]:
-    """Findings about blocks and padding, tensor by tensor. The header's own rules hold: every tensor lies inside the file."""
+def judge_values(
+    content: memoryview, header: Header, block_sizes: BlockSizes, *, strict: bool, digests: bool = False, threads: int | None = None
+) -> Iterator[Finding]:
+    """Findings about blocks and padding, tensor by tensor. The header's own rules hold: every tensor lies inside the file.
+
+    digests: hold the data against the key set too, in which `check_set` has found nothing wrong.
+    """
     data = np.frombuffer(content, np.uint8)
+    digests = digests and has_set(header.metadata)
     yield from _judge_padding(data, header, block_sizes, strict)
-    pieces = [piece for i, tensor in enumerate(header.tensors) for piece in _pieces(i, tensor, header.data_offset)]
     found: dict[int, list[_Found]] = {}
+    leaves: list[list[bytes]] = [[] for _ in header.tensors]
+
+    def look(piece: _Piece) -> tuple[bytes, list[_Found]]:
+        return leaf_digest(content, piece.start, piece.end) if digests else b"", _search(data, piece)
+
+    pieces = [piece for i, tensor in enumerate(header.tensors) for piece in _pieces(i, tensor, header, block_sizes)]
     with ThreadPoolExecutor(threads or available_cpus()) as pool:
-        for piece, results in zip(pieces, pool.map(lambda piece: _search(data, piece), pieces), strict=True):
+        for piece, (digest, results) in zip(pieces, pool.map(look, pieces), strict=True):
             so_far = found.get(piece.index, [_Found()] * len(results))
             found[piece.index] = [a + b for a, b in zip(so_far, results, strict=True)]
+            leaves[piece.index].append(digest)
     for i, results in found.items():
         tensor = header.tensors[i]
         yield from _broken(i, tensor, results, header.data_offset)
-        is_silent = len(tensor.dims) > 1 and all(result.largest == 0 for result in results)
+        is_silent = len(tensor.dims) > 1 and results and all(result.largest == 0 for result in results)
         if is_silent and not _has_content(data, tensor, header.data_offset, block_sizes):
             message = f"tensor {quoted(tensor.name)} is all zeros: never written, or a placeholder"
             yield Finding("V-005", message, f"$.tensors[{i}]", header.data_offset + tensor.offset, severity="warning")
+    if digests:
+        yield from compare(header, map(tensor_digest, leaves))
 
 
 def first_reserved(packed: Bytes, block_format: BlockFormat, code: ReservedCode) -> int:
     """The first of the packed blocks uint8[n * type_size] that holds the code, or -1."""
-    results = _search(packed, _Piece(0, block_format, 0, 0, len(packed) // block_format.type_size))
+    results = _search(packed, _Piece(0, block_format, 0, len(packed), 0, len(packed) // block_format.type_size))
     return results[block_format.reserved_codes.index(code)].first
 
 
-def _pieces(i: int, tensor: TensorInfo, data_offset: int) -> Iterator[_Piece]:
-    """A tensor cut for threads; nothing for a format in which every code is good."""
+def _pieces(i: int, tensor: TensorInfo, header: Header, block_sizes: BlockSizes) -> Iterator[_Piece]:
+    """The leaves of a tensor whose format is known."""
     block_format = blocks.by_id(tensor.type_id)
-    if block_format is None or not block_format.reserved_codes:
+    if block_format is None:
         return
     n_blocks = tensor.n_weights // block_format.block_size
-    step = max(_PIECE // block_format.type_size, 1)
-    for first in range(0, n_blocks, step):
-        yield _Piece(i, block_format, data_offset + tensor.offset + first * block_format.type_size, first, min(step, n_blocks - first))
+    step = LEAF_WEIGHTS // block_format.block_size
+    for k, (start, end) in enumerate(tensor_leaves(header, tensor, block_sizes)):
+        yield _Piece(i, block_format, start, end, k * step, min(step, n_blocks - k * step))
 
 
 def _search(data: Bytes, piece: _Piece) -> list[_Found]:
