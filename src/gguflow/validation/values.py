@@ -27,7 +27,7 @@ from gguflow.container.verification import compare, leaf_digest, tensor_leaves
 from gguflow.errors import Finding
 from gguflow.platform import available_cpus
 
-_STRIP = 1 << 18
+_STRIP = 1 << 20
 """Bytes that NumPy looks at in one call: what stays in a core's cache."""
 
 _WORD: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
