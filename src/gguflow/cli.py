@@ -18,7 +18,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gguflow import __version__
-from gguflow.errors import ExitStatus, GguflowError, UsageError
+from gguflow.errors import ExitStatus, GguflowError, UsageError, printable
 
 if TYPE_CHECKING:
     from gguflow.conversion import Prepared
@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = arguments.run(arguments)
             sys.stdout.flush()
     except GguflowError as error:
-        print(f"gguflow: {_printable(str(error))}", file=sys.stderr)
+        print("gguflow: " + printable(str(error), keep="\n"), file=sys.stderr)
         return int(error.exit_status)
     except KeyboardInterrupt:
         again = "; the same command goes on where this one stopped" if arguments.command in ("convert", "export") else ""
@@ -365,7 +365,7 @@ def _validate(arguments: argparse.Namespace) -> ExitStatus:
     worst = ExitStatus.OK
     for file in arguments.files:
         result = report(file, arguments.level, threads=arguments.threads)
-        print(json.dumps(result.data()) if arguments.json else _printable(result.text()))
+        print(json.dumps(result.data()) if arguments.json else printable(result.text(), keep="\n"))
         worst = max(worst, result.exit_status)
     return worst
 
@@ -418,11 +418,6 @@ def _size(text: str, thousand: int = 1024) -> int:
 def _print_json(*data: Any) -> None:
     """One result as it is, several as a list."""
     print(json.dumps(data[0] if len(data) == 1 else data, indent=2))
-
-
-def _printable(text: str) -> str:
-    """Names in messages come from untrusted files: control characters are escaped before they reach a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ def run(
     threads = platform.available_cpus() if threads is None else threads
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")
-    tile = _tile_weights(memory_limit, threads, len(prepared.targets))
+    tile = _tile_weights(memory_limit, threads)
     files = [(plan, path) for target in prepared.targets for plan, path in zip(target.plans, target.paths, strict=True)]
     for plan, path in files:
         plan.check_importance()
@@ -197,7 +197,7 @@ def convert(
     return run(prepared, threads=threads, memory_limit=memory_limit, overwrite=overwrite, resume=resume, io=io, progress=progress)[0]
 
 
-def _tile_weights(memory_limit: int, threads: int, n_targets: int) -> int:
+def _tile_weights(memory_limit: int, threads: int) -> int:
     """The largest tile whose buffers fit: source bytes, float32 and blocks, each of at most 4 bytes a weight, for every thread.
 
     Raises UsageError where not even the smallest does.
@@ -218,11 +218,8 @@ def _file_name(stem: str) -> str:
 
 def _binding(checkpoint: Checkpoint) -> str:
     """What decides the bytes of an output beside its plan: the version of the program, and the sources as they are."""
-    digest = hashlib.sha256()
-    for file in checkpoint.files:
-        with platform.storage_errors("read", file.path), file.path.open("rb") as opened:
-            digest.update(repr((str(file.path.resolve()), file.nbytes, file.mtime_ns)).encode() + opened.read(1 << 20))
-    return f"gguflow {__version__} {kernels_digest()} {digest.hexdigest()}"
+    files = [(str(file.path.resolve()), file.nbytes, file.mtime_ns, file.header_digest) for file in checkpoint.files]
+    return f"gguflow {__version__} {kernels_digest()} {hashlib.sha256(repr(files).encode()).hexdigest()}"
 
 
 def _complete(shards: Sequence[Output]) -> None:

@@ -15,6 +15,7 @@ from gguflow.blocks import BlockFormat
 from gguflow.container.header import Header
 from gguflow.container.metadata import Value, ValueType
 from gguflow.container.reader import read_header
+from gguflow.errors import printable
 from gguflow.plan import Plan, block_sizes
 
 if TYPE_CHECKING:
@@ -184,11 +185,6 @@ def nbytes_text(nbytes: float) -> str:
             return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.4g} {unit}"
         nbytes /= 1024
     return f"{nbytes:.4g} TiB"
-
-
-def printable(text: str) -> str:
-    """Text from a file with control characters and lone surrogates escaped: what is shown must not steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
 def _format_name(type_id: int) -> str:

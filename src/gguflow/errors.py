@@ -57,6 +57,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= 200 else text[:200] + "…"
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Text from a file with control characters and lone surrogates escaped: what is shown must not steer the terminal. keep: characters that pass."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+
+
 class GguflowError(Exception):
     """The root: catch this to catch all that the package raises on purpose."""
 
