@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguflow.quantization import pieces
+from gguflow.parallel import pieces
 from gguflow.weights import tiles
 
 BLOCK = 256

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -14,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from gguflow import blocks
 from gguflow.blocks import BlockFormat
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
+from gguflow.parallel import pieces, run
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -84,7 +81,7 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
         raise ShapeError("a scalar has no rows to quantize; pass an array of one dimension or more")
     n = array.shape[-1]
     shape = (*array.shape[:-1], block_format.row_bytes(n))
-    packed = _output(out, shape, np.dtype(np.uint8))
+    packed = output_array(out, shape, np.dtype(np.uint8))
     number_type = block_format.number_type
     if number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8):
         packed[...] = _same_numbers(array, block_format.name, number_type).view(np.uint8).reshape(shape)
@@ -104,7 +101,7 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
     target_size = _piece_size(array.size, threads, is_copied=source_format.key != "f32")
     if weights is not None:
         target_size = max(target_size, n)  # some encoders weigh by the mean square of the whole row
-    _run(work, list(pieces(array.size, n, block_format.block_size, target_size)), threads)
+    run(work, list(pieces(array.size, n, block_format.block_size, target_size)), threads)
     return packed
 
 
@@ -125,17 +122,17 @@ def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, o
     raw = np.ascontiguousarray(array).reshape(-1)
     number_type = block_format.number_type
     if number_type is not None and number_type != np.dtype("<f2"):
-        weights = _output(out, shape, number_type)
+        weights = output_array(out, shape, number_type)
         weights[...] = raw.view(number_type).reshape(shape)
         return weights
-    weights = _output(out, shape, np.dtype(np.float32))
+    weights = output_array(out, shape, np.dtype(np.float32))
     target = weights.reshape(-1)
 
     def work(first: int, last: int) -> None:
         start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
         decode(raw[start:stop], block_format, target[first:last])
 
-    _run(work, list(pieces(target.size, target.size, block_format.block_size, _piece_size(target.size, threads, is_copied=False))), threads)
+    run(work, list(pieces(target.size, target.size, block_format.block_size, _piece_size(target.size, threads, is_copied=False))), threads)
     return weights
 
 
@@ -151,7 +148,8 @@ def _resolve(format: str | BlockFormat) -> BlockFormat:
     return format if isinstance(format, BlockFormat) else blocks.by_name(format)
 
 
-def _output(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def output_array(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The caller's `out` where it fits, a new array where there is none. Raises ShapeError."""
     if out is None:
         return np.empty(shape, dtype)
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
@@ -202,17 +200,6 @@ def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int)
     return weights
 
 
-def pieces(size: int, row: int, block_size: int, target: int) -> Iterator[tuple[int, int]]:
-    """Cut `size` flat weights, in rows of `row`, into pieces [first, last) of about `target`: some whole rows, or whole blocks of one row."""
-    if row <= target:
-        step = target // max(row, 1) * row
-        yield from ((first, min(first + step, size)) for first in range(0, size, step or 1))
-    else:
-        step = max(target // block_size, 1) * block_size
-        for start in range(0, size, row):
-            yield from ((start + first, start + min(first + step, row)) for first in range(0, row, step))
-
-
 def _piece_size(size: int, threads: int, is_copied: bool) -> int:
     """Weights that a thread takes at a time: Python's part of the time must be small, the threads must finish together.
 
@@ -220,32 +207,3 @@ def _piece_size(size: int, threads: int, is_copied: bool) -> int:
     """
     share = size if threads == 1 else size // (8 * threads)
     return min(max(TILE, share), (4 if is_copied else 8) * TILE)
-
-
-def _run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int) -> None:
-    """Do the pieces, on `threads` threads; the first error in the order of the pieces is the one raised."""
-    if threads < 1:
-        raise UsageError(f"threads must be 1 or more, not {threads}")
-    if threads == 1 or len(pieces) < 2:
-        for piece in pieces:
-            work(*piece)
-        return
-    running = [_pool(threads).submit(work, *piece) for piece in pieces]
-    try:
-        for done in running:
-            done.result()
-    except BaseException:
-        for waiting in running:
-            waiting.cancel()
-        wait(running)  # nobody writes to the caller's arrays after this
-        raise
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay: starting them costs as much as a million weights."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="gguflow")
-
-
-if hasattr(os, "register_at_fork"):  # a child of fork has the object, but not its threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
