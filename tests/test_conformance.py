@@ -179,6 +179,20 @@ def test_non_finite_weights_are_refused(block_format: BlockFormat, bad: float) -
 
 
 @float_formats
+def test_non_finite_weights_are_found_anywhere(block_format: BlockFormat) -> None:
+    """The last weight of a batch of 16 blocks, the first of the next, the last of all in a batch that is not full; with importance too."""
+    n = 18 * max(block_format.block_size, 16)
+    end_of_batch = 16 * n // 18
+    for index in (0, end_of_batch - 1, end_of_batch, n - 1):
+        x = np.ones(n, np.float32)
+        x[index] = np.nan
+        for importance in (default_importance(block_format, n), importances(n)["random"]):
+            with pytest.raises(NonFiniteError) as caught:
+                quantize(x, block_format, importance)
+            assert caught.value.index == index
+
+
+@float_formats
 def test_shapes_and_memory(block_format: BlockFormat) -> None:
     """Any leading dimensions, strides, read-only and unaligned memory; rows that do not divide are a typed error."""
     n = 512

@@ -177,7 +177,7 @@ class Work:
         return [(planned, last - first, output.leaf_nbytes(leaf)) for output, planned, _ in lacking]
 
     def _weights(self, tensor: ModelTensor, raw: Bytes | None, first: int, last: int, formats: Sequence[BlockFormat]) -> Floats | None:
-        """The weights [first, last) as float32, checked for what the formats cannot hold; None where every format is the source's own."""
+        """The weights [first, last) as float32, checked for what F16 cannot hold; None where every format is the source's own."""
         if raw is None or tensor.source is None:
             if tensor.values is None:
                 raise ValueError(f"{tensor.name} has neither a source nor values")
@@ -188,8 +188,8 @@ class Work:
                 return None
             weights = self.buffers.weights_of(last - first)
             decode(raw, source_format, weights)
-        if any(block_format.is_quantized or block_format is FORMATS["f16"] for block_format in formats):
-            _check_finite(tensor, first, weights, FORMATS["f16"] in formats)
+        if FORMATS["f16"] in formats:
+            _check_f16(tensor, first, weights)
         return weights
 
     def _blocks(self, planned: PlannedTensor, start: int, raw: Bytes | None, weights: Floats | None) -> Bytes:
@@ -200,7 +200,7 @@ class Work:
             return raw
         blocks = self.buffers.blocks_of(_nbytes(planned.format, weights.size))
         if planned.importance is None:
-            encode(weights, planned.format, blocks)
+            _encode(planned, start, weights, blocks)
         else:
             self._encode_weighted(planned, planned.importance, start, weights, blocks)
         return blocks
@@ -217,11 +217,11 @@ class Work:
             columns = importance.of_matrix(at // matrix_size, row)
             part, out = weights[position : position + n], blocks[_nbytes(planned.format, position) : _nbytes(planned.format, position + n)]
             if whole:
-                encode(part, planned.format, out, columns)
+                _encode(planned, at, part, out, columns)
             elif planned.format.weighs_rows:
                 out[:] = self._encoded_row(planned, at - within, columns)[_nbytes(planned.format, within) :][: out.size]
             else:
-                encode(part, planned.format, out, columns[within : within + n])
+                _encode(planned, at, part, out, columns[within : within + n])
             position += n
 
     def _encoded_row(self, planned: PlannedTensor, first: int, importance: Floats) -> Bytes:
@@ -233,9 +233,8 @@ class Work:
             weights[:] = np.ascontiguousarray(planned.tensor.values, np.float32).reshape(-1)[first : first + row]
         else:
             decode(raw, planned.tensor.source.require_format(), weights)
-        _check_finite(planned.tensor, first, weights, must_fit_f16=False)
         blocks = np.empty(_nbytes(planned.format, row), np.uint8)
-        encode(weights, planned.format, blocks, importance)
+        _encode(planned, first, weights, blocks, importance)
         return blocks
 
 
@@ -279,15 +278,26 @@ def _leaf_range(planned: PlannedTensor, leaf: int) -> tuple[int, int]:
     return leaf * LEAF_WEIGHTS, min((leaf + 1) * LEAF_WEIGHTS, planned.tensor.n_weights)
 
 
-def _check_finite(tensor: ModelTensor, first: int, weights: Floats, must_fit_f16: bool) -> None:
-    """Raise for NaN and Inf, and where F16 is wanted, for what would become Inf."""
-    bad = first_non_finite(weights)
-    what = "cannot be quantized"
-    if bad < 0 and must_fit_f16:
-        too_large = np.abs(weights) >= np.float32(65520)
-        bad = int(too_large.argmax()) if too_large.any() else -1
-        what = "does not fit F16 (choose bf16)"
+def _encode(planned: PlannedTensor, first: int, weights: Floats, out: Bytes, importance: Floats | None = None) -> None:
+    """Encode the weights from number `first` on; raises InvalidError for NaN and infinity where the format is a quantized one."""
+    bad = encode(weights, planned.format, out, importance)
     if bad >= 0:
-        index = [int(i) for i in np.unravel_index(first + bad, tensor.shape)]
-        message = f"tensor {tensor.name!r} holds {weights[bad]} at index {index}, which {what}"
-        raise InvalidError(tensor.source.file.path if tensor.source else "the model", Finding("M-100", message, f"$.tensors[{tensor.name!r}]"))
+        raise _refused(planned.tensor, first + bad, weights[bad], "cannot be quantized")
+
+
+def _check_f16(tensor: ModelTensor, first: int, weights: Floats) -> None:
+    """Raise InvalidError for NaN, infinity, and what would become infinity."""
+    bad = first_non_finite(weights)
+    if bad >= 0:
+        raise _refused(tensor, first + bad, weights[bad], "cannot be quantized")
+    too_large = np.abs(weights) >= np.float32(65520)
+    if too_large.any():
+        bad = int(too_large.argmax())
+        raise _refused(tensor, first + bad, weights[bad], "does not fit F16 (choose bf16)")
+
+
+def _refused(tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:
+    """The error that names weight i of a tensor."""
+    index = [int(k) for k in np.unravel_index(i, tensor.shape)]
+    message = f"tensor {tensor.name!r} holds {weight} at index {index}, which {why}"
+    return InvalidError(tensor.source.file.path if tensor.source else "the model", Finding("M-100", message, f"$.tensors[{tensor.name!r}]"))

@@ -19,18 +19,22 @@ TILE = 1 << 16
 """Weights that pass through decode and encode at a time: 256 KiB of float32, so that they stay in the second-level cache."""
 
 
-def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None) -> None:
-    """Encode flat, finite float32 x into flat out; both sizes fit the format. The caller has proved all of it.
+def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None) -> int:
+    """Encode flat float32 x into flat out; both sizes fit the format, which the caller has proved.
 
     importance: one value for each weight of a row; x then holds whole rows (some formats weigh by the mean square of the row).
+    Returns the index of the first NaN or infinity, and `out` is then not whole, or -1. The number formats encode what they are given: always -1.
     """
     from gguflow import kernels
 
     kernel = kernels.load(block_format)
     if importance is None:
-        kernel.quantize_blocks(_read_only(x), out)
+        done = kernel.quantize_blocks(_read_only(x), out)
     else:
-        kernel.quantize_blocks_weighted(_read_only(x), _read_only(importance), out)
+        done = kernel.quantize_blocks_weighted(_read_only(x), _read_only(importance), out)
+    if done is None or done == x.size:
+        return -1
+    return int(done) + first_non_finite(x[done:])
 
 
 def decode(packed: Bytes, block_format: BlockFormat, out: Floats) -> None:
@@ -92,11 +96,12 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
 
     def work(first: int, last: int) -> None:
         tile = as_floats(raw[first * source_format.type_size : last * source_format.type_size], source_format)
-        bad = first_non_finite(tile)
+        start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
+        bad = -1 if block_format.is_quantized else first_non_finite(tile)
+        if bad < 0:
+            bad = encode(tile, block_format, target[start:stop], weights)
         if bad >= 0:
             raise _non_finite(tile[bad], first + bad, array.shape)
-        start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
-        encode(tile, block_format, target[start:stop], weights)
 
     target_size = _piece_size(array.size, threads, is_copied=source_format.key != "f32")
     if weights is not None:
@@ -206,4 +211,4 @@ def _piece_size(size: int, threads: int, is_copied: bool) -> int:
     is_copied: a float32 copy is made first, which should not outgrow the cache.
     """
     share = size if threads == 1 else size // (8 * threads)
-    return min(max(TILE, share), (4 if is_copied else 8) * TILE)
+    return min(max(TILE, share), (4 if is_copied else 64) * TILE)

@@ -2,11 +2,12 @@
 
 What the module of a format holds, all arrays C-contiguous and one-dimensional (n blocks; inputs may be read-only):
 
-    quantize_blocks(x float32[n * block_size], out uint8[n * type_size])
-    quantize_blocks_weighted(x, importance float32[m * block_size], out)    where the format takes importance: block i uses entry i % m
+    quantize_blocks(x float32[n * block_size], out uint8[n * type_size]) -> done
+    quantize_blocks_weighted(x, importance float32[m * block_size], out) -> done    where the format takes importance: block i uses entry i % m
     dequantize_blocks(blocks uint8[n * type_size], out float32[n * block_size])
 
-The kernels trust their sizes and that x is finite: `gguflow.quantization` proves both.
+done: how many weights are encoded: all, or those before a batch that holds NaN or infinity; no search ever sees one. The number formats (a block of
+one weight) do not look, and return nothing. The kernels trust their sizes: `gguflow.quantization` proves them.
 """
 
 from __future__ import annotations

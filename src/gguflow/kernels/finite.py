@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.policy import kernel
-from gguflow.lanes import float_bits, load, mask_bits, where
+from gguflow.kernels.policy import helper, kernel
+from gguflow.lanes import float_bits, load, mask_bits, splat, where
 
 i32 = np.int32
 
@@ -17,19 +17,25 @@ _EXPONENT = 0x7F800000  # all ones in NaN and infinity only
 @kernel
 def first_non_finite(x: Any) -> Any:
     """The index of the first NaN or infinity in flat float32 x, or -1."""
-    size = x.size
     strip = 256
     i = 0
-    while i + strip <= size:  # a strip without a branch inside; a strip that holds one is looked through below
-        worst = float_bits(load(x, i)) & _EXPONENT
-        for j in range(16, strip, 16):
-            exponent = float_bits(load(x, i + j)) & _EXPONENT
-            worst = where(exponent > worst, exponent, worst)
-        if mask_bits(worst == _EXPONENT) != 0:
-            break
+    while i + strip <= x.size and is_finite(x, i, strip):
         i += strip
-    while i < size:
+    while i < x.size:
         if not np.isfinite(x[i]):
             return i
         i += 1
     return -1
+
+
+@helper
+def is_finite(x: Any, first: int, n: int) -> Any:
+    """Whether weights first ... first + n - 1 of x are numbers; n: a multiple of 16. No branch for a single weight.
+
+    Encoders ask it of each batch just before they read it: the batch is then in the first-level cache, and the answer costs next to nothing.
+    """
+    worst = splat(0)
+    for i in range(first, first + n, 16):
+        exponent = float_bits(load(x, i)) & _EXPONENT
+        worst = where(exponent > worst, exponent, worst)
+    return mask_bits(worst == _EXPONENT) == 0

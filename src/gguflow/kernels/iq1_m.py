@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half_scalar, half_to_float_scalar
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.grid_search import CODES, SCALES, W, mean_square, pack_sub_scale, tables, unowned_tables, weigh_by_importance, weigh_by_square
 from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
 from gguflow.kernels.policy import kernel
@@ -21,25 +22,28 @@ TINY = f32(1e-7)
 FIRST_POINT = 0  # the code of point 0, which a sub-block of zeros keeps
 
 
-def quantize_blocks(x: Any, out: Any) -> None:
-    _encode(x, x, False, tables("iq1"), *new_work(), out)
+def quantize_blocks(x: Any, out: Any) -> Any:
+    return _encode(x, x, False, tables("iq1"), *new_work(), out)
 
 
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
-    _encode(x, importance, True, tables("iq1"), *new_work(), out)
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+    return _encode(x, importance, True, tables("iq1"), *new_work(), out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, table: Any, work: Any, codes: Any, out: Any) -> None:
+def _encode(x: Any, importance: Any, weighted: bool, table: Any, work: Any, codes: Any, out: Any) -> Any:
     x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
     for block in range(x.size // SIZE):
         first = block * SIZE
+        if not is_finite(x, first, SIZE):
+            return first
         if weighted:
             weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
         else:
             weigh_by_square(x, first, f32(0), work)
         largest = fit_super_block(x, first, 16, 2, TINY, table.point, table.first, table.last, table.neighbours, work, codes)
         _store(x, first, work, codes, table.point, largest, out, block * TYPE_SIZE)
+    return x.size
 
 
 @kernel

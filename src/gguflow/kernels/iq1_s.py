@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.grid_search import CODES, SCALES, mean_square, pack_sub_scale, tables, unowned_tables, weigh_by_importance
 from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
 from gguflow.kernels.policy import kernel
@@ -20,18 +21,21 @@ TYPE_SIZE = 50
 TINY = f32(1e-12)
 
 
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
-    _encode(x, importance, tables("iq1"), *new_work(), out)
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+    return _encode(x, importance, tables("iq1"), *new_work(), out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any) -> None:
+def _encode(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
     x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
     for block in range(x.size // SIZE):
         first = block * SIZE
+        if not is_finite(x, first, SIZE):
+            return first
         weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
         largest = fit_super_block(x, first, 32, 1, TINY, table.point, table.first, table.last, table.neighbours, work, codes)
         _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
+    return x.size
 
 
 @kernel

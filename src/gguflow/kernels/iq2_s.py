@@ -8,6 +8,7 @@ import numpy as np
 
 from gguflow.blocks.iq2_s import SEARCH
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.grid_search import (
     CODES,
     SCALES,
@@ -32,19 +33,21 @@ SIZE = 256
 TYPE_SIZE = 82
 
 
-def quantize_blocks(x: Any, out: Any) -> None:
-    _encode(x, x, False, parameters(SEARCH), tables("iq2_s"), *new_work(), out)
+def quantize_blocks(x: Any, out: Any) -> Any:
+    return _encode(x, x, False, parameters(SEARCH), tables("iq2_s"), *new_work(), out)
 
 
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
-    _encode(x, importance, True, parameters(SEARCH), tables("iq2_s"), *new_work(), out)
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+    return _encode(x, importance, True, parameters(SEARCH), tables("iq2_s"), *new_work(), out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any) -> None:
+def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
     x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
     for block in range(x.size // SIZE):
         first = block * SIZE
+        if not is_finite(x, first, SIZE):
+            return first
         square = f32(2) * mean_square(x, first)
         if weighted:
             weigh_by_importance(x, first, importance, square, work)
@@ -52,6 +55,7 @@ def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, wo
             weigh_by_square(x, first, f32(0.25) * square, work)
         largest = fit_super_block(x, first, 8, 2, search, table, work, codes)
         _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
+    return x.size
 
 
 @kernel

@@ -8,6 +8,7 @@ import numpy as np
 
 from gguflow.blocks.iq3_xxs import SEARCH
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.grid_search import (
     CODES,
     SCALES,
@@ -32,25 +33,28 @@ SIZE = 256
 TYPE_SIZE = 98
 
 
-def quantize_blocks(x: Any, out: Any) -> None:
-    _encode(x, x, False, parameters(SEARCH), tables("iq3_xxs"), *new_work(), out)
+def quantize_blocks(x: Any, out: Any) -> Any:
+    return _encode(x, x, False, parameters(SEARCH), tables("iq3_xxs"), *new_work(), out)
 
 
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
-    _encode(x, importance, True, parameters(SEARCH), tables("iq3_xxs"), *new_work(), out)
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+    return _encode(x, importance, True, parameters(SEARCH), tables("iq3_xxs"), *new_work(), out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any) -> None:
+def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
     x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
     for block in range(x.size // SIZE):
         first = block * SIZE
+        if not is_finite(x, first, SIZE):
+            return first
         if weighted:
             weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
         else:
             weigh_by_square(x, first, f32(0), work)
         largest = fit_super_block(x, first, 4, 3, search, table, work, codes)
         _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
+    return x.size
 
 
 @kernel

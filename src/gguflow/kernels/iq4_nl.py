@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.iq4 import VALUES, error_weights, fit_scale, inverse_or_zero, store_codes
 from gguflow.kernels.nibbles import load_nibbles
 from gguflow.kernels.policy import kernel
@@ -20,17 +21,17 @@ BATCH = 16
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
-    _encode(x, x, False, out)
+def quantize_blocks(x: Any, out: Any) -> Any:
+    return _encode(x, x, False, out)
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
-    _encode(x, importance, True, out)
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+    return _encode(x, importance, True, out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> None:
+def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
     n_blocks = x.size // BLOCK_SIZE
     natural = np.zeros(BATCH * BLOCK_SIZE, f32)
     lanes = np.empty(BATCH * BLOCK_SIZE, f32)
@@ -38,6 +39,8 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> None:
     d = np.empty(BATCH, f32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
+        if not is_finite(x, first * BLOCK_SIZE, count * BLOCK_SIZE):
+            return first * BLOCK_SIZE
         for i in range(0, count * BLOCK_SIZE, 16):
             store(natural, i, load(x, first * BLOCK_SIZE + i))
         _to_lanes(natural, lanes)
@@ -59,6 +62,7 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> None:
         for k in range(count):
             store_half(out, (first + k) * TYPE_SIZE, d[k])
         store_codes(lanes, inverse_or_zero(scale), w, out, first * TYPE_SIZE + 2, TYPE_SIZE, count)
+    return x.size
 
 
 @kernel

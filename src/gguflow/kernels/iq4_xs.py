@@ -23,17 +23,17 @@ N_SUB_BLOCKS = 8
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
-    _encode(x, x, False, out)
+def quantize_blocks(x: Any, out: Any) -> Any:
+    return _encode(x, x, False, out)
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
-    _encode(x, importance, True, out)
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+    return _encode(x, importance, True, out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> None:
+def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
     natural = np.empty(BATCH * SIZE, f32)
     natural_importance = np.empty(BATCH * SIZE, f32)
     lanes = np.empty(BATCH * SUB_BLOCK, f32)
@@ -43,6 +43,8 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> None:
     d_of = np.empty(BATCH, f32)
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, natural)
+        if count == 0:
+            return first * SIZE
         total_square = splat(f32(0))
         if weighted:
             take_importance(importance, first, natural_importance)
@@ -69,6 +71,7 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> None:
         for k in range(count):
             store_half(out, (first + k) * TYPE_SIZE, d_of[k])
         _store_sub_scales(packed, out, first, count)
+    return x.size
 
 
 @kernel

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, load_half, store_u16_scalar
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.nibbles import bottom_and_top, load_codes, signed_peak, store_codes
 from gguflow.kernels.policy import kernel
 from gguflow.lanes import load, prefetch, splat, store, store_i32, to_float, to_int, vabs, where
@@ -22,7 +23,7 @@ AHEAD = 2048  # weights, 8 KiB: what is fetched into the cache while a batch is 
 
 
 @kernel
-def quantize_symmetric(x: Any, out: Any, bits: int) -> None:
+def quantize_symmetric(x: Any, out: Any, bits: int) -> Any:
     """Q4_0 and Q5_0: the weight of the largest magnitude becomes code 0."""
     half_range = f32(1 << (bits - 1))
     top_code = (1 << bits) - 1
@@ -32,6 +33,8 @@ def quantize_symmetric(x: Any, out: Any, bits: int) -> None:
     scales = np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
+        if not is_finite(x, first * BLOCK_SIZE, count * BLOCK_SIZE):
+            return first * BLOCK_SIZE
         for k in range(count):
             i = (first + k) * BLOCK_SIZE
             prefetch(x, i + AHEAD)
@@ -51,10 +54,11 @@ def quantize_symmetric(x: Any, out: Any, bits: int) -> None:
             high = to_int(load(x, i + 16) * inverses[k] + rounders[k])
             store_u16_scalar(out, o, scales[k])
             store_codes(out, o + 2, where(low < top_code, low, top_code), where(high < top_code, high, top_code), bits)
+    return x.size
 
 
 @kernel
-def quantize_affine(x: Any, out: Any, bits: int) -> None:
+def quantize_affine(x: Any, out: Any, bits: int) -> Any:
     """Q4_1 and Q5_1: the smallest weight becomes code 0, the largest the largest code."""
     top_code = (1 << bits) - 1
     type_size = 4 + 4 * bits
@@ -63,6 +67,8 @@ def quantize_affine(x: Any, out: Any, bits: int) -> None:
     scales, mins = np.empty(BATCH, np.int32), np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
+        if not is_finite(x, first * BLOCK_SIZE, count * BLOCK_SIZE):
+            return first * BLOCK_SIZE
         for k in range(count):
             i = (first + k) * BLOCK_SIZE
             prefetch(x, i + AHEAD)
@@ -85,6 +91,7 @@ def quantize_affine(x: Any, out: Any, bits: int) -> None:
             low = to_int((load(x, i) - bottoms[k]) * inverses[k] + f32(0.5))
             high = to_int((load(x, i + 16) - bottoms[k]) * inverses[k] + f32(0.5))
             store_codes(out, o + 4, where(low < top_code, low, top_code), where(high < top_code, high, top_code), bits)
+    return x.size
 
 
 @kernel

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, nearest_int, store_u16_scalar
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.nibbles import store_codes
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.search import clamp, fit_scale_min, fit_symmetric
@@ -74,12 +75,14 @@ def take_blocks(x: Any, importance: Any, means: Any, first: int, batch: Any, v: 
 
 
 @kernel
-def quantize_symmetric(x: Any, importance: Any, out: Any, bits: int) -> None:
+def quantize_symmetric(x: Any, importance: Any, out: Any, bits: int) -> Any:
     """Q4_0 and Q5_0: d, codes from -n_max to n_max - 1 stored with n_max added."""
     n_max = 1 << (bits - 1)
     type_size = 2 + 4 * bits
     batch, v, w, products = np.empty(512, np.float32), np.empty(512, np.float32), np.empty(512, np.float32), np.empty(512, np.float32)
     inverses, d = np.empty(BATCH, np.float32), np.empty(BATCH, np.int32)
+    if not is_finite(x, 0, x.size):  # all at once: a weight counts in the mean of its whole row
+        return 0
     means = mean_squares(x, importance.size)
     for first in range(0, x.size // SIZE, BATCH):
         take_blocks(x, importance, means, first, batch, v, w, 0)
@@ -93,16 +96,19 @@ def quantize_symmetric(x: Any, importance: Any, out: Any, bits: int) -> None:
             o = (first + k) * type_size
             store_u16_scalar(out, o, d[k])
             store_codes(out, o + 2, low, high, bits)
+    return x.size
 
 
 @kernel
-def quantize_affine(x: Any, importance: Any, out: Any, bits: int) -> None:
+def quantize_affine(x: Any, importance: Any, out: Any, bits: int) -> Any:
     """Q4_1 and Q5_1: d and m, codes from 0 to n_max."""
     n_max = (1 << bits) - 1
     type_size = 4 + 4 * bits
     batch, v, w, codes = np.empty(1024, np.float32), np.empty(1024, np.float32), np.empty(1024, np.float32), np.empty(1024, np.float32)
     inverses, bases = np.empty(2 * BATCH, np.float32), np.empty(2 * BATCH, np.float32)
     d, m = np.empty(2 * BATCH, np.int32), np.empty(2 * BATCH, np.int32)
+    if not is_finite(x, 0, x.size):  # all at once: a weight counts in the mean of its whole row
+        return 0
     means = mean_squares(x, importance.size)
     for first in range(0, x.size // SIZE, 2 * BATCH):
         take_blocks(x, importance, means, first, batch, v, w, 0)
@@ -120,3 +126,4 @@ def quantize_affine(x: Any, importance: Any, out: Any, bits: int) -> None:
             store_u16_scalar(out, o, d[k])
             store_u16_scalar(out, o + 2, m[k])
             store_codes(out, o + 4, low, high, bits)
+    return x.size

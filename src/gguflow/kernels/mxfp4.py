@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.fp4 import nearest_codes_of_scaled, values
 from gguflow.kernels.nibbles import load_nibbles, store_nibbles
 from gguflow.kernels.policy import kernel
@@ -58,8 +59,10 @@ def inverse_step(e: Any) -> Any:
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     for block in range(x.size // BLOCK_SIZE):
+        if not is_finite(x, block * BLOCK_SIZE, BLOCK_SIZE):
+            return block * BLOCK_SIZE
         top = peak(x, block * BLOCK_SIZE, BLOCK_SIZE)
         e = (floor_log2(top) + i32(125)) & i32(255) if top > f32(0) else i32(0)  # below 2**-125 it wraps, as ggml's conversion to a byte does
         out[block * TYPE_SIZE] = e
@@ -67,6 +70,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
         low = nearest_codes_of_scaled(load(x, block * BLOCK_SIZE) * inverse * f32(2))
         high = nearest_codes_of_scaled(load(x, block * BLOCK_SIZE + 16) * inverse * f32(2))
         store_nibbles(out, block * TYPE_SIZE + 1, low, high)
+    return x.size
 
 
 @kernel

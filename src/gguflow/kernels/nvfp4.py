@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.fp4 import nearest_codes, nearest_codes_by_error, values
 from gguflow.kernels.nibbles import load_nibbles, store_nibbles
 from gguflow.kernels.policy import kernel
@@ -53,14 +54,17 @@ def encode_sub_block(x: Any, first: Any, out: Any, scale_at: Any) -> Any:
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     for block in range(x.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
+        if not is_finite(x, i, BLOCK_SIZE):
+            return i
         o = block * TYPE_SIZE
         for s in range(0, 4, 2):
             a = encode_sub_block(x, i + 16 * s, out, o + s)
             b = encode_sub_block(x, i + 16 * s + 16, out, o + s + 1)
             store_nibbles(out, o + 4 + 8 * s, join_low(a, b), join_high(a, b))
+    return x.size
 
 
 @kernel

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import AHEAD
 from gguflow.lanes import lane_numbers, load, mask_bits, prefetch, splat, store, transpose16, vabs, where
@@ -32,12 +33,14 @@ def sums_of_magnitudes(x: Any, first: Any, columns: Any) -> Any:
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     n_blocks = x.size // BLOCK_SIZE
     columns = np.empty(256, np.float32)
     sums = np.empty(BATCH, np.float32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
+        if not is_finite(x, first * BLOCK_SIZE, count * BLOCK_SIZE):
+            return first * BLOCK_SIZE
         if count == BATCH:
             store(sums, 0, sums_of_magnitudes(x, first * BLOCK_SIZE, columns))
         else:
@@ -54,6 +57,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
                 bits = mask_bits(load(x, i + 16 * j) >= f32(0))
                 out[o + 2 + 2 * j] = bits & 255
                 out[o + 3 + 2 * j] = bits >> 8
+    return x.size
 
 
 @kernel

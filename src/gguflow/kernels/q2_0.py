@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak
 from gguflow.lanes import lane_numbers, load, mask_bits, splat, store, to_float, vabs
@@ -32,9 +33,11 @@ def interleave(even: Any, odd: Any) -> Any:
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     for block in range(x.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
+        if not is_finite(x, i, BLOCK_SIZE):
+            return i
         o = block * TYPE_SIZE
         d = peak(x, i, BLOCK_SIZE)
         store_half(out, o, d)
@@ -48,6 +51,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
             codes = interleave(zero, positive) & kept  # -1, 0, 1 as 0, 1, 2
             for k in range(4):
                 out[o + 2 + 4 * j + k] = np.uint8((codes >> u32(8 * k)) & u32(255))
+    return x.size
 
 
 @kernel

@@ -57,31 +57,37 @@ def write_blocks(batch: Any, count: int, subs: Any, packed: Any, out: Any, first
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     batch = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks(N_SUB_BLOCKS)
     packed = np.empty((N_SUB_BLOCKS + 1) * BATCH, i32)
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
+        if count == 0:
+            return first * SIZE
         fit_batch(batch, subs, SUB_BLOCK, 3, f32(-0.5), f32(0.1), 15, True)
         d = to_codes(subs.scales, 15)
         dmin = to_codes(subs.mins, 15)
         pack_scales(subs, packed, d, dmin)
         write_blocks(batch, count, subs, packed, out, first)
+    return x.size
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks(N_SUB_BLOCKS)
     packed = np.empty((N_SUB_BLOCKS + 1) * BATCH, i32)
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
+        if count == 0:
+            return first * SIZE
         take_importance(importance, first, weights)
         d, dmin = fit_batch_weighted(batch, weights, subs, SUB_BLOCK, 3, f32(1), 15)
         pack_scales(subs, packed, d, dmin)
         write_blocks(batch, count, subs, packed, out, first)
+    return x.size
 
 
 @kernel

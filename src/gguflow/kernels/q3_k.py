@@ -141,25 +141,31 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     batch = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks()
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
+        if count == 0:
+            return first * SIZE
         fit_batch(batch, subs)
         write_blocks(batch, count, subs, out, first)
+    return x.size
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks()
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
+        if count == 0:
+            return first * SIZE
         take_importance(importance, first, weights)
         fit_batch_weighted(batch, weights, subs)
         write_blocks(batch, count, subs, out, first)
+    return x.size
 
 
 @helper

@@ -9,13 +9,13 @@ from gguflow.kernels.policy import kernel
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
-    legacy.quantize_affine(x, out, 4)
+def quantize_blocks(x: Any, out: Any) -> Any:
+    return legacy.quantize_affine(x, out, 4)
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
-    legacy_search.quantize_affine(x, importance, out, 4)
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+    return legacy_search.quantize_affine(x, importance, out, 4)
 
 
 @kernel

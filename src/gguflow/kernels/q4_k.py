@@ -101,27 +101,33 @@ def write_blocks(batch: Any, count: int, subs: Any, header: Any, out: Any, first
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     batch = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks(N_SUB_BLOCKS)
     header = np.empty(4 * BATCH, i32)
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
+        if count == 0:
+            return first * SIZE
         fit_header(batch, subs, header, 15, f32(-1), f32(0.1), 20)
         write_blocks(batch, count, subs, header, out, first)
+    return x.size
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks(N_SUB_BLOCKS)
     header = np.empty(4 * BATCH, i32)
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
+        if count == 0:
+            return first * SIZE
         take_importance(importance, first, weights)
         fit_header_weighted(batch, weights, subs, header, 15, 255)
         write_blocks(batch, count, subs, header, out, first)
+    return x.size
 
 
 @helper

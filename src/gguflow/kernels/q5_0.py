@@ -9,13 +9,13 @@ from gguflow.kernels.policy import kernel
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
-    legacy.quantize_symmetric(x, out, 5)
+def quantize_blocks(x: Any, out: Any) -> Any:
+    return legacy.quantize_symmetric(x, out, 5)
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
-    legacy_search.quantize_symmetric(x, importance, out, 5)
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+    return legacy_search.quantize_symmetric(x, importance, out, 5)
 
 
 @kernel

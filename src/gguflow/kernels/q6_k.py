@@ -98,7 +98,7 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     batch = np.empty(BATCH * SIZE, f32)
     lanes = np.empty(SUB_BLOCK * 16, f32)
     w = np.empty(SUB_BLOCK * 16, f32)
@@ -106,6 +106,8 @@ def quantize_blocks(x: Any, out: Any) -> None:
     subs = new_sub_blocks()
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
+        if count == 0:
+            return first * SIZE
         for j in range(N_SUB_BLOCKS):
             to_lanes(batch, SUB_BLOCK * j, SUB_BLOCK, lanes)
             for i in range(SUB_BLOCK):
@@ -114,10 +116,11 @@ def quantize_blocks(x: Any, out: Any) -> None:
             fit_sub_block(subs, j, lanes, w, wx)
         fit_scales(subs)
         write_blocks(batch, count, subs, out, first)
+    return x.size
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
+def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
     lanes = np.empty(SUB_BLOCK * 16, f32)
@@ -126,6 +129,8 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
     subs = new_sub_blocks()
     for first in range(0, x.size // SIZE, BATCH):
         count = take_batch(x, first, batch)
+        if count == 0:
+            return first * SIZE
         take_importance(importance, first, weights)
         for j in range(N_SUB_BLOCKS):
             to_lanes(batch, SUB_BLOCK * j, SUB_BLOCK, lanes)
@@ -133,6 +138,7 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> None:
             fit_sub_block(subs, j, lanes, w, wx)
         fit_scales(subs)
         write_blocks(batch, count, subs, out, first)
+    return x.size
 
 
 @kernel

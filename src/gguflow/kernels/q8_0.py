@@ -8,29 +8,33 @@ import numpy as np
 
 from gguflow.kernels.bits import float_to_half, load_half, round_half_away, store_u16_scalar
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import largest, load, load_i8, prefetch, store, store_i32, store_u8, to_float, vabs, where
+from gguflow.lanes import bits_float, float_bits, largest, load, load_i8, load_i32, mask_bits, prefetch, store, store_i32, store_u8, to_float, where
 
 f32 = np.float32
 
 BLOCK_SIZE = 32
 TYPE_SIZE = 34
 BATCH = 16
+INFINITE = 0x7F800000  # the bits of infinity
 AHEAD = 2048  # weights, 8 KiB: what is fetched into the cache while a batch is computed
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     n_blocks = x.size // BLOCK_SIZE
-    peaks = np.zeros(BATCH, np.float32)
+    peaks = np.zeros(BATCH, np.int32)  # the bits of magnitudes, whose order as integers is that of the values; Inf and NaN are above them
     inverses = np.empty(BATCH, np.float32)
     halves = np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
         for k in range(count):
-            low = vabs(load(x, (first + k) * BLOCK_SIZE))
-            high = vabs(load(x, (first + k) * BLOCK_SIZE + 16))
+            low = float_bits(load(x, (first + k) * BLOCK_SIZE)) & 0x7FFFFFFF
+            high = float_bits(load(x, (first + k) * BLOCK_SIZE + 16)) & 0x7FFFFFFF
             peaks[k] = largest(where(low > high, low, high))
-        d = load(peaks, 0) / f32(127)
+        peak = load_i32(peaks, 0)
+        if mask_bits(peak >= INFINITE) != 0:
+            return first * BLOCK_SIZE
+        d = bits_float(peak) / f32(127)
         inverse = f32(1) / d
         # where d is zero or denormal; ggml's products overflow to infinity and NaN, which x86 converts to the code 0
         store(inverses, 0, where(inverse < f32(np.inf), inverse, f32(0)))
@@ -43,6 +47,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
             store_u16_scalar(out, o, halves[k])
             store_u8(out, o + 2, round_half_away(load(x, i) * inverses[k]))
             store_u8(out, o + 18, round_half_away(load(x, i + 16) * inverses[k]))
+    return x.size
 
 
 @kernel

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.policy import helper
 from gguflow.lanes import load, splat, store, transpose16
 
@@ -21,8 +22,13 @@ BATCH = 16
 
 @helper
 def take_batch(x: Any, first: int, batch: Any) -> Any:
-    """Copy blocks first ... first + 15 of x into batch, float32[4096]; past the end of x come zeros. Returns how many blocks there were."""
+    """Copy blocks first ... first + 15 of x into batch, float32[4096]; past the end of x come zeros.
+
+    Returns how many blocks there were; 0 where one of them holds NaN or infinity, and then nothing is copied.
+    """
     count = min(BATCH, x.size // SIZE - first)
+    if not is_finite(x, first * SIZE, count * SIZE):
+        return 0
     for i in range(0, count * SIZE, 16):
         store(batch, i, load(x, first * SIZE + i))
     for i in range(count * SIZE, BATCH * SIZE, 16):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak, ternary_codes
 from gguflow.lanes import load, load_u8, store, store_i32, store_u8, to_float
@@ -38,10 +39,12 @@ def pack_digits(x: Any, first: Any, stride: int, inverse: Any) -> Any:
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     last = np.empty(16, np.int32)
     for block in range(x.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
+        if not is_finite(x, i, BLOCK_SIZE):
+            return i
         o = block * TYPE_SIZE
         d = peak(x, i, BLOCK_SIZE)
         store_half(out, o + D, d)
@@ -52,6 +55,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
         store_i32(last, 0, ternary_codes(load(x, i + 240) * inverse))
         for j in range(4):
             out[o + QH + j] = fixed_point(((last[j] * 3 + last[j + 4]) * 3 + last[j + 8]) * 9 + last[j + 12] * 3)
+    return x.size
 
 
 @kernel

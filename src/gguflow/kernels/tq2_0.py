@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gguflow.kernels.bits import load_half, store_half
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak, ternary_codes
 from gguflow.lanes import load, load_u8, store, store_u8, to_float
@@ -14,9 +15,11 @@ TYPE_SIZE = 66
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: Any, out: Any) -> Any:
     for block in range(x.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
+        if not is_finite(x, i, BLOCK_SIZE):
+            return i
         o = block * TYPE_SIZE
         d = peak(x, i, BLOCK_SIZE)
         store_half(out, o + 64, d)
@@ -27,6 +30,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
                 for n in range(1, 4):
                     packed = packed | (ternary_codes(load(x, i + 128 * half + m + 32 * n) * inverse) << (2 * n))
                 store_u8(out, o + 32 * half + m, packed)
+    return x.size
 
 
 @kernel
