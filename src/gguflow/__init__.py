@@ -7,6 +7,8 @@
     weights = gguflow.dequantize(packed, "q4_k")   # uint8[..., row_bytes] -> float32[..., n]
     gguflow.formats["q4_k"].bits_per_weight
     gguflow.validate("model.gguf")                 # -> every broken rule, as a Finding
+    with gguflow.open("model.gguf") as model:      # mapped: nothing is read before it is touched
+        y = model["blk.0.attn_q.weight"].dequantize(rows=slice(0, 8))
 
 Names are loaded when they are first used: importing the package imports neither NumPy nor Numba.
 """
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from gguflow.exporting import export
     from gguflow.quantization import dequantize, quantize
     from gguflow.recipes import Options
+    from gguflow.runtime import Model, Tensor
+    from gguflow.runtime import open_model as open  # noqa: A004
     from gguflow.validation import validate
 
 __version__ = "0.1.0"
@@ -48,10 +52,12 @@ __all__ = [
     "InvalidError",
     "LimitError",
     "MalformedError",
+    "Model",
     "NonFiniteError",
     "Options",
     "ShapeError",
     "StorageError",
+    "Tensor",
     "UnknownFormatError",
     "UnsupportedError",
     "UsageError",
@@ -60,17 +66,21 @@ __all__ = [
     "dequantize",
     "export",
     "formats",
+    "open",
     "quantize",
     "validate",
 ]
 
 _HOMES = {
+    "Model": ("gguflow.runtime", "Model"),
     "Options": ("gguflow.recipes", "Options"),
+    "Tensor": ("gguflow.runtime", "Tensor"),
     "compare": ("gguflow.comparison", "compare"),
     "convert": ("gguflow.conversion", "convert"),
     "dequantize": ("gguflow.quantization", "dequantize"),
     "export": ("gguflow.exporting", "export"),
     "formats": ("gguflow.blocks", "FORMATS"),
+    "open": ("gguflow.runtime", "open_model"),
     "quantize": ("gguflow.quantization", "quantize"),
     "validate": ("gguflow.validation", "validate"),
 }

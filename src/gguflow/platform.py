@@ -182,6 +182,20 @@ def release_pages(mapping: mmap.mmap, first: int, last: int) -> None:
         mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
+def advise_use(mapping: mmap.mmap, first: int, last: int) -> None:
+    """Tell the system that the mapped file's bytes [first, last) will be wanted soon: it reads them ahead, and maps them in large pages if it can.
+
+    Only a hint, and nothing where the system takes none.
+    """
+    if not hasattr(mapping, "madvise"):
+        return
+    first, last = first // mmap.PAGESIZE * mmap.PAGESIZE, min(last, len(mapping))
+    for advice in ("MADV_HUGEPAGE", "MADV_WILLNEED"):
+        if first < last and hasattr(mmap, advice):
+            with contextlib.suppress(OSError):  # EINVAL: no large pages for this file system
+                mapping.madvise(getattr(mmap, advice), first, last - first)
+
+
 def try_lock(fd: int) -> bool:
     """Lock an open file against every other process that asks, until it is closed; False where another holds the lock.
 

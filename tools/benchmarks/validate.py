@@ -83,13 +83,14 @@ def write_blocks(path: Path, block_format: BlockFormat, nbytes: int) -> None:
         file.write(bytes(-data.size % 32))
 
 
-def write_vocabulary(path: Path) -> None:
-    tokens = [f"tok{i * 2654435761 % 999983:x}" for i in range(150_000)]
-    merges = [f"{a} {b}" for a, b in zip(tokens + tokens[:130_000], tokens[1:] + tokens[:130_001], strict=True)]
+def write_vocabulary(path: Path, n_tokens: int = 150_000, n_merges: int = 280_000) -> None:
+    """A file of one small tensor with the vocabulary of a byte-level BPE."""
+    tokens = [f"tok{i * 2654435761 % 999983:x}" for i in range(n_tokens)]
+    merges = [f"{tokens[i % n_tokens]} {tokens[(i + 1 + i // n_tokens) % n_tokens]}" for i in range(n_merges)]
     metadata = GENERAL | {
         "tokenizer.ggml.model": string("gpt2"),
         "tokenizer.ggml.tokens": array(ValueType.STRING, tokens),
         "tokenizer.ggml.token_type": array(ValueType.INT32, [1] * len(tokens)),
         "tokenizer.ggml.merges": array(ValueType.STRING, merges),
     }
-    path.write_bytes(build(metadata, ()))
+    path.write_bytes(build(metadata, [TensorInfo("t", (8,), 0, 0)]) + bytes(32))

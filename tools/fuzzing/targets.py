@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from gguflow.container import grammar
 from gguflow.container.header import parse
 from gguflow.container.rules import DEFAULT_LIMITS
 from gguflow.errors import FileError
+from gguflow.runtime import Tensor, open_model
+from gguflow.runtime.files import MODES
 from gguflow.sources import safetensors
 from gguflow.validation import judge_gguf
 
@@ -62,12 +65,36 @@ def safetensors_header(data: bytes) -> None:
         return
 
 
+def loader(data: bytes) -> None:
+    """A model opened both ways, and every tensor of it touched."""
+    path = _scratch().with_suffix(".gguf")
+    path.write_bytes(data)
+    for mode in MODES:
+        with contextlib.suppress(FileError), open_model(path, mode=mode) as model:
+            repr(model), list(model.metadata.values())
+            for tensor in model.values():
+                touch(tensor)
+
+
+def touch(tensor: Tensor) -> None:
+    """All that a tensor gives, where it is small: what is refused is refused by name. Shapes may be huge where a dimension is 0."""
+    repr(tensor)
+    if tensor.size > 1 << 20:
+        return
+    with contextlib.suppress(FileError):
+        tensor.dequantize()
+        if tensor.raw.size != tensor.nbytes:
+            raise AssertionError(f"{tensor!r} gave {tensor.raw.size} bytes")
+        if tensor.ndim > 1 and tensor.shape[0]:
+            tensor.dequantize(rows=[-1, 0], dtype="bfloat16")
+
+
 def _scratch() -> Path:
     """One file for each process, where the system keeps files in memory if it can."""
     directory = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
     return Path(directory) / f"gguflow-fuzz-{os.getpid()}.safetensors"
 
 
-TARGETS: dict[str, Target] = {"reader": reader, "agreement": agreement, "blocks": blocks, "safetensors": safetensors_header}
+TARGETS: dict[str, Target] = {"reader": reader, "agreement": agreement, "blocks": blocks, "safetensors": safetensors_header, "loader": loader}
 SUFFIX = {"safetensors": ".safetensors"}
 """The corpus files that a target begins with, where they are not GGUF files."""

@@ -16,7 +16,7 @@ from gguflow.container.integrity import SHARDS_KEY
 from gguflow.container.metadata import Metadata, Value, ValueType, i32, integer_under
 from gguflow.container.rules import key_path
 from gguflow.container.strings import quoted
-from gguflow.errors import Finding
+from gguflow.errors import Finding, UsageError
 
 NO_KEY = "split.no"
 COUNT_KEY = "split.count"
@@ -59,6 +59,19 @@ def _u16(value: int) -> Value:
 def n_shards(header: Header) -> int:
     """How many files the model is in, by split.count."""
     return max(integer_under(header.metadata, COUNT_KEY) or 1, 1)
+
+
+def later_shards(path: Path, header: Header) -> list[ShardName]:
+    """The names of all shards but the first, which `path` must be. Its keys agree with its name.
+
+    Raises UsageError for a later shard: it has not the metadata of the model.
+    """
+    name = ShardName.of(path)
+    if name is None or n_shards(header) == 1:
+        return []
+    if name.number:
+        raise UsageError(f"{path} is shard {name.number + 1} of {name.count}; name the first: {ShardName(name.stem, 0, name.count)}")
+    return [ShardName(name.stem, number, n_shards(header)) for number in range(1, n_shards(header))]
 
 
 def judge_keys(header: Header, path: Path) -> Iterator[Finding]:

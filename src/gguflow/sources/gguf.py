@@ -14,8 +14,8 @@ from gguflow.container import rules
 from gguflow.container.header import Header, parse
 from gguflow.container.integrity import hexdigest
 from gguflow.container.reader import map_file
-from gguflow.container.shards import ShardName, judge_keys, judge_sibling, judge_together, n_shards
-from gguflow.errors import Finding, InvalidError, StorageError, UsageError
+from gguflow.container.shards import ShardName, judge_keys, judge_sibling, judge_together, later_shards, n_shards
+from gguflow.errors import Finding, InvalidError, StorageError
 from gguflow.platform import storage_errors
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
 
@@ -30,7 +30,7 @@ def open_gguf(path: Path) -> Checkpoint:
     _refuse(path, judge_keys(header, path))
     if n_shards(header) == 1:
         return Checkpoint(path, _tensors(file, header), (file,), metadata=header.metadata)
-    shards = [(file, header), *(_read_sibling(path.with_name(str(name)), name, header) for name in _siblings(path, header))]
+    shards = [(file, header), *(_read_sibling(path.with_name(str(name)), name, header) for name in later_shards(path, header))]
     _refuse(path, judge_together([(shard.path.name, table) for shard, table in shards]))
     tensors = {name: tensor for shard, table in shards for name, tensor in _tensors(shard, table).items()}
     return Checkpoint(path, tensors, tuple(shard for shard, _ in shards), metadata=header.metadata)
@@ -52,16 +52,6 @@ def _read(path: Path) -> tuple[SourceFile, Header]:
     _refuse(path, rules.judge(header, _block_sizes, len(content)))
     start = bytes(content[: header.data_offset])
     return SourceFile(path, status.st_size, status.st_mtime_ns, hexdigest(start)), parse(start, str(path))
-
-
-def _siblings(path: Path, header: Header) -> list[ShardName]:
-    """The names of all shards but the first, which `path` must be. Its keys agree with its name."""
-    name = ShardName.of(path)
-    if name is None:
-        return []
-    if name.number:
-        raise UsageError(f"{path} is shard {name.number + 1} of {name.count}; name the first: {ShardName(name.stem, 0, name.count)}")
-    return [ShardName(name.stem, number, n_shards(header)) for number in range(1, n_shards(header))]
 
 
 def _read_sibling(path: Path, name: ShardName, first: Header) -> tuple[SourceFile, Header]:

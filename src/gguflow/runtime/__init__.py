@@ -1,0 +1,13 @@
+"""Memory-mapped loading: a model opened in milliseconds, its tensors decoded or multiplied where they lie.
+
+files.py     a file of blocks, mapped or read
+tensor.py    what a tensor gives: raw blocks, decoded rows, products
+model.py     opening: one file or all shards, judged before anything is handed out
+"""
+
+from __future__ import annotations
+
+from gguflow.runtime.model import Model, open_model
+from gguflow.runtime.tensor import Tensor
+
+__all__ = ["Model", "Tensor", "open_model"]

@@ -1,0 +1,198 @@
+"""Opening a model: its file or all its shards mapped and judged, its metadata read where it lies, its tensors by name."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gguflow.blocks import by_id
+from gguflow.container.integrity import has_set
+from gguflow.container.metadata import Metadata
+from gguflow.container.rules import DEFAULT_LIMITS, error_class
+from gguflow.container.shards import judge_sibling, judge_together, later_shards
+from gguflow.container.verification import compare, leaf_digest, tensor_digests
+from gguflow.errors import Finding, InvalidError, StorageError, UsageError, printable
+from gguflow.plan import block_sizes
+from gguflow.runtime.files import BlockFile
+from gguflow.runtime.tensor import Tensor
+from gguflow.validation import judge_gguf
+
+UNKNOWN_TYPE = "C-016"
+"""The one broken rule with which a model opens: its other tensors are as good as ever."""
+
+Place = tuple[str, str, tuple[tuple[int, int], ...]]
+"""Where to find a model again: its path, its mode, and the size and time of change of every file."""
+
+
+def open_model(path: str | os.PathLike[str], *, verify: bool = False, mode: str = "mmap") -> Model:
+    """Open a GGUF file (of several shards, the first), for `with` or until `close`. Metadata and tensor table are read, and nothing else.
+
+    verify: hold all data against the digests in the file before anything is handed out; the time of reading it once.
+    mode: "mmap", or "pread" for network file systems, where a file that somebody shortens would kill a process that has it mapped.
+
+    What opens is what `gguflow validate` calls valid at its first level; tensors of a type that is not known are listed, and refused when decoded.
+    Raises the error of the first broken rule (MalformedError, InvalidError, UnsupportedError, LimitError), UsageError (a later shard, verify without
+    digests), StorageError.
+    """
+    files: list[BlockFile] = []
+    try:
+        files.append(_open_file(Path(path), mode))
+        first = files[0]
+        for name in later_shards(first.path, first.header):
+            sibling = first.path.with_name(str(name))
+            try:
+                files.append(_open_file(sibling, mode))
+            except StorageError as error:
+                raise InvalidError(sibling, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")) from error
+            _refuse(sibling, judge_sibling(sibling.name, files[-1].header, name.number, first.header))
+        if len(files) > 1:
+            _refuse(first.path, judge_together([(file.path.name, file.header) for file in files]))
+        if verify:
+            for file in files:
+                _verify(file)
+        for file in files:
+            file.settle()
+        return Model(files)
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+
+
+class Values(Mapping[str, Any]):
+    """Metadata as plain values: int, float, bool, str, and sequences of them. The strings of an array are decoded when they are touched."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    def __getitem__(self, key: str) -> Any:
+        return self._metadata[key].value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metadata)
+
+    def __len__(self) -> int:
+        return len(self._metadata)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} metadata keys: {', '.join(map(printable, self))}>"
+
+
+class Model(Mapping[str, Tensor]):
+    """The tensors of an open model by name, in the order of the file. Threads may share it.
+
+    path: as the first file is named. metadata: of the model, by key. Arrays that it gave keep the map alive after `close`; tensors then refuse.
+    """
+
+    def __init__(self, files: list[BlockFile]) -> None:
+        self.path = str(files[0].path)
+        self.metadata = Values(files[0].header.metadata)
+        self._files = files
+        self._tensors = {info.name: Tensor(self, file, info, by_id(info.type_id)) for file in files for info in file.header.tensors}
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of all shards; of a single file, its own."""
+        return [str(file.path) for file in self._files]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all files together."""
+        return sum(file.nbytes for file in self._files)
+
+    @property
+    def place(self) -> Place:
+        """What `reopened` needs in another process."""
+        return os.path.abspath(self.path), self._files[0].mode, _signature(self._files)
+
+    def prefetch(self, names: Iterable[str] | None = None) -> None:
+        """These tensors (all of them, unless named) will be wanted soon: have the system read them ahead, in large pages where it can. A hint."""
+        for tensor in self._chosen(names):
+            tensor._file.prefetch(tensor.offset, tensor.offset + tensor.nbytes)
+
+    def release(self, names: Iterable[str] | None = None) -> None:
+        """These tensors are done with for now: their pages need not count as this process's memory. A hint; they are read again when touched."""
+        for tensor in self._chosen(names):
+            tensor._file.release(tensor.offset, tensor.offset + tensor.nbytes)
+
+    def close(self) -> None:
+        """Let the files go. Arrays that were handed out stay good; their map goes with the last of them."""
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> Tensor:
+        try:
+            return self._tensors[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self._tensors, 1) if isinstance(name, str) else []
+            hint = f"; did you mean {printable(near[0])!r}?" if near else ""
+            raise KeyError(f"{self.path} has no tensor {name!r}{hint}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __repr__(self) -> str:
+        architecture = printable(str(self.metadata.get("general.architecture", "?")))
+        return f"<Model {self.path} ({architecture}): {len(self)} tensors, {self.nbytes} bytes>"
+
+    def _chosen(self, names: Iterable[str] | None) -> list[Tensor]:
+        tensors = self.values() if names is None else [self[name] for name in names]
+        return [tensor for tensor in tensors if tensor.format is not None]
+
+
+@functools.lru_cache(maxsize=8)
+def reopened(path: str, mode: str, signature: tuple[tuple[int, int], ...]) -> Model:
+    """The model of a pickled tensor, opened once in each process. Raises InvalidError (R-001) where the files are others now."""
+    model = open_model(path, mode=mode)
+    found = _signature(model._files)
+    if found != signature:
+        model.close()
+        raise InvalidError(
+            path, Finding("R-001", "the file changed after a tensor of it was pickled", found=found, expected=f"(bytes, ns) {signature}")
+        )
+    return model
+
+
+def _signature(files: list[BlockFile]) -> tuple[tuple[int, int], ...]:
+    return tuple((file.nbytes, file.mtime_ns) for file in files)
+
+
+def _open_file(path: Path, mode: str) -> BlockFile:
+    file = BlockFile(path, mode)
+    try:
+        _refuse(path, judge_gguf(path, file.content, file.header, "structure", DEFAULT_LIMITS, None))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _refuse(path: Path, findings: Iterable[Finding]) -> None:
+    """Raise the error of the first finding that a reader cannot live with."""
+    for finding in findings:
+        if finding.severity == "error" and finding.rule != UNKNOWN_TYPE:
+            raise error_class(finding.rule)(path, finding)
+
+
+def _verify(file: BlockFile) -> None:
+    """Hold every tensor against its digest. Raises InvalidError (I-006), UsageError where the file has none."""
+    if not has_set(file.header.metadata):
+        raise UsageError(f"{file.path} holds no digests: there is nothing to verify it by; open it without verify, or convert it anew")
+    _refuse(file.path, compare(file.header, tensor_digests(file.header, block_sizes, functools.partial(leaf_digest, file.content))))

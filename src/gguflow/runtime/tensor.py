@@ -1,0 +1,207 @@
+"""What a tensor of an open model gives: its blocks as they lie in the file, decoded rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.container.header import TensorInfo
+from gguflow.errors import Finding, ShapeError, UnsupportedError, UsageError, printable
+from gguflow.parallel import pieces, run
+from gguflow.quantization import TILE, as_floats, decode, encode, output_array
+from gguflow.runtime.files import BlockFile, Bytes
+
+if TYPE_CHECKING:
+    from gguflow.runtime.model import Model
+
+Rows = int | slice | Sequence[int] | NDArray[np.integer[Any]]
+"""Which entries of the first axis: one, a slice, or any of them in any order."""
+
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
+
+
+class Tensor:
+    """A tensor where it lies in the file. Nothing is read before it is asked for; any number of threads may ask.
+
+    name; shape in NumPy order, rows last; format: its BlockFormat, or None for a type that this version does not know, which can be listed but not
+    decoded; type_id: ggml's number of the type; offset: of its first byte, from the start of the file; path: the file.
+
+    `tensor[i]` is entry i of the first axis as a tensor of its own (an expert of a stack, a row of a matrix). Tensors pickle as their place: path and
+    name, so that worker processes map the file themselves.
+    """
+
+    def __init__(self, model: Model, file: BlockFile, info: TensorInfo, block_format: BlockFormat | None) -> None:
+        self.name = info.name
+        self.shape = info.shape
+        self.format = block_format
+        self.type_id = info.type_id
+        self.offset = file.header.data_offset + info.offset
+        self._model = model
+        self._file = file
+        self._index: tuple[int, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The file that the tensor is in: of a model in shards, one of them."""
+        return str(self._file.path)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file. Raises UnsupportedError (C-016) where the format is not known."""
+        return self._nbytes_of(self.size)
+
+    @property
+    def raw(self) -> Bytes:
+        """The packed blocks as they are: uint8[..., row_bytes], read-only; a view of the mapped file, with mode="pread" a copy.
+
+        Raises UnsupportedError (C-016), InvalidError (R-002) where the file was shortened, UsageError where the model is closed.
+        """
+        *leading, n = self.shape or (1,)
+        return self._packed(0, self.size).reshape(*leading, self._known().row_bytes(n))
+
+    def numpy(self) -> NDArray[Any]:
+        """The weights of an unquantized tensor without a copy: its number type and shape, read-only. BF16 as its bits, in uint16.
+
+        Raises UsageError for a quantized tensor, and what `raw` raises.
+        """
+        block_format = self._known()
+        if block_format.is_quantized:
+            raise UsageError(f"{self.name} is {block_format}: packed blocks have no view as numbers; dequantize() decodes them")
+        return self._packed(0, self.size).view(block_format.number_type or np.dtype("<u2")).reshape(self.shape)
+
+    def dequantize(self, rows: Rows | None = None, *, out: NDArray[Any] | None = None, dtype: str = "float32", threads: int = 1) -> NDArray[Any]:
+        """The weights, or those of some rows, as float32[...] (float16 is rounded from it, bfloat16 too: its bits, as uint16).
+
+        rows: entries of the first axis: an index (which goes from the shape, as in NumPy), a slice, or a sequence of indices in any order.
+        out: where to put them, C-contiguous, of the shape and dtype of the result. Only the blocks of these rows are read.
+        Raises ShapeError (rows of a tensor of one dimension, out), IndexError, and what `raw` raises.
+        """
+        if dtype not in _DTYPES:
+            raise UsageError(f"dtype is {', '.join(_DTYPES)}, not {dtype!r}")
+        shape, ranges = self._ranges(rows)
+        target = output_array(out, shape, _DTYPES[dtype])
+        flat = target.reshape(-1)
+        block_format = self._known()
+        cut = [  # (first weight, last weight, place in the result)
+            (start + first, start + last, place + first)
+            for start, stop, place in ranges
+            for first, last in pieces(stop - start, stop - start, block_format.block_size, TILE)
+        ]
+
+        def work(i: int, j: int) -> None:
+            for first, last, place in cut[i:j]:
+                _decode_into(self._packed(first, last), block_format, flat[place : place + last - first])
+
+        run(work, [(i, i + 1) for i in range(len(cut))] if threads != 1 else [(0, len(cut))], threads)
+        return target
+
+    def __getitem__(self, i: int) -> Tensor:
+        if self.ndim < 2:
+            raise ShapeError(f"{self.name} has shape {list(self.shape)}: only an axis before the last can be indexed")
+        i = _index(i, self.shape[0], self.name)
+        part = object.__new__(Tensor)
+        part.__dict__.update(self.__dict__)
+        part.shape = self.shape[1:]
+        part.offset = self.offset + self._nbytes_of(i * part.size)
+        part._index = (*self._index, i)
+        return part
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError(f"{self.name} is a scalar")
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """For `np.asarray(tensor)`: the numbers of an unquantized tensor, else the decoded weights."""
+        is_plain = self.format is not None and self.format.number_type is not None
+        array = self.numpy() if is_plain else self.dequantize()
+        return array.astype(dtype if dtype is not None else array.dtype, copy=bool(copy))
+
+    def __repr__(self) -> str:
+        known = self.format
+        name = printable(self.name) + "".join(f"[{i}]" for i in self._index)
+        what = f"{known}, {self.nbytes} bytes" if known else f"unknown type {self.type_id}"
+        return f"<Tensor {name} {list(self.shape)} {what}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from gguflow.runtime.model import reopened
+
+        return _tensor_at, (reopened, self._model.place, self.name, self._index)
+
+    def _known(self) -> BlockFormat:
+        if self.format is None:
+            finding = Finding("C-016", f"tensor {printable(self.name)} has a type that this version does not know", found=self.type_id)
+            raise UnsupportedError(self._file.path, finding)
+        return self.format
+
+    def _nbytes_of(self, n_weights: int) -> int:
+        block_format = self._known()
+        return n_weights // block_format.block_size * block_format.type_size
+
+    def _packed(self, first: int, last: int) -> Bytes:
+        """The blocks of weights [first, last) of the flattened tensor, which are whole blocks of it."""
+        return self._file.read(self.offset + self._nbytes_of(first), self.offset + self._nbytes_of(last))
+
+    def _ranges(self, rows: Rows | None) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
+        """The shape of the result, and the runs of weights [first, last) that make it, each with its place in the flattened result."""
+        if rows is None:
+            return self.shape, [(0, self.size, 0)]
+        if self.ndim < 2:
+            raise ShapeError(f"{self.name} has shape {list(self.shape)}: it has no rows to choose from")
+        n, width = self.shape[0], math.prod(self.shape[1:])
+        if isinstance(rows, (int, np.integer)):
+            i = _index(int(rows), n, self.name)
+            return self.shape[1:], [(i * width, (i + 1) * width, 0)]
+        if isinstance(rows, slice):
+            chosen: Sequence[int] = range(n)[rows]
+            if rows.step in (None, 1):
+                return (len(chosen), *self.shape[1:]), [(chosen.start * width, (chosen.start + len(chosen)) * width, 0)]  # type: ignore[attr-defined]
+        else:
+            indices = np.asarray(rows)
+            if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+                raise ShapeError(f"rows is an index, a slice or a sequence of integers, not {indices.dtype.name}{list(indices.shape)}")
+            chosen = [_index(int(i), n, self.name) for i in indices]
+        return (len(chosen), *self.shape[1:]), [(i * width, (i + 1) * width, place * width) for place, i in enumerate(chosen)]
+
+
+def _index(i: int, n: int, name: str) -> int:
+    if not -n <= i < n:
+        raise IndexError(f"{printable(name)} has {n} entries on its first axis; asked for {i}")
+    return i % n
+
+
+def _decode_into(packed: Bytes, block_format: BlockFormat, out: NDArray[Any]) -> None:
+    """Decode blocks into float32, float16, or the bits of bfloat16 (uint16)."""
+    number_type = block_format.number_type
+    is_plain = number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8)
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of a type: infinity; a signalling NaN is one like others
+        if out.dtype == np.float32 and not is_plain:
+            decode(packed, block_format, out)
+        else:
+            weights = packed.view(number_type).astype(np.float32) if is_plain and number_type is not None else as_floats(packed, block_format)
+            if out.dtype == np.uint16:
+                encode(weights, FORMATS["bf16"], out.view(np.uint8))
+            else:
+                out[...] = weights
+
+
+def _tensor_at(reopen: Any, place: Any, name: str, index: tuple[int, ...]) -> Tensor:
+    """What a pickled tensor becomes, in whatever process."""
+    tensor: Tensor = reopen(*place)[name]
+    for i in index:
+        tensor = tensor[i]
+    return tensor
