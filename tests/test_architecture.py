@@ -34,6 +34,7 @@ UNITS: dict[str, set[str]] = {
     "recipes": {"errors", "blocks"},
     "parallel": {"errors"},
     "quantization": {"errors", "blocks", "kernels", "parallel"},
+    "products": {"errors", "blocks", "kernels", "parallel", "quantization"},
     "imatrix": {"errors", "blocks", "container"},
     "plan": {"errors", "blocks", "container", "models", "recipes", "imatrix"},
     "journal": {"errors", "platform"},
@@ -46,7 +47,7 @@ UNITS: dict[str, set[str]] = {
     "progress": {"plan", "describe"},
     "validation": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan"},
     "editing": {"errors", "platform", "container", "plan", "validation"},
-    "runtime": {"errors", "platform", "blocks", "container", "parallel", "plan", "quantization", "validation"},
+    "runtime": {"errors", "platform", "blocks", "container", "parallel", "plan", "products", "quantization", "validation"},
     "cli": {"errors", "comparison", "exporting", "platform", "recipes", "validation", "editing", "conversion", "describe", "progress", "plan"},
 }
 """Each module or subpackage of gguflow, and those that it may import. What stands under TYPE_CHECKING does not count."""
@@ -76,7 +77,7 @@ SYSTEM_CALLS = {"pwrite", "pread", "fsync", "replace", "rename", "ftruncate", "t
 
 MAY_PRINT = {"cli.py", "progress.py"}
 
-PUBLIC_VERBS = {"convert", "validate", "open", "formats", "quantize", "dequantize"}
+PUBLIC_VERBS = {"convert", "validate", "open", "formats", "quantize", "dequantize", "matmul"}
 """Names of the package that no submodule may have: its import would overwrite them."""
 
 START_UP: dict[str, tuple[list[str], set[str]]] = {

@@ -76,6 +76,12 @@ class _LaneModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(dmm, fe_type, _vector(fe_type.element))
 
 
+def _has_feature(context: Any, name: str) -> bool:
+    """Whether the processor that is compiled for has a feature, by LLVM's name."""
+    _, _, features = context.codegen().magic_tuple()
+    return f"+{name}" in features.split(",")
+
+
 # --- scalars into lanes -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +286,44 @@ def bits_float(_: Any, bits: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def has_half_conversion(_: Any) -> Any:
+    """Whether the processor converts binary16 itself: a constant, so that the branch that is not taken is never compiled."""
+    return types.boolean(), lambda context, builder, sig, args: ir.Constant(_I1, int(_has_feature(context, "f16c")))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def extend_half(_: Any, bits: Any) -> Any:
+    """The binary16 in the low 16 bits as a binary32, exact, on int32 lanes or an integer. Only where `has_half_conversion`; undefined elsewhere."""
+    if bits != i32x16 and not isinstance(bits, types.Integer):
+        return None
+    result, element = (f32x16, ir.VectorType(_I16, LANES)) if bits == i32x16 else (types.float32, _I16)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        wide = context.get_value_type(result)
+        if not _has_feature(context, "f16c"):
+            return ir.Constant(wide, ir.Undefined)
+        half = ir.VectorType(ir.HalfType(), LANES) if bits == i32x16 else ir.HalfType()
+        return builder.fpext(builder.bitcast(builder.trunc(args[0], element), half), wide)
+
+    return result(bits), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bytes_of_words(_: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The bytes of four 32-bit words, lowest first, as 16 lanes of 0 to 255."""
+    if not all(isinstance(word, types.Integer) for word in (a, b, c, d)):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        words = ir.Constant(ir.VectorType(_I32, 4), ir.Undefined)
+        for i, (kind, word) in enumerate(zip(sig.args, args, strict=True)):
+            words = builder.insert_element(words, context.cast(builder, word, kind, types.int32), ir.Constant(_I32, i))
+        return _zext(builder, builder.bitcast(words, _vector(_I8)))
+
+    return i32x16(a, b, c, d), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def shift_right_signed(_: Any, x: Any, n: Any) -> Any:
     """x >> n with the sign bit shifted in."""
     if x != i32x16 or not isinstance(n, types.Integer):
@@ -323,7 +367,7 @@ def lane(_: Any, v: Any, i: Any) -> Any:
 
 
 def _reduction(emit: Callable[..., Any], doc: str) -> Any:
-    """Fold 16 lanes into one by halves, so only for operations whose order does not matter (never a float sum)."""
+    """Fold 16 lanes into one by halves: 8 onto 8, 4 onto 4, 2 onto 2, 1 onto 1."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def function(_: Any, v: Any) -> Any:
@@ -356,11 +400,15 @@ def _select(sign: str) -> Callable[..., Any]:
 
 largest = _reduction(_select(">"), "The largest of the lanes (no NaN among them).")
 smallest = _reduction(_select("<"), "The smallest of the lanes (no NaN among them).")
+sum_by_halves = _reduction(
+    lambda builder, x, y: builder.fadd(x, y) if x.type.element == _F32 else builder.add(x, y),
+    "The sum of the lanes in one order: lane i and i + 8 first, then i + 4, i + 2, i + 1. For sums whose order is ours to choose.",
+)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def total(_: Any, v: Any) -> Any:
-    """The sum of int32 lanes. Floats have none: their sum depends on the order."""
+    """The sum of int32 lanes. That of floats depends on the order: see `sum_by_halves`."""
     if v != i32x16:
         return None
 
@@ -486,6 +534,30 @@ load_u16 = _load_lanes(_I16, types.uint8, i32x16, _zext, "16 little-endian uint1
 load_u32 = _load_lanes(_I32, types.uint8, i32x16, None, "16 little-endian 32-bit words from byte i of a uint8 array.")
 
 
+def _load_scalar(element: ir.Type, result: Any, doc: str) -> Any:
+    """An intrinsic (array, i) that reads one little-endian number at byte i of a uint8 array: one load, where indexing would look for negative i."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function(_: Any, array: Any, index: Any) -> Any:
+        if not _is_array(array, index, types.uint8):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            address = _address(context, builder, sig.args[0], args[0], sig.args[1], args[1])
+            value = builder.load(builder.bitcast(address, element.as_pointer()))
+            value.align = 1
+            return value
+
+        return result(array, index), codegen
+
+    function.__doc__ = doc
+    return function
+
+
+load_word = _load_scalar(_I32, types.uint32, "The 32-bit word at byte i of a uint8 array.")
+load_half_word = _load_scalar(_I16, types.uint16, "The 16-bit word at byte i of a uint8 array.")
+
+
 def _load_bytes_at(count: int, doc: str) -> Any:
     """An intrinsic (array, i, ...) that reads 16 // count bytes at each of `count` places of a uint8 array and puts them side by side."""
     size = LANES // count
@@ -606,9 +678,11 @@ def lookup16(_: Any, table: Any, index: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         source, position = args
-        _, _, features = context.codegen().magic_tuple()
-        if "+avx512f" in features.split(","):
-            return permute(builder, source, builder.and_(position, _constant(_I32, 15)), range(LANES))
+        if _has_feature(context, "avx512f"):
+            suffix, kind = ("sf", _vector(_F32)) if table == f32x16 else ("si", _vector(_I32))
+            function = ir.FunctionType(kind, [kind, _vector(_I32)])
+            name = f"llvm.x86.avx512.permvar.{suffix}.512"  # looks at the low four bits of a position only
+            return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [source, position])
         undefined = ir.Constant(source.type, ir.Undefined)
         within = builder.and_(position, _constant(_I32, 7))
         low, high = (builder.shuffle_vector(source, undefined, ir.Constant(ir.VectorType(_I32, 8), list(range(k, k + 8)))) for k in (0, 8))

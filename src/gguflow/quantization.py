@@ -29,9 +29,9 @@ def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats 
 
     kernel = kernels.load(block_format)
     if importance is None:
-        done = kernel.quantize_blocks(_read_only(x), out)
+        done = kernel.quantize_blocks(read_only(x), out)
     else:
-        done = kernel.quantize_blocks_weighted(_read_only(x), _read_only(importance), out)
+        done = kernel.quantize_blocks_weighted(read_only(x), read_only(importance), out)
     if done is None or done == x.size:
         return -1
     return int(done) + first_non_finite(x[done:])
@@ -41,7 +41,7 @@ def decode(packed: Bytes, block_format: BlockFormat, out: Floats) -> None:
     """Decode flat packed blocks into flat float32 out; both sizes fit the format. The caller has proved it."""
     from gguflow import kernels
 
-    kernels.load(block_format).dequantize_blocks(_read_only(packed), out)
+    kernels.load(block_format).dequantize_blocks(read_only(packed), out)
 
 
 def as_floats(packed: Bytes, block_format: BlockFormat) -> Floats:
@@ -59,7 +59,7 @@ def first_non_finite(x: Floats) -> int:
     """The index of the first NaN or infinity in flat float32 x, or -1."""
     from gguflow.kernels import finite
 
-    return int(finite.first_non_finite(_read_only(x)))
+    return int(finite.first_non_finite(read_only(x)))
 
 
 def kernels_digest() -> str:
@@ -79,7 +79,7 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
     The bytes are those of ggml's reference encoder, and do not depend on `threads`.
     Raises ShapeError (n is no multiple of the block size), NonFiniteError (NaN or infinity, names the first), UnknownFormatError, UsageError.
     """
-    block_format = _resolve(format)
+    block_format = resolve(format)
     array = np.asarray(x)
     if array.ndim == 0:
         raise ShapeError("a scalar has no rows to quantize; pass an array of one dimension or more")
@@ -116,7 +116,7 @@ def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, o
     out: where to put the weights, C-contiguous, of that type and shape. Bit-identical to ggml's dequantize_row functions.
     Raises ShapeError where row_bytes is no multiple of the block's bytes, UnknownFormatError, UsageError.
     """
-    block_format = _resolve(format)
+    block_format = resolve(format)
     array = np.asarray(blocks)
     if array.dtype != np.uint8 or array.ndim == 0:
         raise ShapeError(f"packed blocks are uint8[..., row_bytes], not {array.dtype.name}{list(array.shape)}")
@@ -141,7 +141,7 @@ def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, o
     return weights
 
 
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
     """The same memory, not writable: mapped files are, and one signature for both means that a kernel is compiled once."""
     if array.flags.writeable:
         array = array.view()
@@ -149,7 +149,7 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _resolve(format: str | BlockFormat) -> BlockFormat:
+def resolve(format: str | BlockFormat) -> BlockFormat:
     return format if isinstance(format, BlockFormat) else blocks.by_name(format)
 
 

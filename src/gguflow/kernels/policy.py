@@ -53,8 +53,8 @@ def helper(function: F) -> F:
 def source_digest() -> str:
     """A digest of all that decides what machine code a kernel becomes, short enough for a directory name."""
     digest = hashlib.sha256()
-    for path in sorted([_PACKAGE / "lanes.py", *(_PACKAGE / "kernels").glob("*.py")]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted([_PACKAGE / "lanes.py", *(_PACKAGE / "kernels").rglob("*.py")]):
+        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     for version in (numba.__version__, llvmlite.__version__, np.__version__, sys.version):
         digest.update(version.encode() + b"\0")
     return digest.hexdigest()[:16]
@@ -117,7 +117,8 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
         return source_digest()
 
     def get_disambiguator(self) -> str:
-        return f"{Path(self._py_file).stem}-{self._lineno}"
+        path = Path(self._py_file)
+        return f"{path.parent.name}-{path.stem}-{self._lineno}"
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> _Locator | None:

@@ -1,0 +1,58 @@
+"""Q4_K times a vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.products.halves import load_half
+from gguflow.kernels.products.sums import fold
+from gguflow.kernels.q4_k import HEADER, TYPE_SIZE
+from gguflow.kernels.super_blocks import SIZE
+from gguflow.lanes import bytes_of_words, lane_numbers, load, load_u8, load_word, lookup16, splat, store, to_float, where
+
+f32 = np.float32
+u32 = np.uint32
+
+SIX_BITS, FOUR_BITS, TWO_BITS = u32(0x3F3F3F3F), u32(0x0F0F0F0F), u32(0x03030303)  # of each byte of a word
+
+
+@helper
+def sub_steps(blocks: Any, start: Any) -> Any:
+    """Of the super-block at byte `start`: d * scale of its eight sub-blocks, then dmin * min of each, as lanes. The layout: blocks/q4_k.py."""
+    scales = load_word(blocks, start + 4)
+    mins = load_word(blocks, start + 8)
+    both = load_word(blocks, start + 12)
+    more_scales = (both & FOUR_BITS) | (((scales >> u32(6)) & TWO_BITS) << u32(4))
+    more_mins = ((both >> u32(4)) & FOUR_BITS) | (((mins >> u32(6)) & TWO_BITS) << u32(4))
+    codes = bytes_of_words(scales & SIX_BITS, more_scales, mins & SIX_BITS, more_mins)
+    return where(lane_numbers() < 8, splat(load_half(blocks, start)), splat(load_half(blocks, start + 2))) * to_float(codes)
+
+
+@kernel
+def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+    n_blocks = x.size // SIZE
+    steps = np.empty(16 * n_blocks, f32)
+    codes = to_float(lane_numbers())
+    for row in range(out.size):
+        start = row * n_blocks * TYPE_SIZE
+        for block in range(n_blocks):
+            store(steps, 16 * block, sub_steps(blocks, start + block * TYPE_SIZE))
+        low = splat(f32(0))
+        high = splat(f32(0))
+        for block in range(n_blocks):
+            for k in range(4):
+                step = 16 * block + 2 * k
+                values = codes * steps[step] - steps[step + 8]
+                more_values = codes * steps[step + 1] - steps[step + 9]
+                pairs = load_u8(blocks, start + HEADER + 32 * k)
+                more_pairs = load_u8(blocks, start + HEADER + 32 * k + 16)
+                i = SIZE * block + 64 * k
+                low = low + lookup16(values, pairs) * load(x, i)
+                high = high + lookup16(values, more_pairs) * load(x, i + 16)
+                low = low + lookup16(more_values, pairs >> 4) * load(x, i + 32)
+                high = high + lookup16(more_values, more_pairs >> 4) * load(x, i + 48)
+            start += TYPE_SIZE
+        out[row] = fold(low, high)

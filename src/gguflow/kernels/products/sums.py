@@ -1,0 +1,24 @@
+"""The one order of the sums of products, whatever the format, the processor and the number of threads.
+
+Of the products of a row, in binary32, product i goes to partial sum i mod 32, in increasing order of i: two vectors of sums. At the end the second is
+added to the first, and what is left by halves. Two chains of additions are as fast as memory is; 32 sums keep the rounding error small.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.policy import helper
+from gguflow.lanes import sum_by_halves
+
+f32 = np.float32
+
+SUMS = 32
+
+
+@helper
+def fold(low: Any, high: Any) -> Any:
+    """The sum of the 32 partial sums, as float32."""
+    return sum_by_halves(low + high)
