@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from gguflow.container.header import TensorInfo, build
 from gguflow.container.metadata import Metadata, Value, ValueType, array, i32, string, u32
 from gguflow.container.shards import COUNT_KEY, TENSORS_KEY, shard_metadata
 from gguflow.errors import FileError, InvalidError, MalformedError, UsageError
+from gguflow.plan import PlannedTensor
 from test_conversion import tensors_of
 
 REQUANTIZE = recipes.Options(allow_requantize=True)
@@ -240,3 +242,35 @@ def test_a_truncated_source_is_survived_by_pread(tmp_path: Path, bf16: Path) -> 
     with pytest.raises(InvalidError, match=r"shortened|changed"):
         conversion.convert(bf16, tmp_path / "out.gguf", type="q8_0", io="pread", threads=1, progress=truncate)
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_damaged_source_is_refused(tmp_path: Path, bf16: Path) -> None:
+    """I-015. Also one that only the digests tell apart, and where the damaged leaf was converted by an earlier run, which saw it whole."""
+
+    def damage() -> None:
+        status = bf16.stat()
+        content = bytearray(bf16.read_bytes())
+        content[-5000] ^= 1
+        bf16.write_bytes(content)
+        os.utime(bf16, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def interrupt(planned: PlannedTensor, n_weights: int, nbytes: int) -> None:
+        if planned.name == list(sources.open_checkpoint(bf16).tensors)[-1]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conversion.convert(bf16, tmp_path / "resumed.gguf", type="q8_0", threads=1, progress=interrupt)
+    damage()
+    for name in ("resumed.gguf", "new.gguf"):
+        with pytest.raises(InvalidError, match=r"I-006: damaged data") as caught:
+            conversion.convert(bf16, tmp_path / name, type="q8_0")
+        assert caught.value.file == str(bf16)
+        assert not list(tmp_path.glob(f"*{name}*"))
+
+
+def test_a_source_that_another_tool_rewrote_proves_nothing(tmp_path: Path, bf16: Path) -> None:
+    """Its set is of another header: it is neither trusted nor held against the data."""
+    content = bf16.read_bytes()
+    bf16.write_bytes(content.replace(b"general.name", b"general.nome"))
+    assert all(tensor.proof is None for tensor in sources.open_checkpoint(bf16).tensors.values())
+    conversion.convert(bf16, tmp_path / "new.gguf", type="q8_0")

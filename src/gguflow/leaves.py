@@ -23,6 +23,7 @@ from gguflow.imatrix import Importance
 from gguflow.journal import Journal, Leaf
 from gguflow.models.base import ModelTensor
 from gguflow.plan import Plan, PlannedTensor
+from gguflow.proofs import Proofs
 from gguflow.quantization import Bytes, Floats, decode, encode, first_non_finite
 from gguflow.sources.reading import TensorReader
 from gguflow.weights import leave, packed, tiles
@@ -140,6 +141,7 @@ class Work:
         self.outputs = outputs
         self.tile = tile
         self.buffers = _Buffers()
+        self.proofs = Proofs({i: output.planned(i).tensor for output in outputs for i in output.tensors()})
 
     def leaves(self) -> Iterator[Leaf]:
         """Every leaf that some output lacks."""
@@ -163,14 +165,19 @@ class Work:
         formats = [planned.format for _, planned, _ in lacking]
         tensor = lacking[0][1].tensor
         first, last = _leaf_range(lacking[0][1], leaf[1])
+        proof = self.proofs.begin(leaf, last)
         for start, stop in tiles(first, last, tensor.shape[-1] if tensor.shape else 1, self.tile):
             raw = packed(self.reader, tensor, start, stop)
+            if proof is not None and raw is not None:
+                proof.update(raw)
             weights = self._weights(tensor, raw, start, stop, formats)
             for output, planned, digest in lacking:
                 blocks = self._blocks(planned, start, raw, weights)
                 output.file.write(blocks, output.offset(planned, start))
                 digest.update(blocks)
         leave(self.reader, tensor, first, last)
+        if proof is not None:
+            self.proofs.end(leaf, proof)
         for output, planned, digest in lacking:
             digest.update(output.padding(planned, last))
             output.record(leaf, digest.digest())
@@ -259,6 +266,7 @@ def run_leaves(work: Work, threads: int, progress: Progress | None) -> None:
                 pending.add(pool.submit(work.do, leaf))
                 collect(keep=2 * threads)
             collect(keep=0)
+            work.proofs.finish(work.reader)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -30,13 +30,21 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What a file says of the bytes of a tensor in it: their digest (`container.integrity.tensor_digest`), over the padding behind them too."""
+
+    digest: bytes
+    padding: int
+
+
+@dataclass(frozen=True)
 class SourceTensor:
     """A tensor in a source file.
 
     format: how its bytes hold numbers (F32, F16, BF16; in a GGUF file any block format), or None where no block format is like it (BOOL, F8_E4M3):
     such a tensor may be skipped, and is refused as soon as somebody wants its weights. shape: NumPy order, rows last.
     offset: from the start of the file.
-    dtype: the number type as the source writes it.
+    dtype: the number type as the source writes it. proof: where the file has digests, and they are its own.
     """
 
     name: str
@@ -45,6 +53,7 @@ class SourceTensor:
     file: SourceFile
     offset: int
     dtype: str = ""
+    proof: Proof | None = field(default=None, repr=False, compare=False)
 
     @property
     def n_weights(self) -> int:

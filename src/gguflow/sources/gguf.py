@@ -7,17 +7,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from gguflow import blocks
 from gguflow.container import rules
-from gguflow.container.header import Header, parse
-from gguflow.container.integrity import hexdigest
+from gguflow.container.header import Header, TensorInfo, parse
+from gguflow.container.integrity import has_set, hexdigest, stored_digests
 from gguflow.container.reader import map_file
-from gguflow.container.shards import ShardName, judge_keys, judge_sibling, judge_together, later_shards, n_shards
+from gguflow.container.shards import ShardName, judge_keys, judge_sibling, judge_together, later_shards
+from gguflow.container.verification import check_set
 from gguflow.errors import Finding, InvalidError, StorageError
 from gguflow.platform import storage_errors
-from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
+from gguflow.sources.base import Checkpoint, Proof, SourceFile, SourceTensor
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file and its header. digests: of its tensors in order, where it has them and they are of this very header and length."""
+
+    file: SourceFile
+    header: Header
+    digests: tuple[bytes, ...] | None
+
+    def tensors(self) -> dict[str, SourceTensor]:
+        """By name, in the order of the table."""
+        return {tensor.name: self._tensor(tensor, i) for i, tensor in enumerate(self.header.tensors)}
+
+    def _tensor(self, info: TensorInfo, i: int) -> SourceTensor:
+        block_format = blocks.by_id(info.type_id)
+        nbytes = rules.tensor_nbytes(info, _block_sizes)
+        is_proved = self.digests is not None and nbytes is not None
+        proof = Proof(self.digests[i], -nbytes % self.header.alignment) if is_proved else None  # type: ignore[index, operator]
+        return SourceTensor(info.name, block_format, info.shape, self.file, self.header.data_offset + info.offset, str(block_format), proof)
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -26,14 +48,14 @@ def open_gguf(path: Path) -> Checkpoint:
     Raises MalformedError, InvalidError, UnsupportedError or LimitError with the broken rule, UsageError for a shard that is not the first,
     StorageError.
     """
-    file, header = _read(path)
+    first = _open(path)
+    header = first.header
     _refuse(path, judge_keys(header, path))
-    if n_shards(header) == 1:
-        return Checkpoint(path, _tensors(file, header), (file,), metadata=header.metadata)
-    shards = [(file, header), *(_read_sibling(path.with_name(str(name)), name, header) for name in later_shards(path, header))]
-    _refuse(path, judge_together([(shard.path.name, table) for shard, table in shards]))
-    tensors = {name: tensor for shard, table in shards for name, tensor in _tensors(shard, table).items()}
-    return Checkpoint(path, tensors, tuple(shard for shard, _ in shards), metadata=header.metadata)
+    shards = [first, *(_open_sibling(path.with_name(str(name)), name, header) for name in later_shards(path, header))]
+    if len(shards) > 1:
+        _refuse(path, judge_together([(shard.file.path.name, shard.header) for shard in shards]))
+    tensors = {name: tensor for shard in shards for name, tensor in shard.tensors().items()}
+    return Checkpoint(path, tensors, tuple(shard.file for shard in shards), metadata=header.metadata)
 
 
 def _refuse(path: Path, findings: Iterable[Finding]) -> None:
@@ -43,34 +65,27 @@ def _refuse(path: Path, findings: Iterable[Finding]) -> None:
             raise rules.error_class(finding.rule)(path, finding)
 
 
-def _read(path: Path) -> tuple[SourceFile, Header]:
+def _open(path: Path) -> _Opened:
     """The file as it is, and its header, proved; the header's arrays do not refer to the file, which may be cut short later."""
     with storage_errors("read", path):
         status = os.stat(path)
     content = map_file(path)
     header = parse(content, str(path))
     _refuse(path, rules.judge(header, _block_sizes, len(content)))
+    is_sound = has_set(header.metadata) and not any(check_set(header, content))
     start = bytes(content[: header.data_offset])
-    return SourceFile(path, status.st_size, status.st_mtime_ns, hexdigest(start)), parse(start, str(path))
+    file = SourceFile(path, status.st_size, status.st_mtime_ns, hexdigest(start))
+    return _Opened(file, parse(start, str(path)), tuple(stored_digests(header)) if is_sound else None)
 
 
-def _read_sibling(path: Path, name: ShardName, first: Header) -> tuple[SourceFile, Header]:
+def _open_sibling(path: Path, name: ShardName, first: Header) -> _Opened:
     """A shard that must be there, and must be the one that its name says."""
     try:
-        file, header = _read(path)
+        shard = _open(path)
     except StorageError as error:
         raise InvalidError(path, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")) from error
-    _refuse(path, judge_sibling(path.name, header, name.number, first))
-    return file, header
-
-
-def _tensors(file: SourceFile, header: Header) -> dict[str, SourceTensor]:
-    return {
-        tensor.name: SourceTensor(
-            tensor.name, block_format := blocks.by_id(tensor.type_id), tensor.shape, file, header.data_offset + tensor.offset, str(block_format)
-        )
-        for tensor in header.tensors
-    }
+    _refuse(path, judge_sibling(path.name, shard.header, name.number, first))
+    return shard
 
 
 def _block_sizes(type_id: int) -> tuple[int, int] | None:
