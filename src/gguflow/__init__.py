@@ -8,7 +8,8 @@
     gguflow.formats["q4_k"].bits_per_weight
     gguflow.validate("model.gguf")                 # -> every broken rule, as a Finding
     with gguflow.open("model.gguf") as model:      # mapped: nothing is read before it is touched
-        y = model["blk.0.attn_q.weight"].dequantize(rows=slice(0, 8))
+        weights = model["blk.0.attn_q.weight"].dequantize(rows=slice(0, 8))
+        y = model["blk.0.attn_q.weight"].matmul(x)  # from the packed blocks
 
 Names are loaded when they are first used: importing the package imports neither NumPy nor Numba.
 """
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from gguflow.exporting import export
     from gguflow.quantization import dequantize, quantize
     from gguflow.recipes import Options
-    from gguflow.runtime import Model, Tensor
+    from gguflow.runtime import Model, Tensor, matmul
     from gguflow.runtime import open_model as open  # noqa: A004
     from gguflow.validation import validate
 
@@ -66,6 +67,7 @@ __all__ = [
     "dequantize",
     "export",
     "formats",
+    "matmul",
     "open",
     "quantize",
     "validate",
@@ -80,6 +82,7 @@ _HOMES = {
     "dequantize": ("gguflow.quantization", "dequantize"),
     "export": ("gguflow.exporting", "export"),
     "formats": ("gguflow.blocks", "FORMATS"),
+    "matmul": ("gguflow.runtime", "matmul"),
     "open": ("gguflow.runtime", "open_model"),
     "quantize": ("gguflow.quantization", "quantize"),
     "validate": ("gguflow.validation", "validate"),

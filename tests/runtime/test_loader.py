@@ -196,6 +196,20 @@ def test_a_file_that_shrinks_is_reported(model_path: Path, tmp_path: Path, mode:
                 touched()
 
 
+def test_products(model_path: Path) -> None:
+    """Of a tensor, of its raw rows, of a stack's part: those of the decoded matrix."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 256), np.float32)
+    with gguflow.open(model_path) as model:
+        tensor = model["blk.0.ffn_up.weight"]
+        expected = x @ tensor.dequantize().T
+        for found in (tensor.matmul(x), gguflow.matmul(tensor, x, threads=2), gguflow.matmul(tensor.raw, x, format="q4_k")):
+            assert np.allclose(found, expected, atol=1e-4)
+        with pytest.raises(UsageError, match="need their format"):
+            gguflow.matmul(tensor.raw, x)
+        with pytest.raises(ShapeError, match="needs a matrix"):
+            tensor[0].matmul(x)
+
+
 def test_unknown_types_are_listed_and_refused(tmp_path: Path) -> None:
     infos = [TensorInfo("known", (4,), FORMATS["f32"].id, 0), TensorInfo("new", (64,), 4000, 32), TensorInfo("later", (2,), FORMATS["f32"].id, 64)]
     path = tmp_path / "model.gguf"

@@ -8,6 +8,6 @@ model.py     opening: one file or all shards, judged before anything is handed o
 from __future__ import annotations
 
 from gguflow.runtime.model import Model, open_model
-from gguflow.runtime.tensor import Tensor
+from gguflow.runtime.tensor import Tensor, matmul
 
-__all__ = ["Model", "Tensor", "open_model"]
+__all__ = ["Model", "Tensor", "matmul", "open_model"]

@@ -1,4 +1,4 @@
-"""What a tensor of an open model gives: its blocks as they lie in the file, decoded rows."""
+"""What a tensor of an open model gives: its blocks as they lie in the file, decoded rows, products."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from gguflow import products
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.container.header import TensorInfo
 from gguflow.errors import Finding, ShapeError, UnsupportedError, UsageError, printable
 from gguflow.parallel import pieces, run
-from gguflow.quantization import TILE, as_floats, decode, encode, output_array
+from gguflow.quantization import TILE, Floats, as_floats, decode, encode, output_array
 from gguflow.runtime.files import BlockFile, Bytes
 
 if TYPE_CHECKING:
@@ -109,6 +110,15 @@ class Tensor:
         run(work, [(i, i + 1) for i in range(len(cut))] if threads != 1 else [(0, len(cut))], threads)
         return target
 
+    def matmul(self, x: ArrayLike, *, activations: str = "float32", threads: int = 1, out: Floats | None = None) -> Floats:
+        """x times the transposed matrix, from its packed blocks: float32[..., n] -> float32[..., rows]. Otherwise as `gguflow.products.matmul`.
+
+        Raises ShapeError where the tensor is no matrix or n is not its row length, and what `raw` raises.
+        """
+        if self.ndim != 2:
+            raise ShapeError(f"{self.name} has shape {list(self.shape)}: a product needs a matrix; of a stack, take one: tensor[i]")
+        return products.matmul(self.raw, self._known(), x, activations=activations, threads=threads, out=out)
+
     def __getitem__(self, i: int) -> Tensor:
         if self.ndim < 2:
             raise ShapeError(f"{self.name} has shape {list(self.shape)}: only an axis before the last can be indexed")
@@ -176,6 +186,26 @@ class Tensor:
                 raise ShapeError(f"rows is an index, a slice or a sequence of integers, not {indices.dtype.name}{list(indices.shape)}")
             chosen = [_index(int(i), n, self.name) for i in indices]
         return (len(chosen), *self.shape[1:]), [(i * width, (i + 1) * width, place * width) for place, i in enumerate(chosen)]
+
+
+def matmul(
+    matrix: Tensor | Bytes,
+    x: ArrayLike,
+    *,
+    format: str | BlockFormat | None = None,
+    activations: str = "float32",
+    threads: int = 1,
+    out: Floats | None = None,
+) -> Floats:
+    """Multiply vectors with a packed matrix: x float32[..., n] -> float32[..., rows], without a decoded copy of the matrix.
+
+    matrix: a tensor of an open model, or packed rows uint8[rows, row_bytes] with their format. See `gguflow.products.matmul` for the rest.
+    """
+    if isinstance(matrix, Tensor):
+        return matrix.matmul(x, activations=activations, threads=threads, out=out)
+    if format is None:
+        raise UsageError("packed rows need their format: matmul(rows, x, format=...)")
+    return products.matmul(matrix, format, x, activations=activations, threads=threads, out=out)
 
 
 def _index(i: int, n: int, name: str) -> int:
