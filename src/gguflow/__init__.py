@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from gguflow.exporting import export
-    from gguflow.quantization import dequantize, quantize
+    from gguflow.quantization import dequantize, fake_quantize, quantize
     from gguflow.recipes import Options
     from gguflow.runtime import Model, Tensor, matmul
     from gguflow.runtime import open_model as open  # noqa: A004
@@ -66,6 +66,7 @@ __all__ = [
     "convert",
     "dequantize",
     "export",
+    "fake_quantize",
     "formats",
     "matmul",
     "open",
@@ -81,6 +82,7 @@ _HOMES = {
     "convert": ("gguflow.conversion", "convert"),
     "dequantize": ("gguflow.quantization", "dequantize"),
     "export": ("gguflow.exporting", "export"),
+    "fake_quantize": ("gguflow.quantization", "fake_quantize"),
     "formats": ("gguflow.blocks", "FORMATS"),
     "matmul": ("gguflow.runtime", "matmul"),
     "open": ("gguflow.runtime", "open_model"),

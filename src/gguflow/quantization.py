@@ -1,7 +1,8 @@
-"""Arrays to blocks and back: `quantize` and `dequantize`, which prove what the kernels trust, and the two steps that streaming shares with them."""
+"""Arrays to blocks and back: `quantize`, `dequantize`, `fake_quantize`, which prove what kernels trust; and the two steps that streaming takes."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -80,34 +81,84 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
     Raises ShapeError (n is no multiple of the block size), NonFiniteError (NaN or infinity, names the first), UnknownFormatError, UsageError.
     """
     block_format = resolve(format)
-    array = np.asarray(x)
-    if array.ndim == 0:
-        raise ShapeError("a scalar has no rows to quantize; pass an array of one dimension or more")
-    n = array.shape[-1]
-    shape = (*array.shape[:-1], block_format.row_bytes(n))
+    array = _with_rows(x)
+    shape = (*array.shape[:-1], block_format.row_bytes(array.shape[-1]))
     packed = output_array(out, shape, np.dtype(np.uint8))
-    number_type = block_format.number_type
-    if number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8):
+    number_type = _copied_type(block_format)
+    if number_type is not None:
         packed[...] = _same_numbers(array, block_format.name, number_type).view(np.uint8).reshape(shape)
         return packed
-    source_format, raw = _as_blocks(array)
-    weights = _importance(importance, block_format, n)
-    target = packed.reshape(-1)
+    encoding, target = _Encoding(array, block_format, importance), packed.reshape(-1)
 
     def work(first: int, last: int) -> None:
-        tile = as_floats(raw[first * source_format.type_size : last * source_format.type_size], source_format)
-        start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
-        bad = -1 if block_format.is_quantized else first_non_finite(tile)
-        if bad < 0:
-            bad = encode(tile, block_format, target[start:stop], weights)
-        if bad >= 0:
-            raise _non_finite(tile[bad], first + bad, array.shape)
+        encoding.run(first, last, target[encoding.place(first) : encoding.place(last)])
 
-    target_size = _piece_size(array.size, threads, is_copied=source_format.key != "f32")
-    if weights is not None:
-        target_size = max(target_size, n)  # some encoders weigh by the mean square of the whole row
-    run(work, list(pieces(array.size, n, block_format.block_size, target_size)), threads)
+    run(work, encoding.pieces(_piece_size(array.size, threads, is_copied=not encoding.is_float32)), threads)
     return packed
+
+
+def fake_quantize(
+    x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | None = None, threads: int = 1, out: Floats | None = None
+) -> Floats:
+    """What is left of x after quantizing: `dequantize(quantize(x))` bit for bit, as float32 of x's shape. For quantization-aware training.
+
+    x, importance, errors: as in `quantize`. The blocks pass through the cache, tile by tile, and are never kept.
+    out: where to put the weights, C-contiguous float32 of x's shape; x itself for in place. Not whole after an error.
+
+    Raises UsageError for formats of integers and for F64, which are no approximation of float32.
+    """
+    block_format = resolve(format)
+    if _copied_type(block_format) is not None:
+        raise UsageError(f"{block_format.name} does not approximate float32 weights: there is nothing to simulate")
+    array = _with_rows(x)
+    block_format.row_bytes(array.shape[-1])
+    weights = output_array(out, array.shape, np.dtype(np.float32))
+    if np.may_share_memory(array, weights) and array.__array_interface__ != weights.__array_interface__:
+        array = array.copy()  # they overlap, but not weight for weight: a piece would be written before another has been read
+    encoding, target = _Encoding(array, block_format, importance), weights.reshape(-1)
+
+    def work(first: int, last: int) -> None:
+        packed = np.empty(encoding.place(last) - encoding.place(first), np.uint8)
+        encoding.run(first, last, packed)
+        decode(packed, block_format, target[first:last])
+
+    run(work, encoding.pieces(TILE), threads)
+    return weights
+
+
+class _Encoding:
+    """Rows of weights on their way into blocks, in pieces: proved to fit the format, whatever float type they have."""
+
+    def __init__(self, array: NDArray[Any], block_format: BlockFormat, importance: ArrayLike | None) -> None:
+        self.importance = _importance(importance, block_format, array.shape[-1])
+        self._format = block_format
+        self._shape = array.shape
+        self._source_format, self._raw = _as_blocks(array)
+
+    @property
+    def is_float32(self) -> bool:
+        return self._source_format.key == "f32"
+
+    def pieces(self, target: int) -> list[tuple[int, int]]:
+        """Runs of weights [first, last) of about `target`: whole rows, or whole blocks of one."""
+        n = self._shape[-1]
+        if self.importance is not None:
+            target = max(target, n)  # some encoders weigh by the mean square of the whole row
+        return list(pieces(math.prod(self._shape), n, self._format.block_size, target))
+
+    def place(self, weight: int) -> int:
+        """The byte at which the block starts that starts with this weight."""
+        return weight // self._format.block_size * self._format.type_size
+
+    def run(self, first: int, last: int, out: Bytes) -> None:
+        """Encode weights [first, last) into out. Raises NonFiniteError."""
+        source = self._source_format
+        tile = as_floats(self._raw[first * source.type_size : last * source.type_size], source)
+        bad = -1 if self._format.is_quantized else first_non_finite(tile)
+        if bad < 0:
+            bad = encode(tile, self._format, out, self.importance)
+        if bad >= 0:
+            raise _non_finite(tile[bad], first + bad, self._shape)
 
 
 def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -146,6 +197,19 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     if array.flags.writeable:
         array = array.view()
         array.flags.writeable = False
+    return array
+
+
+def _copied_type(block_format: BlockFormat) -> np.dtype[Any] | None:
+    """The number type of the formats without kernels: integers and F64, which are stored as they are."""
+    number_type = block_format.number_type
+    return number_type if number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8) else None
+
+
+def _with_rows(x: ArrayLike) -> NDArray[Any]:
+    array = np.asarray(x)
+    if array.ndim == 0:
+        raise ShapeError("a scalar has no rows to quantize; pass an array of one dimension or more")
     return array
 
 
