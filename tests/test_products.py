@@ -21,9 +21,16 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 EVERY = [pytest.param(f, id=name) for name, f in FORMATS.items() if f.number_type is None or f.number_type.kind == "f"]
-FAST = [pytest.param(FORMATS[name], id=name) for name in ("f32", "f16", "bf16", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k", "iq4_xs", "mxfp4")]
+FAST_NAMES = ("f32", "f16", "bf16", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k", "iq4_xs", "mxfp4")
+FAST = [pytest.param(FORMATS[name], id=name) for name in FAST_NAMES]
 MANY = FEW + 3
 TOLERANCE = 1e-5  # of the sum of |x w|
+
+
+def test_the_formats_with_a_path_of_their_own() -> None:
+    from gguflow.kernels import products as kernels
+
+    assert {name for name in FORMATS if kernels.find(name)} == set(FAST_NAMES)
 
 
 def packed_rows(block_format: BlockFormat, rows: int, n: int, highest: int = 60) -> Bytes:

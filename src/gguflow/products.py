@@ -97,14 +97,13 @@ def _rows_per_piece(shape: tuple[int, ...], n: int, threads: int) -> int:
 def _few(matrix: Bytes, block_format: BlockFormat, vectors: Floats, sums: Floats) -> None:
     """sums[v, row] of some rows, vector by vector."""
     from gguflow.kernels import products
+    from gguflow.kernels.products import f32
 
-    if block_format.key in products.FORMATS:
-        kernel = products.load(block_format)
+    kernel = products.find(block_format.key)
+    if kernel is not None:
         for vector, target in zip(vectors, sums, strict=True):
             kernel.dot_rows(matrix.reshape(-1), read_only(vector), target)
         return
-    from gguflow.kernels.products import f32
-
     for first, tile in _tiles(matrix, block_format, vectors.shape[1]):
         as_bytes = read_only(tile.reshape(-1).view(np.uint8))
         for vector, target in zip(vectors, sums[:, first : first + len(tile)], strict=True):

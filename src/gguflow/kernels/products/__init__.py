@@ -10,15 +10,14 @@ result is that of decoding and then `f32.dot_rows`, to the bit, NaN and infinity
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.util
 from types import ModuleType
 
-from gguflow.blocks import BlockFormat
 
-FORMATS = frozenset({"f32", "q4_k"})
-"""The keys of the formats that have a module here."""
-
-
-def load(block_format: BlockFormat) -> ModuleType:
-    """The products of a format of FORMATS. The first call imports Numba; compiling waits for the first run."""
-    return importlib.import_module(f"{__name__}.{block_format.key}")
+@functools.cache
+def find(key: str) -> ModuleType | None:
+    """The products of the format of this key, or None where it has none of its own. Compiling waits for the first run."""
+    name = f"{__name__}.{key}"
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None

@@ -1,4 +1,4 @@
-"""F32 times a vector: the sums of sums.py with nothing to decode."""
+"""F32 times a vector."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from gguflow.kernels.f32 import word_to_float
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.products.numbers import padded_rest
 from gguflow.kernels.products.sums import SUMS, fold
-from gguflow.lanes import bits_float, load, load_u32, splat, store
+from gguflow.lanes import bits_float, load, load_u32, splat
 
 f32 = np.float32
 
@@ -18,7 +19,8 @@ f32 = np.float32
 def dot_rows(blocks: Any, x: Any, out: Any) -> None:
     n = x.size
     whole = n // SUMS * SUMS
-    rest = np.empty(SUMS, f32)
+    rest = np.zeros(SUMS, f32)
+    rest_x = padded_rest(x)
     for row in range(out.size):
         start = 4 * n * row
         low = splat(f32(0))
@@ -26,11 +28,8 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
         for i in range(0, whole, SUMS):
             low = low + bits_float(load_u32(blocks, start + 4 * i)) * load(x, i)
             high = high + bits_float(load_u32(blocks, start + 4 * i + 64)) * load(x, i + 16)
-        if whole < n:
-            store(rest, 0, low)
-            store(rest, 16, high)
-            for i in range(whole, n):
-                rest[i - whole] += word_to_float(blocks, start + 4 * i) * x[i]
-            low = load(rest, 0)
-            high = load(rest, 16)
+        for i in range(whole, n):
+            rest[i - whole] = word_to_float(blocks, start + 4 * i)
+        low = low + load(rest, 0) * load(rest_x, 0)
+        high = high + load(rest, 16) * load(rest_x, 16)
         out[row] = fold(low, high)

@@ -22,3 +22,10 @@ SUMS = 32
 def fold(low: Any, high: Any) -> Any:
     """The sum of the 32 partial sums, as float32."""
     return sum_by_halves(low + high)
+
+
+@helper
+def scratch(n_blocks: int) -> Any:
+    """For one number of each block of a row: int32 and float32 of n_blocks, rounded up to 16."""
+    size = (n_blocks + 15) // 16 * 16
+    return np.zeros(size, np.int32), np.empty(size, f32)

@@ -1,0 +1,56 @@
+"""Q6_K times a vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.products.halves import load_half
+from gguflow.kernels.products.sums import fold
+from gguflow.kernels.q6_k import QH, SCALES, TYPE_SIZE, D
+from gguflow.kernels.super_blocks import SIZE
+from gguflow.lanes import load, load_i8, load_u8, splat, store, to_float
+
+f32 = np.float32
+
+
+@helper
+def term(low_bits: Any, high_bits: Any, step: Any, x: Any, i: Any) -> Any:
+    """step * (code - 32) * activations i to i + 15. low_bits: bits 0 to 3 of the codes; high_bits: bits 4 and 5 in their place."""
+    return to_float((low_bits | (high_bits & 48)) - 32) * step * load(x, i)
+
+
+@kernel
+def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+    n_blocks = x.size // SIZE
+    steps = np.empty(16 * n_blocks, f32)
+    for row in range(out.size):
+        start = row * n_blocks * TYPE_SIZE
+        for block in range(n_blocks):
+            at = start + block * TYPE_SIZE
+            store(steps, 16 * block, to_float(load_i8(blocks, at + SCALES)) * load_half(blocks, at + D))
+        low = splat(f32(0))
+        high = splat(f32(0))
+        for block in range(n_blocks):
+            for half in range(2):
+                at = start + 64 * half
+                i = SIZE * block + 128 * half
+                j = 16 * block + 8 * half
+                upper = load_u8(blocks, start + QH + 32 * half)
+                pairs = load_u8(blocks, at)
+                more = load_u8(blocks, at + 32)
+                low = low + term(pairs & 15, upper << 4, steps[j], x, i)
+                low = low + term(more & 15, upper << 2, steps[j + 2], x, i + 32)
+                low = low + term(pairs >> 4, upper, steps[j + 4], x, i + 64)
+                low = low + term(more >> 4, upper >> 2, steps[j + 6], x, i + 96)
+                upper = load_u8(blocks, start + QH + 32 * half + 16)
+                pairs = load_u8(blocks, at + 16)
+                more = load_u8(blocks, at + 48)
+                high = high + term(pairs & 15, upper << 4, steps[j + 1], x, i + 16)
+                high = high + term(more & 15, upper << 2, steps[j + 3], x, i + 48)
+                high = high + term(pairs >> 4, upper, steps[j + 5], x, i + 80)
+                high = high + term(more >> 4, upper >> 2, steps[j + 7], x, i + 112)
+            start += TYPE_SIZE
+        out[row] = fold(low, high)
