@@ -48,7 +48,7 @@ UNITS: dict[str, set[str]] = {
     "progress": {"plan", "describe"},
     "validation": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan"},
     "editing": {"errors", "platform", "container", "plan", "validation"},
-    "runtime": {"errors", "platform", "blocks", "container", "parallel", "plan", "products", "quantization", "validation"},
+    "runtime": {"errors", "platform", "blocks", "container", "models", "parallel", "plan", "products", "quantization", "validation"},
     "cli": {"errors", "comparison", "exporting", "platform", "recipes", "validation", "editing", "conversion", "describe", "progress", "plan"},
 }
 """Each module or subpackage of gguflow, and those that it may import. What stands under TYPE_CHECKING does not count."""

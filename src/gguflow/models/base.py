@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,16 @@ class ModelTensor:
         return math.prod(self.shape)
 
 
+class Sizes(NamedTuple):
+    """What recipes and the way back to a checkpoint ask of a model: GGUF's name of its architecture, and numbers that are 0 where unknown."""
+
+    architecture: str
+    n_layers: int = 0
+    n_heads: int = 0
+    n_kv_heads: int = 0
+    n_experts: int = 0
+
+
 @dataclass(frozen=True)
 class Model:
     """A checkpoint understood.
@@ -102,3 +113,7 @@ class Model:
     n_experts: int = 0
     is_final: bool = False
     file_stem: str = "model-{type}"
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.architecture, self.n_layers, self.n_heads, self.n_kv_heads, self.n_experts)

@@ -4,38 +4,60 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.architecture import MAX_LAYERS, Architecture
-from gguflow.models.base import Model, ModelTensor, RopeOrder
+from gguflow.models.base import Model, ModelTensor, RopeOrder, Sizes
 from gguflow.sources.base import SourceTensor
 
 
-def original_tensors(model: Model, architecture: Architecture | None, path: Path) -> tuple[ModelTensor, ...]:
-    """The tensors of a GGUF file under the names that transformers gives them: experts one by one, Q and K in the checkpoint's order.
+@dataclass(frozen=True)
+class Original:
+    """A tensor of a checkpoint, and where a GGUF file has it.
+
+    name: in the checkpoint. stored: in the file. expert: the entry of the stored tensor's first axis that it is, None for all of it.
+    row_order: how the stored rows are arranged in the checkpoint, None for as they are.
+    """
+
+    name: str
+    stored: str
+    expert: int | None = None
+    row_order: RopeOrder | None = None
+
+
+def originals(sizes: Sizes, architecture: Architecture | None, shapes: Mapping[str, tuple[int, ...]], path: Path) -> Iterator[Original]:
+    """What transformers calls the tensors of a GGUF file: experts one by one, Q and K in the checkpoint's order.
 
     A tensor that the architecture computes is left out, one that it does not know keeps its name; so do all where architecture is None.
-    path: of the file, for messages. Raises InvalidError where the number of heads is missing or does not divide the rows (M-002, M-003).
+    shapes: of the stored tensors by name, in the file's order. path: of the file, for messages.
+    Raises InvalidError where the number of heads is missing or does not divide the rows (M-002, M-003).
     """
-    if architecture is None:
-        return model.tensors
-    names = _original_names(architecture, min(model.n_layers, MAX_LAYERS))
-    tensors: list[ModelTensor] = []
-    for tensor in model.tensors:
-        base, dot, suffix = tensor.name.rpartition(".")
-        if tensor.name in architecture.computed_names:
+    names = _original_names(architecture, min(sizes.n_layers, MAX_LAYERS)) if architecture else {}
+    for stored, shape in shapes.items():
+        base, dot, suffix = stored.rpartition(".")
+        if architecture is not None and stored in architecture.computed_names:
             continue
-        if base not in names or suffix not in ("weight", "bias"):
-            tensors.append(tensor)
+        if base not in names or suffix not in ("weight", "bias") or not shape:
+            yield Original(stored, stored)
         elif "{x}" in names[base]:
-            tensors += _one_by_one(tensor, names[base] + dot + suffix)
+            yield from (Original(names[base].replace("{x}", str(i)) + dot + suffix, stored, expert=i) for i in range(shape[0]))
         else:
-            order = _way_back(model, tensor, path) if architecture.has_rope_order else None
-            tensors.append(replace(tensor, name=names[base] + dot + suffix, row_order=order))
-    return tuple(tensors)
+            order = _way_back(sizes, stored, shape, path) if architecture and architecture.has_rope_order else None
+            yield Original(names[base] + dot + suffix, stored, row_order=order)
+
+
+def original_tensors(model: Model, architecture: Architecture | None, path: Path) -> tuple[ModelTensor, ...]:
+    """The tensors of a GGUF file as `originals` has them, to be read from it."""
+    stored = {tensor.name: tensor for tensor in model.tensors}
+    return tuple(
+        _expert(stored[found.stored], found.expert, found.name)
+        if found.expert is not None
+        else replace(stored[found.stored], name=found.name, row_order=found.row_order)
+        for found in originals(model.sizes, architecture, {name: tensor.shape for name, tensor in stored.items()}, path)
+    )
 
 
 def _original_names(architecture: Architecture, n_layers: int) -> dict[str, str]:
@@ -54,27 +76,26 @@ def _original_names(architecture: Architecture, n_layers: int) -> dict[str, str]
     return found
 
 
-def _one_by_one(tensor: ModelTensor, original: str) -> Iterator[ModelTensor]:
-    """The matrices that are stacked in a tensor [experts, rows, n], as parts of its source."""
+def _expert(tensor: ModelTensor, i: int, name: str) -> ModelTensor:
+    """Matrix i of those that are stacked in a tensor [experts, rows, n], as a part of its source."""
     (source,) = tensor.sources
     shape = tensor.shape[1:]
     block_format = source.require_format()
     nbytes = math.prod(shape) // block_format.block_size * block_format.type_size
-    for i in range(tensor.shape[0]):
-        part = SourceTensor(source.name, block_format, shape, source.file, source.offset + i * nbytes, source.dtype)
-        yield ModelTensor(original.replace("{x}", str(i)), shape, (part,))
+    part = SourceTensor(source.name, block_format, shape, source.file, source.offset + i * nbytes, source.dtype)
+    return ModelTensor(name, shape, (part,))
 
 
-def _way_back(model: Model, tensor: ModelTensor, path: Path) -> RopeOrder | None:
+def _way_back(sizes: Sizes, name: str, shape: tuple[int, ...], path: Path) -> RopeOrder | None:
     """For the query and key projections, the inverse of the order in which GGUF keeps their rows."""
-    match = re.fullmatch(r"blk\.\d+\.attn_([qk])\.(weight|bias)", tensor.name)
+    match = re.fullmatch(r"blk\.\d+\.attn_([qk])\.(weight|bias)", name)
     if match is None:
         return None
-    n_heads, key = (model.n_heads, "head_count") if match[1] == "q" else (model.n_kv_heads or model.n_heads, "head_count_kv")
-    where = f"$.metadata['{model.architecture}.attention.{key}']"
+    n_heads, key = (sizes.n_heads, "head_count") if match[1] == "q" else (sizes.n_kv_heads or sizes.n_heads, "head_count_kv")
+    where = f"$.metadata['{sizes.architecture}.attention.{key}']"
     if not n_heads:
-        raise InvalidError(path, Finding("M-002", f"the rows of {tensor.name} cannot be put in order without the number of heads", where))
-    if tensor.shape[0] % (2 * n_heads):
-        message = f"the rows of {tensor.name} do not divide into heads of even width"
-        raise InvalidError(path, Finding("M-003", message, where, found=n_heads, expected=f"a divisor of {tensor.shape[0] // 2}"))
+        raise InvalidError(path, Finding("M-002", f"the rows of {name} cannot be put in order without the number of heads", where))
+    if shape[0] % (2 * n_heads):
+        message = f"the rows of {name} do not divide into heads of even width"
+        raise InvalidError(path, Finding("M-003", message, where, found=n_heads, expected=f"a divisor of {shape[0] // 2}"))
     return RopeOrder(n_heads, is_inverse=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from gguflow.container.metadata import Metadata, ValueType, string
 from gguflow.container.shards import ShardName
 from gguflow.errors import Finding, InvalidError
-from gguflow.models.base import Model, ModelTensor
+from gguflow.models.base import Model, ModelTensor, Sizes
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
 
 # At the end of a file's name, what the community writes there: -F16, .Q4_K_M, -IQ2_XXS, -MXFP4_MOE.
@@ -34,19 +34,26 @@ def from_gguf(checkpoint: Checkpoint, metadata: Metadata) -> Model:
 
     metadata: of the file, or of its first shard.
     """
+    return Model(
+        metadata={key: value for key, value in metadata.items() if not key.startswith("split.")},
+        tensors=tuple(ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()),
+        is_final=True,
+        file_stem=_gguf_stem(checkpoint),
+        **sizes_of(metadata)._asdict(),
+    )
+
+
+def sizes_of(metadata: Metadata) -> Sizes:
+    """What the keys of a GGUF file say."""
     text = metadata.get("general.architecture")
     architecture = str(text.value) if text is not None and text.type is ValueType.STRING else ""
     heads, kv_heads = f"{architecture}.attention.head_count", f"{architecture}.attention.head_count_kv"
-    return Model(
-        architecture=architecture,
-        metadata={key: value for key, value in metadata.items() if not key.startswith("split.")},
-        tensors=tuple(ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()),
+    return Sizes(
+        architecture,
         n_layers=_first_integer(metadata, f"{architecture}.block_count"),
         n_heads=_first_integer(metadata, heads),
         n_kv_heads=_first_integer(metadata, kv_heads if kv_heads in metadata else heads),
         n_experts=_first_integer(metadata, f"{architecture}.expert_count"),
-        is_final=True,
-        file_stem=_gguf_stem(checkpoint),
     )
 
 

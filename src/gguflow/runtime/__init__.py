@@ -1,8 +1,9 @@
 """Memory-mapped loading: a model opened in milliseconds, its tensors decoded or multiplied where they lie.
 
-files.py     a file of blocks, mapped or read
-tensor.py    what a tensor gives: raw blocks, decoded rows, products
-model.py     opening: one file or all shards, judged before anything is handed out
+files.py       a file of blocks, mapped or read
+tensor.py      what a tensor gives: raw blocks, decoded rows, products
+model.py       opening: one file or all shards, judged before anything is handed out
+checkpoint.py  a model under its checkpoint's names and row orders
 """
 
 from __future__ import annotations

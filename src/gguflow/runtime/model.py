@@ -65,19 +65,22 @@ def open_model(path: str | os.PathLike[str], *, verify: bool = False, mode: str 
 
 
 class Values(Mapping[str, Any]):
-    """Metadata as plain values: int, float, bool, str, and sequences of them. The strings of an array are decoded when they are touched."""
+    """Metadata as plain values: int, float, bool, str, and sequences of them. The strings of an array are decoded when they are touched.
+
+    typed: the same with the types that the file gives.
+    """
 
     def __init__(self, metadata: Metadata) -> None:
-        self._metadata = metadata
+        self.typed = metadata
 
     def __getitem__(self, key: str) -> Any:
-        return self._metadata[key].value
+        return self.typed[key].value
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._metadata)
+        return iter(self.typed)
 
     def __len__(self) -> int:
-        return len(self._metadata)
+        return len(self.typed)
 
     def __repr__(self) -> str:
         return f"<{len(self)} metadata keys: {', '.join(map(printable, self))}>"

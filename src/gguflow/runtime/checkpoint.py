@@ -1,0 +1,86 @@
+"""An open model as its checkpoint had it: tensors under the names that transformers gives them, rows in their first order, experts one by one.
+
+Nothing is copied for that: decoded rows are picked in the checkpoint's order, and of a product the outputs are rearranged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gguflow import models
+from gguflow.blocks import BlockFormat
+from gguflow.models.base import RopeOrder
+from gguflow.models.original import originals
+from gguflow.models.passthrough import sizes_of
+from gguflow.quantization import Floats, output_array
+from gguflow.runtime.model import Model
+from gguflow.runtime.tensor import Rows, Tensor
+
+
+@dataclass(frozen=True)
+class CheckpointTensor:
+    """A tensor of an open model that stands for one of the checkpoint; it reads like a `Tensor`, and pickles like one.
+
+    name: in the checkpoint. stored: where it lies. row_order: how its rows are arranged in the checkpoint, None for as they are stored.
+    """
+
+    name: str
+    stored: Tensor
+    row_order: RopeOrder | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+    @property
+    def format(self) -> BlockFormat | None:
+        return self.stored.format
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file. Raises UnsupportedError (C-016) where the format is not known."""
+        return self.stored.nbytes
+
+    def dequantize(self, rows: Rows | None = None, *, out: NDArray[Any] | None = None, dtype: str = "float32", threads: int = 1) -> NDArray[Any]:
+        """The weights, or some rows of them, in the checkpoint's order. Otherwise as `Tensor.dequantize`."""
+        if self.row_order is None:
+            return self.stored.dequantize(rows, out=out, dtype=dtype, threads=threads)
+        order = self._stored_rows()
+        if len(self.shape) > 1:
+            return self.stored.dequantize(order if rows is None else order[rows], out=out, dtype=dtype, threads=threads)
+        values = self.stored.dequantize(dtype=dtype)[order if rows is None else order[rows]]
+        result = output_array(out, values.shape, values.dtype)
+        result[...] = values
+        return result
+
+    def matmul(self, x: ArrayLike, *, activations: str = "float32", threads: int = 1) -> Floats:
+        """x times the transposed matrix: float32[..., n] -> float32[..., rows], in the checkpoint's order. Otherwise as `Tensor.matmul`."""
+        product = self.stored.matmul(x, activations=activations, threads=threads)
+        return product if self.row_order is None else np.take(product, self._stored_rows(), axis=-1)
+
+    def _stored_rows(self) -> NDArray[np.int64]:
+        """For each row of the checkpoint, the stored one. For tensors with a row order."""
+        if self.row_order is None:
+            return np.arange(self.shape[0])
+        return self.row_order.source_rows(0, self.shape[0], self.shape[0])
+
+
+def checkpoint_tensors(model: Model) -> dict[str, CheckpointTensor]:
+    """The tensors of an open model by the names that transformers has for them, in the order of the file.
+
+    Tensors that are computed (rope frequencies) are left out; those that the architecture does not know keep their names, as do all where it is not
+    known itself. Raises InvalidError where rows of Q and K cannot be put in order (M-002, M-003).
+    """
+    sizes = sizes_of(model.metadata.typed)
+    shapes = {name: tensor.shape for name, tensor in model.items()}
+    return {
+        found.name: CheckpointTensor(
+            found.name, model[found.stored] if found.expert is None else model[found.stored][found.expert], row_order=found.row_order
+        )
+        for found in originals(sizes, models.by_name(sizes.architecture), shapes, Path(model.path))
+    }
