@@ -1,0 +1,14 @@
+"""Running a model in NumPy: what a GGUF file means, from text to the next token, in code that is there to be read.
+
+    tokenizer      text to ids and back, from the file's own metadata; sentencepiece and byte_pair are its two kinds
+    weights        which tensor is what; mapped, never dequantized as a whole
+    rope           rotary position embeddings and their scalings
+    cache          keys and values of the tokens so far, packed as F16 or Q8_0
+    attention      grouped-query attention over the cache
+    transformer    the forward pass of Llama, Qwen2 and Qwen3
+    sampling       the next token out of the logits
+    generation     the loop
+    perplexity     how well a model predicts a text, and how far it is from another
+
+What is computed, and what is refused, stands in spec/inference.md.
+"""
