@@ -1,0 +1,160 @@
+"""How well a model predicts a text, and how far it is from another model that reads the same.
+
+The text is cut and scored as llama-perplexity does it (tools/perplexity/perplexity.cpp), so that the figures compare. Its tokens, framed as the file
+asks for, are cut into chunks of `context`; what is left over at the end is not read. Each chunk is read on its own; where the file asks for a first
+token, that takes the place of the chunk's own. The second half is scored: tokens context // 2 + 1 to context - 1 of the chunk, each by what the model
+says after the token before it.
+
+    perplexity = exp(mean of -log p(token)),    its standard error = perplexity * standard error of that mean
+    divergence = mean over the scored positions of sum_t p_reference(t) (log p_reference(t) - log p(t))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow.errors import UsageError
+from gguflow.inference.tokenizer import Tokenizer
+from gguflow.inference.transformer import Transformer
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Targets = NDArray[np.intp]
+
+PIECE = 64
+"""Tokens whose logits are held at a time."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its standard error."""
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        array = np.asarray(values)
+        error = math.sqrt(float(array.var()) / (len(array) - 1)) if len(array) > 1 else math.nan
+        return cls(float(array.mean()), error)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far a model is from its reference. kullback_leibler: in nats. same_top: the part of positions where both have the same best token."""
+
+    kullback_leibler: Mean
+    largest: float
+    same_top: float
+    reference_perplexity: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """perplexity with its standard error, over n_scored tokens of n_chunks chunks. divergence: None without a reference."""
+
+    perplexity: Mean
+    n_scored: int
+    n_chunks: int
+    context: int
+    divergence: Divergence | None
+
+
+def score(
+    transformer: Transformer,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    context: int = 512,
+    max_chunks: int | None = None,
+    cache: str = "f16",
+    reference: Transformer | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Score:
+    """Score a model on a text, and against a reference of the same vocabulary.
+
+    max_chunks: read so many chunks at most. progress: called after each with (chunks done, of how many, perplexity so far).
+    Raises UsageError: a context out of range, fewer than two chunks, a reference with another vocabulary; what `Transformer.forward` raises.
+    """
+    longest = min(model.sizes.context_length for model in (transformer, reference) if model is not None)
+    if not 4 <= context <= longest:
+        raise UsageError(f"the context of a chunk is between 4 and the model's own, {longest}; not {context}")
+    if reference is not None and reference.sizes.n_tokens != transformer.sizes.n_tokens:
+        raise UsageError(f"a model of {transformer.sizes.n_tokens} tokens does not compare with a reference of {reference.sizes.n_tokens}")
+    chunks = cut(tokenizer, text, context)[:max_chunks]
+    tally = _Tally()
+    for done, chunk in enumerate(chunks, 1):
+        ours = _log_probabilities(transformer, chunk, cache)
+        if reference is None:
+            for targets, log_p in ours:
+                tally.add(targets, log_p)
+        else:
+            for (targets, log_p), (_, log_q) in zip(ours, _log_probabilities(reference, chunk, cache), strict=True):
+                tally.add(targets, log_p)
+                tally.compare(targets, log_p, log_q)
+        if progress is not None:
+            progress(done, len(chunks), math.exp(float(np.mean(tally.losses))))
+    loss = Mean.of(tally.losses)
+    perplexity = math.exp(loss.mean)
+    divergence = tally.divergence() if reference is not None else None
+    return Score(Mean(perplexity, perplexity * loss.error), len(tally.losses), len(chunks), context, divergence)
+
+
+@dataclass
+class _Tally:
+    """What has been seen, a number for each scored position. losses: -log p(token); reference_losses: the same of the reference."""
+
+    losses: list[float] = field(default_factory=list)
+    reference_losses: list[float] = field(default_factory=list)
+    divergences: list[float] = field(default_factory=list)
+    n_same_top: int = 0
+
+    def add(self, targets: Targets, log_p: Doubles) -> None:
+        """targets: the tokens that came, int[n]. log_p: what was expected, float64[n, n_tokens]."""
+        self.losses += (-log_p[np.arange(len(targets)), targets]).tolist()
+
+    def compare(self, targets: Targets, log_p: Doubles, log_q: Doubles) -> None:
+        """log_q: what the reference expected."""
+        self.reference_losses += (-log_q[np.arange(len(targets)), targets]).tolist()
+        self.divergences += (np.exp(log_q) * (log_q - log_p)).sum(axis=-1).tolist()
+        self.n_same_top += int((log_q.argmax(axis=-1) == log_p.argmax(axis=-1)).sum())
+
+    def divergence(self) -> Divergence:
+        same_top = self.n_same_top / len(self.divergences)
+        return Divergence(Mean.of(self.divergences), max(self.divergences), same_top, math.exp(float(np.mean(self.reference_losses))))
+
+
+def cut(tokenizer: Tokenizer, text: str, context: int) -> list[list[int]]:
+    """The chunks of a text, each with the first token that the file asks for. Raises UsageError where there are fewer than two."""
+    tokens = tokenizer.encode(text, parse_special=False)
+    if len(tokens) < 2 * context:
+        raise UsageError(f"the text has {len(tokens)} tokens; two chunks of {context} at least are needed to say anything")
+    chunks = [tokens[first : first + context] for first in range(0, len(tokens) - context + 1, context)]
+    if tokenizer.special.adds_bos and tokenizer.special.bos is not None:
+        for chunk in chunks:
+            chunk[0] = tokenizer.special.bos
+    return chunks
+
+
+def log_softmax(logits: Floats) -> Doubles:
+    """Over the last axis, in binary64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: Doubles = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def _log_probabilities(transformer: Transformer, chunk: Sequence[int], cache_format: str) -> Iterator[tuple[Targets, Doubles]]:
+    """The tokens of a chunk that are scored, int[n], and what the model expects at their places, float64[n, n_tokens]; a piece at a time."""
+    cache = transformer.cache(len(chunk), cache_format)
+    first_scored = len(chunk) // 2
+    for first in range(0, len(chunk) - 1, PIECE):
+        last = min(first + PIECE, len(chunk) - 1)
+        n_outputs = max(0, last - max(first, first_scored))
+        logits = transformer.forward(chunk[first:last], cache, n_outputs)
+        if n_outputs:
+            yield np.asarray(chunk[last - n_outputs + 1 : last + 1]), log_softmax(logits)

@@ -1,0 +1,89 @@
+"""Rotary position embeddings: pairs of a head's features are turned by an angle that grows with the position, each pair at its own frequency.
+
+    angle(position, i) = position * f_i,    f_i = base ** (-2 i / d) / factor_i
+
+Longer contexts than a model was trained on are had by turning more slowly: `linear` divides all frequencies by one factor, Llama 3.1 each by its own
+(the tensor rope_freqs), YaRN the low ones only, with a ramp in between, and lengthens the vectors a little (Peng et al., arXiv:2309.00071;
+llama.cpp: ggml_rope_ext and llama_context's treatment of yarn_attn_factor).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow.inference.hyperparameters import ROTATED_PAIRS, Hyperparameters, Keys
+
+if TYPE_CHECKING:
+    from gguflow.runtime import Model
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Rotation = tuple[Floats, Floats]
+"""Cosine and sine, float32[positions, 1, d / 2] each."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """frequencies: float64[d / 2], radians per position. magnitude: rotated vectors are multiplied by it. pairs: "adjacent" features, or "halves"."""
+
+    frequencies: Doubles
+    magnitude: float
+    pairs: str
+
+    @classmethod
+    def of(cls, model: Model, sizes: Hyperparameters) -> Rope:
+        """What the metadata says. Raises UnsupportedError (E-003) for a scaling that is not known."""
+        keys = Keys(model)
+        exponents = np.arange(0, sizes.head_dim, 2, dtype=np.float64) / sizes.head_dim
+        base = float(keys.value("rope.freq_base", 10_000.0))
+        frequencies = base**-exponents
+        if sizes.architecture == "llama" and "rope_freqs.weight" in model:
+            frequencies = frequencies / model["rope_freqs.weight"].dequantize().reshape(-1)
+        kind = keys.value("rope.scaling.type", "linear")
+        factor = float(keys.value("rope.scaling.factor", keys.value("rope.scale_linear", 0.0))) or 1.0
+        magnitude = float(keys.value("rope.scaling.attn_factor", 1.0))
+        if kind == "none":
+            return cls(frequencies, magnitude, ROTATED_PAIRS[sizes.architecture])
+        if kind not in ("linear", "yarn"):
+            raise keys.unsupported("E-003", "rope.scaling.type", "this way of scaling rotary embeddings is not known", kind, "none, linear, yarn")
+        stretched = frequencies / factor
+        if kind == "yarn":
+            kept = _kept(keys, sizes, base) * float(keys.value("rope.scaling.yarn_ext_factor", 1.0))
+            stretched = stretched * (1 - kept) + frequencies * kept
+            magnitude *= float(keys.value("rope.scaling.yarn_attn_factor", max(1.0, 1 + 0.1 * math.log(factor))))
+        return cls(stretched, magnitude, ROTATED_PAIRS[sizes.architecture])
+
+    def rotation(self, first: int, n: int) -> Rotation:
+        """For the positions first to first + n - 1."""
+        angles = np.arange(first, first + n, dtype=np.float64)[:, None, None] * self.frequencies
+        return (np.cos(angles) * self.magnitude).astype(np.float32), (np.sin(angles) * self.magnitude).astype(np.float32)
+
+    def rotate(self, x: Floats, rotation: Rotation) -> Floats:
+        """x: float32[positions, heads, d], rotated into a new array."""
+        cosine, sine = rotation
+        half = x.shape[-1] // 2
+        first, second = (slice(0, None, 2), slice(1, None, 2)) if self.pairs == "adjacent" else (slice(0, half), slice(half, None))
+        rotated = np.empty_like(x)
+        a, b = x[..., first], x[..., second]
+        rotated[..., first] = a * cosine - b * sine
+        rotated[..., second] = a * sine + b * cosine
+        return rotated
+
+
+def _kept(keys: Keys, sizes: Hyperparameters, base: float) -> Doubles:
+    """YaRN's ramp, float64[d / 2]: 1 (left as it is) where a pair turns beta_fast times or more in the original context, 0 from beta_slow down."""
+    original = float(keys.value("rope.scaling.original_context_length", sizes.context_length))
+
+    def pair_that_turns(times: float) -> float:
+        return sizes.head_dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(base))
+
+    low = max(0, math.floor(pair_that_turns(float(keys.value("rope.scaling.yarn_beta_fast", 32.0)))))
+    high = min(sizes.head_dim - 1, math.ceil(pair_that_turns(float(keys.value("rope.scaling.yarn_beta_slow", 1.0)))))
+    ramp = (np.arange(sizes.head_dim // 2) - low) / max(0.001, high - low)
+    kept: Doubles = 1 - np.clip(ramp, 0, 1)
+    return kept
