@@ -49,7 +49,12 @@ UNITS: dict[str, set[str]] = {
     "validation": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan"},
     "editing": {"errors", "platform", "container", "plan", "validation"},
     "runtime": {"errors", "platform", "blocks", "container", "models", "parallel", "plan", "products", "quantization", "validation"},
-    "cli": {"errors", "comparison", "exporting", "platform", "recipes", "validation", "editing", "conversion", "describe", "progress", "plan"},
+    "inference": {"errors", "blocks", "models", "quantization"},
+    "inference_cli": {"errors", "platform", "inference"},
+    "cli": {
+        *("errors", "comparison", "exporting", "inference_cli", "platform", "recipes", "validation", "editing", "conversion"),
+        *("describe", "progress", "plan"),
+    },
 }
 """Each module or subpackage of gguflow, and those that it may import. What stands under TYPE_CHECKING does not count."""
 
@@ -69,14 +74,14 @@ LIBRARIES: dict[str, set[str]] = {
 ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.lanes", "gguf", "sentencepiece", "tqdm"}
 """Imported inside functions only (kernels and lanes import each other freely): whoever does not need them does not wait for them."""
 
-WITHOUT_FILES = {"blocks", "recipes", "plan", "lanes"}
+WITHOUT_FILES = {"blocks", "recipes", "plan", "lanes", "inference"}
 """Units that know no files: none of these modules, and no `open`."""
 FILE_MODULES = {"os", "io", "mmap", "pathlib", "shutil", "tempfile"}
 
 SYSTEM_CALLS = {"pwrite", "pread", "fsync", "replace", "rename", "ftruncate", "truncate", "posix_fallocate", "sched_getaffinity", "cpu_count"}
 """Of the module os; and madvise, of a map: only in platform.py."""
 
-MAY_PRINT = {"cli.py", "progress.py"}
+MAY_PRINT = {"cli.py", "inference_cli.py", "progress.py"}
 
 PUBLIC_VERBS = {"convert", "validate", "open", "formats", "quantize", "dequantize", "matmul"}
 """Names of the package that no submodule may have: its import would overwrite them."""
@@ -85,6 +90,7 @@ START_UP: dict[str, tuple[list[str], set[str]]] = {
     "--help": (["--help"], {"numpy", "numba", "torch", "construct"}),
     "--version": (["--version"], {"numpy", "numba", "torch", "construct"}),
     "convert --help": (["convert", "--help"], {"numpy", "numba", "torch", "construct"}),
+    "run --help": (["run", "--help"], {"numpy", "numba", "torch", "construct"}),
     "inspect": (["inspect", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "inspect --json": (["inspect", "MODEL", "--json"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "validate": (["validate", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gguflow import __version__
+from gguflow import __version__, inference_cli
 from gguflow.errors import ExitStatus, GguflowError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--threads", type=int, metavar="N", help="threads that copy (default: all processors)")
     edit.add_argument("-q", "--quiet", action="store_true", help="do not show what changed")
     edit.set_defaults(run=_edit)
+
+    inference_cli.add_commands(commands)
 
     formats = commands.add_parser(
         "formats", help="list the block formats", description="List the block formats: id, weights and bytes per block, bits per weight, formula."
