@@ -41,7 +41,7 @@ def _encode(x: Any, importance: Any, weighted: bool, table: Any, work: Any, code
             weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
         else:
             weigh_by_square(x, first, f32(0), work)
-        largest = fit_super_block(x, first, 16, 2, TINY, table.point, table.first, table.last, table.neighbours, work, codes)
+        largest = fit_super_block(x, first, 16, 2, TINY, table.point, table.first, table.last, table.neighbours.view(np.uint8), work, codes)
         _store(x, first, work, codes, table.point, largest, out, block * TYPE_SIZE)
     return x.size
 

@@ -33,7 +33,7 @@ def _encode(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any
         if not is_finite(x, first, SIZE):
             return first
         weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
-        largest = fit_super_block(x, first, 32, 1, TINY, table.point, table.first, table.last, table.neighbours, work, codes)
+        largest = fit_super_block(x, first, 32, 1, TINY, table.point, table.first, table.last, table.neighbours.view(np.uint8), work, codes)
         _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
     return x.size
 
