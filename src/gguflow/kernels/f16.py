@@ -8,7 +8,7 @@ import numpy as np
 
 from gguflow.kernels.bits import float_to_half, float_to_half_scalar, floats_before_line, half_to_float, load_half
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import load, load_u16, prefetch, store, store_u16
+from gguflow.lanes import load, load_u16, prefetch, store_onward, store_u16
 
 i32 = np.int32
 
@@ -33,7 +33,7 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
     stop = start + (out.size - start) // 16 * 16
     dequantize_one_by_one(blocks, out, 0, start)
     for i in range(start, stop, 16):
-        store(out, i, half_to_float(load_u16(blocks, i * 2)))
+        store_onward(out, i, half_to_float(load_u16(blocks, i * 2)))
     dequantize_one_by_one(blocks, out, stop, out.size)
 
 

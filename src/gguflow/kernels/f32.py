@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import bits_float, float_bits, load, load_u32, store, store_u32
+from gguflow.lanes import bits_float, float_bits, load, load_u32, store_onward, store_u32
 
 
 @kernel
@@ -25,7 +25,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
 def dequantize_blocks(blocks: Any, out: Any) -> None:
     whole = out.size // 16 * 16
     for i in range(0, whole, 16):
-        store(out, i, bits_float(load_u32(blocks, i * 4)))
+        store_onward(out, i, bits_float(load_u32(blocks, i * 4)))
     for i in range(whole, out.size):
         out[i] = word_to_float(blocks, i * 4)
 

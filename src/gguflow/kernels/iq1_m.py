@@ -12,7 +12,7 @@ from gguflow.kernels.grid_search import CODES, SCALES, W, mean_square, pack_sub_
 from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary_search import SHIFTS, base_value, fit_super_block, new_work
-from gguflow.lanes import lane_numbers, splat, store, unowned, where
+from gguflow.lanes import lane_numbers, splat, store_onward, unowned, where
 
 f32 = np.float32
 
@@ -103,4 +103,4 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             shift_first = f32(-1.125) if high & 0x08 else f32(-0.875)  # the table's levels are one above the grid's values
             shift_second = f32(-1.125) if high & 0x80 else f32(-0.875)
             shift = where(in_second, splat(shift_second), splat(shift_first))
-            store(out, block * SIZE + 16 * b, scale * (two_points(table, first, second) + shift))
+            store_onward(out, block * SIZE + 16 * b, scale * (two_points(table, first, second) + shift))

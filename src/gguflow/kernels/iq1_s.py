@@ -12,7 +12,7 @@ from gguflow.kernels.grid_search import CODES, SCALES, mean_square, pack_sub_sca
 from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary_search import SHIFTS, fit_super_block, new_work
-from gguflow.lanes import store, unowned
+from gguflow.lanes import store_onward, unowned
 
 f32 = np.float32
 
@@ -71,4 +71,4 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             for i in range(0, 4, 2):
                 first = int(blocks[start + 2 + 4 * b + i]) | (((word >> 3 * i) & 7) << 8)
                 second = int(blocks[start + 3 + 4 * b + i]) | (((word >> (3 * i + 3)) & 7) << 8)
-                store(out, block * SIZE + 32 * b + 8 * i, scale * (two_points(table, first, second) + shift))
+                store_onward(out, block * SIZE + 32 * b + 8 * i, scale * (two_points(table, first, second) + shift))

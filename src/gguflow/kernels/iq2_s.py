@@ -25,7 +25,7 @@ from gguflow.kernels.grid_search import (
 )
 from gguflow.kernels.grids import decoded_points, load_word, two_points, with_signs
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import store, unowned
+from gguflow.lanes import store_onward, unowned
 
 f32 = np.float32
 
@@ -93,4 +93,4 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             first = int(blocks[start + 2 + 2 * b]) | ((high & 3) << 8)
             second = int(blocks[start + 3 + 2 * b]) | ((high & 12) << 6)
             signs = load_word(blocks, start + 34 + 2 * b)
-            store(out, block * SIZE + 16 * b, with_signs(scale * two_points(table, first, second), signs))
+            store_onward(out, block * SIZE + 16 * b, with_signs(scale * two_points(table, first, second), signs))

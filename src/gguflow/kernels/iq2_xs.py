@@ -24,7 +24,7 @@ from gguflow.kernels.grid_search import (
 )
 from gguflow.kernels.grids import decoded_points, even_signs, load_word, store_word, two_points, with_signs
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import store, unowned
+from gguflow.lanes import store_onward, unowned
 
 f32 = np.float32
 
@@ -79,4 +79,4 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             first = load_word(blocks, start + 2 + 4 * b)
             second = load_word(blocks, start + 4 + 4 * b)
             values = two_points(table, first & 511, second & 511)
-            store(out, block * SIZE + 16 * b, with_signs(scale * values, even_signs(first >> 9, second >> 9)))
+            store_onward(out, block * SIZE + 16 * b, with_signs(scale * values, even_signs(first >> 9, second >> 9)))

@@ -24,7 +24,7 @@ from gguflow.kernels.grid_search import (
 )
 from gguflow.kernels.grids import decoded_points, even_signs, load_long_word, store_long_word, two_points, with_signs
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import store, unowned
+from gguflow.lanes import store_onward, unowned
 
 f32 = np.float32
 
@@ -82,4 +82,4 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             for i in range(0, 4, 2):
                 values = two_points(table, int(blocks[part + i]), int(blocks[part + i + 1]))
                 signs = even_signs((word >> 7 * i) & 127, (word >> (7 * i + 7)) & 127)
-                store(out, block * SIZE + 32 * b + 8 * i, with_signs(scale * values, signs))
+                store_onward(out, block * SIZE + 32 * b + 8 * i, with_signs(scale * values, signs))

@@ -27,7 +27,7 @@ from gguflow.kernels.grid_search import (
 )
 from gguflow.kernels.grids import decoded_points, four_points, load_word, with_signs
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import store, unowned
+from gguflow.lanes import store_onward, unowned
 
 f32 = np.float32
 
@@ -105,4 +105,4 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
                     int(blocks[q + 3]) | ((ninth >> (i + 3)) & 256),
                 )
                 signs = load_word(blocks, start + 74 + 4 * b + i // 2)
-                store(out, block * SIZE + 32 * b + 4 * i, with_signs(scale * values, signs))
+                store_onward(out, block * SIZE + 32 * b + 4 * i, with_signs(scale * values, signs))

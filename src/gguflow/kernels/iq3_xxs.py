@@ -25,7 +25,7 @@ from gguflow.kernels.grid_search import (
 )
 from gguflow.kernels.grids import decoded_points, even_signs, four_points, load_long_word, store_long_word, with_signs
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import store, unowned
+from gguflow.lanes import store_onward, unowned
 
 f32 = np.float32
 
@@ -90,4 +90,4 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
                 q = start + 2 + 8 * b + 2 * i
                 values = four_points(table, int(blocks[q]), int(blocks[q + 1]), int(blocks[q + 2]), int(blocks[q + 3]))
                 signs = even_signs((word >> 7 * i) & 127, (word >> (7 * i + 7)) & 127)
-                store(out, block * SIZE + 32 * b + 8 * i, with_signs(scale * values, signs))
+                store_onward(out, block * SIZE + 32 * b + 8 * i, with_signs(scale * values, signs))

@@ -11,7 +11,7 @@ from gguflow.kernels.finite import is_finite
 from gguflow.kernels.iq4 import VALUES, error_weights, fit_scale, inverse_or_zero, store_codes
 from gguflow.kernels.nibbles import load_nibbles
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import load, lookup16, splat, store, transpose16
+from gguflow.lanes import load, lookup16, splat, store, store_onward, transpose16
 
 f32 = np.float32
 
@@ -77,5 +77,5 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
     for block in range(out.size // BLOCK_SIZE):
         d = load_half(blocks, block * TYPE_SIZE)
         low, high = load_nibbles(blocks, block * TYPE_SIZE + 2)
-        store(out, block * BLOCK_SIZE, d * lookup16(values, low))
-        store(out, block * BLOCK_SIZE + 16, d * lookup16(values, high))
+        store_onward(out, block * BLOCK_SIZE, d * lookup16(values, low))
+        store_onward(out, block * BLOCK_SIZE + 16, d * lookup16(values, high))

@@ -12,7 +12,7 @@ from gguflow.kernels.nibbles import load_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.search import clamp
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
-from gguflow.lanes import load, lookup16, splat, store, store_i32, to_float, vabs, where
+from gguflow.lanes import load, lookup16, splat, store, store_i32, store_onward, to_float, vabs, where
 
 f32 = np.float32
 i32 = np.int32
@@ -99,5 +99,5 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
             low = i32(blocks[start + 4 + b // 2]) >> i32(4 * (b % 2))
             sub_scale = d * f32(((low & i32(15)) | (((high >> i32(2 * b)) & i32(3)) << i32(4))) - i32(32))
             codes_low, codes_high = load_nibbles(blocks, start + 8 + 16 * b)
-            store(out, block * SIZE + SUB_BLOCK * b, sub_scale * lookup16(values, codes_low))
-            store(out, block * SIZE + SUB_BLOCK * b + 16, sub_scale * lookup16(values, codes_high))
+            store_onward(out, block * SIZE + SUB_BLOCK * b, sub_scale * lookup16(values, codes_low))
+            store_onward(out, block * SIZE + SUB_BLOCK * b + 16, sub_scale * lookup16(values, codes_high))

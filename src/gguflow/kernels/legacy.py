@@ -13,7 +13,7 @@ from gguflow.kernels.bits import float_to_half, load_half, store_u16_scalar
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.nibbles import bottom_and_top, load_codes, signed_peak, store_codes
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import load, prefetch, splat, store, store_i32, to_float, to_int, vabs, where
+from gguflow.lanes import load, prefetch, splat, store, store_i32, store_onward, to_float, to_int, vabs, where
 
 f32 = np.float32
 
@@ -102,8 +102,8 @@ def dequantize_symmetric(blocks: Any, out: Any, bits: int) -> None:
     for block in range(out.size // BLOCK_SIZE):
         d = load_half(blocks, block * type_size)
         low, high = load_codes(blocks, block * type_size + 2, bits)
-        store(out, block * BLOCK_SIZE, to_float(low + zero) * d)
-        store(out, block * BLOCK_SIZE + 16, to_float(high + zero) * d)
+        store_onward(out, block * BLOCK_SIZE, to_float(low + zero) * d)
+        store_onward(out, block * BLOCK_SIZE + 16, to_float(high + zero) * d)
 
 
 @kernel
@@ -114,5 +114,5 @@ def dequantize_affine(blocks: Any, out: Any, bits: int) -> None:
         d = load_half(blocks, block * type_size)
         m = load_half(blocks, block * type_size + 2)
         low, high = load_codes(blocks, block * type_size + 4, bits)
-        store(out, block * BLOCK_SIZE, to_float(low) * d + m)
-        store(out, block * BLOCK_SIZE + 16, to_float(high) * d + m)
+        store_onward(out, block * BLOCK_SIZE, to_float(low) * d + m)
+        store_onward(out, block * BLOCK_SIZE + 16, to_float(high) * d + m)

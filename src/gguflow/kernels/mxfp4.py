@@ -11,7 +11,7 @@ from gguflow.kernels.fp4 import nearest_codes_of_scaled, values
 from gguflow.kernels.nibbles import load_nibbles, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import peak
-from gguflow.lanes import bits_float, float_bits, load, store
+from gguflow.lanes import bits_float, float_bits, load, store_onward
 
 f32 = np.float32
 i32 = np.int32
@@ -78,5 +78,5 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
     for block in range(out.size // BLOCK_SIZE):
         d = half_step(i32(blocks[block * TYPE_SIZE]))
         low, high = load_nibbles(blocks, block * TYPE_SIZE + 1)
-        store(out, block * BLOCK_SIZE, values(low) * d)
-        store(out, block * BLOCK_SIZE + 16, values(high) * d)
+        store_onward(out, block * BLOCK_SIZE, values(low) * d)
+        store_onward(out, block * BLOCK_SIZE + 16, values(high) * d)

@@ -11,7 +11,7 @@ from gguflow.kernels.fp4 import nearest_codes, nearest_codes_by_error, values
 from gguflow.kernels.nibbles import load_nibbles, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import AHEAD
-from gguflow.lanes import bits_float, float_bits, join_high, join_low, largest, load, prefetch, store, vabs
+from gguflow.lanes import bits_float, float_bits, join_high, join_low, largest, load, prefetch, store_onward, vabs
 
 f32 = np.float32
 i32 = np.int32
@@ -74,5 +74,5 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
         o = block * TYPE_SIZE
         for s in range(0, 4, 2):
             low, high = load_nibbles(blocks, o + 4 + 8 * s)
-            store(out, i + 16 * s, values(join_low(low, high)) * half_of_ue4m3(i32(blocks[o + s])))
-            store(out, i + 16 * s + 16, values(join_high(low, high)) * half_of_ue4m3(i32(blocks[o + s + 1])))
+            store_onward(out, i + 16 * s, values(join_low(low, high)) * half_of_ue4m3(i32(blocks[o + s])))
+            store_onward(out, i + 16 * s + 16, values(join_high(low, high)) * half_of_ue4m3(i32(blocks[o + s + 1])))

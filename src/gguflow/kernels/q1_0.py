@@ -10,7 +10,7 @@ from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import AHEAD
-from gguflow.lanes import lane_numbers, load, mask_bits, prefetch, splat, store, transpose16, vabs, where
+from gguflow.lanes import lane_numbers, load, mask_bits, prefetch, splat, store, store_onward, transpose16, vabs, where
 
 f32 = np.float32
 i32 = np.int32
@@ -68,4 +68,4 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
         d = load_half(blocks, o)
         for j in range(8):
             bits = i32(blocks[o + 2 + 2 * j]) | (i32(blocks[o + 3 + 2 * j]) << i32(8))
-            store(out, block * BLOCK_SIZE + 16 * j, where((splat(bits) & bit) != 0, splat(d), splat(-d)))
+            store_onward(out, block * BLOCK_SIZE + 16 * j, where((splat(bits) & bit) != 0, splat(d), splat(-d)))

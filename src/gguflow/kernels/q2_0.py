@@ -10,7 +10,7 @@ from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak
-from gguflow.lanes import lane_numbers, load, mask_bits, splat, store, to_float, vabs
+from gguflow.lanes import lane_numbers, load, mask_bits, splat, store_onward, to_float, vabs
 
 f32 = np.float32
 i32 = np.int32
@@ -64,4 +64,4 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
             codes = i32(0)
             for k in range(4):
                 codes |= i32(blocks[o + 2 + 4 * j + k]) << i32(8 * k)
-            store(out, block * BLOCK_SIZE + 16 * j, to_float(((splat(codes) >> shift) & 3) + -1) * d)
+            store_onward(out, block * BLOCK_SIZE + 16 * j, to_float(((splat(codes) >> shift) & 3) + -1) * d)

@@ -10,7 +10,7 @@ from gguflow.kernels.bits import float_to_half, half_to_float, load_half, neares
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.scale_min import codes16, fit_batch, fit_batch_weighted, new_sub_blocks, to_codes
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
-from gguflow.lanes import load, load_u8, splat, store, store_i32, store_u8, to_float
+from gguflow.lanes import load, load_u8, splat, store, store_i32, store_onward, store_u8, to_float
 
 f32 = np.float32
 i32 = np.int32
@@ -104,4 +104,4 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
                     scale = i32(blocks[start + j])
                     step = d * f32(scale & 15)
                     offset = dmin * f32(scale >> 4)
-                    store(out, block * SIZE + 16 * j, step * to_float((pairs >> (2 * t)) & 3) - offset)
+                    store_onward(out, block * SIZE + 16 * j, step * to_float((pairs >> (2 * t)) & 3) - offset)

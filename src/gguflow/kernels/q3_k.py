@@ -10,7 +10,7 @@ from gguflow.kernels.bits import float_to_half, half_to_float, load_half, neares
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.search import TINY, clamp, code, fit_by_descent, fit_symmetric, largest_magnitude
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
-from gguflow.lanes import load, load_i32, load_u8, shift_right_signed, splat, store, store_i32, store_u8, to_float, vabs, vsqrt, where
+from gguflow.lanes import load, load_i32, load_u8, shift_right_signed, splat, store, store_i32, store_onward, store_u8, to_float, vabs, vsqrt, where
 
 f32 = np.float32
 i32 = np.int32
@@ -188,4 +188,4 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
                 for t in range(4):
                     j = 8 * half + 2 * t + i
                     q = ((pairs >> (2 * t)) & 3) | (((third >> (4 * half + t)) & 1) << 2)
-                    store(out, block * SIZE + 16 * j, d * scale_of(blocks, start + SCALES, j) * to_float(q - 4))
+                    store_onward(out, block * SIZE + 16 * j, d * scale_of(blocks, start + SCALES, j) * to_float(q - 4))

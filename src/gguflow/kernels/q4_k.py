@@ -10,7 +10,7 @@ from gguflow.kernels.bits import float_to_half, half_to_float, load_half, neares
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.scale_min import codes16, fit_batch, fit_batch_weighted, new_sub_blocks, to_codes
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
-from gguflow.lanes import load, load_u8, splat, store, store_i32, store_u8, to_float, where
+from gguflow.lanes import load, load_u8, splat, store, store_i32, store_onward, store_u8, to_float, where
 
 f32 = np.float32
 i32 = np.int32
@@ -155,5 +155,5 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
             for i in range(0, 32, 16):
                 pairs = load_u8(blocks, start + HEADER + 32 * k + i)
                 weight = block * SIZE + 64 * k + i
-                store(out, weight, low_step * to_float(pairs & 15) - low_offset)
-                store(out, weight + 32, high_step * to_float(pairs >> 4) - high_offset)
+                store_onward(out, weight, low_step * to_float(pairs & 15) - low_offset)
+                store_onward(out, weight + 32, high_step * to_float(pairs >> 4) - high_offset)

@@ -11,7 +11,7 @@ from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.q4_k import N_SUB_BLOCKS, SUB_BLOCK, fit_header, fit_header_weighted, sub_scale, write_header
 from gguflow.kernels.scale_min import codes16, new_sub_blocks
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
-from gguflow.lanes import load_u8, splat, store, store_u8, to_float
+from gguflow.lanes import load_u8, splat, store_onward, store_u8, to_float
 
 f32 = np.float32
 i32 = np.int32
@@ -79,7 +79,7 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
                 weight = block * SIZE + j * SUB_BLOCK + half
                 scale, minimum = sub_scale(blocks, start + 4, j)
                 q = (pairs & 15) | (((fifth >> j) & 1) << 4)
-                store(out, weight, d * f32(scale) * to_float(q) - dmin * f32(minimum))
+                store_onward(out, weight, d * f32(scale) * to_float(q) - dmin * f32(minimum))
                 scale, minimum = sub_scale(blocks, start + 4, j + 1)
                 q = (pairs >> 4) | (((fifth >> (j + 1)) & 1) << 4)
-                store(out, weight + SUB_BLOCK, d * f32(scale) * to_float(q) - dmin * f32(minimum))
+                store_onward(out, weight + SUB_BLOCK, d * f32(scale) * to_float(q) - dmin * f32(minimum))

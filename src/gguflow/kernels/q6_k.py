@@ -10,7 +10,7 @@ from gguflow.kernels.bits import float_to_half, half_to_float, load_half, neares
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.search import TINY, clamp, fit_symmetric, largest_magnitude
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance, to_lanes
-from gguflow.lanes import load, load_u8, splat, store, store_i32, store_u8, to_float, vabs, where
+from gguflow.lanes import load, load_u8, splat, store, store_i32, store_onward, store_u8, to_float, vabs, where
 
 f32 = np.float32
 i32 = np.int32
@@ -154,5 +154,5 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
                     a = (pairs & 15) | (((upper >> (2 * t)) & 3) << 4)
                     b = (pairs >> 4) | (((upper >> (2 * t + 4)) & 3) << 4)
                     j = 8 * half + 2 * t + i
-                    store(out, block * SIZE + 16 * j, d * f32(np.int8(blocks[start + SCALES + j])) * to_float(a - 32))
-                    store(out, block * SIZE + 16 * (j + 4), d * f32(np.int8(blocks[start + SCALES + j + 4])) * to_float(b - 32))
+                    store_onward(out, block * SIZE + 16 * j, d * f32(np.int8(blocks[start + SCALES + j])) * to_float(a - 32))
+                    store_onward(out, block * SIZE + 16 * (j + 4), d * f32(np.int8(blocks[start + SCALES + j + 4])) * to_float(b - 32))

@@ -8,7 +8,22 @@ import numpy as np
 
 from gguflow.kernels.bits import float_to_half, load_half, round_half_away, store_u16_scalar
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import bits_float, float_bits, largest, load, load_i8, load_i32, mask_bits, prefetch, store, store_i32, store_u8, to_float, where
+from gguflow.lanes import (
+    bits_float,
+    float_bits,
+    largest,
+    load,
+    load_i8,
+    load_i32,
+    mask_bits,
+    prefetch,
+    store,
+    store_i32,
+    store_onward,
+    store_u8,
+    to_float,
+    where,
+)
 
 f32 = np.float32
 
@@ -54,5 +69,5 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 def dequantize_blocks(blocks: Any, out: Any) -> None:
     for block in range(out.size // BLOCK_SIZE):
         d = load_half(blocks, block * TYPE_SIZE)
-        store(out, block * BLOCK_SIZE, to_float(load_i8(blocks, block * TYPE_SIZE + 2)) * d)
-        store(out, block * BLOCK_SIZE + 16, to_float(load_i8(blocks, block * TYPE_SIZE + 18)) * d)
+        store_onward(out, block * BLOCK_SIZE, to_float(load_i8(blocks, block * TYPE_SIZE + 2)) * d)
+        store_onward(out, block * BLOCK_SIZE + 16, to_float(load_i8(blocks, block * TYPE_SIZE + 18)) * d)

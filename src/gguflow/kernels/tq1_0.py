@@ -10,7 +10,7 @@ from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak, ternary_codes
-from gguflow.lanes import load, load_u8, store, store_i32, store_u8, to_float
+from gguflow.lanes import load, load_u8, store_i32, store_onward, store_u8, to_float
 
 i32 = np.int32
 
@@ -63,7 +63,7 @@ def store_digits(packed: Any, d: Any, out: Any, first: Any, stride: int) -> None
     """The five digits of each of 16 bytes, times d, to first + stride * n."""
     for n in range(5):
         tripled = packed + packed + packed
-        store(out, first + stride * n, to_float((tripled >> 8) + -1) * d)
+        store_onward(out, first + stride * n, to_float((tripled >> 8) + -1) * d)
         packed = tripled & 255
 
 

@@ -8,7 +8,7 @@ from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak, ternary_codes
-from gguflow.lanes import load, load_u8, store, store_u8, to_float
+from gguflow.lanes import load, load_u8, store_onward, store_u8, to_float
 
 BLOCK_SIZE = 256
 TYPE_SIZE = 66
@@ -43,4 +43,4 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
             for m in range(0, 32, 16):
                 packed = load_u8(blocks, o + 32 * half + m)
                 for n in range(4):
-                    store(out, i + 128 * half + m + 32 * n, to_float(((packed >> (2 * n)) & 3) + -1) * d)
+                    store_onward(out, i + 128 * half + m + 32 * n, to_float(((packed >> (2 * n)) & 3) + -1) * d)
