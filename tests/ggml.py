@@ -27,6 +27,31 @@ class _TypeTraits(ctypes.Structure):
     )
 
 
+VecDot = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+)
+"""(n, result, -, packed row, -, activations as vec_dot_type, -, 1): `ggml_vec_dot_t` (ggml-cpu.h)."""
+
+
+class CpuTraits(ctypes.Structure):
+    """`struct ggml_type_traits_cpu` (ggml-cpu.h)."""
+
+    _fields_ = (
+        ("from_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("vec_dot", VecDot),
+        ("vec_dot_type", ctypes.c_int),
+        ("nrows", ctypes.c_int64),
+    )
+
+
 @functools.cache
 def library() -> Any:
     spec = importlib.util.find_spec("xllamacpp")
@@ -39,6 +64,9 @@ def library() -> Any:
     ggml.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
     ggml.ggml_get_type_traits.argtypes = [ctypes.c_int]
     ggml.ggml_quantize_init.argtypes = [ctypes.c_int]
+    ggml.ggml_get_type_traits_cpu.restype = ctypes.POINTER(CpuTraits)
+    ggml.ggml_get_type_traits_cpu.argtypes = [ctypes.c_int]
+    ggml.ggml_cpu_init()
     return ggml
 
 
@@ -59,4 +87,27 @@ def dequantize(packed: NDArray[np.uint8], block_format: BlockFormat) -> NDArray[
     packed = np.ascontiguousarray(packed)
     out = np.empty((packed.shape[0], packed.shape[1] // block_format.type_size * block_format.block_size), np.float32)
     library().ggml_get_type_traits(block_format.id).contents.to_float(packed.ctypes.data, out.ctypes.data, out.size)
+    return out
+
+
+def cpu_traits(block_format: BlockFormat) -> CpuTraits:
+    """How ggml's processor backend multiplies rows of this format."""
+    traits: CpuTraits = library().ggml_get_type_traits_cpu(block_format.id).contents
+    return traits
+
+
+def activations(x: NDArray[np.float32], block_format: BlockFormat) -> NDArray[np.uint8]:
+    """float32[n] in the format in which ggml multiplies activations with this one: its bytes, with room behind them."""
+    packed = np.zeros(x.size * 5, np.uint8)
+    kind = cpu_traits(block_format).vec_dot_type
+    library().ggml_get_type_traits_cpu(kind).contents.from_float(x.ctypes.data, packed.ctypes.data, x.size)
+    return packed
+
+
+def vec_dot(packed: NDArray[np.uint8], block_format: BlockFormat, x: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8[rows, row_bytes] times the bytes of `activations` -> float32[rows], row by row."""
+    n = packed.shape[1] // block_format.type_size * block_format.block_size
+    out = np.zeros(len(packed), np.float32)
+    for i in range(len(packed)):
+        cpu_traits(block_format).vec_dot(n, out[i:].ctypes.data, 0, packed[i].ctypes.data, 0, x.ctypes.data, 0, 1)
     return out

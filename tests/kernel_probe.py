@@ -50,7 +50,8 @@ def digest(block_format: BlockFormat) -> str:
     if block_format.importance != "unused":
         result.update(quantize(rows, block_format, importances(N)["random"]).tobytes())
     packed = np.random.default_rng(2).integers(0, 256, (8, block_format.row_bytes(N)), np.uint8)
-    for values in (dequantize(packed, block_format), matmul(packed, block_format, noise[0])):
+    with_vector = [matmul(packed, block_format, noise[0], activations=kind) for kind in ("float32", "int8")]
+    for values in (dequantize(packed, block_format), *with_vector):
         result.update(np.where(np.isnan(values), np.float32(0.5), values).tobytes())
     return result.hexdigest()
 

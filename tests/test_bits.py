@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from gguflow.blocks.scalars import half_bits, half_value, nearest_int
 from gguflow.kernels import bits
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import load, store_i32
+from gguflow.kernels.products import halves
+from gguflow.lanes import dot4, load, load_i32, load_u32, store, store_i32
 
 
 @kernel
@@ -20,6 +21,20 @@ def nearest_ints(x: Any, lanes: Any, scalars: Any) -> None:
         store_i32(lanes, i, bits.nearest_int(load(x, i)))
     for i in range(x.size):
         scalars[i] = bits.nearest_int_scalar(x[i])
+
+
+@kernel
+def hardware_halves(patterns: Any, lanes: Any, scalars: Any) -> None:
+    for i in range(0, lanes.size, 16):
+        store(lanes, i, halves.load_halves(patterns, 2 * i))
+    for i in range(scalars.size):
+        scalars[i] = halves.load_half(patterns, 2 * i)
+
+
+@kernel
+def dots(start: Any, unsigned: Any, signed: Any, out: Any) -> None:
+    for i in range(0, out.size, 16):
+        store_i32(out, i, dot4(load_i32(start, i), load_u32(unsigned, 4 * i), load_u32(signed, 4 * i)))
 
 
 def interesting_floats() -> NDArray[np.float32]:
@@ -49,6 +64,28 @@ def test_half_to_float(n: int | None) -> None:
     assert (out.view(np.uint32)[~is_nan] == expected.view(np.uint32)[~is_nan]).all()
     assert np.isnan(out[is_nan]).all()
     assert (out.view(np.uint32) == [np.asarray(half_value(int(p))).view(np.uint32) for p in patterns]).all()
+
+
+def test_halves_by_the_processor() -> None:
+    """Where it has no conversion of its own, this is the integer arithmetic again (tests/test_machine_code.py runs both)."""
+    patterns = np.arange(65536, dtype=np.uint16)
+    lanes, scalars = np.empty((2, 65536), np.float32)
+    hardware_halves(patterns.view(np.uint8), lanes, scalars)
+    expected = [np.asarray(half_value(int(p))).view(np.uint32) for p in patterns]
+    assert (lanes.view(np.uint32) == expected).all()
+    assert (scalars.view(np.uint32) == expected).all()
+
+
+def test_dot4() -> None:
+    """Random bytes, and the largest products of either sign."""
+    rng = np.random.default_rng(4)
+    unsigned = np.concatenate([rng.integers(0, 256, 1 << 16, np.uint8), np.full(128, 255, np.uint8)])
+    signed = np.concatenate([rng.integers(-128, 128, 1 << 16, np.int8), np.repeat(np.array([-128, 127], np.int8), 64)])
+    start = rng.integers(-(2**31), 2**31, unsigned.size // 4, np.int32)
+    out = np.empty_like(start)
+    dots(start, unsigned, signed.view(np.uint8), out)
+    sums = (unsigned.astype(np.int64) * signed).reshape(-1, 4).sum(axis=1)
+    assert (out == (start + sums).astype(np.int32)).all()
 
 
 @pytest.mark.parametrize("n", [None, 5], ids=["lanes", "scalars"])

@@ -7,24 +7,37 @@ enough for the second-level cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gguflow.blocks import BlockFormat
-from gguflow.errors import ShapeError, UsageError
+from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.errors import NonFiniteError, ShapeError, UsageError
 from gguflow.parallel import run
-from gguflow.quantization import Bytes, Floats, decode, output_array, read_only, resolve
+from gguflow.quantization import Bytes, Floats, decode, first_non_finite, output_array, quantize, read_only, resolve
 
-FEW = 4
+Q8_0 = FORMATS["q8_0"]
+SUPER_BLOCK = 256
+
+FEW = 2
 """Vectors up to which each is multiplied on its own: more, and decoding the weights once pays."""
 
 TILE = 1 << 18
-"""Weights in a tile of decoded rows: 1 MiB of float32."""
+"""Weights in a tile of decoded rows: 1 MiB of float32. Twice that for a long prompt."""
+
+SMALL_PRODUCT = 1_000_000
+SMALL_BATCH = 24
+"""OpenBLAS rearranges both operands of a product beyond so many multiplications: for a small batch that takes longer than the product itself."""
 
 PIECE = 1 << 20
 """Bytes of packed rows that a thread takes at a time, about: they stay in its cache while the vectors are multiplied one by one."""
+
+Work = Callable[[Bytes, Floats], None]
+"""Some rows of the matrix -> their columns of the result."""
 
 
 def matmul(
@@ -34,15 +47,18 @@ def matmul(
 
     packed: uint8[rows, row_bytes], C-contiguous; a read-only memory map is read in place. x: float32, float16, bfloat16 (ml_dtypes) or float64, any
     strides. out: where to put the result, C-contiguous.
+    activations: "float32", or "int8": x rounded to eight bits in blocks as llama.cpp does (Q8_0, for super-blocks of 256 Q8_K; no rounding for plain
+    numbers), and, for up to FEW vectors of the commonest formats, integer products.
 
     Sums are in float32. For up to FEW vectors their order is one for all formats and machines, for more it is that of NumPy's BLAS; it does not
     change with `threads`. NaN and infinity among scales and activations propagate as in the product with the dequantized matrix.
-    Raises ShapeError, UnknownFormatError, UsageError (a format of integers).
+    Raises ShapeError, UnknownFormatError, UsageError (a format of integers), NonFiniteError (what cannot be rounded to eight bits).
     """
     block_format = resolve(format)
-    number_type = block_format.number_type
-    if number_type is not None and number_type.kind == "i":
+    if block_format.number_type is not None and block_format.number_type.kind == "i":
         raise UsageError(f"{block_format.name} stores integers, not the weights of a matrix")
+    if activations not in ("float32", "int8"):
+        raise UsageError(f"activations are float32 or int8, not {activations!r}")
     n = _columns(packed, block_format)
     vectors = _vectors(x, n)
     result = output_array(out, (*vectors.shape[:-1], len(packed)), np.dtype(np.float32))
@@ -51,13 +67,13 @@ def matmul(
     if not n or not result.size:
         result.fill(0)
         return result
-    flat, sums = vectors.reshape(-1, n), result.reshape(-1, len(packed))
+    vectors, sums = vectors.reshape(-1, n), result.reshape(-1, len(packed))
+    work = _work(block_format, vectors, activations == "int8" and block_format.is_quantized)
     matrix = read_only(packed)
-    work = _few if len(flat) <= FEW else _many
-    step = _rows_per_piece(packed.shape, n, threads)
+    step = _rows_per_piece(packed.shape, _rows_per_tile(vectors.shape), threads)
 
     def do(first: int, last: int) -> None:
-        work(matrix[first:last], block_format, flat, sums[:, first:last])
+        work(matrix[first:last], sums[:, first:last])
 
     run(do, [(first, min(first + step, len(packed))) for first in range(0, len(packed), step)], threads)
     return result
@@ -86,40 +102,67 @@ def _vectors(x: ArrayLike, n: int) -> Floats:
         return np.ascontiguousarray(array, np.float32)
 
 
-def _rows_per_piece(shape: tuple[int, ...], n: int, threads: int) -> int:
+def _rows_per_tile(shape: tuple[int, ...]) -> int:
+    """How many rows are decoded at a time for x of this shape."""
+    count, n = shape
+    weights = min(TILE, SMALL_PRODUCT // count) if count <= SMALL_BATCH else 2 * TILE
+    return max(weights // n, 1)
+
+
+def _rows_per_piece(shape: tuple[int, ...], tile: int, threads: int) -> int:
     """About PIECE bytes, less where a thread would have nothing to do. Whole tiles: so they are the same however many threads there are."""
     rows, row_bytes = shape
     wanted = min(max(PIECE // row_bytes, 1), -(-rows // max(threads, 1)))
-    tile = max(TILE // n, 1)
     return -(-wanted // tile) * tile
 
 
-def _few(matrix: Bytes, block_format: BlockFormat, vectors: Floats, sums: Floats) -> None:
-    """sums[v, row] of some rows, vector by vector."""
+def _work(block_format: BlockFormat, vectors: Floats, is_int8: bool) -> Work:
+    """The way to multiply these vectors."""
     from gguflow.kernels import products
-    from gguflow.kernels.products import f32
 
     kernel = products.find(block_format.key)
-    if kernel is not None:
-        for vector, target in zip(vectors, sums, strict=True):
-            kernel.dot_rows(matrix.reshape(-1), read_only(vector), target)
-        return
-    for first, tile in _tiles(matrix, block_format, vectors.shape[1]):
-        as_bytes = read_only(tile.reshape(-1).view(np.uint8))
-        for vector, target in zip(vectors, sums[:, first : first + len(tile)], strict=True):
-            f32.dot_rows(as_bytes, read_only(vector), target)
+    is_few = len(vectors) <= FEW
+    if is_int8:
+        eight_bits = EightBits.of(vectors, block_format)
+        if is_few and kernel is not None:
+            return functools.partial(_integer_products, kernel, eight_bits)
+        vectors = eight_bits.as_floats(vectors.shape)
+    if not is_few:
+        return functools.partial(_many, block_format, vectors)
+    return functools.partial(_few_decoded, block_format, vectors) if kernel is None else functools.partial(_few, kernel, vectors)
 
 
-def _many(matrix: Bytes, block_format: BlockFormat, vectors: Floats, sums: Floats) -> None:
-    """sums[v, row] of some rows, tile by tile."""
-    for first, tile in _tiles(matrix, block_format, vectors.shape[1]):
+def _few(kernel: ModuleType, vectors: Floats, matrix: Bytes, sums: Floats) -> None:
+    """Vector by vector, from the packed blocks."""
+    for vector, target in zip(vectors, sums, strict=True):
+        kernel.dot_rows(matrix.reshape(-1), read_only(vector), target)
+
+
+def _few_decoded(block_format: BlockFormat, vectors: Floats, matrix: Bytes, sums: Floats) -> None:
+    """Vector by vector, from tiles of decoded rows."""
+    from gguflow.kernels.products import f32
+
+    for first, tile in _tiles(matrix, block_format, vectors.shape):
+        _few(f32, vectors, tile.view(np.uint8), sums[:, first : first + len(tile)])
+
+
+def _integer_products(kernel: ModuleType, vectors: EightBits, matrix: Bytes, sums: Floats) -> None:
+    """Vector by vector, from the packed blocks and activations of eight bits."""
+    for codes, scales, target in zip(vectors.codes, vectors.scales, sums, strict=True):
+        kernel.dot_rows_int8(matrix.reshape(-1), read_only(codes), read_only(scales), target)
+
+
+def _many(block_format: BlockFormat, vectors: Floats, matrix: Bytes, sums: Floats) -> None:
+    """All vectors with one tile after the other."""
+    for first, tile in _tiles(matrix, block_format, vectors.shape):
         with np.errstate(all="ignore"):  # NaN and infinity are results
             np.matmul(vectors, tile.T, out=sums[:, first : first + len(tile)])
 
 
-def _tiles(matrix: Bytes, block_format: BlockFormat, n: int) -> Iterator[tuple[int, Floats]]:
-    """The decoded rows, some at a time: the number of the first, and float32[rows, n], valid until the next."""
-    step = max(TILE // n, 1)
+def _tiles(matrix: Bytes, block_format: BlockFormat, shape: tuple[int, ...]) -> Iterator[tuple[int, Floats]]:
+    """The decoded rows, some at a time: the number of the first, and float32[rows, n], valid until the next. shape: of x."""
+    n = shape[1]
+    step = _rows_per_tile(shape)
     scratch = np.empty(min(step, len(matrix)) * n, np.float32)
     for first in range(0, len(matrix), step):
         packed = matrix[first : first + step].reshape(-1)
@@ -130,3 +173,39 @@ def _tiles(matrix: Bytes, block_format: BlockFormat, n: int) -> Iterator[tuple[i
         else:
             decode(packed, block_format, tile)
         yield first, tile.reshape(-1, n)
+
+
+class EightBits(NamedTuple):
+    """Vectors rounded to eight bits: codes (of int8) uint8[vectors, n + 32] and scales float32[vectors, blocks + 32], zeros behind both."""
+
+    codes: Bytes
+    scales: Floats
+    block_size: int
+
+    @classmethod
+    def of(cls, vectors: Floats, block_format: BlockFormat) -> EightBits:
+        """As llama.cpp rounds the activations that meet this format. Raises NonFiniteError."""
+        from gguflow.kernels.products import int8
+
+        bad = first_non_finite(vectors.reshape(-1))
+        if bad >= 0:
+            vector, i = divmod(bad, vectors.shape[1])
+            raise NonFiniteError(f"{vectors[vector, i]} at weight {i} of vector {vector} of x cannot be rounded to eight bits", bad)
+        count, n = vectors.shape
+        block_size = SUPER_BLOCK if block_format.block_size == SUPER_BLOCK else Q8_0.block_size
+        codes = np.zeros((count, n + int8.PADDING), np.uint8)
+        scales = np.zeros((count, n // block_size + int8.PADDING), np.float32)
+        if block_size == SUPER_BLOCK:
+            for vector, its_codes, its_scales in zip(vectors, codes, scales, strict=True):
+                int8.quantize_q8_k(read_only(vector), its_codes, its_scales)
+        else:
+            blocks = quantize(vectors, Q8_0).view(Q8_0.dtype)
+            codes[:, :n] = blocks["qs"].reshape(count, n).view(np.uint8)
+            scales[:, : n // block_size] = blocks["d"].view("<f2")
+        return cls(codes, scales, block_size)
+
+    def as_floats(self, shape: tuple[int, ...]) -> Floats:
+        """The rounded vectors, float32[vectors, n]."""
+        count, n = shape
+        codes = self.codes[:, :n].view(np.int8).reshape(count, -1, self.block_size)
+        return (codes * self.scales[:, : n // self.block_size, None]).reshape(shape)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.policy import kernel
-from gguflow.kernels.products.q4_k import sub_steps
+from gguflow.kernels.products.int8 import NIBBLES, ONES, PADDING
+from gguflow.kernels.products.q4_k import minus_sub_sums, sub_steps
 from gguflow.kernels.products.sums import fold
 from gguflow.kernels.q5_k import QH, QS, TYPE_SIZE
 from gguflow.kernels.super_blocks import SIZE
-from gguflow.lanes import load, load_u8, splat, store, to_float
+from gguflow.lanes import dot4, lane_numbers, load, load_u8, load_u32, load_u32_halves, lookup16, splat, store, sum_by_halves, to_float
 
 f32 = np.float32
 
@@ -43,3 +44,28 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
                 high = high + (to_float((more_pairs >> 4) | ((more_fifth >> (2 * k + 1)) & 16)) * step - offset) * load(x, i + 48)
             start += TYPE_SIZE
         out[row] = fold(low, high)
+
+
+@kernel
+def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+    n_blocks = (codes.size - PADDING) // SIZE
+    sub_sums = minus_sub_sums(codes, n_blocks)
+    pair = (lane_numbers() >> 3) * 2  # as in q4_k.py
+    for row in range(out.size):
+        start = row * n_blocks * TYPE_SIZE
+        low = splat(f32(0))
+        high = splat(f32(0))
+        mins = splat(f32(0))
+        for block in range(n_blocks):
+            steps = sub_steps(blocks, start) * x_scales[block]
+            mins = mins + steps * load(sub_sums, 16 * block)
+            fifth = load_u32_halves(blocks, start + QH, start + QH) >> pair
+            for j in range(0, 8, 4):
+                pairs = load_u32(blocks, start + QS + 16 * j)
+                i = SIZE * block + 32 * j
+                weights = (pairs & NIBBLES) | (((fifth >> j) & ONES) << 4)
+                low = low + to_float(dot4(splat(0), weights, load_u32_halves(codes, i, i + 64))) * lookup16(steps, pair + j)
+                weights = ((pairs >> 4) & NIBBLES) | (((fifth >> (j + 1)) & ONES) << 4)
+                high = high + to_float(dot4(splat(0), weights, load_u32_halves(codes, i + 32, i + 96))) * lookup16(steps, pair + (j + 1))
+            start += TYPE_SIZE
+        out[row] = sum_by_halves(low + high + mins)

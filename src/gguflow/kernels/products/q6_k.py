@@ -8,12 +8,35 @@ import numpy as np
 
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.products.halves import load_half
+from gguflow.kernels.products.int8 import NIBBLES, PADDING, negated_sums
 from gguflow.kernels.products.sums import fold
 from gguflow.kernels.q6_k import QH, SCALES, TYPE_SIZE, D
 from gguflow.kernels.super_blocks import SIZE
-from gguflow.lanes import load, load_i8, load_u8, splat, store, to_float
+from gguflow.lanes import (
+    dot4,
+    lane_numbers,
+    load,
+    load_i8,
+    load_i32,
+    load_u8,
+    load_u32,
+    load_u32_halves,
+    lookup16,
+    splat,
+    store,
+    sum_by_halves,
+    to_float,
+)
 
 f32 = np.float32
+
+TWO_BITS = np.int32(0x03030303)  # of each byte of a word
+
+
+@helper
+def sub_steps(blocks: Any, start: Any) -> Any:
+    """Of the super-block at byte `start`: d * scale of its sixteen sub-blocks, as lanes."""
+    return to_float(load_i8(blocks, start + SCALES)) * load_half(blocks, start + D)
 
 
 @helper
@@ -29,8 +52,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
     for row in range(out.size):
         start = row * n_blocks * TYPE_SIZE
         for block in range(n_blocks):
-            at = start + block * TYPE_SIZE
-            store(steps, 16 * block, to_float(load_i8(blocks, at + SCALES)) * load_half(blocks, at + D))
+            store(steps, 16 * block, sub_steps(blocks, start + block * TYPE_SIZE))
         low = splat(f32(0))
         high = splat(f32(0))
         for block in range(n_blocks):
@@ -54,3 +76,28 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
                 high = high + term(more >> 4, upper >> 2, steps[j + 7], x, i + 112)
             start += TYPE_SIZE
         out[row] = fold(low, high)
+
+
+@kernel
+def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+    n_blocks = (codes.size - PADDING) // SIZE
+    start_sums = negated_sums(codes, 32)
+    quarter = lane_numbers() >> 2
+    second = (lane_numbers() >> 3) * 2  # the bits above the nibbles of bytes 32 to 63 lie two higher than those of bytes 0 to 31
+    for row in range(out.size):
+        start = row * n_blocks * TYPE_SIZE
+        low = splat(f32(0))
+        high = splat(f32(0))
+        for block in range(n_blocks):
+            steps = sub_steps(blocks, start) * x_scales[block]
+            for half in range(2):
+                pairs = load_u32(blocks, start + 64 * half)
+                upper = load_u32_halves(blocks, start + QH + 32 * half, start + QH + 32 * half) >> second
+                i = SIZE * block + 128 * half
+                weights = (pairs & NIBBLES) | ((upper & TWO_BITS) << 4)
+                low = low + to_float(dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))) * lookup16(steps, quarter + 8 * half)
+                i += 64
+                weights = ((pairs >> 4) & NIBBLES) | (((upper >> 4) & TWO_BITS) << 4)
+                high = high + to_float(dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))) * lookup16(steps, quarter + (8 * half + 4))
+            start += TYPE_SIZE
+        out[row] = sum_by_halves(low + high)
