@@ -33,7 +33,8 @@ UNITS: dict[str, set[str]] = {
     "models": {"errors", "platform", "container", "sources"},
     "recipes": {"errors", "blocks"},
     "parallel": {"errors"},
-    "quantization": {"errors", "blocks", "kernels", "parallel"},
+    "parametric": {"errors", "kernels", "parallel"},
+    "quantization": {"errors", "blocks", "kernels", "parallel", "parametric"},
     "products": {"errors", "blocks", "kernels", "parallel", "quantization"},
     "imatrix": {"errors", "blocks", "container"},
     "plan": {"errors", "blocks", "container", "models", "recipes", "imatrix"},
@@ -61,12 +62,13 @@ UNITS: dict[str, set[str]] = {
 LIBRARIES: dict[str, set[str]] = {
     "numba": {"lanes.py", "kernels/"},
     "llvmlite": {"lanes.py", "kernels/"},
-    "construct": {"blocks/", "container/grammar.py"},
+    "construct": {"blocks/", "container/grammar.py", "parametric/grammar.py"},
     "numpy": {""},
     "gguf": {"models/"},
     "sentencepiece": {"models/tokenizers/"},
     "tqdm": {"progress.py"},
-    "xxhash": {"container/integrity.py"},
+    "xxhash": {"container/integrity.py", "parametric/"},
+    "zstandard": {"parametric/entropy.py"},
     "matplotlib": {"comparison/plot.py"},
 }
 """Libraries from outside, and the files or directories of the package that may import them. No other library is imported."""

@@ -474,25 +474,33 @@ def dot4(_: Any, start: Any, unsigned: Any, signed: Any) -> Any:
     return i32x16(start, unsigned, signed), codegen
 
 
-def _join(first: int, doc: str) -> Any:
-    """An intrinsic (a, b) that takes 8 lanes of each, from lane `first` on."""
+def _mixed(lanes: list[int], doc: str) -> Any:
+    """An intrinsic (a, b) whose lane k is lane lanes[k] of a followed by b (0 to 31)."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def function(_: Any, a: Any, b: Any) -> Any:
         if a != b or a not in (f32x16, i32x16):
             return None
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return builder.shuffle_vector(*args, _constant(_I32, [first + i if i < 8 else LANES + first + i - 8 for i in range(LANES)]))
-
-        return a(a, b), codegen
+        return a(a, b), lambda context, builder, sig, args: builder.shuffle_vector(*args, _constant(_I32, lanes))
 
     function.__doc__ = doc
     return function
 
 
-join_low = _join(0, "Lanes 0 to 7 of a, then lanes 0 to 7 of b.")
-join_high = _join(8, "Lanes 8 to 15 of a, then lanes 8 to 15 of b.")
+def _halves(first: int) -> list[int]:
+    return [*range(first, first + 8), *range(LANES + first, LANES + first + 8)]
+
+
+def _in_turn(first: int) -> list[int]:
+    return [lane_number for k in range(first, first + 8) for lane_number in (k, LANES + k)]
+
+
+join_low = _mixed(_halves(0), "Lanes 0 to 7 of a, then lanes 0 to 7 of b.")
+join_high = _mixed(_halves(8), "Lanes 8 to 15 of a, then lanes 8 to 15 of b.")
+even_lanes = _mixed(list(range(0, 32, 2)), "Every second lane of a, then of b, from lane 0 on.")
+odd_lanes = _mixed(list(range(1, 32, 2)), "Every second lane of a, then of b, from lane 1 on.")
+interleave_low = _mixed(_in_turn(0), "Lanes 0 to 7 of a and b in turn: a0, b0, a1, b1, ...")
+interleave_high = _mixed(_in_turn(8), "Lanes 8 to 15 of a and b in turn.")
 
 
 # --- memory --------------------------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gguflow import blocks
+from gguflow import blocks, parametric
 from gguflow.blocks import BlockFormat
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
 from gguflow.parallel import pieces, run
@@ -78,8 +78,16 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
     out: where to put the blocks, C-contiguous uint8[..., row_bytes].
 
     The bytes are those of ggml's reference encoder, and do not depend on `threads`.
+
+    format may also name an encoding of the parametric family ("nf4_b64", "int4_b128+zstd", "sb:bits=3,block=16"): the result is then uint8[nbytes], a
+    payload that describes itself, for an x of any shape.
+
     Raises ShapeError (n is no multiple of the block size), NonFiniteError (NaN or infinity, names the first), UnknownFormatError, UsageError.
     """
+    if isinstance(format, str) and parametric.is_name(format):
+        if out is not None:
+            raise UsageError(f"a payload of {format} has a size of its own, and is returned: out cannot be given")
+        return parametric.encode(np.asarray(x), parametric.find(format), importance, threads)
     block_format = resolve(format)
     array = _with_rows(x)
     shape = (*array.shape[:-1], block_format.row_bytes(array.shape[-1]))
@@ -165,9 +173,13 @@ class _Encoding:
 def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Dequantize packed rows: uint8[..., row_bytes] -> float32[..., n]; integer formats and F64 give their own type.
 
+    A payload of the parametric family (uint8[nbytes]; format: its name, or "auto") becomes an array of the shape that it was.
+
     out: where to put the weights, C-contiguous, of that type and shape. Bit-identical to ggml's dequantize_row functions.
-    Raises ShapeError where row_bytes is no multiple of the block's bytes, UnknownFormatError, UsageError.
+    Raises ShapeError where row_bytes is no multiple of the block's bytes, UnknownFormatError, UsageError; FileError where a payload breaks a rule.
     """
+    if isinstance(format, str) and (format.lower() == parametric.AUTO or parametric.is_name(format)):
+        return parametric.decode(blocks, format, threads, out)
     block_format = resolve(format)
     array = np.asarray(blocks)
     if array.dtype != np.uint8 or array.ndim == 0:

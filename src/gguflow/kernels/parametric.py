@@ -1,0 +1,238 @@
+"""The parametric family on lanes: one encoder for all of its points (and one decoder, in `parametric_decoding`).
+
+The parameters are arguments: what depends on them is decided once a block, so the loops over weights hold none of it. A group of blocks (a
+super-block where scales are nested) is fitted, its scales are settled as they will be stored, then its codes follow from what a reader will see; its
+weights are still in the cache by then. The order of operations is that of `gguflow.parametric.reference`.
+
+Arrays are flat. Codes are a byte each here; `bit_packing` packs them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gguflow.kernels.bits import nearest_int
+from gguflow.kernels.block_statistics import bottom_and_top_of, peak_of, sum_of_magnitudes
+from gguflow.kernels.nested_scales import affine_scale, clamped_code, nest, nest_dynamic, stored
+from gguflow.kernels.policy import helper, kernel
+from gguflow.lanes import gather, load, load_i32, lookup16, splat, store_u8, unowned, where
+
+f32 = np.float32
+i32 = np.int32
+
+ABSMAX, AFFINE, MIN, CODEBOOK, TERNARY, SIGN = 1, 2, 3, 4, 5, 6
+"""As gguflow.parametric.axes.Quantizer."""
+UNNESTED, LINEAR, OFFSET, DYNAMIC = 0, 1, 2, 3
+"""As Nesting."""
+SMALLEST_PEAK = f32(1e-38)
+"""What a peak counts as, at least, where weights are divided by it: as in bitsandbytes."""
+
+
+class Parameters(NamedTuple):
+    """Of an encoding, what the encoder asks: numbers as in the descriptor. group: blocks that are settled together (a super-block, if nested)."""
+
+    quantizer: int
+    bits: int
+    block: int
+    scale_type: int
+    nesting: int
+    scale_bits: int
+    min_bits: int
+    group: int
+
+
+class Books(NamedTuple):
+    """Codebooks for encoding: block b uses number b % n. stride: entries of one, 2**bits, at least 16.
+
+    bounds float32[n * stride]: what a value must exceed to be nearer to the next entry; infinite from the last entry on.
+    order int32[n * stride]: the codes, by rank.
+    """
+
+    bounds: Any
+    order: Any
+    stride: int
+
+
+class Nested(NamedTuple):
+    """The dynamic codebook of 256 values, its 255 bounds (and an infinite one), and the tensor's offset."""
+
+    book: Any
+    bounds: Any
+    offset: Any
+
+
+class Scales(NamedTuple):
+    """Where scales go, an entry per block: values as a reader will see them, float32; codes of nested ones, uint8; zero points or codes of mins.
+
+    Given ones (of a table) stand in `scales` (and `zeros`, `mins`), fewer than there are blocks, which then use them in turn.
+    meta: float32, of each super-block.
+    """
+
+    scales: Any
+    mins: Any
+    scale_codes: Any
+    zeros: Any
+    meta: Any
+
+
+@helper
+def fit_block(x: Any, start: int, stop: int, quantizer: int, q_max: Any, limit: Any, shrink: Any) -> Any:
+    """The scale that a block asks for, and its lowest weight. limit: the largest magnitude that counts. shrink: of the range."""
+    if quantizer in (ABSMAX, CODEBOOK):
+        return f32(min(peak_of(x, start, stop), limit) * shrink / q_max), f32(0)
+    if quantizer in (AFFINE, MIN):
+        first = f32(0) if quantizer == AFFINE else x[start]
+        bottom, top = bottom_and_top_of(x, start, stop, first, first)
+        bottom = f32(max(bottom, -limit) * shrink) + f32(0)  # of zeros of both signs, the order would decide which is found
+        top = f32(min(top, limit) * shrink) + f32(0)
+        return affine_scale(bottom, top, q_max), bottom
+    return f32(sum_of_magnitudes(x, start, stop) / f32(stop - start)), f32(0)
+
+
+@helper
+def lanes_at(x: Any, i: int) -> Any:
+    """16 weights from i on; zeros after the last one."""
+    if i + 16 <= x.size:
+        return load(x, i)
+    short = np.zeros(16, np.float32)
+    for k in range(x.size - i):
+        short[k] = x[i + k]
+    return load(short, 0)
+
+
+@helper
+def rounded_within(v: Any, low: Any, high: Any) -> Any:
+    """The nearest integers, ties to even, within low and high (small whole floats)."""
+    v = where(v > low, v, low)
+    return nearest_int(where(v < high, v, high))
+
+
+@helper
+def code_affine(x: Any, start: int, stop: int, scale: Any, zero: Any, shift: Any, low: Any, high: Any, mask: int, codes: Any) -> None:
+    """round((x - shift) / scale) within low and high, plus zero, in the bits of the mask. Scale 0: all are `zero`."""
+    inert = not scale > f32(0)
+    for i in range(start, stop, 16):
+        v = splat(f32(0)) if inert else (lanes_at(x, i) - shift) / scale
+        store_u8(codes, i, (rounded_within(v, low, high) + zero) & mask)
+
+
+@helper
+def code_book(x: Any, start: int, stop: int, inverse: Any, books: Any, base: int, bits: int, codes: Any) -> None:
+    """The rank of x * inverse among the bounds of the codebook that begins at `base`, through its order."""
+    if bits <= 4:
+        sixteen = load(books.bounds, base)
+        names = load_i32(books.order, base)
+        for i in range(start, stop, 16):
+            v = lanes_at(x, i) * inverse
+            rank = where(v > lookup16(sixteen, splat(i32(7))), splat(i32(8)), splat(i32(0)))
+            rank = rank + where(v > lookup16(sixteen, rank + 3), splat(i32(4)), splat(i32(0)))
+            rank = rank + where(v > lookup16(sixteen, rank + 1), splat(i32(2)), splat(i32(0)))
+            rank = rank + where(v > lookup16(sixteen, rank), splat(i32(1)), splat(i32(0)))
+            store_u8(codes, i, lookup16(names, rank))
+        return
+    for i in range(start, stop, 16):
+        v = lanes_at(x, i) * inverse
+        rank = splat(i32(0))
+        step = 1 << (bits - 1)
+        while step > 0:
+            rank = rank + where(v > gather(books.bounds, rank + (base + step - 1)), splat(i32(step)), splat(i32(0)))
+            step >>= 1
+        store_u8(codes, i, gather(books.order, rank + base))
+
+
+@helper
+def code_sign(x: Any, start: int, stop: int, codes: Any) -> None:
+    for i in range(start, stop, 16):
+        store_u8(codes, i, where(lanes_at(x, i) >= f32(0), splat(i32(1)), splat(i32(0))))
+
+
+@helper
+def code_block(x: Any, start: int, stop: int, p: Any, scale: Any, zero: Any, shift: Any, books: Any, base: int, codes: Any) -> None:
+    """The codes of one block. Up to 15 bytes behind it are overwritten too."""
+    q_max = f32((1 << p.bits) - 1)
+    if p.quantizer == ABSMAX:
+        half = f32((1 << (p.bits - 1)) - 1)
+        code_affine(x, start, stop, scale, i32(0), f32(0), -half, half, (1 << p.bits) - 1, codes)
+    elif p.quantizer == AFFINE:
+        code_affine(x, start, stop, scale, zero, f32(0), f32(-zero), q_max - f32(zero), 255, codes)
+    elif p.quantizer == MIN:
+        code_affine(x, start, stop, scale, i32(0), shift, f32(0), q_max, 255, codes)
+    elif p.quantizer == TERNARY:
+        code_affine(x, start, stop, scale, i32(1), f32(0), f32(-1), f32(1), 255, codes)
+    elif p.quantizer == SIGN:
+        code_sign(x, start, stop, codes)
+    else:
+        code_book(x, start, stop, f32(f32(1) / max(scale, SMALLEST_PEAK)), books, base, p.bits, codes)
+
+
+@helper
+def settle(p: Any, first: int, last: int, nested: Any, out: Any) -> None:
+    """The scales and mins of a group as a reader will see them, and the zero points that follow."""
+    if p.nesting == UNNESTED:
+        for b in range(first, last):
+            out.scales[b] = stored(out.scales[b], p.scale_type)
+    elif p.nesting == DYNAMIC:
+        nest_dynamic(out.scales, first, last, nested.offset, nested.bounds, nested.book, out.scale_codes, out.meta, first // p.group)
+    else:
+        n_meta = (1 if p.nesting == LINEAR else 2) + (2 if p.quantizer == MIN else 0)
+        at = first // p.group * n_meta
+        nest(out.scales, first, last, p.nesting == OFFSET, p.scale_bits, p.scale_type, out.scale_codes, out.meta, at)
+        if p.quantizer == MIN:
+            nest(out.mins, first, last, True, p.min_bits, p.scale_type, out.zeros, out.meta, at + n_meta - 2)
+    if p.quantizer == MIN and p.nesting == UNNESTED:
+        for b in range(first, last):
+            out.mins[b] = stored(out.mins[b], p.scale_type)
+    if p.quantizer == AFFINE:
+        q_max = (1 << p.bits) - 1
+        for b in range(first, last):
+            scale = out.scales[b]
+            out.zeros[b] = np.uint8(clamped_code(f32(-out.mins[b] / scale), q_max) if scale > f32(0) else i32(0))
+
+
+@kernel
+def fit_and_encode(x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested: Any, out: Any, codes: Any) -> None:
+    """Blocks with scales of their own.
+
+    x: float32, finite. p: Parameters. limits, shrinks: float32, a magnitude at which the range of a block ends and a factor of it; used in turn.
+    books: Books. nested: Nested. out: Scales, written. codes: uint8, 16 longer than x at least, written.
+    """
+    x, codes, limits, shrinks = unowned(x), unowned(codes), unowned(limits), unowned(shrinks)
+    books = Books(unowned(books.bounds), unowned(books.order), books.stride)
+    out = Scales(unowned(out.scales), unowned(out.mins), unowned(out.scale_codes), unowned(out.zeros), unowned(out.meta))
+    if p.quantizer == CODEBOOK:
+        q_max = f32(1)
+    else:
+        q_max = f32((1 << (p.bits - 1)) - 1) if p.quantizer == ABSMAX else f32((1 << p.bits) - 1)
+    n_blocks = out.scales.size
+    n_books = books.bounds.size // books.stride
+    raw = np.empty(p.group, np.float32)
+    for first in range(0, n_blocks, p.group):
+        last = min(first + p.group, n_blocks)
+        for b in range(first, last):
+            start = b * p.block
+            stop = min(start + p.block, x.size)
+            scale, bottom = fit_block(x, start, stop, p.quantizer, q_max, limits[b % limits.size], shrinks[b % shrinks.size])
+            out.scales[b] = scale
+            out.mins[b] = bottom
+            raw[b - first] = scale
+        settle(p, first, last, nested, out)
+        for b in range(first, last):
+            start = b * p.block
+            stop = min(start + p.block, x.size)
+            scale = raw[b - first] if p.nesting == DYNAMIC else out.scales[b]
+            code_block(x, start, stop, p, scale, i32(out.zeros[b]), out.mins[b], books, b % n_books * books.stride, codes)
+
+
+@kernel
+def encode_given(x: Any, p: Any, books: Any, out: Any, codes: Any) -> None:
+    """Blocks whose scales (zero points, mins) are given in `out`, used in turn; codes: as above."""
+    x, codes = unowned(x), unowned(codes)
+    books = Books(unowned(books.bounds), unowned(books.order), books.stride)
+    n = out.scales.size
+    n_books = books.bounds.size // books.stride
+    for b in range(-(-x.size // p.block)):
+        start = b * p.block
+        stop = min(start + p.block, x.size)
+        code_block(x, start, stop, p, out.scales[b % n], i32(out.zeros[b % n]), out.mins[b % n], books, b % n_books * books.stride, codes)

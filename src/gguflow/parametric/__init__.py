@@ -1,0 +1,32 @@
+"""The parametric super-block family: block-wise quantizers as points of one formally specified encoding, beside ggml's formats.
+
+    encoding = find("nf4_b64+zstd")
+    encoder = Encoder(encoding, x.shape)
+    parts = [encoder.encode_chunk(i, rows) for i, rows in ...]
+    payload = Payload(encoder.prefix(...) + b"".join(parts))
+    payload.decode_rows(10, 20)
+
+`gguflow.quantize(x, "nf4_b64")` does it in one call. The specification is spec/blocks/parametric.md.
+"""
+
+from __future__ import annotations
+
+from gguflow.parametric.arrays import AUTO, decode, encode, joined
+from gguflow.parametric.axes import Codebook, Entropy, Granularity, Nesting, Quantizer, Range, ScaleType, SourceType
+from gguflow.parametric.chunks import digest as chunk_digest
+from gguflow.parametric.descriptor import MAGIC
+from gguflow.parametric.encoder import Encoder
+from gguflow.parametric.encoding import Encoding
+from gguflow.parametric.geometry import Geometry
+from gguflow.parametric.names import find, is_name, presets
+from gguflow.parametric.payload import Payload
+
+__all__ = [
+    "AUTO", "MAGIC", "MUST_UNDERSTAND_KEY", "Codebook", "Encoder",
+    "Encoding", "Entropy", "Geometry", "Granularity", "Nesting", "Payload", "Quantizer", "Range",
+    "ScaleType", "SourceType", "chunk_digest", "decode", "encode", "find", "is_name", "joined", "presets",
+]  # fmt: skip
+
+MUST_UNDERSTAND_KEY = "gguflow.encodings"
+"""The metadata key of a file that holds such tensors: an array of strings, the names of all encodings in it. A reader that does not know one of
+them must not guess what the I8 tensors mean."""

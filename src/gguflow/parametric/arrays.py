@@ -1,0 +1,124 @@
+"""Whole arrays to payloads and back: what `gguflow.quantize` and `dequantize` do for the names of the family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+import gguflow.parametric.chunks as chunks
+from gguflow.errors import NonFiniteError, ShapeError, UsageError
+from gguflow.parallel import run
+from gguflow.parametric.axes import SourceType
+from gguflow.parametric.encoder import Encoder
+from gguflow.parametric.encoding import Encoding
+from gguflow.parametric.names import find
+from gguflow.parametric.payload import Payload
+
+AUTO = "auto"
+"""In place of an encoding's name: what the payload says."""
+
+_SOURCE_TYPES = {"float32": SourceType.F32, "float16": SourceType.F16, "bfloat16": SourceType.BF16, "float64": SourceType.F64}
+
+
+def encode(array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None = None, threads: int = 1) -> NDArray[np.uint8]:
+    """The payload of an array of any shape: uint8[nbytes].
+
+    importance: float32[n] for the last dimension, where the encoding searches or learns; else it is not used.
+
+    Raises ShapeError (dtype, empty array), NonFiniteError (not for lossless), UsageError.
+    """
+    source_type = _SOURCE_TYPES.get(array.dtype.name)
+    if source_type is None:
+        raise ShapeError(f"cannot quantize {array.dtype.name}; pass float32, float16, bfloat16 or float64")
+    if array.ndim == 0:
+        raise ShapeError("a scalar has no rows to quantize; pass an array of one dimension or more")
+    weights = None if importance is None else _checked_importance(importance, array.shape[-1])
+    encoder = Encoder(encoding, array.shape, source_type)
+    geometry = encoder.geometry
+    matrix = array.reshape(geometry.rows, geometry.columns)
+
+    def rows_of(i: int) -> NDArray[Any]:
+        rows = matrix[i * geometry.rows_per_chunk :][: geometry.chunk_rows(i)]
+        if encoding.is_lossless:
+            return np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("<"), copy=False)).reshape(-1).view(np.uint8)
+        values = np.ascontiguousarray(rows, np.float32)
+        bad = _first_non_finite(values)
+        if bad >= 0:
+            index = i * geometry.rows_per_chunk * geometry.columns + bad
+            where = ", ".join(str(int(k)) for k in np.unravel_index(index, array.shape))
+            raise NonFiniteError(f"{values.flat[bad]} at index [{where}] cannot be quantized", index)
+        return values
+
+    parts: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * geometry.n_chunks
+
+    def observe(i: int, _: int) -> None:
+        encoder.observe(rows_of(i), i)
+
+    def encode_one(i: int, _: int) -> None:
+        parts[i] = encoder.encode_chunk(i, rows_of(i), weights)
+
+    each = [(i, i + 1) for i in range(geometry.n_chunks)]
+    if encoding.needs_first_pass:
+        run(observe, each, threads)
+        encoder.finish_observing()
+    run(encode_one, each, threads)
+    return joined(encoder, parts)
+
+
+def joined(encoder: Encoder, parts: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The payload of all the chunks of a tensor."""
+    parts = list(parts)
+    if encoder.encoding.is_fixed_size:
+        prefix = encoder.prefix()
+    else:
+        prefix = encoder.prefix([part.size for part in parts], [chunks.digest(part) for part in parts])
+    return np.concatenate([np.frombuffer(prefix, np.uint8), *parts])
+
+
+def decode(payload: ArrayLike, name: str = AUTO, threads: int = 1, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The array in a payload: float32 (float64 of lossless float64), in its shape.
+
+    name: of the encoding that the payload must have, or AUTO. out: where to put it, C-contiguous, of that type and shape.
+
+    Raises a FileError (rules E-...) where the bytes are no sound payload, UsageError where they are one of another encoding.
+    """
+    raw = np.ascontiguousarray(payload)
+    if raw.dtype != np.uint8 or raw.ndim != 1:
+        raise ShapeError(f"a payload is uint8[nbytes], not {raw.dtype.name}{list(raw.shape)}")
+    read = Payload(raw)
+    if name.lower() != AUTO and find(name) != read.encoding:
+        raise UsageError(f"the payload is encoded as {read.encoding.name}, not {name}")
+    geometry = read.geometry
+    dtype = np.dtype(np.float64 if read.encoding.is_lossless and read.source_type is SourceType.F64 else np.float32)
+    if out is None:
+        out = np.empty(read.shape, dtype)
+    elif out.shape != read.shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ShapeError(f"out must be writable, C-contiguous {dtype.name}{list(read.shape)}, not {out.dtype.name}{list(out.shape)}")
+    matrix = out.reshape(geometry.rows, geometry.columns)
+
+    def decode_one(first: int, last: int) -> None:
+        read.decode_rows(first, last, matrix[first:last])
+
+    step = geometry.rows_per_chunk
+    run(decode_one, [(first, min(first + step, geometry.rows)) for first in range(0, geometry.rows, step)], threads)
+    return out
+
+
+def _checked_importance(importance: ArrayLike, n: int) -> NDArray[np.float32]:
+    weights = np.ascontiguousarray(importance, np.float32)
+    if weights.shape != (n,):
+        raise ShapeError(f"importance has shape {list(weights.shape)}; rows of {n} weights need [{n}]")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise UsageError("importance must be finite and not negative")
+    return weights
+
+
+def _first_non_finite(values: NDArray[np.float32]) -> int:
+    from gguflow.kernels import finite
+
+    flat = values.reshape(-1)
+    flat.flags.writeable = False
+    return int(finite.first_non_finite(flat))

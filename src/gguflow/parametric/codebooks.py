@@ -1,0 +1,123 @@
+"""The values of codebooks, and the bounds between neighbours that an encoder compares with."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow.parametric.axes import Codebook
+from gguflow.parametric.encoding import Encoding
+
+f32 = np.float32
+Floats = NDArray[np.float32]
+
+LOOKUP = 16
+"""Entries that a codebook has at least in the kernels' arrays, so that one vector holds it."""
+
+NF4 = np.array(
+    [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+        0.7229568362236023, 1.0,
+    ],
+    f32,
+)  # fmt: skip
+"""NormalFloat4 (QLoRA, arXiv 2305.14314): quantiles of the normal distribution, with a zero; the values are those of bitsandbytes."""
+
+FP4 = np.array([sign * f32(v) / f32(12) for sign in (1, -1) for v in (0, 0.0625, 8, 12, 4, 6, 2, 3)], f32) + f32(0)
+"""bitsandbytes' 4-bit float: a sign and three bits that are no E2M1, over its largest value. Codes 0 and 8 are both zero (and not negative)."""
+
+AF4 = np.array(
+    [
+        1.0, 0.72424863, 0.55496234, 0.42563882, 0.31675666, 0.21961274, 0.12934483, 0.04273164, 0.0, -0.04934812, -0.14982478, -0.25607552,
+        -0.3736951, -0.51243739, -0.69441008, -1.0,
+    ],
+    f32,
+)  # fmt: skip
+"""AbnormalFloat4 for blocks of 64 (arXiv 2306.06965), in the order of bitsandbytes: descending."""
+
+
+def log_values(base: float, bits: int) -> Floats:
+    """The code is a sign bit and an exponent j: base**-j or -base**-j, computed by repeated division in binary32."""
+    magnitudes = [f32(1)]
+    while len(magnitudes) < 1 << (bits - 1):
+        magnitudes.append(f32(magnitudes[-1] / f32(base)))
+    positive = np.array(magnitudes, f32)
+    return np.concatenate([positive, -positive])
+
+
+@functools.cache
+def dynamic() -> Floats:
+    """The signed dynamic 8-bit map (arXiv 1511.04561), as bitsandbytes makes it: 256 ascending values from -0.993 to 1.
+
+    For i = 0 to 6: the means of neighbours among 2**i + 1 evenly spaced numbers from 0.1 to 1, times 10**(i - 6), and their negatives; 0; 1. Spaced:
+    from the nearer end, with one rounding of end + step * count; mean and product in binary32.
+    """
+    values: list[float] = [0.0, 1.0]
+    for i in range(7):
+        n = 2**i + 1
+        first, last = f32(0.1), f32(1)
+        step = f32((last - first) / f32(n - 1))
+        count = np.arange(n)
+        spaced = np.where(count < n // 2, np.float64(first) + np.float64(step) * count, np.float64(last) - np.float64(step) * (n - 1 - count))
+        ends = spaced.astype(f32)
+        means = f32(10.0 ** (i - 6)) * ((ends[:-1] + ends[1:]) / f32(2))
+        values += [*means.tolist(), *(-means).tolist()]
+    return np.array(sorted(values), f32)
+
+
+def fixed_values(encoding: Encoding) -> Floats:
+    """The 2**bits values of a fixed codebook, by code."""
+    if encoding.codebook is Codebook.LOG:
+        return log_values(encoding.log_base, encoding.bits)
+    return {Codebook.NF4: NF4, Codebook.FP4: FP4, Codebook.AF4: AF4}[encoding.codebook]
+
+
+class Bounded(NamedTuple):
+    """Codebooks as the encoder wants them: what a value must exceed for the next rank (infinite at the end), and the code of each rank.
+
+    Both flat, `stride` entries for each codebook.
+    """
+
+    bounds: Floats
+    order: NDArray[np.int32]
+    stride: int
+
+
+def bounded(books: Floats) -> Bounded:
+    """books: float32[n, 2**bits]. A bound is half the sum of two neighbouring values, in binary32; a value on it goes to the smaller one."""
+    n, size = books.shape
+    stride = max(size, LOOKUP)
+    order = np.argsort(books, axis=1, kind="stable").astype(np.int32)
+    ascending = np.take_along_axis(books, order, axis=1)
+    bounds = np.full((n, stride), np.inf, f32)
+    bounds[:, : size - 1] = (ascending[:, :-1] + ascending[:, 1:]) / f32(2)
+    names = np.zeros((n, stride), np.int32)
+    names[:, :size] = order
+    return Bounded(bounds.reshape(-1), names.reshape(-1), stride)
+
+
+def padded(books: Floats) -> tuple[Floats, int]:
+    """Codebooks as the decoder wants them: flat, each in `stride` entries."""
+    n, size = books.shape
+    stride = max(size, LOOKUP)
+    table = np.zeros((n, stride), f32)
+    table[:, :size] = books
+    return table.reshape(-1), stride
+
+
+NO_BOOKS = Bounded(np.full(LOOKUP, np.inf, f32), np.zeros(LOOKUP, np.int32), LOOKUP)
+
+
+@functools.cache
+def fixed_bounds(encoding: Encoding) -> Bounded:
+    return bounded(fixed_values(encoding)[None])
+
+
+@functools.cache
+def dynamic_bounds() -> Floats:
+    """The 255 bounds of the dynamic map, and an infinite one."""
+    return bounded(dynamic()[None]).bounds

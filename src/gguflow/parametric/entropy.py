@@ -1,0 +1,65 @@
+"""Entropy coding of a section: zstd frames that hold Huffman codes and little else.
+
+Codes and exponents of weights repeat in no order: a search for matches costs time and makes the result larger, so it is all but switched off (the
+fastest strategy, a small table, long matches only). What does not shrink is stored as it is. A decoder takes any zstd frame that declares its size.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+SAMPLE = 1 << 14
+"""Bytes of the middle that are tried first: noise is not compressed in vain."""
+WORTHWHILE = 0.995
+
+_of_thread = threading.local()
+
+
+class FrameError(ValueError):
+    """Bytes that are not one zstd frame of the declared size."""
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    if not hasattr(_of_thread, "compressor"):
+        parameters = zstandard.ZstdCompressionParameters(strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=18)
+        _of_thread.compressor = zstandard.ZstdCompressor(compression_params=parameters)
+    compressor: zstandard.ZstdCompressor = _of_thread.compressor
+    return compressor
+
+
+def compressed(section: Bytes) -> Bytes:
+    """The section as a zstd frame, or the section itself where that is no smaller: the size tells a reader which."""
+    if section.size > 4 * SAMPLE:
+        middle = section[(section.size - SAMPLE) // 2 :][:SAMPLE]
+        if len(_compressor().compress(middle.data)) > WORTHWHILE * SAMPLE:
+            return section
+    frame = _compressor().compress(section.data)
+    return np.frombuffer(frame, np.uint8) if len(frame) < section.size else section
+
+
+def decompressed(frame: Bytes, nbytes: int) -> Bytes:
+    """The content of a zstd frame, which must be `nbytes` long; memory for it is taken only when the frame declares just that.
+
+    Raises FrameError.
+    """
+    try:
+        declared = zstandard.get_frame_parameters(frame[:18].tobytes())
+    except zstandard.ZstdError as error:
+        raise FrameError(f"no zstd frame: {error}") from None
+    if declared.content_size != nbytes or declared.dict_id:
+        raise FrameError(f"a frame of {declared.content_size} bytes, where {nbytes} are expected")
+    if not hasattr(_of_thread, "decompressor"):
+        _of_thread.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    try:
+        content = _of_thread.decompressor.decompress(frame, max_output_size=nbytes, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FrameError(f"a broken zstd frame: {error}") from None
+    if len(content) != nbytes:
+        raise FrameError(f"a frame of {len(content)} bytes, where {nbytes} are expected")
+    return np.frombuffer(content, np.uint8)

@@ -1,0 +1,94 @@
+"""What can be wrong with the values in a chunk that decodes: rules E-018 to E-023."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gguflow.parametric.outliers as outliers
+import gguflow.parametric.reals as reals
+from gguflow.errors import Finding
+from gguflow.parametric.axes import Nesting, Quantizer
+
+if TYPE_CHECKING:
+    from gguflow.parametric.payload import Payload
+
+Bytes = NDArray[np.uint8]
+
+
+def findings(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterator[Finding]:
+    """The broken rules of chunk i. sections: as they are before entropy coding."""
+    g, e = payload.geometry, payload.encoding
+    offset, _ = payload.chunk_span(i)
+    where = f"$.chunks[{i}]"
+    rows = g.chunk_rows(i)
+    if _has_stray_bytes(payload, i, sections):
+        yield Finding("E-018", "padding is zero", where, offset)
+    if e.is_lossless:
+        return
+    if e.has_chunk_scales or e.has_row_codebooks:
+        yield from _of_scales(payload, rows, sections, where, offset)
+    if e.quantizer is Quantizer.AFFINE and e.has_chunk_scales:
+        zeros = payload.chunk_scales(sections, rows, 0, g.n_scales(rows))[1]
+        if (zeros >= 1 << e.bits).any():
+            yield Finding(
+                "E-020", "a zero point is larger than every code", f"{where}.zeros", offset, int(zeros.max()), f"at most {(1 << e.bits) - 1}"
+            )
+    yield from _of_codes(payload, rows, sections["codes"], where, offset)
+    if e.has_outliers:
+        try:
+            outliers.from_bytes(g, rows, sections["outliers"])
+        except outliers.OutlierError as error:
+            yield Finding("E-023", f"the outliers are {error}", f"{where}.outliers", offset)
+
+
+def _of_scales(payload: Payload, rows: int, sections: dict[str, Bytes], where: str, offset: int) -> Iterator[Finding]:
+    g, e = payload.geometry, payload.encoding
+    if e.has_row_codebooks:
+        values = reals.from_bytes(sections["scales"], e.scale_type).reshape(-1, 1 << e.bits)
+        if not np.isfinite(values).all() or (np.diff(values, axis=1) < 0).any():
+            yield Finding("E-019", "a codebook is finite and ascending", f"{where}.scales", offset)
+        return
+    scales, _, mins = payload.chunk_scales(sections, rows, 0, g.n_scales(rows))
+    if not (np.isfinite(scales).all() and np.isfinite(mins).all()):
+        yield Finding("E-019", "a scale or min is not finite", where, offset)
+    elif e.nesting is not Nesting.DYNAMIC and (scales < 0).any():
+        yield Finding("E-019", "a scale is negative", where, offset, float(scales.min()))
+
+
+def _of_codes(payload: Payload, rows: int, section: Bytes, where: str, offset: int) -> Iterator[Finding]:
+    g, e = payload.geometry, payload.encoding
+    n = rows * g.columns
+    if e.quantizer is Quantizer.TERNARY and (section > 242).any():
+        yield Finding("E-021", "a byte holds no five trits", f"{where}.codes", offset, int(section.max()), "at most 242")
+        return
+    codes = payload.unpacked(section, g.n_runs(rows))[: g.n_runs(rows) * g.run]
+    if g.stored_bits > e.bits and e.quantizer is not Quantizer.TERNARY and (codes >> e.bits).any():
+        yield Finding("E-021", f"a code has more than {e.bits} bits", f"{where}.codes", offset, int(codes.max()))
+    if e.quantizer is Quantizer.ABSMAX and (codes[:n] == 1 << (e.bits - 1)).any():
+        yield Finding("E-021", "the lowest code is not used", f"{where}.codes", offset, -(1 << (e.bits - 1)), severity="warning")
+    if codes[n:].any() or _has_stray_bits(payload, section):
+        yield Finding("E-022", "codes behind the last weight are zero", f"{where}.codes", offset)
+
+
+def _has_stray_bits(payload: Payload, section: Bytes) -> bool:
+    """Whether bits that are left at the end of runs are set."""
+    g = payload.geometry
+    ends = section.reshape(-1, g.run_bytes)[:, -1]
+    if payload.encoding.quantizer is Quantizer.TERNARY:
+        return bool(g.run % 5) and bool((ends % 3 ** (5 - g.run % 5)).any())
+    left = -g.run * g.stored_bits % 8
+    return bool((ends & ((1 << left) - 1)).any())
+
+
+def _has_stray_bytes(payload: Payload, i: int, sections: dict[str, Bytes]) -> bool:
+    """Whether bytes between and behind the sections are set, in a fixed layout."""
+    if not payload.encoding.is_fixed_size:
+        return False
+    chunk = payload.chunk(i).copy()
+    for section in payload.geometry.sections(payload.geometry.chunk_rows(i)):
+        chunk[section.offset : section.offset + section.nbytes] = 0
+    return bool(chunk.any())

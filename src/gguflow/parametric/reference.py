@@ -1,0 +1,306 @@
+"""The scalar twin of the kernels: chunks from weights and back, one value at a time, in binary32, through the fields of the grammar.
+
+Written to be read beside spec/blocks/parametric.md; a test holds kernels and reference equal to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gguflow.parametric.codebooks as codebooks
+from gguflow.parametric.axes import Codebook, Nesting, Quantizer, ScaleType
+from gguflow.parametric.encoding import Encoding
+from gguflow.parametric.geometry import Geometry
+
+f32 = np.float32
+Floats = NDArray[np.float32]
+Fields = dict[str, Any]
+
+SMALLEST_PEAK = f32(1e-38)
+
+
+@dataclass
+class Scaled:
+    """What belongs to the codes of one block: values as a reader sees them. fitted: the scale before it was stored."""
+
+    scale: np.float32
+    minimum: np.float32 = field(default_factory=lambda: f32(0))
+    zero: int = 0
+    fitted: np.float32 = field(default_factory=lambda: f32(0))
+
+
+# --- encoding -------------------------------------------------------------------------------------------------------------------------------------
+
+
+def encode(geometry: Geometry, rows: int, x: Floats, tables: Mapping[str, Floats]) -> Fields:
+    """The fields of a chunk (see `grammar.chunk`). x: flat, finite, without its outliers."""
+    e = geometry.encoding
+    blocks = [x[i : i + geometry.scale_block] for i in range(0, x.size, geometry.scale_block)]
+    fields: Fields = {}
+    if e.has_chunk_scales:
+        scaled = [fit(e, block) for block in blocks]
+        fields |= settle(e, scaled, tables)
+    else:
+        scaled = from_tables(e, tables, len(blocks))
+    books = encoder_books(e, tables, geometry.n_groups)
+    codes = [code for b, block in enumerate(blocks) for code in encode_block(e, block, scaled[b], books[b % len(books)])]
+    codes += [0] * (geometry.n_runs(rows) * geometry.run - len(codes))
+    fields["codes"] = [codes[i : i + geometry.run] for i in range(0, len(codes), geometry.run)]
+    if e.quantizer is Quantizer.TERNARY:
+        fields["codes"] = [pack_trits(run) for run in fields["codes"]]
+    return fields
+
+
+def fit(e: Encoding, block: Floats) -> Scaled:
+    """The scale (and lowest weight) that a block asks for. The range is full."""
+    if e.quantizer is Quantizer.ABSMAX:
+        return Scaled(f32(np.max(np.abs(block)) / f32((1 << (e.bits - 1)) - 1)))
+    if e.quantizer is Quantizer.CODEBOOK:
+        return Scaled(f32(np.max(np.abs(block))))
+    if e.quantizer in (Quantizer.TERNARY, Quantizer.SIGN):
+        return Scaled(f32(sum_of_magnitudes(block) / f32(block.size)))
+    bottom, top = np.min(block), np.max(block)
+    if e.quantizer is Quantizer.AFFINE:
+        bottom, top = min(bottom, f32(0)), max(top, f32(0))
+    bottom, top = f32(bottom + f32(0)), f32(top + f32(0))  # never a negative zero
+    return Scaled(step_of(bottom, top, (1 << e.bits) - 1), bottom)
+
+
+def step_of(bottom: np.float32, top: np.float32, n_steps: int) -> np.float32:
+    """(top - bottom) / n_steps; apart where the difference overflows."""
+    with np.errstate(over="ignore"):
+        span = f32(top - bottom)
+    return f32(span / f32(n_steps)) if np.isfinite(span) else f32(f32(top / f32(n_steps)) - f32(bottom / f32(n_steps)))
+
+
+def sum_of_magnitudes(block: Floats) -> np.float32:
+    """Sixteen sums over the whole sixteens; these in order; then the rest."""
+    whole = block.size // 16 * 16
+    sums = [f32(0)] * 16
+    for i in range(whole):
+        sums[i % 16] = f32(sums[i % 16] + abs(block[i]))
+    total = f32(0)
+    for value in (*sums, *np.abs(block[whole:])):
+        total = f32(total + value)
+    return total
+
+
+def settle(e: Encoding, scaled: Sequence[Scaled], tables: Mapping[str, Floats]) -> Fields:
+    """Scales, zeros and meta as fields; `scaled` gets the values that a reader will see."""
+    fields: Fields = {"scales": [], "zeros": [], "meta": []}
+    for s in scaled:
+        s.fitted = s.scale
+    size = e.super_block or len(scaled)
+    for first in range(0, len(scaled), size):
+        group = scaled[first : first + size]
+        meta: list[Any] = []
+        codes: list[Any]
+        if e.nesting is Nesting.DYNAMIC:
+            codes, values, meta = nest_dynamic([s.scale for s in group], tables["offset"][0])
+        elif e.is_nested:
+            codes, values, meta = nest([s.scale for s in group], e.scale_bits, e.nesting is Nesting.OFFSET, e.scale_type)
+        else:
+            values = [stored(s.scale, e.scale_type) for s in group]
+            codes = [real_field(value, e.scale_type) for value in values]
+        fields["scales"] += codes
+        for s, value in zip(group, values, strict=True):
+            s.scale = value
+        if e.quantizer is Quantizer.MIN:
+            if e.is_nested:
+                codes, values, more = nest([s.minimum for s in group], e.min_bits, True, e.scale_type)
+                meta += more
+            else:
+                values = [stored(s.minimum, e.scale_type) for s in group]
+                codes = [real_field(value, e.scale_type) for value in values]
+            fields["zeros"] += codes
+            for s, value in zip(group, values, strict=True):
+                s.minimum = value
+        elif e.quantizer is Quantizer.AFFINE:
+            for s in group:
+                s.zero = clamped(f32(-s.minimum / s.scale), (1 << e.bits) - 1) if s.scale > 0 else 0
+            fields["zeros"] += [s.zero for s in group]
+        fields["meta"].append([real_field(f32(value), e.scale_type) for value in meta])
+    return {name: values for name, values in fields.items() if values and values != [[]]}
+
+
+def nest(values: list[np.float32], bits: int, with_offset: bool, scale_type: ScaleType) -> tuple[list[int], list[np.float32], list[np.float32]]:
+    """Codes, the values that they stand for, and meta-scale (and offset) of one super-block."""
+    n_steps = (1 << bits) - 1
+    offset = stored(min(values) if with_offset else f32(0), scale_type)
+    step = stored(step_of(offset, max(max(values), offset), n_steps), scale_type)
+    codes = [clamped(f32(f32(value - offset) / step), n_steps) if step > 0 else 0 for value in values]
+    return codes, [f32(f32(step * f32(code)) + offset) for code in codes], [step, offset] if with_offset else [step]
+
+
+def nest_dynamic(values: list[np.float32], offset: np.float32) -> tuple[list[int], list[np.float32], list[np.float32]]:
+    """As bitsandbytes on the CPU: the quotient goes to one of 65,536 places before it is compared with the bounds."""
+    book, bounds = codebooks.dynamic(), codebooks.dynamic_bounds()[:255]
+    distances = [f32(value - offset) for value in values]
+    peak = f32(max(abs(distance) for distance in distances))
+    codes = []
+    for distance in distances:
+        if peak == 0:
+            codes.append(0)
+            continue
+        v = min(max(f32(distance * f32(f32(1) / peak)), f32(-1)), f32(1))
+        place = int(f32(f32(f32(f32(v + f32(1)) * f32(0.5)) * f32(65535)) + f32(0.5)))
+        v = f32(f32(-1) + f32(f32(2 * place) / f32(65535)))
+        codes.append(sum(1 for bound in bounds if v > bound))
+    return codes, [f32(f32(book[code] * peak) + offset) for code in codes], [peak]
+
+
+def stored(value: np.float32, scale_type: ScaleType) -> np.float32:
+    """Rounded to the type, ties to even; at most its largest finite value."""
+    if scale_type is ScaleType.F16:
+        return f32(np.float16(min(max(value, f32(-65504)), f32(65504))))
+    if scale_type is ScaleType.BF16:
+        bits = int(f32(value).view(np.uint32))
+        rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+        if rounded & 0x7FFFFFFF == 0x7F800000:
+            rounded -= 0x10000
+        result: np.float32 = np.uint32(rounded).view(np.float32)
+        return result
+    return f32(min(value, np.finfo(f32).max))
+
+
+def real_field(value: np.float32, scale_type: ScaleType) -> float | int:
+    """A value that the type holds, as the grammar has it."""
+    return int(f32(value).view(np.uint32)) >> 16 if scale_type is ScaleType.BF16 else float(value)
+
+
+def clamped(v: np.float32, q_max: int) -> int:
+    """The nearest integer, ties to even, within 0 to q_max."""
+    return int(np.rint(min(max(v, f32(0)), f32(q_max))))
+
+
+def encode_block(e: Encoding, block: Floats, s: Scaled, book: tuple[Floats, NDArray[np.int32]]) -> list[int]:
+    """The codes of a block."""
+    if e.quantizer is Quantizer.SIGN:
+        return [int(v >= 0) for v in block]
+    if e.quantizer is Quantizer.CODEBOOK:
+        bounds, order = book
+        inverse = f32(f32(1) / max(s.fitted if e.nesting is Nesting.DYNAMIC else s.scale, SMALLEST_PEAK))
+        return [int(order[np.sum(f32(v * inverse) > bounds)]) for v in block]
+    zero, low, high = code_range(e, s.zero)
+    codes = []
+    for v in block:
+        with np.errstate(over="ignore"):
+            quotient = f32(f32(v - (s.minimum if e.quantizer is Quantizer.MIN else f32(0))) / s.scale) if s.scale > 0 else f32(0)
+        codes.append(int(np.rint(min(max(quotient, f32(low)), f32(high)))) + zero & 255)
+    return [code & ((1 << e.bits) - 1) for code in codes] if e.quantizer is Quantizer.ABSMAX else codes
+
+
+def code_range(e: Encoding, zero: int) -> tuple[int, int, int]:
+    """What is added to a rounded quotient, and its smallest and largest value before."""
+    if e.quantizer is Quantizer.ABSMAX:
+        half = (1 << (e.bits - 1)) - 1
+        return 0, -half, half
+    if e.quantizer is Quantizer.TERNARY:
+        return 1, -1, 1
+    top = (1 << e.bits) - 1
+    return (zero, -zero, top - zero) if e.quantizer is Quantizer.AFFINE else (0, 0, top)
+
+
+def encoder_books(e: Encoding, tables: Mapping[str, Floats], n_groups: int) -> list[tuple[Floats, NDArray[np.int32]]]:
+    """Bounds and order of the codebooks, used in turn."""
+    if e.codebook is Codebook.NONE:
+        return [(np.zeros(0, f32), np.zeros(1, np.int32))]
+    values = tables["codebooks"].reshape(n_groups, -1) if e.has_table_codebooks else codebooks.fixed_values(e)[None]
+    found = []
+    for book in values:
+        order = np.array(sorted(range(book.size), key=lambda i: (book[i], i)), np.int32)
+        ascending = book[order]
+        found.append((np.array([f32(a + b) / f32(2) for a, b in pairwise(ascending)], f32), order))
+    return found
+
+
+def pack_trits(run: Sequence[int]) -> list[int]:
+    padded = [*run, *[0] * (-len(run) % 5)]
+    return [int("".join(map(str, padded[i : i + 5])), 3) for i in range(0, len(padded), 5)]
+
+
+# --- decoding -------------------------------------------------------------------------------------------------------------------------------------
+
+
+def decode(geometry: Geometry, rows: int, fields: Mapping[str, Any], tables: Mapping[str, Floats]) -> Floats:
+    """The weights of a chunk, flat, but for its outliers. fields: as `grammar.chunk` parses them."""
+    e = geometry.encoding
+    n = rows * geometry.columns
+    codes = [code for run in fields["codes"] for code in (unpack_trits(run, geometry.run) if e.quantizer is Quantizer.TERNARY else run)][:n]
+    n_blocks = -(-n // geometry.scale_block)
+    scaled = from_fields(e, fields, n_blocks, tables) if e.has_chunk_scales else from_tables(e, tables, n_blocks)
+    books = decoder_books(e, fields, tables, geometry.n_groups)
+    weights = [decode_one(e, code, scaled[i // geometry.scale_block], books[i // geometry.scale_block % len(books)]) for i, code in enumerate(codes)]
+    return np.array(weights, f32)
+
+
+def decode_one(e: Encoding, code: int, s: Scaled, book: Floats) -> np.float32:
+    if e.quantizer is Quantizer.CODEBOOK:
+        return f32(book[code] * s.scale)
+    if e.quantizer is Quantizer.ABSMAX:
+        return f32(f32(code - (code >> (e.bits - 1) << e.bits)) * s.scale)
+    if e.quantizer is Quantizer.AFFINE:
+        return f32(f32(code - s.zero) * s.scale)
+    if e.quantizer is Quantizer.MIN:
+        return f32(f32(f32(code) * s.scale) + s.minimum)
+    if e.quantizer is Quantizer.TERNARY:
+        return f32(f32(code - 1) * s.scale)
+    return f32(f32(2 * code - 1) * s.scale)
+
+
+def decoder_books(e: Encoding, fields: Mapping[str, Any], tables: Mapping[str, Floats], n_groups: int) -> list[Floats]:
+    """The values of the codebooks, used in turn."""
+    if e.codebook is Codebook.NONE:
+        return [np.zeros(0, f32)]
+    if e.has_row_codebooks:
+        return [np.array([real_value(value, e.scale_type) for value in book], f32) for book in fields["scales"]]
+    return list(tables["codebooks"].reshape(n_groups, -1)) if e.has_table_codebooks else [codebooks.fixed_values(e)]
+
+
+def real_value(value: float | int, scale_type: ScaleType) -> np.float32:
+    if scale_type is ScaleType.BF16:
+        result: np.float32 = np.uint32(int(value) << 16).view(np.float32)
+        return result
+    return f32(value)
+
+
+def from_fields(e: Encoding, fields: Mapping[str, Any], n: int, tables: Mapping[str, Floats]) -> list[Scaled]:
+    """Scales, mins and zero points of the blocks of a chunk."""
+    scaled = []
+    for b in range(n):
+        scale = fields["scales"][b]
+        minimum, zero = f32(0), 0
+        if e.is_nested:
+            meta = [real_value(value, e.scale_type) for value in fields["meta"][b // e.super_block]]
+            if e.nesting is Nesting.DYNAMIC:
+                scale = f32(f32(codebooks.dynamic()[scale] * meta[0]) + tables["offset"][0])
+            else:
+                scale = f32(f32(meta[0] * f32(scale)) + (meta[1] if e.nesting is Nesting.OFFSET else f32(0)))
+        else:
+            scale = real_value(scale, e.scale_type)
+        if e.quantizer is Quantizer.AFFINE:
+            zero = fields["zeros"][b]
+        elif e.quantizer is Quantizer.MIN:
+            minimum = fields["zeros"][b]
+            minimum = f32(f32(meta[-2] * f32(minimum)) + meta[-1]) if e.is_nested else real_value(minimum, e.scale_type)
+        scaled.append(Scaled(scale, minimum, zero))
+    return scaled
+
+
+def from_tables(e: Encoding, tables: Mapping[str, Floats], n: int) -> list[Scaled]:
+    """The same of the tables, used in turn; neutral where codebooks hold the weights themselves."""
+    scales = tables.get("scales", np.ones(1, f32))
+    zeros = tables.get("zeros", np.zeros(scales.size, f32))
+    is_min = e.quantizer is Quantizer.MIN
+    one = [Scaled(f32(s), f32(z) if is_min else f32(0), 0 if is_min else int(z), f32(s)) for s, z in zip(scales, zeros, strict=True)]
+    return [one[b % len(one)] for b in range(n)]
+
+
+def unpack_trits(packed: Sequence[int], n: int) -> list[int]:
+    return [byte // 3**k % 3 for byte in packed for k in (4, 3, 2, 1, 0)][:n]
