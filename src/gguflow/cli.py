@@ -355,10 +355,11 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from gguflow import describe
 
     header = describe.inspect_file(arguments.file)
+    payloads = describe.decoded(arguments.file, header)
     if arguments.json:
-        _print_json(describe.header_data(header))
+        _print_json(describe.header_data(header, payloads))
     else:
-        print(describe.header_text(header, arguments.file))
+        print(describe.header_text(header, arguments.file, payloads))
 
 
 def _validate(arguments: argparse.Namespace) -> ExitStatus:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguflow import __version__, models, platform, recipes, sources
-from gguflow.blocks import BlockFormat
 from gguflow.container.integrity import shards_id
 from gguflow.container.shards import ShardName
 from gguflow.errors import UsageError
 from gguflow.imatrix import read as read_imatrix
-from gguflow.leaves import Output, Progress, Work, run_leaves
+from gguflow.leaves import Progress, Work, run_leaves
+from gguflow.output import Output
+from gguflow.payloads import run_tensors
 from gguflow.plan import Plan, PlannedTensor, Split, make, split
 from gguflow.quantization import TILE, kernels_digest
 from gguflow.sources.base import Checkpoint
@@ -98,7 +99,7 @@ def prepare(
     integrity: whether the output carries the keys by which it can prove itself.
     Raises UsageError, FileError, StorageError.
     """
-    chosen = [recipes.resolve(name) for name in type.split(",")]
+    chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
     checkpoint = sources.open_checkpoint(source)
     model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
@@ -152,7 +153,14 @@ def run(
         reader = stack.enter_context(TensorReader(prepared.checkpoint, io))
         binding = _binding(prepared.checkpoint)
         outputs = [stack.enter_context(Output(plan, path, binding, overwrite=overwrite, resume=resume)) for plan, path in files]
-        run_leaves(Work(reader, outputs, tile), threads, progress)
+        plain = [output for output in outputs if not output.plan.has_payloads]
+        works = [Work(reader, together, tile) for together in [plain, *([output] for output in outputs if output.plan.has_payloads)] if together]
+        for work in works:
+            if work.outputs is plain:
+                run_leaves(work, work.tensors(), threads, progress)
+            else:
+                run_tensors(work, work.outputs[0], threads, progress)
+            work.proofs.finish(reader)
         reader.check_unchanged()
         groups = [[outputs.pop(0) for _ in target.plans] for target in prepared.targets]
         for group in groups:
@@ -227,14 +235,16 @@ def _complete(shards: Sequence[Output]) -> None:
     digests = [output.tensor_digests() for output in shards]
     common = shards_id([digest for each in digests for digest in each])
     for output, own in zip(shards, digests, strict=True):
+        output.plan = output.settled_plan()
         output.file.write(output.plan.completed_header(own, common), 0)
+        output.file.shorten(output.plan.nbytes)
         output.file.flush()
 
 
 def _report(shards: Sequence[Output], seconds: float) -> Report:
     tensors = [planned for output in shards for planned in output.plan.tensors]
     n_weights = sum(planned.tensor.n_weights for planned in tensors)
-    by_format: dict[BlockFormat, list[PlannedTensor]] = {}
+    by_format: dict[recipes.Format, list[PlannedTensor]] = {}
     for planned in sorted(tensors, key=lambda p: -p.format.bits_per_weight):
         by_format.setdefault(planned.format, []).append(planned)
     return Report(

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gguflow import blocks
 from gguflow.blocks import BlockFormat
-from gguflow.container.header import Header
+from gguflow.container.encodings import payload_names
+from gguflow.container.header import Header, TensorInfo
 from gguflow.container.metadata import Value, ValueType
-from gguflow.container.reader import read_header
+from gguflow.container.reader import map_file, read_header
 from gguflow.errors import printable
+from gguflow.parametric import descriptor
+from gguflow.parametric.geometry import DESCRIPTOR_BYTES
 from gguflow.plan import Plan, block_sizes
 
 if TYPE_CHECKING:
@@ -31,31 +36,58 @@ def inspect_file(path: str | Path) -> Header:
     return read_header(path, block_sizes)
 
 
-def header_data(header: Header) -> dict[str, Any]:
-    """The header as JSON-ready data: metadata in full, tensors with shape in NumPy order, format, offset in the data section, nbytes."""
+@dataclass(frozen=True)
+class Decoded:
+    """What a payload of the parametric family stands for. encoding: its name. shape: NumPy order."""
+
+    encoding: str
+    shape: tuple[int, ...]
+
+
+def decoded(path: str | Path, header: Header) -> dict[str, Decoded]:
+    """The payloads of a file by tensor name. Raises a FileError with the broken rule where a descriptor is no good."""
+    names = payload_names(header.metadata)
+    if not names:
+        return {}
+    content, found = map_file(path), {}
+    for tensor in header.tensors:
+        if tensor.name in names:
+            start = header.data_offset + tensor.offset
+            geometry = descriptor.parse(bytes(content[start : start + DESCRIPTOR_BYTES]), f"{path}: {printable(tensor.name)}").geometry
+            found[tensor.name] = Decoded(geometry.encoding.name, geometry.shape)
+    return found
+
+
+def header_data(header: Header, payloads: Mapping[str, Decoded] = MappingProxyType({})) -> dict[str, Any]:
+    """The header as JSON-ready data: metadata in full, tensors with shape in NumPy order, format, offset in the data section, nbytes.
+
+    payloads: those of the file; format and shape are then what they stand for.
+    """
     return {
         "metadata": {key: _plain(value.value) for key, value in header.metadata.items()},
         "tensors": [
             {
                 "name": tensor.name,
-                "shape": list(tensor.shape),
-                "format": _format_name(tensor.type_id),
+                "shape": list(shape),
+                "format": name,
                 "offset": tensor.offset,
                 "nbytes": _nbytes(tensor.n_weights, tensor.type_id),
             }
             for tensor in header.tensors
+            for name, shape in [_form(tensor, payloads)]
         ],
     }
 
 
-def header_text(header: Header, path: str | Path) -> str:
-    """The header for people: metadata with long arrays abridged, then a line for each tensor, then totals."""
+def header_text(header: Header, path: str | Path, payloads: Mapping[str, Decoded] = MappingProxyType({})) -> str:
+    """The header for people: metadata with long arrays abridged, then a line for each tensor, then totals. payloads: as in `header_data`."""
     keys = [(key, _type_name(value), _abridged(value)) for key, value in header.metadata.items()]
+    forms = [_form(tensor, payloads) for tensor in header.tensors]
     rows = [
-        (t.name, _format_name(t.type_id), "x".join(map(str, t.shape)), nbytes_text(_nbytes(t.n_weights, t.type_id)), f"{t.offset:,}")
-        for t in header.tensors
+        (t.name, name, "x".join(map(str, shape)), nbytes_text(_nbytes(t.n_weights, t.type_id)), f"{t.offset:,}")
+        for t, (name, shape) in zip(header.tensors, forms, strict=True)
     ]
-    n_weights = sum(tensor.n_weights for tensor in header.tensors)
+    n_weights = sum(math.prod(shape) for _, shape in forms)
     nbytes = sum(_nbytes(tensor.n_weights, tensor.type_id) for tensor in header.tensors)
     per_weight = f", {8 * nbytes / n_weights:.3f} bits per weight" if n_weights else ""
     head = f"{path}: GGUF v{header.version}, {len(keys)} keys, {len(rows)} tensors, {n_weights:,} weights{per_weight}"
@@ -64,9 +96,13 @@ def header_text(header: Header, path: str | Path) -> str:
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON-ready data: the tensors as `inspect` gives them, why each has its format, and the file's size."""
+    """A plan as JSON-ready data: the tensors as `inspect` gives them, why each has its format, and the file's size.
+
+    is_bound marks sizes that depend on the data: the most that they can be.
+    """
     return {
         "nbytes": plan.nbytes,
+        **({"is_bound": True} if plan.is_bound else {}),
         "metadata": {key: _plain(value.value) for key, value in plan.metadata.items()},
         "tensors": [
             {
@@ -75,6 +111,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
                 "format": planned.format.name,
                 "offset": planned.offset,
                 "nbytes": planned.nbytes,
+                **({"is_bound": True} if planned.is_bound else {}),
                 "rule": planned.rule,
             }
             for planned in plan.tensors
@@ -85,11 +122,14 @@ def plan_data(plan: Plan) -> dict[str, Any]:
 def plan_text(plan: Plan, *, explain: bool = False) -> str:
     """A plan for people. explain: say of each tensor which rule chose its format."""
     titles = ("tensor", "format", "shape", "size", "offset", "rule")
-    rows = [(p.name, p.format.name, "x".join(map(str, p.shape)), nbytes_text(p.nbytes), f"{p.offset:,}", p.rule) for p in plan.tensors]
+    rows = [
+        (p.name, p.format.name, "x".join(map(str, p.shape)), "≤ " * p.is_bound + nbytes_text(p.nbytes), f"{p.offset:,}", p.rule) for p in plan.tensors
+    ]
+    bound = "at most " if plan.is_bound else ""
     columns = len(titles) if explain else len(titles) - 1
     total = (
         f"{plan.architecture}, {plan.recipe}: {len(plan.tensors)} tensors, {plan.n_weights:,} weights, "
-        f"{plan.bits_per_weight:.3f} bits per weight, {plan.nbytes:,} bytes"
+        f"{bound}{plan.bits_per_weight:.3f} bits per weight, {bound}{plan.nbytes:,} bytes"
     )
     return table(titles[:columns], [row[:columns] for row in rows], right=(3, 4)) + "\n\n" + total
 
@@ -185,6 +225,12 @@ def nbytes_text(nbytes: float) -> str:
             return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.4g} {unit}"
         nbytes /= 1024
     return f"{nbytes:.4g} TiB"
+
+
+def _form(tensor: TensorInfo, payloads: Mapping[str, Decoded]) -> tuple[str, tuple[int, ...]]:
+    """Format and shape: of a payload, those of what it stands for."""
+    payload = payloads.get(tensor.name)
+    return (payload.encoding, payload.shape) if payload else (_format_name(tensor.type_id), tensor.shape)
 
 
 def _format_name(type_id: int) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from gguflow import platform
 from gguflow.container import header as headers
 from gguflow.container import rules
+from gguflow.container.encodings import keys_of_payloads
 from gguflow.container.header import Header, parse
 from gguflow.container.integrity import NAMESPACE, completed_header, has_set, new_leaf_digest, without_set
 from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType, boolean, string
@@ -118,7 +119,7 @@ def edit(
     old = _read_header(path, verified=integrity)
     metadata = _changed(old.metadata, assign, remove)
     if not integrity:
-        metadata = without_set(metadata)
+        metadata = without_set(metadata) | keys_of_payloads(metadata)
     new = _planned(old, metadata, target)
     written = OutputFile(target, new.data_offset + _data_nbytes(old), overwrite=overwrite or output is None)
     with platform.storage_errors("read", path), path.open("rb") as source, written:

@@ -1,4 +1,4 @@
-"""What an interrupted conversion has done: a line for each leaf that is written, with its digest, beside the partial file.
+"""What an interrupted conversion has done: a line for each leaf (or chunk of a payload) that is written, with its digest, beside the partial file.
 
 The first line binds the journal to what decides the bytes: the plan, the sources (size, time of change, head), the version. Another binding is
 refused, never mixed. Lines are only claims: whoever resumes reads each claimed leaf back and checks its digest, so neither a torn line nor a
@@ -10,15 +10,27 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gguflow import platform
 from gguflow.errors import UsageError
 
 Leaf = tuple[int, int]
-"""(tensor, leaf): both counted from 0, the tensor in the order of the output's table."""
+"""(tensor, leaf), or (tensor, chunk): both counted from 0, the tensor in the order of the output's table."""
 
-_LINE = re.compile(r"(\d+) (\d+) ([0-9a-f]{32})")
+_LINE = re.compile(r"(\d+) (\d+) ([0-9a-f]{32})(?: (\d+))?")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What an earlier process says it wrote. leaves: their digests. chunks: of payloads, their digests and sizes."""
+
+    leaves: dict[Leaf, bytes] = field(default_factory=dict)
+    chunks: dict[Leaf, tuple[bytes, int]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.leaves or self.chunks)
 
 
 class Journal:
@@ -32,8 +44,8 @@ class Journal:
         self.binding = binding
         self._fd: int | None = None
 
-    def claims(self) -> dict[Leaf, bytes]:
-        """The digests of the leaves that an earlier process says it wrote; empty where there was none.
+    def claims(self) -> Claims:
+        """What an earlier process says it wrote; nothing where there was none.
 
         Raises UsageError where the journal is bound to something else.
         """
@@ -43,14 +55,20 @@ class Journal:
         except UnicodeError:
             lines = []
         if len(lines) < 2:  # nothing, or a first line that was cut short
-            return {}
+            return Claims()
         if lines[0] != self.binding:
             raise UsageError(
                 f"an interrupted conversion to {self.path.parent} left {self.path.name}, but its sources, settings or version were others; "
                 "run it with those again to continue it, or pass --no-resume (resume=False) to start afresh"
             )
-        matches = filter(None, map(_LINE.fullmatch, lines[1:-1]))
-        return {(int(m[1]), int(m[2])): bytes.fromhex(m[3]) for m in matches}
+        claims = Claims()
+        for match in filter(None, map(_LINE.fullmatch, lines[1:-1])):
+            leaf, digest = (int(match[1]), int(match[2])), bytes.fromhex(match[3])
+            if match[4] is None:
+                claims.leaves[leaf] = digest
+            else:
+                claims.chunks[leaf] = digest, int(match[4])
+        return claims
 
     def open(self, *, anew: bool) -> None:
         """Begin to record. anew: forget what was claimed."""
@@ -60,11 +78,12 @@ class Journal:
             if anew:
                 os.write(self._fd, self.binding.encode("ascii") + b"\n")
 
-    def record(self, leaf: Leaf, digest: bytes) -> None:
-        """A leaf is in the partial file. Thread-safe: one appending write."""
+    def record(self, leaf: Leaf, digest: bytes, nbytes: int | None = None) -> None:
+        """A leaf, or a chunk of so many bytes, is in the partial file. Thread-safe: one appending write."""
+        size = "" if nbytes is None else f" {nbytes}"
         if self._fd is not None:
             with platform.storage_errors("write", self.path):
-                os.write(self._fd, f"{leaf[0]} {leaf[1]} {digest.hex()}\n".encode("ascii"))
+                os.write(self._fd, f"{leaf[0]} {leaf[1]} {digest.hex()}{size}\n".encode("ascii"))
 
     def close(self, *, remove: bool) -> None:
         """Stop recording; remove the file where nobody needs it any more."""

@@ -1,4 +1,4 @@
-"""Leaf by leaf: how 2**20 weights of a tensor are read, encoded and written, and what an output knows of the leaves that it has.
+"""Leaf by leaf: how 2**20 weights of a tensor are read, encoded and written.
 
 A thread takes a leaf, moves it tile by tile through the second-level cache (source bytes -> float32 -> blocks, once for each output), writes the
 blocks at their place and takes the next. Nothing waits for anything else: every offset is known before the first byte is read.
@@ -6,23 +6,20 @@ blocks at their place and takes the next. Nothing waits for anything else: every
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from gguflow.blocks import FORMATS, BlockFormat
-from gguflow.container.integrity import LEAF_WEIGHTS, new_leaf_digest, tensor_digest
-from gguflow.container.writer import OutputFile, is_worth_keeping
-from gguflow.errors import Finding, InvalidError, UsageError
+from gguflow.container.integrity import new_leaf_digest
+from gguflow.errors import Finding, InvalidError
 from gguflow.imatrix import Importance
-from gguflow.journal import Journal, Leaf
+from gguflow.journal import Leaf
 from gguflow.models.base import ModelTensor
-from gguflow.plan import Plan, PlannedTensor
+from gguflow.output import Output, leaf_range, n_leaves
+from gguflow.plan import PlannedTensor
 from gguflow.proofs import Proofs
 from gguflow.quantization import Bytes, Floats, decode, encode, first_non_finite
 from gguflow.sources.reading import TensorReader
@@ -30,89 +27,6 @@ from gguflow.weights import leave, packed, tiles
 
 Progress = Callable[[PlannedTensor, int, int], None]
 """Called from the calling thread after each leaf of each output: its tensor, its weights, its bytes."""
-
-
-class Output:
-    """A file being written: its journal, and the digests of the leaves that are there. Leaves count the tensors of all shards."""
-
-    def __init__(self, plan: Plan, path: Path, binding: str, *, overwrite: bool, resume: bool) -> None:
-        self.plan = plan
-        self.file = OutputFile(path, plan.nbytes, overwrite=overwrite, resume=resume)
-        plan_digest = hashlib.sha256(plan.header).hexdigest()
-        self.journal = Journal(path.with_name(f".{path.name}.journal"), f"{binding} {plan_digest} {plan.imatrix_digest}")
-        self.digests: dict[Leaf, bytes] = {}
-        self.resumed_nbytes = 0
-
-    def __enter__(self) -> Output:
-        self.file.__enter__()
-        try:
-            try:
-                claims = self.journal.claims() if self.file.found else {}
-            except UsageError:
-                self.file.keep()
-                raise
-            self.digests = {leaf: digest for leaf, digest in claims.items() if self._is_there(leaf, digest)}
-            self.resumed_nbytes = sum(self.leaf_nbytes(leaf) for leaf in self.digests)
-            if self.file.found and not self.digests:
-                self.file.clear()
-            self.journal.open(anew=not self.digests)
-        except BaseException as error:
-            self.file.__exit__(None, error, None)
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        keep = is_worth_keeping(error) and bool(self.digests)
-        if keep:
-            self.file.keep()
-        self.journal.close(remove=not keep)
-        self.file.__exit__(kind, error, traceback)
-
-    def offset(self, planned: PlannedTensor, weight: int) -> int:
-        """Of a weight at the start of a block, from the start of the file."""
-        return self.plan.data_offset + planned.offset + weight // planned.format.block_size * planned.format.type_size
-
-    def record(self, leaf: Leaf, digest: bytes) -> None:
-        """A leaf is written."""
-        self.digests[leaf] = digest
-        self.journal.record(leaf, digest)
-
-    def planned(self, i: int) -> PlannedTensor:
-        """Tensor i, counted over all shards, which must be in this one."""
-        return self.plan.tensors[i - self.plan.first_tensor]
-
-    def tensors(self) -> range:
-        """The numbers of its tensors."""
-        return range(self.plan.first_tensor, self.plan.first_tensor + len(self.plan.tensors))
-
-    def lacks(self, leaf: Leaf) -> bool:
-        return leaf[0] in self.tensors() and leaf not in self.digests
-
-    def tensor_digests(self) -> list[bytes]:
-        """Of its tensors in order, now that all leaves are known."""
-        return [tensor_digest(self.digests[i, leaf] for leaf in range(_n_leaves(self.planned(i)))) for i in self.tensors()]
-
-    def padding(self, planned: PlannedTensor, last: int) -> bytes:
-        """The zero bytes behind a leaf that ends at weight `last`: those behind the tensor where it is the last leaf."""
-        return b"\0" * planned.padding if last == planned.tensor.n_weights else b""
-
-    def leaf_nbytes(self, leaf: Leaf) -> int:
-        """Of its blocks, without padding."""
-        planned = self.planned(leaf[0])
-        first, last = _leaf_range(planned, leaf[1])
-        return self.offset(planned, last) - self.offset(planned, first)
-
-    def _is_there(self, leaf: Leaf, digest: bytes) -> bool:
-        """Whether the partial file really holds a leaf that the journal claims."""
-        if leaf[0] not in self.tensors() or leaf[1] >= _n_leaves(self.planned(leaf[0])):
-            return False
-        planned = self.planned(leaf[0])
-        first, last = _leaf_range(planned, leaf[1])
-        content = self.file.read(self.leaf_nbytes(leaf), self.offset(planned, first))
-        found = new_leaf_digest()
-        found.update(content)
-        found.update(self.padding(planned, last))
-        return bool(found.digest() == digest)
 
 
 class _Buffers(threading.local):
@@ -143,28 +57,32 @@ class Work:
         self.buffers = _Buffers()
         self.proofs = Proofs({i: output.planned(i).tensor for output in outputs for i in output.tensors()})
 
-    def leaves(self) -> Iterator[Leaf]:
-        """Every leaf that some output lacks."""
-        for i in range(max(output.tensors().stop for output in self.outputs)):
+    def tensors(self) -> range:
+        """The numbers of all tensors."""
+        return range(max(output.tensors().stop for output in self.outputs))
+
+    def leaves(self, tensors: Iterable[int]) -> Iterator[Leaf]:
+        """Every leaf of these tensors that some output lacks."""
+        for i in tensors:
             holders = [output for output in self.outputs if i in output.tensors()]
-            for leaf in range(_n_leaves(holders[0].planned(i))):
+            for leaf in range(n_leaves(holders[0].planned(i))):
                 if any(output.lacks((i, leaf)) for output in holders):
                     yield i, leaf
 
-    def resumed(self) -> Iterator[tuple[PlannedTensor, int, int]]:
-        """The leaves that an earlier run has done: tensor, weights, bytes."""
+    def resumed(self, tensors: Container[int]) -> Iterator[tuple[PlannedTensor, int, int]]:
+        """The leaves of these tensors that an earlier run has done: tensor, weights, bytes."""
         for output in self.outputs:
-            for leaf in output.digests:
+            for leaf in [leaf for leaf in output.digests if leaf[0] in tensors]:
                 planned = output.planned(leaf[0])
-                first, last = _leaf_range(planned, leaf[1])
+                first, last = leaf_range(planned, leaf[1])
                 yield planned, last - first, output.leaf_nbytes(leaf)
 
     def do(self, leaf: Leaf) -> list[tuple[PlannedTensor, int, int]]:
         """Convert a leaf for every output that lacks it, and write it; for each, its tensor, weights and bytes."""
         lacking = [(output, output.planned(leaf[0]), new_leaf_digest()) for output in self.outputs if output.lacks(leaf)]
-        formats = [planned.format for _, planned, _ in lacking]
+        formats = [planned.blocks for _, planned, _ in lacking]
         tensor = lacking[0][1].tensor
-        first, last = _leaf_range(lacking[0][1], leaf[1])
+        first, last = leaf_range(lacking[0][1], leaf[1])
         proof = self.proofs.begin(leaf, last)
         for start, stop in tiles(first, last, tensor.shape[-1] if tensor.shape else 1, self.tile):
             raw = packed(self.reader, tensor, start, stop)
@@ -173,7 +91,7 @@ class Work:
             weights = self._weights(tensor, raw, start, stop, formats)
             for output, planned, digest in lacking:
                 blocks = self._blocks(planned, start, raw, weights)
-                output.file.write(blocks, output.offset(planned, start))
+                output.file.write(blocks, output.offset(leaf[0], start))
                 digest.update(blocks)
         leave(self.reader, tensor, first, last)
         if proof is not None:
@@ -205,7 +123,7 @@ class Work:
             if raw is None:
                 raise ValueError(f"{planned.name} has nothing to write")
             return raw
-        blocks = self.buffers.blocks_of(_nbytes(planned.format, weights.size))
+        blocks = self.buffers.blocks_of(_nbytes(planned.blocks, weights.size))
         if planned.importance is None:
             _encode(planned, start, weights, blocks)
         else:
@@ -222,11 +140,11 @@ class Work:
             whole = min(rest // row * row, matrix_size - at % matrix_size) if within == 0 else 0
             n = whole or min(row - within, rest)
             columns = importance.of_matrix(at // matrix_size, row)
-            part, out = weights[position : position + n], blocks[_nbytes(planned.format, position) : _nbytes(planned.format, position + n)]
+            part, out = weights[position : position + n], blocks[_nbytes(planned.blocks, position) : _nbytes(planned.blocks, position + n)]
             if whole:
                 _encode(planned, at, part, out, columns)
-            elif planned.format.weighs_rows:
-                out[:] = self._encoded_row(planned, at - within, columns)[_nbytes(planned.format, within) :][: out.size]
+            elif planned.blocks.weighs_rows:
+                out[:] = self._encoded_row(planned, at - within, columns)[_nbytes(planned.blocks, within) :][: out.size]
             else:
                 _encode(planned, at, part, out, columns[within : within + n])
             position += n
@@ -240,16 +158,16 @@ class Work:
             weights[:] = np.ascontiguousarray(planned.tensor.values, np.float32).reshape(-1)[first : first + row]
         else:
             decode(raw, planned.tensor.source.require_format(), weights)
-        blocks = np.empty(_nbytes(planned.format, row), np.uint8)
+        blocks = np.empty(_nbytes(planned.blocks, row), np.uint8)
         _encode(planned, first, weights, blocks, importance)
         return blocks
 
 
-def run_leaves(work: Work, threads: int, progress: Progress | None) -> None:
-    """All leaves, on a pool of threads, with a few waiting; the first error ends the rest."""
+def run_leaves(work: Work, tensors: range, threads: int, progress: Progress | None) -> None:
+    """All leaves of these tensors, on a pool of threads, with a few waiting; the first error ends the rest."""
     pending: set[Future[list[tuple[PlannedTensor, int, int]]]] = set()
     if progress is not None:
-        for planned, n_weights, nbytes in work.resumed():
+        for planned, n_weights, nbytes in work.resumed(tensors):
             progress(planned, n_weights, nbytes)
 
     def collect(keep: int) -> None:
@@ -262,11 +180,10 @@ def run_leaves(work: Work, threads: int, progress: Progress | None) -> None:
 
     with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
         try:
-            for leaf in work.leaves():
+            for leaf in work.leaves(tensors):
                 pending.add(pool.submit(work.do, leaf))
                 collect(keep=2 * threads)
             collect(keep=0)
-            work.proofs.finish(work.reader)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -277,34 +194,25 @@ def _nbytes(block_format: BlockFormat, n: int) -> int:
     return n // block_format.block_size * block_format.type_size
 
 
-def _n_leaves(planned: PlannedTensor) -> int:
-    return -(-planned.tensor.n_weights // LEAF_WEIGHTS)
-
-
-def _leaf_range(planned: PlannedTensor, leaf: int) -> tuple[int, int]:
-    """The weights [first, last) of a leaf."""
-    return leaf * LEAF_WEIGHTS, min((leaf + 1) * LEAF_WEIGHTS, planned.tensor.n_weights)
-
-
 def _encode(planned: PlannedTensor, first: int, weights: Floats, out: Bytes, importance: Floats | None = None) -> None:
     """Encode the weights from number `first` on; raises InvalidError for NaN and infinity where the format is a quantized one."""
-    bad = encode(weights, planned.format, out, importance)
+    bad = encode(weights, planned.blocks, out, importance)
     if bad >= 0:
-        raise _refused(planned.tensor, first + bad, weights[bad], "cannot be quantized")
+        raise refused(planned.tensor, first + bad, weights[bad], "cannot be quantized")
 
 
 def _check_f16(tensor: ModelTensor, first: int, weights: Floats) -> None:
     """Raise InvalidError for NaN, infinity, and what would become infinity."""
     bad = first_non_finite(weights)
     if bad >= 0:
-        raise _refused(tensor, first + bad, weights[bad], "cannot be quantized")
+        raise refused(tensor, first + bad, weights[bad], "cannot be quantized")
     too_large = np.abs(weights) >= np.float32(65520)
     if too_large.any():
         bad = int(too_large.argmax())
-        raise _refused(tensor, first + bad, weights[bad], "does not fit F16 (choose bf16)")
+        raise refused(tensor, first + bad, weights[bad], "does not fit F16 (choose bf16)")
 
 
-def _refused(tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:
+def refused(tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:
     """The error that names weight i of a tensor."""
     index = [int(k) for k in np.unravel_index(i, tensor.shape)]
     message = f"tensor {tensor.name!r} holds {weight} at index {index}, which {why}"

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field, replace
 from gguflow import blocks, recipes
 from gguflow.blocks import BlockFormat
 from gguflow.container import header, rules
+from gguflow.container.encodings import keys_of_payloads, payload_metadata
 from gguflow.container.header import TensorInfo
 from gguflow.container.integrity import HEADER_KEY, SHARDS_KEY, completed_header, for_shard, placeholder, without_set
 from gguflow.container.metadata import Metadata, Value, boolean, f32, string, u32
 from gguflow.container.shards import MAX_SHARDS, shard_metadata
-from gguflow.errors import InvalidError, UsageError
+from gguflow.errors import InvalidError, ShapeError, UsageError
 from gguflow.imatrix import Imatrix, Importance
 from gguflow.models.base import Model, ModelTensor
+from gguflow.parametric.axes import SourceType
+from gguflow.parametric.encoding import Encoding
+from gguflow.parametric.geometry import Geometry
 
 QUANTIZATION_VERSION = 2
 """ggml's GGML_QNT_VERSION: the generation of block layouts, recorded in general.quantization_version."""
@@ -24,12 +28,14 @@ QUANTIZATION_VERSION = 2
 class PlannedTensor:
     """A tensor of the output.
 
-    offset: from the start of the data section. nbytes: of its blocks, without the padding behind them. rule: why it has this format.
+    format: a block format, or an encoding of the parametric family, whose payload is stored as an I8 tensor.
+    offset: from the start of the data section. nbytes: of its blocks or its payload, without the padding behind them; where the encoding's size
+    depends on the data, the most it can take, and the offsets behind it are no more than that either. rule: why it has this format.
     importance: for the encoder, where the format takes it and the imatrix has it. needs_importance: whether the result is worth nothing without.
     """
 
     tensor: ModelTensor
-    format: BlockFormat
+    format: recipes.Format
     offset: int
     nbytes: int
     rule: str
@@ -50,6 +56,34 @@ class PlannedTensor:
     def shape(self) -> tuple[int, ...]:
         """NumPy order."""
         return self.tensor.shape
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """The encoding of the parametric family, None where the format is a block format."""
+        return self.format if isinstance(self.format, Encoding) else None
+
+    @property
+    def blocks(self) -> BlockFormat:
+        """The block format that a reader finds: I8 for a payload."""
+        return blocks.FORMATS["i8"] if isinstance(self.format, Encoding) else self.format
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether nbytes is only the most that it can take."""
+        return self.encoding is not None and not self.encoding.is_fixed_size
+
+    @property
+    def geometry(self) -> Geometry:
+        """The layout of its payload. Raises ShapeError where the encoding cannot take the shape, ValueError where there is none."""
+        if self.encoding is None:
+            raise ValueError(f"{self.name} is no payload")
+        return geometry_of(self.encoding, self.tensor)
+
+    @property
+    def info(self) -> TensorInfo:
+        """Its entry in the tensor table."""
+        dims = (self.nbytes,) if self.encoding is not None else _stored_dims(self.shape)
+        return TensorInfo(self.name, dims, self.blocks.id, self.offset)
 
     @property
     def is_encoded(self) -> bool:
@@ -105,6 +139,21 @@ class Plan:
         return completed_header(metadata, self.infos, self.alignment, self.nbytes, digests)
 
     @property
+    def has_payloads(self) -> bool:
+        """Whether some tensor is of the parametric family."""
+        return any(planned.encoding is not None for planned in self.tensors)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the size is only the most that the file can take."""
+        return any(planned.is_bound for planned in self.tensors)
+
+    def settled(self, places: Sequence[tuple[int, int]]) -> Plan:
+        """The plan with the true offset and size of every tensor."""
+        placed = [replace(planned, offset=offset, nbytes=nbytes) for planned, (offset, nbytes) in zip(self.tensors, places, strict=True)]
+        return _file(self.architecture, self.recipe, self.metadata, placed, self.imatrix_digest, self.first_tensor)
+
+    @property
     def n_weights(self) -> int:
         return sum(planned.tensor.n_weights for planned in self.tensors)
 
@@ -129,6 +178,10 @@ def make(
     model; UsageError where an option asks for what cannot be.
     """
     options = options or recipes.Options()
+    payloads: dict[str, str] = {}
+    if recipe.is_copy:
+        payloads = {t.name: t.sources[0].encoding.name for t in model.tensors if t.sources and t.sources[0].encoding is not None}
+        model = replace(model, tensors=tuple(_as_stored(tensor) for tensor in model.tensors))
     tensors = sorted(model.tensors, key=lambda tensor: recipes.processing_order(tensor.name))
     facts = _model_facts(model, options, imatrix)
     chosen = recipes.choose(recipe, [_tensor_facts(tensor, model) for tensor in tensors], facts, options)
@@ -142,6 +195,8 @@ def make(
         metadata |= imatrix.provenance()
     if integrity:
         metadata |= placeholder(len(tensors), recipe.name, recipes.VERSION, sources)
+    payloads |= {name: choice.format.name for name, choice in chosen.items() if isinstance(choice.format, Encoding)}
+    metadata |= payload_metadata(payloads)
     placed = _placed(tensors, chosen, imatrix, header.declared_alignment(metadata))
     return _file(model.architecture, recipe.name, metadata, placed, imatrix.digest if imatrix else "")
 
@@ -185,7 +240,8 @@ def split(whole: Plan, how: Split) -> tuple[Plan, ...]:
     plans: list[Plan] = []
     for number, group in enumerate(groups):
         metadata = {key: value for key, value in whole.metadata.items() if key == "general.alignment" or number == 0}
-        metadata = without_set(metadata) | shard_metadata(number, len(groups), len(whole.tensors)) | for_shard(whole.metadata, len(group))
+        kept = keys_of_payloads(metadata)
+        metadata = without_set(metadata) | kept | shard_metadata(number, len(groups), len(whole.tensors)) | for_shard(whole.metadata, len(group))
         first = sum(map(len, groups[:number]))
         plans.append(_file(whole.architecture, whole.recipe, metadata, _packed(group), whole.imatrix_digest, first))
     return tuple(plans)
@@ -194,7 +250,7 @@ def split(whole: Plan, how: Split) -> tuple[Plan, ...]:
 def _file(architecture: str, recipe: str, metadata: Metadata, placed: Sequence[PlannedTensor], imatrix_digest: str, first_tensor: int = 0) -> Plan:
     """The plan of a file of these tensors. Raises InvalidError where it would break a rule of the container."""
     alignment = header.declared_alignment(metadata)
-    infos = tuple(TensorInfo(p.name, _stored_dims(p.shape), p.format.id, p.offset) for p in placed)
+    infos = tuple(planned.info for planned in placed)
     built = header.build(metadata, infos, alignment)
     for finding in rules.judge(header.Header(header.VERSION, metadata, infos, alignment, len(built)), block_sizes, None):
         if finding.severity == "error":
@@ -243,7 +299,7 @@ def _value(value: int | float | bool | str) -> Value:
 
 def _tensor_facts(tensor: ModelTensor, model: Model) -> recipes.TensorFacts:
     source_format = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
-    return recipes.TensorFacts(tensor.name, tensor.shape, source_format, model.is_final)
+    return recipes.TensorFacts(tensor.name, tensor.shape, source_format, model.is_final, any(source.is_lossy for source in tensor.sources))
 
 
 def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice], imatrix: Imatrix | None, alignment: int) -> list[PlannedTensor]:
@@ -252,15 +308,42 @@ def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice]
     offset = 0
     for tensor in tensors:
         choice = chosen[tensor.name]
-        row = tensor.shape[-1] if tensor.shape else 1
-        nbytes = tensor.n_weights // row * choice.format.row_bytes(row) if row else 0
-        importance = imatrix.find(tensor.name, tensor.shape) if imatrix is not None and choice.format.is_quantized else None
+        nbytes = _nbytes(tensor, choice.format)
+        is_stack_of_payload = isinstance(choice.format, Encoding) and len(tensor.shape) > 2  # its chunks do not end where its matrices do
+        is_weighed = imatrix is not None and choice.format.is_quantized and not is_stack_of_payload
+        importance = imatrix.find(tensor.name, tensor.shape) if imatrix is not None and is_weighed else None
         takes_it = choice.format.importance != "unused"
         rule = f"{choice.rule}; no entry in the imatrix" if imatrix is not None and takes_it and importance is None else choice.rule
         used = importance if takes_it else None
         placed.append(PlannedTensor(tensor, choice.format, offset, nbytes, rule, alignment, used, choice.needs_importance))
         offset = header.align(offset + nbytes, alignment)
     return placed
+
+
+def _as_stored(tensor: ModelTensor) -> ModelTensor:
+    """A payload as the I8 tensor that it is in its file."""
+    sources = tuple(source.as_stored() for source in tensor.sources)
+    return tensor if sources == tensor.sources else replace(tensor, shape=sources[0].shape, sources=sources)
+
+
+def _nbytes(tensor: ModelTensor, chosen: recipes.Format) -> int:
+    """Of the tensor's blocks, or the most that its payload can take. Raises UsageError where the encoding cannot hold the tensor."""
+    if isinstance(chosen, Encoding):
+        return geometry_of(chosen, tensor).payload_nbytes
+    row = tensor.shape[-1] if tensor.shape else 1
+    return tensor.n_weights // row * chosen.row_bytes(row) if row else 0
+
+
+def geometry_of(encoding: Encoding, tensor: ModelTensor) -> Geometry:
+    """The layout of a tensor's payload. Raises UsageError where the encoding cannot hold the tensor."""
+    source = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
+    source_type = {"f32": SourceType.F32, "f16": SourceType.F16, "bf16": SourceType.BF16, "f64": SourceType.F64}.get(source.key)
+    if source_type is None and encoding.is_lossless:
+        raise UsageError(f"{tensor.name} is {source}: lossless is for numbers that are not quantized")
+    try:
+        return Geometry(encoding, tensor.shape, SourceType.F32 if source_type is None else source_type)
+    except ShapeError as error:
+        raise UsageError(f"{tensor.name} as {encoding.name}: {error}") from error
 
 
 def _stored_dims(shape: tuple[int, ...]) -> tuple[int, ...]:

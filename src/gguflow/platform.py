@@ -132,6 +132,11 @@ def preallocate_anew(fd: int, nbytes: int) -> None:
     preallocate(fd, nbytes)
 
 
+def shorten(fd: int, nbytes: int) -> None:
+    """Cut the file off behind its first nbytes."""
+    os.ftruncate(fd, nbytes)
+
+
 def sync_file(fd: int) -> None:
     """Return when the file's bytes are on the medium."""
     if sys.platform == "darwin":

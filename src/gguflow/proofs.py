@@ -38,13 +38,14 @@ class Proofs:
 
     def __init__(self, tensors: dict[int, ModelTensor]) -> None:
         """tensors: by number. Those without a digest, or read in another order than they stand, are let be."""
-        self._sources = {i: tensor.sources[0] for i, tensor in tensors.items() if _is_provable(tensor)}
+        self._sources = {i: tensor.sources[0].as_stored() for i, tensor in tensors.items() if _is_provable(tensor)}
+        self._later = {i for i, tensor in tensors.items() if _is_provable(tensor) and tensor.sources[0].encoding is not None}
         self._digests: dict[int, dict[int, bytes]] = {i: {} for i in self._sources}
         self._lock = threading.Lock()
 
     def begin(self, leaf: Leaf, last: int) -> LeafProof | None:
-        """What to feed while a leaf is read that ends at weight `last`; None where nothing can be proved."""
-        source = self._sources.get(leaf[0])
+        """What to feed while a leaf is read that ends at weight `last`; None where nothing can be proved by that."""
+        source = None if leaf[0] in self._later else self._sources.get(leaf[0])
         return LeafProof(source, last) if source is not None else None
 
     def end(self, leaf: Leaf, proof: LeafProof) -> None:
@@ -59,7 +60,7 @@ class Proofs:
         self._check(source, known)
 
     def finish(self, reader: TensorReader) -> None:
-        """Read the leaves that an earlier run had converted. Raises InvalidError (I-006)."""
+        """Read the leaves that an earlier run had converted, and the payloads, which are read by chunks. Raises InvalidError (I-006)."""
         for i, known in self._digests.items():
             source = self._sources[i]
             for number in range(_n_leaves(source)):

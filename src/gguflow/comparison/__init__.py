@@ -68,7 +68,7 @@ def compare(a: str | Path, b: str | Path, *, threads: int | None = None, io: str
         operands = [(Operand(reader_a, left[name]), Operand(reader_b, right[name])) for name in comparable]
         for i, (name, measures) in enumerate(zip(comparable, measure(operands, threads), strict=True)):
             x, y = left[name], right[name]
-            formats = x.sources[0].require_format().name, y.sources[0].require_format().name
+            formats = x.sources[0].format_name, y.sources[0].format_name
             nbytes = sum(part.nbytes for part in x.sources), sum(part.nbytes for part in y.sources)
             compared.append(TensorComparison(name, x.shape, formats, nbytes, measures))
             if progress is not None:

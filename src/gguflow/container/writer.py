@@ -67,6 +67,11 @@ class OutputFile:
         with platform.storage_errors("write", self.path):
             platform.preallocate_anew(self._descriptor(), self.nbytes)
 
+    def shorten(self, nbytes: int) -> None:
+        """The file is only so long, now that it is written."""
+        with platform.storage_errors("write", self.path):
+            platform.shorten(self._descriptor(), nbytes)
+
     def flush(self) -> None:
         """Make the bytes durable. Raises UsageError where another file has taken the name meanwhile."""
         with platform.storage_errors("write", self.path):

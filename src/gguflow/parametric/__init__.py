@@ -22,11 +22,7 @@ from gguflow.parametric.names import find, is_name, presets
 from gguflow.parametric.payload import Payload
 
 __all__ = [
-    "AUTO", "MAGIC", "MUST_UNDERSTAND_KEY", "Codebook", "Encoder",
+    "AUTO", "MAGIC", "Codebook", "Encoder",
     "Encoding", "Entropy", "Geometry", "Granularity", "Nesting", "Payload", "Quantizer", "Range",
     "ScaleType", "SourceType", "chunk_digest", "decode", "encode", "find", "is_name", "joined", "presets",
 ]  # fmt: skip
-
-MUST_UNDERSTAND_KEY = "gguflow.encodings"
-"""The metadata key of a file that holds such tensors: an array of strings, the names of all encodings in it. A reader that does not know one of
-them must not guess what the I8 tensors mean."""

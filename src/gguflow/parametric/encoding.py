@@ -63,6 +63,29 @@ class Encoding:
 
         return names.name_of(self)
 
+    # What recipes and plans ask of a format, answered as `BlockFormat` answers it.
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    @property
+    def block_size(self) -> int:
+        """Of which a row's length is a multiple: any row fits, for a last block is padded."""
+        return 1
+
+    @property
+    def is_quantized(self) -> bool:
+        return True
+
+    @property
+    def importance(self) -> str:
+        """Whether the encoder weighs errors by importance: "optional" or "unused"."""
+        return "optional" if self.range is Range.SEARCH or self.codebook is Codebook.KMEANS else "unused"
+
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def is_lossless(self) -> bool:
         return self.quantizer is Quantizer.LOSSLESS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +25,33 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
+class Slices(Protocol):
+    """Bytes that are read when they are sliced."""
+
+    @property
+    def size(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Bytes: ...
+
+
+def _sliceable(buffer: Any) -> Slices:
+    if isinstance(buffer, np.ndarray):
+        return buffer.reshape(-1).view(np.uint8)
+    return np.frombuffer(buffer, np.uint8) if isinstance(buffer, (bytes, bytearray, memoryview)) else buffer
+
+
 class Payload:
     """One encoded tensor.
 
-    buffer: its bytes, no more and no fewer: uint8 in memory or mapped; nothing is copied, and only descriptor, tables and index are read here.
+    buffer: its bytes, no more and no fewer: uint8 in memory or mapped, or `Slices` of a file; nothing is copied, and only descriptor, tables and
+    index are read here.
     file: named in errors.
 
     Raises a FileError (MalformedError, InvalidError, UnsupportedError, LimitError) with the first rule broken, E-001 to E-014.
     """
 
     def __init__(self, buffer: Any, file: str = "payload") -> None:
-        self._bytes: Bytes = buffer.reshape(-1).view(np.uint8) if isinstance(buffer, np.ndarray) else np.frombuffer(buffer, np.uint8)
+        self._bytes = _sliceable(buffer)
         self._file = file
         head = descriptor.parse(self._bytes[:DESCRIPTOR_BYTES].tobytes(), file)
         self.geometry: Geometry = head.geometry

@@ -8,8 +8,22 @@ llama-quantize does, with the options of `options.py`. Everything here is pure: 
 from __future__ import annotations
 
 from gguflow.recipes.conditions import ModelFacts
-from gguflow.recipes.options import Options
+from gguflow.recipes.options import Format, Options
 from gguflow.recipes.rules import Choice, TensorFacts, choose, kind_of, processing_order
-from gguflow.recipes.table import RECIPES, VERSION, Recipe, resolve
+from gguflow.recipes.table import RECIPES, VERSION, Recipe, resolve, split_names
 
-__all__ = ["RECIPES", "VERSION", "Choice", "ModelFacts", "Options", "Recipe", "TensorFacts", "choose", "kind_of", "processing_order", "resolve"]
+__all__ = [
+    "RECIPES",
+    "VERSION",
+    "Choice",
+    "Format",
+    "ModelFacts",
+    "Options",
+    "Recipe",
+    "TensorFacts",
+    "choose",
+    "kind_of",
+    "processing_order",
+    "resolve",
+    "split_names",
+]

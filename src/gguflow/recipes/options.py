@@ -11,6 +11,11 @@ from functools import cached_property
 from gguflow import blocks
 from gguflow.blocks import BlockFormat
 from gguflow.errors import UsageError
+from gguflow.parametric import names as presets
+from gguflow.parametric.encoding import Encoding
+
+Format = BlockFormat | Encoding
+"""What a tensor can be given: a block format of ggml's, or an encoding of the parametric family."""
 
 _MAX_U32 = (1 << 32) - 1
 _MAX_F32 = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
@@ -38,15 +43,15 @@ class Options:
         _ = self.patterns, self.output_format, self.token_embedding_format, self.overrides
 
     @cached_property
-    def patterns(self) -> tuple[tuple[re.Pattern[str], BlockFormat], ...]:
+    def patterns(self) -> tuple[tuple[re.Pattern[str], Format], ...]:
         return tuple(_tensor_type(text) for text in self.tensor_types)
 
     @cached_property
-    def output_format(self) -> BlockFormat | None:
+    def output_format(self) -> Format | None:
         return _format(self.output_tensor_type) if self.output_tensor_type is not None else None
 
     @cached_property
-    def token_embedding_format(self) -> BlockFormat | None:
+    def token_embedding_format(self) -> Format | None:
         return _format(self.token_embedding_type) if self.token_embedding_type is not None else None
 
     @cached_property
@@ -54,7 +59,7 @@ class Options:
         """override_kv by key; of one that is there twice, the last."""
         return dict(_override(text) for text in self.override_kv)
 
-    def named_format(self, name: str) -> tuple[re.Pattern[str], BlockFormat] | None:
+    def named_format(self, name: str) -> tuple[re.Pattern[str], Format] | None:
         """The first of `patterns` that is found in a tensor's name."""
         return next(((pattern, block_format) for pattern, block_format in self.patterns if pattern.search(name)), None)
 
@@ -67,14 +72,16 @@ class Options:
                 )
 
 
-def _format(name: str) -> BlockFormat:
+def _format(name: str) -> Format:
+    if presets.is_name(name):
+        return presets.find(name)
     block_format = blocks.by_name(name)
     if not block_format.is_quantized and block_format.key not in ("f32", "f16", "bf16"):
         raise UsageError(f"weights cannot be converted to {block_format}")
     return block_format
 
 
-def _tensor_type(text: str) -> tuple[re.Pattern[str], BlockFormat]:
+def _tensor_type(text: str) -> tuple[re.Pattern[str], Format]:
     pattern, equals, name = text.partition("=")
     if not pattern or not equals or not name:
         raise UsageError(f"--tensor-type is REGEX=FORMAT (attn_v=q6_k), not {text!r}")

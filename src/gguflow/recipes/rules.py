@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from gguflow import blocks
 from gguflow.blocks import BlockFormat
 from gguflow.errors import UsageError
+from gguflow.parametric.encoding import Encoding
 from gguflow.recipes.conditions import ModelFacts, Place, holds
-from gguflow.recipes.options import Options
+from gguflow.recipes.options import Format, Options
 from gguflow.recipes.table import Recipe
 
 
@@ -31,13 +32,14 @@ class TensorFacts:
     """What rules ask about a tensor.
 
     shape: NumPy order. source_format: what its numbers are now. is_final: whether a tensor that is not quantized stays as it is; otherwise the
-    source is a checkpoint, of which llama.cpp's converter makes F32 wherever precision is cheap.
+    source is a checkpoint, of which llama.cpp's converter makes F32 wherever precision is cheap. is_lossy: whether it has been quantized before.
     """
 
     name: str
     shape: tuple[int, ...]
     source_format: BlockFormat
     is_final: bool = False
+    is_lossy: bool = False
 
     @property
     def row(self) -> int:
@@ -60,7 +62,7 @@ class TensorFacts:
 class Choice:
     """A format for a tensor, and the rule that chose it, in words. needs_importance: whether it is worth nothing without an imatrix."""
 
-    format: BlockFormat
+    format: Format
     rule: str
     needs_importance: bool = False
 
@@ -135,7 +137,7 @@ def choose(recipe: Recipe, tensors: Sequence[TensorFacts], model: ModelFacts, op
     name), and where a quantized source would be quantized anew; UnknownFormatError where the recipe needs a format that this version has not.
     """
     options = options or Options()
-    if options.patterns and not blocks.by_name(recipe.base).is_quantized:
+    if options.patterns and recipe.encoding is None and not blocks.by_name(recipe.base).is_quantized:
         raise UsageError(f"--tensor-type is for types that quantize; with {recipe.name} it would have no effect")
     options.check_matches([tensor.name for tensor in tensors])
     ordered = sorted(tensors, key=lambda tensor: processing_order(tensor.name))
@@ -158,6 +160,8 @@ class _Chooser:
 
     def choice(self, tensor: TensorFacts) -> Choice:
         """The choice for the next tensor."""
+        if self.recipe.encoding is not None:
+            return self._encoded(tensor, self.recipe.encoding)
         kept = _kept(tensor, self.model) or self._left(tensor)
         if self.recipe.is_copy:
             kept = kept or Choice(tensor.source_format, "copy: as in the source")
@@ -165,10 +169,29 @@ class _Chooser:
             return kept
         kind = kind_of(tensor.name)
         choice = self._asked_for(tensor, kind) or _fitting(self._named(tensor) or self._mixed(tensor, kind), tensor)
-        if tensor.source_format.is_quantized and choice.format is not tensor.source_format and not self.options.allow_requantize:
-            message = f"{tensor.name} is {tensor.source_format} already; quantizing it to {choice.format} loses more (--allow-requantize does it)"
-            raise UsageError(message)
+        self._refuse_requantizing(tensor, choice)
         return replace(choice, needs_importance=self._needs_importance(choice.format, kind))
+
+    def _encoded(self, tensor: TensorFacts, encoding: Encoding) -> Choice:
+        """The choice where the recipe is an encoding of the parametric family: matrices have it, all else keeps the model's own numbers."""
+        own = Choice(tensor.source_format, f"{self.recipe.name}: the model's own numbers")
+        if _kept(tensor, self.model):
+            return own
+        kind = kind_of(tensor.name)
+        choice = self._left(tensor) or self._asked_for(tensor, kind)
+        if choice is None and (named := self._named(tensor)):
+            choice = _fitting(named, tensor)
+        if choice is None:
+            choice = own if kind == "token_embd" and not encoding.is_lossless else Choice(encoding, f"{self.recipe.name}: matrices")
+        self._refuse_requantizing(tensor, choice)
+        return choice
+
+    def _refuse_requantizing(self, tensor: TensorFacts, choice: Choice) -> None:
+        is_kept = choice.format is tensor.source_format and tensor.source_format.is_quantized
+        if (tensor.is_lossy or tensor.source_format.is_quantized) and not is_kept and not self.options.allow_requantize:
+            was = tensor.source_format if tensor.source_format.is_quantized else "quantized"
+            message = f"{tensor.name} is {was} already; quantizing it to {choice.format} loses more (--allow-requantize does it)"
+            raise UsageError(message)
 
     def _left(self, tensor: TensorFacts) -> Choice | None:
         if self.options.leave_output_tensor and kind_of(tensor.name) == "output":
@@ -223,7 +246,7 @@ class _Chooser:
             is_stacked=tensor.n_matrices > 1,
         )
 
-    def _needs_importance(self, block_format: BlockFormat, kind: str) -> bool:
+    def _needs_importance(self, block_format: Format, kind: str) -> bool:
         if block_format.importance == "required":
             return True
         return kind not in ("output", "token_embd") and block_format.key in (*_COARSE, *self.recipe.importance_for)
@@ -261,5 +284,5 @@ def _fitting(choice: Choice, tensor: TensorFacts) -> Choice:
     return Choice(substitute, f"{choice.rule}; {why}")
 
 
-def _blocks(block_format: BlockFormat) -> str:
+def _blocks(block_format: Format) -> str:
     return f"{block_format} blocks of {block_format.block_size}"

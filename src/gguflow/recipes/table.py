@@ -22,11 +22,14 @@ i the position of the tensor among its kind (its layer, in a mixture of experts)
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from gguflow import blocks
 from gguflow.errors import UnknownFormatError
+from gguflow.parametric import names as presets
+from gguflow.parametric.encoding import Encoding
 
 VERSION = "llama-quantize 2026-09"
 """The rules change from release to release of llama.cpp; this says which are meant."""
@@ -42,6 +45,7 @@ class Recipe:
     file_type: llama.cpp's number for it (general.file_type). The fields after base are rules for kinds of tensor; output also serves token
     embeddings that are tied to it; other serves every kind that has no rule of its own. importance_for: formats that this recipe uses only with
     importance. is_pure: the base for every tensor that is quantized at all, no other rule. is_copy: none is quantized, whatever its format.
+    encoding: of the parametric family, for every matrix but the token embeddings; then nothing else of the recipe counts.
     """
 
     name: str
@@ -60,11 +64,12 @@ class Recipe:
     importance_for: tuple[str, ...] = ()
     is_pure: bool = False
     is_copy: bool = False
+    encoding: Encoding | None = None
 
     @property
     def label(self) -> str:
         """How file names spell it."""
-        return self.name.upper()
+        return re.sub(r"[^A-Z0-9_.+-]+", "-", self.name.upper())
 
     def options(self, kind: str) -> list[tuple[str, str]]:
         """(format, condition) pairs of the rule for a kind, in the order in which they are tried."""
@@ -284,17 +289,34 @@ COPY = Recipe("copy", _GUESSED, "f32", is_copy=True)
 """Every tensor keeps its format: what merges shards, or splits a file."""
 
 
+def split_names(text: str) -> list[str]:
+    """The names in a list with commas between them; the parameters in sb:bits=3,block=16 have commas too."""
+    names: list[str] = []
+    for part in text.split(","):
+        if names and names[-1].lower().startswith(presets.FREE_PREFIX) and re.match(r"[a-z_]+=", part, re.IGNORECASE):
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    return names
+
+
 def resolve(name: str) -> Recipe:
-    """The recipe of this name, in any case; a block format's name that no recipe has means that format for every tensor that is quantized.
+    """The recipe of this name, in any case; a block format's name that no recipe has means that format for every tensor that is quantized, the name
+    of a parametric encoding that encoding for every matrix but the embeddings.
 
     Raises UnknownFormatError, which lists both.
     """
     key = name.lower()
+    if presets.is_name(key):
+        encoding = presets.find(key)
+        return Recipe(encoding.name, _GUESSED, "f32", encoding=encoding)
     if key in (*RECIPES, COPY.name):
         return RECIPES.get(key, COPY)
     block_format = blocks.FORMATS.get(key)
     file_types = {"nvfp4": 39} | {recipe.base: recipe.file_type for recipe in reversed(_TABLE)}
     if block_format is None or not block_format.is_quantized:
         known = sorted({*RECIPES, COPY.name, *(f.key for f in blocks.FORMATS.values() if f.is_quantized)})
-        raise UnknownFormatError(f"unknown type {name!r}; known: {', '.join(known)}")
+        raise UnknownFormatError(
+            f"unknown type {name!r}; known: {', '.join(known)}; and the encodings that `gguflow formats` lists (nf4_b64, lossless, ...)"
+        )
     return Recipe(key, file_types.get(key, _GUESSED), key, is_pure=True)

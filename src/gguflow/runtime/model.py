@@ -11,16 +11,19 @@ from types import TracebackType
 from typing import Any
 
 from gguflow.blocks import by_id
+from gguflow.container.encodings import payload_names
+from gguflow.container.header import TensorInfo
 from gguflow.container.integrity import has_set
 from gguflow.container.metadata import Metadata
-from gguflow.container.rules import DEFAULT_LIMITS, error_class
+from gguflow.container.rules import DEFAULT_LIMITS
 from gguflow.container.shards import judge_sibling, judge_together, later_shards
 from gguflow.container.verification import compare, leaf_digest, tensor_digests
 from gguflow.errors import Finding, InvalidError, StorageError, UsageError, printable
 from gguflow.plan import block_sizes
 from gguflow.runtime.files import BlockFile
+from gguflow.runtime.payload import PayloadTensor
 from gguflow.runtime.tensor import Tensor
-from gguflow.validation import judge_gguf
+from gguflow.validation import error_class_of, judge_gguf
 
 UNKNOWN_TYPE = "C-016"
 """The one broken rule with which a model opens: its other tensors are as good as ever."""
@@ -96,7 +99,11 @@ class Model(Mapping[str, Tensor]):
         self.path = str(files[0].path)
         self.metadata = Values(files[0].header.metadata)
         self._files = files
-        self._tensors = {info.name: Tensor(self, file, info, by_id(info.type_id)) for file in files for info in file.header.tensors}
+        payloads = payload_names(files[0].header.metadata)
+        self._tensors = {info.name: self._tensor(file, info, info.name in payloads) for file in files for info in file.header.tensors}
+
+    def _tensor(self, file: BlockFile, info: TensorInfo, is_payload: bool) -> Tensor:
+        return PayloadTensor(self, file, info) if is_payload else Tensor(self, file, info, by_id(info.type_id))
 
     @property
     def files(self) -> list[str]:
@@ -191,7 +198,7 @@ def _refuse(path: Path, findings: Iterable[Finding]) -> None:
     """Raise the error of the first finding that a reader cannot live with."""
     for finding in findings:
         if finding.severity == "error" and finding.rule != UNKNOWN_TYPE:
-            raise error_class(finding.rule)(path, finding)
+            raise error_class_of(finding.rule)(path, finding)
 
 
 def _verify(file: BlockFile) -> None:

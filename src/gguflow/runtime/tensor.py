@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Rows = int | slice | Sequence[int] | NDArray[np.integer[Any]]
 """Which entries of the first axis: one, a slice, or any of them in any order."""
 
-_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
 
 
 class Tensor:
@@ -91,10 +91,10 @@ class Tensor:
         out: where to put them, C-contiguous, of the shape and dtype of the result. Only the blocks of these rows are read.
         Raises ShapeError (rows of a tensor of one dimension, out), IndexError, and what `raw` raises.
         """
-        if dtype not in _DTYPES:
-            raise UsageError(f"dtype is {', '.join(_DTYPES)}, not {dtype!r}")
+        if dtype not in DTYPES:
+            raise UsageError(f"dtype is {', '.join(DTYPES)}, not {dtype!r}")
         shape, ranges = self._ranges(rows)
-        target = output_array(out, shape, _DTYPES[dtype])
+        target = output_array(out, shape, DTYPES[dtype])
         flat = target.reshape(-1)
         block_format = self._known()
         cut = [  # (first weight, last weight, place in the result)
@@ -122,7 +122,7 @@ class Tensor:
     def __getitem__(self, i: int) -> Tensor:
         if self.ndim < 2:
             raise ShapeError(f"{self.name} has shape {list(self.shape)}: only an axis before the last can be indexed")
-        i = _index(i, self.shape[0], self.name)
+        i = index_of(i, self.shape[0], self.name)
         part = object.__new__(Tensor)
         part.__dict__.update(self.__dict__)
         part.shape = self.shape[1:]
@@ -174,7 +174,7 @@ class Tensor:
             raise ShapeError(f"{self.name} has shape {list(self.shape)}: it has no rows to choose from")
         n, width = self.shape[0], math.prod(self.shape[1:])
         if isinstance(rows, (int, np.integer)):
-            i = _index(int(rows), n, self.name)
+            i = index_of(int(rows), n, self.name)
             return self.shape[1:], [(i * width, (i + 1) * width, 0)]
         if isinstance(rows, slice):
             chosen: Sequence[int] = range(n)[rows]
@@ -184,7 +184,7 @@ class Tensor:
             indices = np.asarray(rows)
             if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
                 raise ShapeError(f"rows is an index, a slice or a sequence of integers, not {indices.dtype.name}{list(indices.shape)}")
-            chosen = [_index(int(i), n, self.name) for i in indices]
+            chosen = [index_of(int(i), n, self.name) for i in indices]
         return (len(chosen), *self.shape[1:]), [(i * width, (i + 1) * width, place * width) for place, i in enumerate(chosen)]
 
 
@@ -208,7 +208,7 @@ def matmul(
     return products.matmul(matrix, format, x, activations=activations, threads=threads, out=out)
 
 
-def _index(i: int, n: int, name: str) -> int:
+def index_of(i: int, n: int, name: str) -> int:
     if not -n <= i < n:
         raise IndexError(f"{printable(name)} has {n} entries on its first axis; asked for {i}")
     return i % n

@@ -6,13 +6,14 @@ import json
 import math
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gguflow.blocks import BlockFormat
+from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError, UnsupportedError
+from gguflow.parametric.encoding import Encoding
 from gguflow.platform import storage_errors
 
 
@@ -45,6 +46,7 @@ class SourceTensor:
     such a tensor may be skipped, and is refused as soon as somebody wants its weights. shape: NumPy order, rows last.
     offset: from the start of the file.
     dtype: the number type as the source writes it. proof: where the file has digests, and they are its own.
+    encoding: of a payload of the parametric family, stored_nbytes long; shape and format are then those of what it decodes to.
     """
 
     name: str
@@ -54,6 +56,8 @@ class SourceTensor:
     offset: int
     dtype: str = ""
     proof: Proof | None = field(default=None, repr=False, compare=False)
+    encoding: Encoding | None = None
+    stored_nbytes: int = 0
 
     @property
     def n_weights(self) -> int:
@@ -62,8 +66,26 @@ class SourceTensor:
     @property
     def nbytes(self) -> int:
         """Bytes in the file. Raises UnsupportedError where there is no format."""
+        if self.encoding is not None:
+            return self.stored_nbytes
         block_format = self.require_format()
         return self.n_weights // block_format.block_size * block_format.type_size
+
+    @property
+    def format_name(self) -> str:
+        """How its weights are stored. Raises UnsupportedError where there is no format."""
+        return self.encoding.name if self.encoding is not None else self.require_format().name
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether its weights have been quantized. Raises UnsupportedError where there is no format."""
+        return not self.encoding.is_lossless if self.encoding is not None else self.require_format().is_quantized
+
+    def as_stored(self) -> SourceTensor:
+        """The bytes themselves: of a payload, an I8 tensor; else the tensor."""
+        if self.encoding is None:
+            return self
+        return replace(self, format=FORMATS["i8"], shape=(self.stored_nbytes,), encoding=None, stored_nbytes=0)
 
     def require_format(self) -> BlockFormat:
         """The format, for whoever is about to read weights. Raises UnsupportedError (S-019), which names tensor and dtype."""

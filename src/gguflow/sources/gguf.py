@@ -6,18 +6,21 @@ Each file keeps the rules of spec/container.md; C-040 to C-046 are about shards 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguflow import blocks
 from gguflow.container import rules
+from gguflow.container.encodings import payload_names
 from gguflow.container.header import Header, TensorInfo, parse
 from gguflow.container.integrity import has_set, hexdigest, stored_digests
 from gguflow.container.reader import map_file
 from gguflow.container.shards import ShardName, judge_keys, judge_sibling, judge_together, later_shards
 from gguflow.container.verification import check_set
 from gguflow.errors import Finding, InvalidError, StorageError
+from gguflow.parametric import descriptor
+from gguflow.parametric.geometry import DESCRIPTOR_BYTES
 from gguflow.platform import storage_errors
 from gguflow.sources.base import Checkpoint, Proof, SourceFile, SourceTensor
 
@@ -30,16 +33,27 @@ class _Opened:
     header: Header
     digests: tuple[bytes, ...] | None
 
-    def tensors(self) -> dict[str, SourceTensor]:
-        """By name, in the order of the table."""
-        return {tensor.name: self._tensor(tensor, i) for i, tensor in enumerate(self.header.tensors)}
+    def tensors(self, payloads: Container[str]) -> dict[str, SourceTensor]:
+        """By name, in the order of the table. payloads: the names of those that hold one. Raises a FileError where such a one is none."""
+        return {tensor.name: self._tensor(tensor, i, tensor.name in payloads) for i, tensor in enumerate(self.header.tensors)}
 
-    def _tensor(self, info: TensorInfo, i: int) -> SourceTensor:
+    def _tensor(self, info: TensorInfo, i: int, is_payload: bool) -> SourceTensor:
         block_format = blocks.by_id(info.type_id)
         nbytes = rules.tensor_nbytes(info, _block_sizes)
         is_proved = self.digests is not None and nbytes is not None
         proof = Proof(self.digests[i], -nbytes % self.header.alignment) if is_proved else None  # type: ignore[index, operator]
-        return SourceTensor(info.name, block_format, info.shape, self.file, self.header.data_offset + info.offset, str(block_format), proof)
+        start = self.header.data_offset + info.offset
+        tensor = SourceTensor(info.name, block_format, info.shape, self.file, start, str(block_format), proof)
+        return self._decoded(tensor) if is_payload else tensor
+
+    def _decoded(self, tensor: SourceTensor) -> SourceTensor:
+        """The tensor that a payload decodes to. Raises a FileError with the broken rule of the descriptor."""
+        head = map_file(self.file.path)[tensor.offset : tensor.offset + DESCRIPTOR_BYTES]
+        geometry = descriptor.parse(bytes(head), f"{self.file.path}: {tensor.name}").geometry
+        plain = blocks.FORMATS[geometry.source_type.name.lower() if geometry.encoding.is_lossless else "f32"]
+        return replace(
+            tensor, format=plain, shape=geometry.shape, dtype=geometry.encoding.name, encoding=geometry.encoding, stored_nbytes=tensor.n_weights
+        )
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -54,7 +68,8 @@ def open_gguf(path: Path) -> Checkpoint:
     shards = [first, *(_open_sibling(path.with_name(str(name)), name, header) for name in later_shards(path, header))]
     if len(shards) > 1:
         _refuse(path, judge_together([(shard.file.path.name, shard.header) for shard in shards]))
-    tensors = {name: tensor for shard in shards for name, tensor in shard.tensors().items()}
+    payloads = payload_names(header.metadata)
+    tensors = {name: tensor for shard in shards for name, tensor in shard.tensors(payloads).items()}
     return Checkpoint(path, tensors, tuple(shard.file for shard in shards), metadata=header.metadata)
 
 

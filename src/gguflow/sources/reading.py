@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gguflow.errors import Finding, InvalidError, UsageError
 from gguflow.platform import read_at, release_pages, storage_errors
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
+from gguflow.sources.payloads import PayloadReader
 
 Bytes = NDArray[np.uint8]
 
@@ -35,6 +36,7 @@ class TensorReader:
         self._maps: dict[SourceFile, tuple[mmap.mmap, Bytes]] = {}
         self._descriptors: dict[SourceFile, int] = {}
         self._lock = threading.Lock()
+        self._payloads = PayloadReader(self._stored)
 
     def __enter__(self) -> TensorReader:
         return self
@@ -55,12 +57,17 @@ class TensorReader:
     def read(self, tensor: SourceTensor, first: int, last: int) -> Bytes:
         """The packed bytes of weights [first, last) of the flattened tensor: uint8[...], read-only, without a copy; any alignment.
 
+        Of a payload, what it decodes to: a copy.
         Raises UnsupportedError (S-019), InvalidError (R-001), StorageError, UsageError where the range is not in the tensor.
         """
+        if tensor.encoding is not None:
+            return self._payloads.read(tensor, first, last)
         start, stop = _byte_range(tensor, first, last)
-        if self._io == "pread":
-            return self._copied(tensor.file, start, stop)
-        return self._map(tensor.file)[1][start:stop]
+        return self._stored(tensor.file, start, stop)
+
+    def _stored(self, file: SourceFile, start: int, stop: int) -> Bytes:
+        """Bytes [start, stop) of a file."""
+        return self._copied(file, start, stop) if self._io == "pread" else self._map(file)[1][start:stop]
 
     def read_rows(self, tensor: SourceTensor, rows: NDArray[np.int64]) -> Bytes:
         """Gather rows, in the order given: int64[n] -> uint8[n, row_bytes], a copy.
@@ -73,6 +80,9 @@ class TensorReader:
         n_rows = tensor.shape[0]
         if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < n_rows:
             raise UsageError(f"{tensor.name} has {n_rows} rows; asked for {int(rows.min())} to {int(rows.max())}")
+        if tensor.encoding is not None and rows.size:
+            low, high, width = int(rows.min()), int(rows.max()) + 1, tensor.n_weights // n_rows
+            return self.read(tensor, low * width, high * width).reshape(high - low, -1)[rows - low]
         row_bytes = tensor.require_format().row_bytes(tensor.n_weights // n_rows) if n_rows else 0
         if self._io == "pread":
             starts = [tensor.offset + int(row) * row_bytes for row in rows]
@@ -82,6 +92,8 @@ class TensorReader:
 
     def release(self, tensor: SourceTensor, first: int, last: int) -> None:
         """Weights [first, last) are done with: their pages need not stay in this process's memory. A hint; reading them again works."""
+        if tensor.encoding is not None:
+            return
         start, stop = _byte_range(tensor, first, last)
         if self._io == "mmap":
             release_pages(self._map(tensor.file)[0], start, stop)

@@ -3,8 +3,8 @@ and spec/sources.md (S, J).
 
 What each level looks at:
 
-    structure   header, metadata, tensor table, layout, shards, meaning, integrity keys; no tensor data
-    values      also every block, the padding between tensors, and the digests of both
+    structure   header, metadata, tensor table, layout, shards, meaning, integrity keys, descriptors of payloads; no other tensor data
+    values      also every block, every chunk of a payload, the padding between tensors, and the digests of both
     strict      also the canonical form, the grammar, every token
 
 A file that does not parse has one finding, the first: what follows it cannot be told apart from noise.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from gguflow.container.header import Header, parse
@@ -22,12 +23,14 @@ from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
 from gguflow.container.shards import judge_keys, n_shards
 from gguflow.container.verification import check_set
 from gguflow.errors import FileError, Finding, UsageError
+from gguflow.parametric.descriptor import VERDICTS as PAYLOAD_VERDICTS
 from gguflow.plan import block_sizes
 from gguflow.platform import storage_errors
 from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.general import judge_general
 from gguflow.validation.model import Facts
-from gguflow.validation.shards import is_first, judge_siblings
+from gguflow.validation.payloads import decoded, judge_payloads
+from gguflow.validation.shards import is_first, judge_siblings, siblings
 from gguflow.validation.tokenizer import judge_tokenizer
 from gguflow.validation.values import judge_values
 
@@ -83,7 +86,8 @@ def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limi
     if is_first(header):
         yield from judge_general(facts)
         yield from judge_tokenizer(facts, strict=level == "strict")
-        yield from judge_architecture(facts)
+        yield from judge_architecture(decoded(facts, chain([(header, content)], siblings(header, path)) if is_sound else ()))
+        yield from judge_payloads(facts, header, content, is_sound=is_sound, values=level != "structure")
     if level != "structure" and is_sound:  # else nobody knows where a block begins
         yield from judge_values(content, header, block_sizes, strict=level == "strict", digests=not of_digests, threads=threads)
     if level == "strict" and is_sound:
@@ -92,7 +96,12 @@ def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limi
         yield from judge_canonical(content, header, block_sizes)
 
 
+def error_class_of(rule: str) -> type[FileError]:
+    """What breaking a rule is, of whatever part of the specification."""
+    return PAYLOAD_VERDICTS.get(rule) or error_class(rule)
+
+
 def _verdict(findings: Sequence[Finding]) -> str:
     """The gravest class among the errors; "valid" without any."""
-    found = {error_class(finding.rule).verdict for finding in findings if finding.severity == "error"}
+    found = {error_class_of(finding.rule).verdict for finding in findings if finding.severity == "error"}
     return next((verdict for verdict in _GRAVEST_FIRST if verdict in found), "valid")

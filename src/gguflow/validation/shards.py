@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from gguflow.container.header import Header, parse
@@ -42,3 +44,13 @@ def judge_siblings(header: Header, path: Path) -> tuple[list[Finding], Facts]:
         return findings, Facts(header.metadata, {}, header.key_positions)
     tensors = {tensor.name: (tensor, f"{name}:$.tensors[{i}]") for name, shard in shards for i, tensor in enumerate(shard.tensors)}
     return [*findings, *judge_together(shards)], Facts(header.metadata, tensors, header.key_positions)
+
+
+def siblings(header: Header, path: Path) -> Iterator[tuple[Header, memoryview]]:
+    """The later shards that can be read, with their content."""
+    first = ShardName.of(path)
+    for number in range(1, n_shards(header) if first is not None else 1):
+        with contextlib.suppress(StorageError, FileError):
+            name = str(ShardName(first.stem, number, first.count)) if first is not None else ""
+            content = map_file(path.with_name(name))
+            yield parse(content, name), content

@@ -1,0 +1,108 @@
+"""Payloads of the parametric family: whether the keys, the tensors and the descriptors say the same, and what is wrong inside. Rules E-001 to E-104.
+
+The keys stand in the first file of a model; a later shard by itself is judged as the I8 tensors that it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from gguflow.container.encodings import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, payload_names, strings_under
+from gguflow.container.header import Header
+from gguflow.container.strings import quoted
+from gguflow.errors import FileError, Finding, GguflowError
+from gguflow.parametric import Payload, descriptor, find
+from gguflow.parametric.geometry import DESCRIPTOR_BYTES
+from gguflow.validation.model import Facts
+
+_I8 = 24
+
+
+def judge_payloads(facts: Facts, header: Header, content: memoryview, *, is_sound: bool, values: bool) -> Iterator[Finding]:
+    """Findings about the keys, about every payload of this file, and, with `values`, about what its chunks hold.
+
+    facts: of the whole model. is_sound: whether the layout holds, so that tensors lie where the header says.
+    """
+    if not any(key in facts.metadata for key in (MUST_UNDERSTAND_KEY, PAYLOADS_KEY)):
+        return
+    encodings, names = (strings_under(facts.metadata, key) for key in (MUST_UNDERSTAND_KEY, PAYLOADS_KEY))
+    if encodings is None or names is None:
+        key = MUST_UNDERSTAND_KEY if encodings is None else PAYLOADS_KEY
+        yield facts.about_key("E-101", "the keys of payloads are arrays of strings, and stand together", key)
+        return
+    unknown = [name for name in encodings if not _is_known(name)]
+    for name in unknown[:1]:
+        yield facts.about_key("E-103", "an encoding that this version does not know", MUST_UNDERSTAND_KEY, quoted(name))
+    wanted = set(names)
+    yield from _judge_tensors(facts, wanted)
+    if unknown or not is_sound:
+        return
+    found: set[str] = set()
+    n_read = 0
+    for i, tensor in enumerate(header.tensors):
+        if tensor.name not in wanted or tensor.type_id != _I8 or len(tensor.dims) != 1:
+            continue
+        start = header.data_offset + tensor.offset
+        try:
+            payload = Payload(np.frombuffer(content, np.uint8, tensor.n_weights, start))
+        except FileError as error:
+            yield _moved(error.finding, i, start)
+            continue
+        n_read += 1
+        found.add(payload.encoding.name)
+        for finding in payload.check_values() if values else ():
+            yield _moved(finding, i, start)
+    said = set(encodings)
+    if n_read == len(wanted) and found != said:
+        message = "the encodings that the key names are not those of the payloads"
+        yield facts.about_key("E-104", message, MUST_UNDERSTAND_KEY, sorted(said), sorted(found))
+
+
+def decoded(facts: Facts, files: Iterable[tuple[Header, memoryview]]) -> Facts:
+    """The facts with the shapes that payloads stand for. A payload whose descriptor is no good is left out: its shape is not known.
+
+    files: of the model, each with its content; those that can be read.
+    """
+    wanted = payload_names(facts.metadata)
+    if not wanted:
+        return facts
+    shapes: dict[str, tuple[int, ...]] = {}
+    for header, content in files:
+        for tensor in header.tensors:
+            if tensor.name in wanted:
+                start = header.data_offset + tensor.offset
+                with contextlib.suppress(FileError):
+                    shapes[tensor.name] = descriptor.parse(bytes(content[start : start + DESCRIPTOR_BYTES])).geometry.shape
+    kept = {name: entry for name, entry in facts.tensors.items() if name not in wanted or name in shapes}
+    tensors = {name: (replace(tensor, dims=shapes[name][::-1]) if name in shapes else tensor, path) for name, (tensor, path) in kept.items()}
+    return replace(facts, tensors=tensors)
+
+
+def _judge_tensors(facts: Facts, wanted: set[str]) -> Iterator[Finding]:
+    """E-102: each is there, and stored as bytes in one dimension."""
+    for name in sorted(wanted):
+        if name not in facts.tensors:
+            if facts.tensors:  # none are known where a shard cannot be read
+                yield facts.about_key("E-102", f"there is no tensor {quoted(name)}", PAYLOADS_KEY)
+            continue
+        tensor, _ = facts.tensors[name]
+        if tensor.type_id != _I8 or len(tensor.dims) != 1:
+            yield facts.about_tensor("E-102", f"tensor {quoted(name)} cannot hold a payload", name, f"type {tensor.type_id}", "I8 in one dimension")
+
+
+def _is_known(name: str) -> bool:
+    try:
+        find(name)
+    except GguflowError:
+        return False
+    return True
+
+
+def _moved(finding: Finding, i: int, start: int) -> Finding:
+    """A finding about a payload, as one about the file that holds it."""
+    offset = None if finding.offset is None else start + finding.offset
+    return replace(finding, path=f"$.tensors[{i}].data{finding.path.removeprefix('$')}", offset=offset)
