@@ -66,6 +66,7 @@ UNITS: dict[str, set[str]] = {
     "validation": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan", "parametric"},
     "editing": {"errors", "platform", "container", "plan", "validation"},
     "runtime": {"errors", "platform", "blocks", "container", "models", "parallel", "plan", "products", "quantization", "validation", "parametric"},
+    "torch": {"errors", "blocks", "quantization", "runtime"},
     "inference": {"errors", "blocks", "models", "quantization"},
     "inference_cli": {"errors", "platform", "inference"},
     "cli": {
@@ -86,8 +87,12 @@ LIBRARIES: dict[str, set[str]] = {
     "xxhash": {"container/integrity.py", "parametric/"},
     "zstandard": {"parametric/entropy.py"},
     "matplotlib": {"comparison/plot.py"},
+    "torch": {"torch/"},
 }
 """Libraries from outside, and the files or directories of the package that may import them. No other library is imported."""
+
+OPTIONAL = {"torch"}
+"""Units that need a library which the package does not ask for: without it, they do not import."""
 
 ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.lanes", "gguf", "sentencepiece", "tqdm"}
 """Imported inside functions only (kernels and lanes import each other freely): whoever does not need them does not wait for them."""
@@ -274,7 +279,7 @@ def test_public_names_stay_what_they_are() -> None:
     script = f"""
 import importlib, gguflow
 first = {{name: getattr(gguflow, name) for name in gguflow.__all__}}
-for unit in {sorted(UNITS)}:
+for unit in {sorted(UNITS.keys() - OPTIONAL)}:
     importlib.import_module("gguflow." + unit)
 for name, value in first.items():
     if getattr(gguflow, name) is not value:
@@ -360,3 +365,17 @@ def test_commands_load_only_what_they_need(tmp_path: Path, arguments: list[str],
     modules = loaded(program, *(str(model) if argument == "MODEL" else argument for argument in arguments))
     assert "gguflow" in modules
     assert not modules & forbidden
+
+
+def test_without_torch_the_error_says_what_to_install() -> None:
+    """None in sys.modules is how a module is made to be absent."""
+    script = """
+import sys
+sys.modules["torch"] = None
+try:
+    import gguflow.torch
+except ImportError as error:
+    sys.exit(0 if "pip install 'gguflow[torch]'" in str(error) else str(error))
+sys.exit("it was imported")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -8,6 +8,7 @@ else in the package does.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,12 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
+def listed(names: Sequence[str], limit: int = 10) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(printable(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
 class GguflowError(Exception):
     """The root: catch this to catch all that the package raises on purpose."""
 
@@ -80,6 +87,20 @@ class UnknownFormatError(UsageError):
 
 class ShapeError(UsageError):
     """An array whose shape or dtype the operation cannot take."""
+
+
+class MismatchError(UsageError):
+    """A file and a model that do not belong together.
+
+    missing: names of tensors that the model has and the file has not. left_over: names of those in the file that the model has no place for.
+    """
+
+    def __init__(self, file: str | Path, missing: Sequence[str], left_over: Sequence[str]) -> None:
+        what = [f"{file} does not fit the model"]
+        what += [f"missing in the file: {listed(missing)}"] if missing else []
+        what += [f"left over: {listed(left_over)}"] if left_over else []
+        super().__init__("; ".join(what))
+        self.missing, self.left_over = tuple(missing), tuple(left_over)
 
 
 class NonFiniteError(GguflowError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -292,3 +293,14 @@ def test_opening_loads_no_kernels_and_few_pages(tmp_path: Path) -> None:
     small = one_tensor(tmp_path / "small.gguf", FORMATS["f32"], (4,), bytes(16))
     grown = int(subprocess.run([sys.executable, "-c", code, str(path), str(small)], capture_output=True, check=True, text=True).stdout)
     assert grown < 20 << 20
+
+
+def test_a_model_that_nobody_closes(model_path: Path) -> None:
+    """Its file is closed with the last that refers to it."""
+    tensor = gguflow.open(model_path)["output_norm.weight"]
+    descriptor = tensor._file._fd
+    os.fstat(descriptor)
+    del tensor
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ class BlockFile:
         self._bytes: Bytes | None = np.frombuffer(self.content, np.uint8)
         with storage_errors("read", path):
             self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            self._close_fd = weakref.finalize(self, os.close, self._fd)  # for those who never call `close`
             status = os.fstat(self._fd)
         self.mtime_ns = status.st_mtime_ns
         try:
@@ -93,8 +95,8 @@ class BlockFile:
     def close(self) -> None:
         """Close the file, and unmap it as soon as no array refers to it any more."""
         if self._fd >= 0:
-            os.close(self._fd)
             self._fd = -1
+            self._close_fd()
         self._unmap()
 
     def _unmap(self) -> None:

@@ -1,0 +1,46 @@
+"""Tensors of an open file as torch's."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gguflow.errors import UsageError
+from gguflow.runtime.checkpoint import CheckpointTensor
+from gguflow.runtime.tensor import Rows, Tensor
+
+Weights = Tensor | CheckpointTensor
+"""A tensor of an open model, as it is stored or as its checkpoint had it."""
+
+NUMBER_TYPES = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "i64": torch.int64,
+    "i32": torch.int32,
+    "i16": torch.int16,
+    "i8": torch.int8,
+}
+"""The unquantized formats, and torch's types for them."""
+
+_DECODED = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+def decode(weights: Weights, dtype: torch.dtype, rows: Rows | None = None) -> torch.Tensor:
+    """The weights, or those of some rows, decoded: float32, float16 and bfloat16 directly into torch's memory, other float types by way of float32.
+
+    On as many threads as torch uses. Raises UsageError for a type of integers, and what `Tensor.dequantize` raises.
+    """
+    require_floats(dtype)
+    threads = torch.get_num_threads()
+    if dtype == torch.bfloat16:  # NumPy has no such type: the bits
+        bits = weights.dequantize(rows, dtype="bfloat16", threads=threads)
+        return torch.from_numpy(bits.view(np.int16)).view(dtype)
+    return torch.from_numpy(weights.dequantize(rows, dtype=_DECODED.get(dtype, "float32"), threads=threads)).to(dtype)
+
+
+def require_floats(dtype: torch.dtype) -> None:
+    """Raises UsageError."""
+    if not dtype.is_floating_point:
+        raise UsageError(f"weights are decoded to a float type, not {dtype}")
