@@ -233,7 +233,10 @@ def resolve(format: str | BlockFormat) -> BlockFormat:
 def output_array(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The caller's `out` where it fits, a new array where there is none. Raises ShapeError."""
     if out is None:
-        return np.empty(shape, dtype)
+        try:
+            return np.empty(shape, dtype)
+        except ValueError as error:  # a file may say 0 x 2**62
+            raise ShapeError(f"{list(shape)} is more than an array can be: {error}") from error
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise ShapeError(f"out must be writable, C-contiguous {dtype.name}{list(shape)}, not {out.dtype.name}{list(out.shape)}")
     return out

@@ -211,6 +211,15 @@ def test_products(model_path: Path) -> None:
             tensor[0].matmul(x)
 
 
+def test_an_empty_tensor_of_a_huge_shape(tmp_path: Path) -> None:
+    """Valid, and more than NumPy can make."""
+    path = one_tensor(tmp_path / "model.gguf", FORMATS["f32"], (0, 1 << 61), b"")
+    with gguflow.open(path) as model:
+        for touched in (model["t"].dequantize, model["t"].numpy, lambda: model["t"].raw):
+            with pytest.raises(ShapeError, match="more than an array can be"):
+                touched()
+
+
 def test_unknown_types_are_listed_and_refused(tmp_path: Path) -> None:
     infos = [TensorInfo("known", (4,), FORMATS["f32"].id, 0), TensorInfo("new", (64,), 4000, 32), TensorInfo("later", (2,), FORMATS["f32"].id, 64)]
     path = tmp_path / "model.gguf"

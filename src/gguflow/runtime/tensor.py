@@ -72,7 +72,7 @@ class Tensor:
         Raises UnsupportedError (C-016), InvalidError (R-002) where the file was shortened, UsageError where the model is closed.
         """
         *leading, n = self.shape or (1,)
-        return self._packed(0, self.size).reshape(*leading, self._known().row_bytes(n))
+        return _shaped(self._packed(0, self.size), (*leading, self._known().row_bytes(n)))
 
     def numpy(self) -> NDArray[Any]:
         """The weights of an unquantized tensor without a copy: its number type and shape, read-only. BF16 as its bits, in uint16.
@@ -82,7 +82,7 @@ class Tensor:
         block_format = self._known()
         if block_format.is_quantized:
             raise UsageError(f"{self.name} is {block_format}: packed blocks have no view as numbers; dequantize() decodes them")
-        return self._packed(0, self.size).view(block_format.number_type or np.dtype("<u2")).reshape(self.shape)
+        return _shaped(self._packed(0, self.size).view(block_format.number_type or np.dtype("<u2")), self.shape)
 
     def dequantize(self, rows: Rows | None = None, *, out: NDArray[Any] | None = None, dtype: str = "float32", threads: int = 1) -> NDArray[Any]:
         """The weights, or those of some rows, as float32[...] (float16 is rounded from it, bfloat16 too: its bits, as uint16).
@@ -206,6 +206,14 @@ def matmul(
     if format is None:
         raise UsageError("packed rows need their format: matmul(rows, x, format=...)")
     return products.matmul(matrix, format, x, activations=activations, threads=threads, out=out)
+
+
+def _shaped(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A view of another shape, of the same size. Raises ShapeError where NumPy has no such shape: an empty tensor may have huge dimensions."""
+    try:
+        return array.reshape(shape)
+    except ValueError as error:
+        raise ShapeError(f"{list(shape)} is more than an array can be: {error}") from error
 
 
 def index_of(i: int, n: int, name: str) -> int:
