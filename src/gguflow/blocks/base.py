@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -85,7 +86,7 @@ class BlockFormat:
         """The name in lower case: what the command line takes, and the name of the modules."""
         return self.name.lower()
 
-    @property
+    @functools.cached_property
     def reserved_codes(self) -> tuple[ReservedCode, ...]:
         """`reserved` where it is given, else: every scale and min that is a binary16 must be finite. Those are the fields d, dmin and m."""
         if self.reserved is not None:

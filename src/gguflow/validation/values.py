@@ -1,6 +1,6 @@
 """Level `values`: every block of every tensor, the padding between them, and the digests. Rules V-001 to V-005, C-060 and I-006.
 
-All of it in one reading, leaf by leaf: a leaf's digest brings it into the core's cache, and its blocks are looked at there.
+All of it in one reading, strip by strip: what feeds the digest brings a strip into the core's cache, and its blocks are looked at there.
 
 What a good block does not hold is data of its format (`BlockFormat.reserved_codes`): a word whose masked bits are all ones. One function looks for
 all of them, and it need not be fast in itself: it touches a few bytes of each block of the mapped file, and memory is slower than NumPy's loops.
@@ -8,10 +8,9 @@ all of them, and it need not be fast in itself: it touches a few bytes of each b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,23 +19,25 @@ from gguflow import blocks
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.base import ReservedCode
 from gguflow.container.header import Header, TensorInfo
-from gguflow.container.integrity import LEAF_WEIGHTS, has_set, tensor_digest
+from gguflow.container.integrity import LEAF_WEIGHTS, has_set, new_leaf_digest, tensor_digest
 from gguflow.container.rules import BlockSizes, tensor_nbytes
 from gguflow.container.strings import quoted
-from gguflow.container.verification import compare, leaf_digest, tensor_leaves
+from gguflow.container.verification import compare, tensor_leaves
 from gguflow.errors import Finding
 from gguflow.platform import available_cpus
 
-_STRIP = 1 << 20
-"""Bytes that NumPy looks at in one call: what stays in a core's cache."""
+_STRIP = 5 << 17
+"""Bytes that are digested and looked at in one call each: what stays in a core's cache, and what a leaf of Q4_K takes."""
+
+_TASK = 1 << 24
+"""Bytes that a thread takes at a time: handing over costs Python as much as looking at half a megabyte."""
 
 _WORD: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """Consecutive blocks of one tensor: a leaf. index: of the tensor in the table. start, end: bytes of the file, the padding behind the tensor
     included. first, n_blocks: of its blocks, and how many.
     """
@@ -49,15 +50,15 @@ class _Piece:
     n_blocks: int
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """What a search found: how many blocks hold the code, the first of them (-1 for none), the largest masked word (0: none above subnormal)."""
 
     n_bad: int = 0
     first: int = -1
     largest: int = 0
 
-    def __add__(self, later: _Found) -> _Found:
+    def then(self, later: _Found) -> _Found:
+        """Of both, the blocks of `later` behind those of this one."""
         return _Found(self.n_bad + later.n_bad, self.first if self.n_bad else later.first, max(self.largest, later.largest))
 
 
@@ -74,15 +75,16 @@ def judge_values(
     found: dict[int, list[_Found]] = {}
     leaves: list[list[bytes]] = [[] for _ in header.tensors]
 
-    def look(piece: _Piece) -> tuple[bytes, list[_Found]]:
-        return leaf_digest(content, piece.start, piece.end) if digests else b"", _search(data, piece)
+    def look(task: list[_Piece]) -> list[tuple[bytes, list[_Found]]]:
+        return [_look(data, piece, digests) for piece in task]
 
-    pieces = [piece for i, tensor in enumerate(header.tensors) for piece in _pieces(i, tensor, header, block_sizes)]
+    tasks = list(_tasks(piece for i, tensor in enumerate(header.tensors) for piece in _pieces(i, tensor, header, block_sizes)))
     with ThreadPoolExecutor(threads or available_cpus()) as pool:
-        for piece, (digest, results) in zip(pieces, pool.map(look, pieces), strict=True):
-            so_far = found.get(piece.index, [_Found()] * len(results))
-            found[piece.index] = [a + b for a, b in zip(so_far, results, strict=True)]
-            leaves[piece.index].append(digest)
+        for task, looked in zip(tasks, pool.map(look, tasks), strict=True):
+            for piece, (digest, results) in zip(task, looked, strict=True):
+                so_far = found.get(piece.index, [_Found()] * len(results))
+                found[piece.index] = [a.then(b) for a, b in zip(so_far, results, strict=True)]
+                leaves[piece.index].append(digest)
     for i, results in found.items():
         tensor = header.tensors[i]
         yield from _broken(i, tensor, results, header.data_offset)
@@ -96,7 +98,7 @@ def judge_values(
 
 def first_reserved(packed: Bytes, block_format: BlockFormat, code: ReservedCode) -> int:
     """The first of the packed blocks uint8[n * type_size] that holds the code, or -1."""
-    results = _search(packed, _Piece(0, block_format, 0, len(packed), 0, len(packed) // block_format.type_size))
+    _, results = _look(packed, _Piece(0, block_format, 0, len(packed), 0, len(packed) // block_format.type_size), digests=False)
     return results[block_format.reserved_codes.index(code)].first
 
 
@@ -111,24 +113,51 @@ def _pieces(i: int, tensor: TensorInfo, header: Header, block_sizes: BlockSizes)
         yield _Piece(i, block_format, start, end, k * step, min(step, n_blocks - k * step))
 
 
-def _search(data: Bytes, piece: _Piece) -> list[_Found]:
-    """Look for each reserved code of the format, a strip of blocks at a time, so that the second code finds the first one's cache lines."""
-    stride, codes = piece.format.type_size, piece.format.reserved_codes
-    step = max(_STRIP // stride, 1)
+def _tasks(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    """The pieces in order, enough of them together."""
+    task: list[_Piece] = []
+    for piece in pieces:
+        task.append(piece)
+        if piece.end - task[0].start >= _TASK:
+            yield task
+            task = []
+    if task:
+        yield task
+
+
+def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found]]:
+    """The digest of a piece (b"" where it is not wanted), and what was found of each reserved code of its format."""
+    codes, size = piece.format.reserved_codes, piece.format.type_size
+    step = max(_STRIP // size, 1)
     found = [_Found()] * len(codes)
-    if not piece.n_blocks:
-        return found
-    words = [np.ndarray((piece.n_blocks,), _WORD[code.width], data.data, piece.start + code.offset, (stride,)) for code in codes]
+    words = (
+        [np.ndarray((piece.n_blocks,), _WORD[code.width], data.data, piece.start + code.offset, (size,)) for code in codes] if piece.n_blocks else []
+    )
+    digest = new_leaf_digest() if digests else None
     for i in range(0, piece.n_blocks, step):
+        if digest is not None:
+            digest.update(data[piece.start + i * size : piece.start + min(i + step, piece.n_blocks) * size])
         for k, code in enumerate(codes):
-            masked = words[k][i : i + step] & _WORD[code.width].type(code.mask)
-            largest = int(masked.max())
-            if largest == code.mask:
-                bad = np.flatnonzero(masked == code.mask)
-                found[k] += _Found(len(bad), piece.first + i + int(bad[0]), largest)
-            elif largest > found[k].largest:
-                found[k] += _Found(largest=largest)
-    return found
+            found[k] = _search(words[k][i : i + step], code.mask, piece.first + i, found[k])
+    if digest is None:
+        return b"", found
+    digest.update(data[piece.start + piece.n_blocks * size : piece.end])
+    return bytes(digest.digest()), found
+
+
+def _search(words: NDArray[Any], mask: int, first: int, found: _Found) -> _Found:
+    """`found`, and what is in the words of the blocks from number `first` on."""
+    largest = _largest_number(words) & mask if words.flags.c_contiguous else int((words & words.dtype.type(mask)).max())
+    if largest == mask:
+        bad = np.flatnonzero((words & words.dtype.type(mask)) == mask)
+        return found.then(_Found(len(bad), first + int(bad[0]), largest))
+    return found if largest <= found.largest else found.then(_Found(largest=largest))
+
+
+def _largest_number(words: NDArray[Any]) -> int:
+    """The largest magnitude of floats, as their bits without the sign, which are in the same order: among the positive ones or among the negative."""
+    sign = 1 << 8 * words.itemsize - 1
+    return max(int(words.view(f"<i{words.itemsize}").max()), int(words.max()) % sign)
 
 
 def _broken(i: int, tensor: TensorInfo, results: list[_Found], data_offset: int) -> Iterator[Finding]:
