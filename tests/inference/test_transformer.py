@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ from numpy.typing import NDArray
 
 import gguflow
 from checkpoints import TINY
-from gguflow.errors import NonFiniteError, UnsupportedError, UsageError
+from gguflow.container.header import build, parse
+from gguflow.container.metadata import Value, ValueType
+from gguflow.errors import GguflowError, InvalidError, NonFiniteError, UnsupportedError, UsageError
 from gguflow.inference.attention import attend
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import Transformer
@@ -158,6 +162,43 @@ def test_models_that_are_refused(llama: Path, tmp_path: Path, assignment: str, r
     assert assignment.split("=")[0] in caught.value.finding.path
 
 
+OUT_OF_RANGE = (
+    "llama.rope.freq_base=f32:1",
+    "llama.rope.freq_base=str:10000",
+    "llama.rope.scaling.factor=f32:-2",
+    "llama.rope.scaling.attn_factor=f32:0",
+    "llama.attention.layer_norm_rms_epsilon=f32:nan",
+)
+
+
+@pytest.mark.parametrize("assignment", OUT_OF_RANGE)
+def test_numbers_out_of_range(llama: Path, assignment: str) -> None:
+    kind, _, text = assignment.partition("=")[2].partition(":")
+    key = assignment.partition("=")[0]
+    with gguflow.open(llama) as model:
+        model.metadata = dict(model.metadata) | {key: float(text) if kind == "f32" else text}  # type: ignore[assignment]
+        with pytest.raises(InvalidError) as caught:
+            Transformer(model)
+    assert caught.value.finding.rule == "E-004"
+    assert key in caught.value.finding.path
+
+
+@pytest.mark.parametrize("factors", [[1.0] * 3, [1.0] * 5, [1.0, 1.0, 0.0, 1.0], [1.0, 1.0, math.nan, 1.0]], ids=str)
+def test_factors_of_rope_that_are_refused(tmp_path: Path, factors: list[float]) -> None:
+    """The file has four, for heads of 8."""
+    path = random_model(tmp_path, "llama, llama3 rope")
+    content = path.read_bytes()
+    old = parse(content, str(path))
+    infos = [replace(info, dims=(len(factors),)) if info.name == "rope_freqs.weight" else info for info in old.tensors]
+    metadata = {key: value for key, value in old.metadata.items() if not key.startswith("gguflow.")}
+    data = bytearray(content[old.data_offset :])
+    at = next(info.offset for info in infos if info.name == "rope_freqs.weight")
+    data[at : at + 4 * len(factors)] = np.array(factors, np.float32).tobytes()
+    path.write_bytes(build(metadata, infos) + bytes(data))
+    with gguflow.open(path) as model, pytest.raises(InvalidError, match="E-004"):
+        Transformer(model)
+
+
 def test_infinity_is_an_error(tmp_path: Path) -> None:
     """Keys beyond F16 do not fit the cache."""
     path = random_model(tmp_path)
@@ -178,3 +219,49 @@ def test_the_specification_has_the_rules_that_the_code_has() -> None:
         for directory in (root / "src" / "gguflow" / "inference", Path(__file__).parent)
     )
     assert in_text == set(re.findall(r'"(E-\d{3})"', sources)) == set(re.findall(r'"(E-\d{3})"', tests))
+
+
+NASTY = {
+    "a string": Value(ValueType.STRING, "x"),
+    "zero": Value(ValueType.UINT32, 0),
+    "one": Value(ValueType.UINT32, 1),
+    "the largest": Value(ValueType.UINT32, 2**32 - 1),
+    "below zero": Value(ValueType.INT32, -1),
+    "not a number": Value(ValueType.FLOAT32, math.nan),
+    "a float": Value(ValueType.FLOAT32, -0.5),
+    "yes": Value(ValueType.BOOL, True),
+    "strings": Value(ValueType.ARRAY, ["a"] * 24, ValueType.STRING),
+    "numbers": Value(ValueType.ARRAY, [2, 2], ValueType.UINT32),
+    "many numbers": Value(ValueType.ARRAY, [1] * 100, ValueType.INT32),
+    "nothing": Value(ValueType.ARRAY, [], ValueType.FLOAT32),
+}
+MORE_KEYS = (
+    *(f"llama.rope.scaling.{name}" for name in ("factor", "attn_factor", "original_context_length", "yarn_ext_factor", "yarn_attn_factor")),
+    *(f"llama.rope.scaling.{name}" for name in ("yarn_beta_fast", "yarn_beta_slow")),
+    *("llama.rope.scale_linear", "llama.expert_count", "llama.nextn_predict_layers", "llama.attention.value_length", "llama.attention.causal"),
+    *("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.scores"),
+    *("tokenizer.ggml.eot_token_id", "tokenizer.ggml.merges"),
+)
+
+
+@pytest.mark.parametrize("nasty", NASTY.values(), ids=NASTY)
+def test_hostile_metadata_gives_typed_errors(tmp_path: Path, nasty: Value) -> None:
+    """Every key of a model, and those that it might have, with a value that it must not have; or must, then the model runs."""
+    path = random_model(tmp_path / "model", "llama, yarn rope")
+    content = path.read_bytes()
+    old = parse(content, str(path))
+    ran, refused = 0, 0
+    for key in (*old.metadata, *MORE_KEYS):
+        metadata = {k: v for k, v in old.metadata.items() if not k.startswith("gguflow.")} | {key: nasty}
+        if key in ("general.alignment", "general.architecture") or key.startswith("gguflow."):
+            continue
+        path.write_bytes(build(metadata, old.tensors) + content[old.data_offset :])
+        try:
+            with gguflow.open(path) as model:
+                tokenizer, transformer = Tokenizer(model.metadata, model.path), Transformer(model)
+                transformer.read([*tokenizer.encode("a b"), 1], transformer.cache(16))
+                ran += 1
+        except GguflowError:
+            refused += 1
+    assert ran
+    assert refused

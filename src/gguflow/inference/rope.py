@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gguflow.inference.hyperparameters import ROTATED_PAIRS, Hyperparameters, Keys
+from gguflow.errors import Finding, InvalidError
+from gguflow.inference.hyperparameters import ROTATED_PAIRS, Hyperparameters, keys_of
+from gguflow.inference.keys import Keys
 
 if TYPE_CHECKING:
     from gguflow.runtime import Model
@@ -37,26 +39,26 @@ class Rope:
 
     @classmethod
     def of(cls, model: Model, sizes: Hyperparameters) -> Rope:
-        """What the metadata says. Raises UnsupportedError (E-003) for a scaling that is not known."""
-        keys = Keys(model)
-        exponents = np.arange(0, sizes.head_dim, 2, dtype=np.float64) / sizes.head_dim
-        base = float(keys.value("rope.freq_base", 10_000.0))
-        frequencies = base**-exponents
+        """What the metadata says. Raises UnsupportedError (E-003) for a scaling that is not known, InvalidError (E-004)."""
+        keys = keys_of(model)
+        pairs = ROTATED_PAIRS[sizes.architecture]
+        base = keys.number("rope.freq_base", 10_000.0, above=1.0)
+        frequencies = base ** -(np.arange(0, sizes.head_dim, 2, dtype=np.float64) / sizes.head_dim)
         if sizes.architecture == "llama" and "rope_freqs.weight" in model:
-            frequencies = frequencies / model["rope_freqs.weight"].dequantize().reshape(-1)
-        kind = keys.value("rope.scaling.type", "linear")
-        factor = float(keys.value("rope.scaling.factor", keys.value("rope.scale_linear", 0.0))) or 1.0
-        magnitude = float(keys.value("rope.scaling.attn_factor", 1.0))
+            frequencies = frequencies / _factors(model, sizes)
+        kind = keys.text("rope.scaling.type", "linear")
+        factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 0.0, or_zero=True), or_zero=True) or 1.0
+        magnitude = keys.number("rope.scaling.attn_factor", 1.0)
         if kind == "none":
-            return cls(frequencies, magnitude, ROTATED_PAIRS[sizes.architecture])
+            return cls(frequencies, magnitude, pairs)
         if kind not in ("linear", "yarn"):
             raise keys.unsupported("E-003", "rope.scaling.type", "this way of scaling rotary embeddings is not known", kind, "none, linear, yarn")
         stretched = frequencies / factor
         if kind == "yarn":
-            kept = _kept(keys, sizes, base) * float(keys.value("rope.scaling.yarn_ext_factor", 1.0))
+            kept = _kept(keys, sizes, base) * keys.number("rope.scaling.yarn_ext_factor", 1.0, or_zero=True)
             stretched = stretched * (1 - kept) + frequencies * kept
-            magnitude *= float(keys.value("rope.scaling.yarn_attn_factor", max(1.0, 1 + 0.1 * math.log(factor))))
-        return cls(stretched, magnitude, ROTATED_PAIRS[sizes.architecture])
+            magnitude *= keys.number("rope.scaling.yarn_attn_factor", max(1.0, 1 + 0.1 * math.log(factor)))
+        return cls(stretched, magnitude, pairs)
 
     def rotation(self, first: int, n: int) -> Rotation:
         """For the positions first to first + n - 1."""
@@ -75,15 +77,25 @@ class Rope:
         return rotated
 
 
+def _factors(model: Model, sizes: Hyperparameters) -> Floats:
+    """Llama 3.1's divisors, float32[d / 2]. Raises InvalidError (E-004)."""
+    tensor = model["rope_freqs.weight"]
+    factors: Floats = tensor.dequantize().reshape(-1).astype(np.float32)
+    if factors.shape != (sizes.head_dim // 2,) or not (np.isfinite(factors) & (factors > 0)).all():
+        message = "rope_freqs.weight has not a positive factor for each pair of a head's features"
+        raise InvalidError(model.path, Finding("E-004", message, "$.tensors", found=list(tensor.shape), expected=[sizes.head_dim // 2]))
+    return factors
+
+
 def _kept(keys: Keys, sizes: Hyperparameters, base: float) -> Doubles:
     """YaRN's ramp, float64[d / 2]: 1 (left as it is) where a pair turns beta_fast times or more in the original context, 0 from beta_slow down."""
-    original = float(keys.value("rope.scaling.original_context_length", sizes.context_length))
+    original = keys.number("rope.scaling.original_context_length", sizes.context_length)
 
     def pair_that_turns(times: float) -> float:
         return sizes.head_dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(base))
 
-    low = max(0, math.floor(pair_that_turns(float(keys.value("rope.scaling.yarn_beta_fast", 32.0)))))
-    high = min(sizes.head_dim - 1, math.ceil(pair_that_turns(float(keys.value("rope.scaling.yarn_beta_slow", 1.0)))))
+    low = max(0, math.floor(pair_that_turns(keys.number("rope.scaling.yarn_beta_fast", 32.0))))
+    high = min(sizes.head_dim - 1, math.ceil(pair_that_turns(keys.number("rope.scaling.yarn_beta_slow", 1.0))))
     ramp = (np.arange(sizes.head_dim // 2) - low) / max(0.001, high - low)
     kept: Doubles = 1 - np.clip(ramp, 0, 1)
     return kept

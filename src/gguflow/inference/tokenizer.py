@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gguflow.errors import Finding, UnsupportedError, UsageError, printable
-from gguflow.inference import byte_pair, sentencepiece
+from gguflow.errors import UsageError
+from gguflow.inference.byte_pair import BytePair, to_bytes
+from gguflow.inference.keys import Keys
 from gguflow.inference.pre_tokenizers import SPLITTERS, Splitter
+from gguflow.inference.sentencepiece import SPACE, SentencePiece
 from gguflow.models.tokenizers.vocabulary import TokenType
 
-_KEY = "tokenizer.ggml."
+_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
+_WRITTEN = {TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN}
+"""Tokens that stand for their text; unused ones, and those of no known type, for nothing."""
 _ENDING_TEXTS = (
     *("</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "[e~[", "<turn|>", "<end_of_turn>", "<end_of_utterance>", "<｜end▁of▁sentence｜>"),  # noqa: RUF001
     *(f"<|{name}|>" for name in ("eot_id", "eom_id", "im_end", "end", "return", "call", "calls", "flush", "endoftext", "end_of_text")),
@@ -19,7 +24,6 @@ _ENDING_TEXTS = (
     *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"),
 )
 """Tokens that end a text because of what they are called: llama.cpp's list, with the padding and separators of repositories."""
-_ENDING_IDS = ("eos", "eot", "eom")
 _DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
 """Of files that name no special token, by tokenizer.ggml.model."""
 
@@ -39,27 +43,30 @@ class Tokenizer:
     """The tokenizer of an open model. It decodes the whole vocabulary once; `special` holds the ids that frame and end a text."""
 
     def __init__(self, metadata: Mapping[str, Any], file: str) -> None:
-        """metadata: as an open model has it, judged. file: for messages. Raises UnsupportedError (E-010, E-011)."""
-        kind = metadata.get(_KEY + "model")
+        """metadata: as an open model has it, judged. file: for messages. Raises UnsupportedError (E-010, E-011), InvalidError (E-004)."""
+        keys = Keys(metadata, file, "tokenizer.ggml.")
+        kind = keys.text("model", "")
         if kind not in _DEFAULT_IDS:
-            raise _unsupported(file, "E-010", "model", "a tokenizer that is not known here", kind, ", ".join(_DEFAULT_IDS))
-        self.texts = [text or f"[EMPTY_{token}]" for token, text in enumerate(metadata[_KEY + "tokens"])]
-        ids = {text: token for token, text in enumerate(self.texts)}
-        types: Sequence[int] = metadata.get(_KEY + "token_type", ())
-        self._types = [int(of_token) for of_token in types] or [int(TokenType.NORMAL)] * len(ids)
+            raise keys.unsupported("E-010", "model", "a tokenizer that is not known here", kind, ", ".join(_DEFAULT_IDS))
         self._is_byte_level = kind == "gpt2"
-        splitter = _splitter(metadata, file) if self._is_byte_level else Splitter((), adds_bos=True)
-        self.special = self._special(metadata, _DEFAULT_IDS[kind], splitter, ids)
-        self._adds_space = bool(metadata.get(_KEY + "add_space_prefix", not self._is_byte_level))
-        hidden = {TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED}
-        special = [token for token, of_token in enumerate(self._types) if of_token in hidden]
+        splitter = _splitter(keys) if self._is_byte_level else Splitter((), adds_bos=True)
+        self._adds_space = keys.flag("add_space_prefix", not self._is_byte_level)
+        self.texts = [text or f"[EMPTY_{token}]" for token, text in enumerate(keys.array("tokens"))]
+        self._types = [int(of_token) for of_token in keys.array("token_type")] or [int(TokenType.NORMAL)] * len(self.texts)
+        ids = {text: token for token, text in enumerate(self.texts)}
+        ends = [ids[text] for text in _ENDING_TEXTS if text in ids]
+        for token in ends:
+            self._types[token] = TokenType.CONTROL
+        self.special = self._special(keys, _DEFAULT_IDS[kind], splitter, ends)
+        sought = {TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED}
+        special = [token for token, of_token in enumerate(self._types) if of_token in sought]
         self._marked = sorted(special, key=lambda token: -len(self.texts[token].encode("utf-8", "surrogateescape")))
-        self.model: byte_pair.BytePair | sentencepiece.SentencePiece
+        self.model: BytePair | SentencePiece
         if self._is_byte_level:
-            self.model = byte_pair.BytePair(ids, metadata.get(_KEY + "merges", ()), splitter)
+            self.model = BytePair(ids, keys.array("merges"), splitter)
         else:
-            scores = [float(score) for score in metadata.get(_KEY + "scores", ())] or [0.0] * len(self.texts)
-            self.model = sentencepiece.SentencePiece(ids, scores, self._id(metadata, "unknown", _DEFAULT_IDS[kind]))
+            scores = [float(score) for score in keys.array("scores")] or [0.0] * len(self.texts)
+            self.model = SentencePiece(ids, scores, self._id(keys, "unknown", _DEFAULT_IDS[kind]))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -93,13 +100,13 @@ class Tokenizer:
         text, kind = self.texts[token], self._types[token]
         if kind in (TokenType.CONTROL, TokenType.UNKNOWN) and not special:
             return b""
-        if kind == TokenType.BYTE:
-            return bytes([int(text[3:5], 16)])
+        if kind == TokenType.BYTE and (byte := _BYTE.fullmatch(text)):
+            return bytes([int(byte[1], 16)])
         if kind == TokenType.NORMAL:
             if self._is_byte_level:
-                return byte_pair.to_bytes(text)
-            text = text.replace(sentencepiece.SPACE, " ")
-        return b"" if kind == TokenType.UNUSED else text.encode("utf-8", "surrogateescape")
+                return to_bytes(text)
+            text = text.replace(SPACE, " ")
+        return text.encode("utf-8", "surrogateescape") if kind in _WRITTEN else b""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens, special ones left out; bytes that are no UTF-8 become U+FFFD. The space before the first word stays."""
@@ -122,32 +129,24 @@ class Tokenizer:
             parts = found
         return parts
 
-    def _special(self, metadata: Mapping[str, Any], defaults: Mapping[str, int], splitter: Splitter, ids: Mapping[str, int]) -> Special:
-        """Read the special ids; tokens that end a text by their name become control tokens, as llama.cpp makes them."""
-        named = [ids[text] for text in _ENDING_TEXTS if text in ids]
-        for token in named:
-            self._types[token] = TokenType.CONTROL
-        ends = [self._id(metadata, kind, defaults) for kind in _ENDING_IDS]
+    def _special(self, keys: Keys, defaults: Mapping[str, int], splitter: Splitter, ends: Sequence[int]) -> Special:
+        """ends: the tokens that end a text by their name."""
+        named = (self._id(keys, kind, defaults) for kind in ("eos", "eot", "eom"))
         return Special(
-            bos=self._id(metadata, "bos", defaults),
-            eos=self._id(metadata, "eos", defaults),
-            adds_bos=bool(metadata.get(_KEY + "add_bos_token", splitter.adds_bos)),
-            adds_eos=bool(metadata.get(_KEY + "add_eos_token", False)),
-            ends=frozenset(token for token in (*named, *ends) if token is not None),
+            bos=self._id(keys, "bos", defaults),
+            eos=self._id(keys, "eos", defaults),
+            adds_bos=keys.flag("add_bos_token", splitter.adds_bos),
+            adds_eos=keys.flag("add_eos_token", False),
+            ends=frozenset([*ends, *(token for token in named if token is not None)]),
         )
 
-    def _id(self, metadata: Mapping[str, Any], kind: str, defaults: Mapping[str, int]) -> int | None:
-        token = metadata.get(f"{_KEY}{kind}_token_id", defaults.get(kind))
-        return int(token) if token is not None and 0 <= token < len(self.texts) else None
+    def _id(self, keys: Keys, kind: str, defaults: Mapping[str, int]) -> int | None:
+        token = keys.integer(f"{kind}_token_id", defaults.get(kind, len(self.texts)))
+        return token if token < len(self.texts) else None
 
 
-def _splitter(metadata: Mapping[str, Any], file: str) -> Splitter:
-    name = metadata.get(_KEY + "pre", "default")
+def _splitter(keys: Keys) -> Splitter:
+    name = keys.text("pre", "default")
     if name not in SPLITTERS:
-        raise _unsupported(file, "E-011", "pre", "a pre-tokenizer that is not known here", name, ", ".join(SPLITTERS))
+        raise keys.unsupported("E-011", "pre", "a pre-tokenizer that is not known here", name, ", ".join(SPLITTERS))
     return SPLITTERS[name]
-
-
-def _unsupported(file: str, rule: str, key: str, message: str, found: object, expected: str) -> UnsupportedError:
-    shown = printable(found) if isinstance(found, str) else found
-    return UnsupportedError(file, Finding(rule, message, f"$.metadata['{_KEY}{key}']", found=shown, expected=expected))
