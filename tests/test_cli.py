@@ -19,6 +19,7 @@ from checkpoints import TINY, tiny_llama
 from gguflow import __version__
 from gguflow.blocks import FORMATS
 from gguflow.cli import main, parser
+from gguflow.parametric import presets
 
 
 @pytest.fixture
@@ -123,11 +124,12 @@ def test_what_is_shown_does_not_steer_the_terminal(tmp_path: Path, capsys: pytes
 def test_formats(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["formats", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [entry["name"] for entry in listed] == list(FORMATS)
+    assert [entry["name"] for entry in listed] == [*FORMATS, *presets()]
     q4_k = next(entry for entry in listed if entry["name"] == "q4_k")
     assert q4_k.items() >= {"name": "q4_k", "id": 12, "block_size": 256, "type_size": 144, "bits_per_weight": 4.5}.items()
     assert main(["formats"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(FORMATS) + 1
+    shown = [line.split()[0].lower() for line in capsys.readouterr().out.splitlines() if line]
+    assert shown == ["format", *FORMATS, "encoding", *presets(), "each"]
 
 
 ERRORS = {

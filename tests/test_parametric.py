@@ -14,7 +14,7 @@ import gguflow
 from gguflow.errors import NonFiniteError, ShapeError, UnknownFormatError, UsageError
 from gguflow.kernels import nested_scales
 from gguflow.kernels import parametric as kernels
-from gguflow.parametric import Encoder, Encoding, Payload, axes, codebooks, find, grammar, is_name, presets, reference
+from gguflow.parametric import Encoder, Encoding, Payload, about, axes, codebooks, find, grammar, is_name, presets, reference
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.names import name_of
 
@@ -47,6 +47,11 @@ POINTS = [
     "sb:block=80,quantizer=ternary,scale=f16",
     "sb:per=row,quantizer=ternary",
     "sb:per=row,quantizer=sign",
+    "sb:bits=2,per=row,codebook=quantile",
+    "sb:bits=3,per=row,codebook=kmeans,scale=bf16",
+    "sb:bits=4,per=tensor,codebook=kmeans",
+    "sb:bits=4,block=16,per=columns,codebook=kmeans",
+    "sb:bits=5,block=64,codebook=kmeans,scale=f16",
 ]
 QUANTIZED = [name for name in POINTS if not find(name).is_lossless]
 
@@ -388,6 +393,18 @@ def test_codes_are_packed_as_one_long_number(bits: int) -> None:
         back = np.empty_like(codes)
         bit_packing.unpack(packed, run, bits, back)
         assert (back == codes).all()
+
+
+@pytest.mark.parametrize("name", about.SNR)
+def test_declared_error_is_the_measured_one(name: str) -> None:
+    x = np.random.default_rng(0).standard_normal((16, 4096)).astype(np.float32)
+    error = x.astype(np.float64) - gguflow.dequantize(gguflow.quantize(x, name), name)
+    measured = 10 * np.log10((x.astype(np.float64) ** 2).sum() / (error**2).sum())
+    assert measured == pytest.approx(about.SNR[name], abs=0.05)
+
+
+def test_every_preset_declares_its_error() -> None:
+    assert presets().keys() - about.SNR.keys() == {"lossless"}
 
 
 def test_the_dynamic_map() -> None:

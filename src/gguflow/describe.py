@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import gguflow.parametric.about as about
 from gguflow import blocks
 from gguflow.blocks import BlockFormat
 from gguflow.container.encodings import payload_names
@@ -21,6 +22,7 @@ from gguflow.container.reader import map_file, read_header
 from gguflow.errors import printable
 from gguflow.parametric import descriptor
 from gguflow.parametric.geometry import DESCRIPTOR_BYTES
+from gguflow.parametric.names import presets
 from gguflow.plan import Plan, block_sizes
 
 if TYPE_CHECKING:
@@ -166,7 +168,23 @@ def changes_text(changes: Iterable[tuple[str, Value | None, Value | None]]) -> s
 
 
 def formats_data() -> list[dict[str, Any]]:
-    """Every block format as JSON-ready data."""
+    """Every block format, then every preset of the parametric family, as JSON-ready data. A preset has no ggml id, and no bytes per block."""
+    return _block_formats_data() + [
+        {
+            "name": name,
+            "id": None,
+            "block_size": e.block or None,
+            "type_size": None,
+            "bits_per_weight": e.bits_per_weight,
+            "formula": about.formula(e),
+            "snr": about.SNR.get(name),
+            "importance": "optional" if e.is_learned else "unused",
+        }
+        for name, e in presets().items()
+    ]
+
+
+def _block_formats_data() -> list[dict[str, Any]]:
     return [
         {
             "name": f.key,
@@ -202,9 +220,22 @@ def formats_rows() -> list[tuple[str, ...]]:
     ]
 
 
+ENCODING_TITLES = ("encoding", "bits/weight", "SNR dB", "formula", "")
+
+
+def encodings_rows() -> list[tuple[str, ...]]:
+    """Every preset of the parametric family as a row of the table that people see."""
+    return [
+        (name, f"{e.bits_per_weight:.4g}", f"{about.SNR[name]:.1f}" if name in about.SNR else "", about.formula(e), about.summary(e))
+        for name, e in presets().items()
+    ]
+
+
 def formats_text() -> str:
-    """Every block format for people. SNR: signal to noise on Gaussian weights."""
-    return table(FORMAT_TITLES, formats_rows(), right=(1, 2, 3, 4, 5))
+    """Every block format and every preset of the parametric family, for people. SNR: signal to noise on Gaussian weights."""
+    block_formats = table(FORMAT_TITLES, formats_rows(), right=(1, 2, 3, 4, 5))
+    encodings = table(ENCODING_TITLES, encodings_rows(), right=(1, 2))
+    return f"{block_formats}\n\n{encodings}\n\neach encoding also with +zstd or +outliers=0.5%; any point of the family as sb:bits=4,block=32,..."
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

@@ -17,6 +17,7 @@ from gguflow.parametric.chunks import digest as chunk_digest
 from gguflow.parametric.descriptor import MAGIC
 from gguflow.parametric.encoder import Encoder
 from gguflow.parametric.encoding import Encoding
+from gguflow.parametric.entropy import library_version as zstd_version
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.names import find, is_name, presets
 from gguflow.parametric.payload import Payload
@@ -24,5 +25,5 @@ from gguflow.parametric.payload import Payload
 __all__ = [
     "AUTO", "MAGIC", "Codebook", "Encoder",
     "Encoding", "Entropy", "Geometry", "Granularity", "Nesting", "Payload", "Quantizer", "Range",
-    "ScaleType", "SourceType", "chunk_digest", "decode", "encode", "find", "is_name", "joined", "presets",
+    "ScaleType", "SourceType", "chunk_digest", "decode", "encode", "find", "is_name", "joined", "presets", "zstd_version",
 ]  # fmt: skip

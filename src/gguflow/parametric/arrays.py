@@ -55,7 +55,7 @@ def encode(array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None
     parts: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * geometry.n_chunks
 
     def observe(i: int, _: int) -> None:
-        encoder.observe(rows_of(i), i)
+        encoder.observe(rows_of(i), i, weights)
 
     def encode_one(i: int, _: int) -> None:
         parts[i] = encoder.encode_chunk(i, rows_of(i), weights)

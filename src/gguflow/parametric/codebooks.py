@@ -94,7 +94,8 @@ def bounded(books: Floats) -> Bounded:
     order = np.argsort(books, axis=1, kind="stable").astype(np.int32)
     ascending = np.take_along_axis(books, order, axis=1)
     bounds = np.full((n, stride), np.inf, f32)
-    bounds[:, : size - 1] = (ascending[:, :-1] + ascending[:, 1:]) / f32(2)
+    with np.errstate(over="ignore"):
+        bounds[:, : size - 1] = (ascending[:, :-1] + ascending[:, 1:]) / f32(2)
     names = np.zeros((n, stride), np.int32)
     names[:, :size] = order
     return Bounded(bounds.reshape(-1), names.reshape(-1), stride)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 import gguflow.parametric.chunks as chunks
 import gguflow.parametric.codebooks as codebooks
 import gguflow.parametric.descriptor as descriptor
+import gguflow.parametric.learning as learning
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
 import gguflow.parametric.tables as tables
@@ -53,6 +55,8 @@ class Encoder:
         self.geometry = Geometry(encoding, tuple(int(n) for n in shape), source_type)
         self.tables: tables.Tables = {}
         self._observed: dict[int, dict[str, Any]] = {}
+        self._counts: NDArray[np.int64] | None = None
+        self._lock = threading.Lock()
         self._bounded: Bounded | None = None
         if given is not None:
             self._settle({name: np.ascontiguousarray(values, f32).reshape(-1) for name, values in given.items()})
@@ -66,9 +70,19 @@ class Encoder:
 
     # --- the first pass ---------------------------------------------------------------------------------------------------------------------------
 
-    def observe(self, x: Floats, i: int) -> None:
-        """Look at chunk i for the tables. x: float32[rows, columns], finite. Each chunk once, in any order, from any thread."""
-        self._observed[i] = tables.observed(self.geometry, _flat(x))
+    def observe(self, x: Floats, i: int, importance: Floats | None = None) -> None:
+        """Look at chunk i for the tables. x: float32[rows, columns], finite. Each chunk once, in any order, from any thread.
+
+        importance: float32[columns], the same for all chunks: what codebooks are learned with.
+        """
+        if not self.encoding.has_table_codebooks:
+            self._observed[i] = tables.observed(self.geometry, _flat(x))
+            return
+        counts = learning.new_counts(self.geometry)
+        learning.count(self.geometry, _flat(x), importance, counts)
+        with self._lock:
+            self._counts = counts if self._counts is None else self._counts + counts
+            self._observed[i] = {}
 
     def finish_observing(self) -> None:
         """Make the tables of what was seen. Raises UsageError where a chunk is missing."""
@@ -76,7 +90,10 @@ class Encoder:
             return
         if len(self._observed) != self.geometry.n_chunks:
             raise UsageError(f"{self.encoding.name} learns from all {self.geometry.n_chunks} chunks; {len(self._observed)} were observed")
-        self._settle(tables.joined(self.geometry, self._observed))
+        if self._counts is not None:
+            self._settle({"codebooks": learning.of_counts(self.encoding, self._counts)})
+        else:
+            self._settle(tables.joined(self.geometry, self._observed))
 
     def _settle(self, found: tables.Tables) -> None:
         sizes = {name: values.size for name, values in found.items()}
@@ -129,10 +146,14 @@ class Encoder:
             x = x.copy()
             x[kept.places] = 0
         codes = np.zeros(self.geometry.n_runs(rows) * self.geometry.run + SPARE, np.uint8)
-        if self.geometry.n_scales(rows):
+        if self.encoding.has_row_codebooks:
+            books = learning.of_rows(self.encoding, x.reshape(rows, -1), importance)
+            sections["scales"] = reals.to_bytes(books.reshape(-1), self.encoding.scale_type)
+            self._encode_given(x, codebooks.bounded(books), codes)
+        elif self.geometry.n_scales(rows):
             sections |= self._fit(rows, x, importance, codes)
         else:
-            self._encode_with_tables(x, codes)
+            self._encode_given(x, self._bounded or codebooks.NO_BOOKS, codes)
         codes[x.size :] = 0
         sections["codes"] = self._packed(rows, codes)
         return sections
@@ -159,12 +180,13 @@ class Encoder:
             sections["zeros"] = reals.to_bytes(found.mins, e.scale_type)
         return sections
 
-    def _encode_with_tables(self, x: Floats, codes: Bytes) -> None:
+    def _encode_given(self, x: Floats, books: Bounded, codes: Bytes) -> None:
+        """Codes with the scales of the tables, or with none."""
         from gguflow.kernels import parametric as kernels
 
         scales, zeros, mins = table_scales(self.encoding, self.tables)
         given = kernels.Scales(scales, mins, np.zeros(1, np.uint8), zeros, np.zeros(1, f32))
-        kernels.encode_given(_read_only(x), self._parameters(), kernels.Books(*(self._bounded or codebooks.NO_BOOKS)), given, codes)
+        kernels.encode_given(_read_only(x), self._parameters(), kernels.Books(*books), given, codes)
 
     def _parameters(self) -> Any:
         from gguflow.kernels import parametric as kernels

@@ -2,14 +2,16 @@
 
 Codes and exponents of weights repeat in no order: a search for matches costs time and makes the result larger, so it is all but switched off (the
 fastest strategy, a small table, long matches only). What does not shrink is stored as it is. A decoder takes any zstd frame that declares its size.
+
+zstandard is imported at first use: most of what knows the family never compresses.
 """
 
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
@@ -17,20 +19,31 @@ Bytes = NDArray[np.uint8]
 SAMPLE = 1 << 14
 """Bytes of the middle that are tried first: noise is not compressed in vain."""
 WORTHWHILE = 0.995
+MAX_WINDOW = 1 << 27
+LONGEST_FRAME_HEADER = 18
 
 _of_thread = threading.local()
+"""Compression contexts are not shared between threads."""
 
 
 class FrameError(ValueError):
     """Bytes that are not one zstd frame of the declared size."""
 
 
-def _compressor() -> zstandard.ZstdCompressor:
+def library_version() -> str:
+    """Of libzstd: the same version gives the same bytes."""
+    import zstandard
+
+    return ".".join(map(str, zstandard.ZSTD_VERSION))
+
+
+def _compressor() -> Any:
+    import zstandard
+
     if not hasattr(_of_thread, "compressor"):
         parameters = zstandard.ZstdCompressionParameters(strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=18)
         _of_thread.compressor = zstandard.ZstdCompressor(compression_params=parameters)
-    compressor: zstandard.ZstdCompressor = _of_thread.compressor
-    return compressor
+    return _of_thread.compressor
 
 
 def compressed(section: Bytes) -> Bytes:
@@ -48,14 +61,16 @@ def decompressed(frame: Bytes, nbytes: int) -> Bytes:
 
     Raises FrameError.
     """
+    import zstandard
+
     try:
-        declared = zstandard.get_frame_parameters(frame[:18].tobytes())
+        declared = zstandard.get_frame_parameters(frame[:LONGEST_FRAME_HEADER].tobytes())
     except zstandard.ZstdError as error:
         raise FrameError(f"no zstd frame: {error}") from None
     if declared.content_size != nbytes or declared.dict_id:
         raise FrameError(f"a frame of {declared.content_size} bytes, where {nbytes} are expected")
     if not hasattr(_of_thread, "decompressor"):
-        _of_thread.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        _of_thread.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
     try:
         content = _of_thread.decompressor.decompress(frame, max_output_size=nbytes, allow_extra_data=False)
     except zstandard.ZstdError as error:

@@ -16,6 +16,9 @@ from gguflow.parametric.encoding import Encoding
 FREE_PREFIX = "sb:"
 """What the text form of an encoding begins with."""
 
+SQUARE_ROOT_OF_TWO = 1.41421353816986083984375
+"""In binary32: two steps of log4 are an octave."""
+
 E = TypeVar("E", bound=enum.IntEnum)
 
 
@@ -41,7 +44,9 @@ def _table() -> Iterator[tuple[str, Encoding]]:
     yield "nf4_b64_dq", _book(Codebook.NF4, block=64, nesting=Nesting.DYNAMIC, scale_bits=8, super_block=256)
     yield "fp4_b64", _book(Codebook.FP4, block=64)
     yield "af4_b64", _book(Codebook.AF4, block=64)
-    yield "log4_b64", _book(Codebook.LOG, block=64, log_base=1.5)
+    yield "log4_b64", _book(Codebook.LOG, block=64, log_base=SQUARE_ROOT_OF_TWO)
+    yield "kmeans4_row", _book(Codebook.KMEANS, granularity=Granularity.ROW, scale_type=ScaleType.F16)
+    yield "quantile4_b256", _book(Codebook.QUANTILE, block=256)
     yield "ternary_absmean", Encoding(Quantizer.TERNARY, granularity=Granularity.TENSOR)
     yield "sign_b128", Encoding(Quantizer.SIGN, 1, block=128, scale_type=ScaleType.F16)
     yield "lossless", Encoding(Quantizer.LOSSLESS, granularity=Granularity.NONE, entropy=Entropy.ZSTD)

@@ -48,7 +48,13 @@ def encode(geometry: Geometry, rows: int, x: Floats, tables: Mapping[str, Floats
         fields |= settle(e, scaled, tables)
     else:
         scaled = from_tables(e, tables, len(blocks))
-    books = encoder_books(e, tables, geometry.n_groups)
+    if e.has_row_codebooks:
+        rows_of_x = [x[i : i + geometry.columns] for i in range(0, x.size, geometry.columns)]
+        learned = [learn(e, row) for row in rows_of_x]
+        fields["scales"] = [[real_field(value, e.scale_type) for value in book] for book in learned]
+        books = [bounds_of(book) for book in learned]
+    else:
+        books = encoder_books(e, tables, geometry.n_groups)
     codes = [code for b, block in enumerate(blocks) for code in encode_block(e, block, scaled[b], books[b % len(books)])]
     codes += [0] * (geometry.n_runs(rows) * geometry.run - len(codes))
     fields["codes"] = [codes[i : i + geometry.run] for i in range(0, len(codes), geometry.run)]
@@ -212,12 +218,30 @@ def encoder_books(e: Encoding, tables: Mapping[str, Floats], n_groups: int) -> l
     if e.codebook is Codebook.NONE:
         return [(np.zeros(0, f32), np.zeros(1, np.int32))]
     values = tables["codebooks"].reshape(n_groups, -1) if e.has_table_codebooks else codebooks.fixed_values(e)[None]
-    found = []
-    for book in values:
-        order = np.array(sorted(range(book.size), key=lambda i: (book[i], i)), np.int32)
-        ascending = book[order]
-        found.append((np.array([f32(a + b) / f32(2) for a, b in pairwise(ascending)], f32), order))
-    return found
+    return [bounds_of(book) for book in values]
+
+
+def bounds_of(book: Floats) -> tuple[Floats, NDArray[np.int32]]:
+    """What a value must exceed for the next rank, and the code of each rank."""
+    order = np.array(sorted(range(book.size), key=lambda i: (book[i], i)), np.int32)
+    return np.array([f32(a + b) / f32(2) for a, b in pairwise(book[order])], f32), order
+
+
+def learn(e: Encoding, row: Floats) -> Floats:
+    """The codebook of a row, without importance: buckets of as many weights each, then, for k-means, rounds of Lloyd; in integers of 20 bits."""
+    k, n = 1 << e.bits, row.size
+    peak = float(np.max(np.abs(row)))
+    values = sorted(int(np.rint(float(v) * (2**20 / max(peak, 1e-300)))) for v in row)
+    edges = [-(-n * c // k) for c in range(k + 1)]
+    centres: list[int] = []
+    for _ in range(101 if e.codebook is Codebook.KMEANS else 1):
+        runs = [values[first:last] for first, last in pairwise(edges)]
+        means = [sum(run) // len(run) if run else values[min(first, n - 1)] for run, first in zip(runs, edges, strict=False)]
+        if means == centres:
+            break
+        centres = means
+        edges = [0, *(sum(1 for v in values if v <= (a + b) // 2) for a, b in pairwise(centres)), n]
+    return np.array([stored(f32(centre * (peak / 2**20)), e.scale_type) for centre in centres], f32)
 
 
 def pack_trits(run: Sequence[int]) -> list[int]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gguflow.errors import UsageError
 from gguflow.parametric.axes import Quantizer, Range
 from gguflow.parametric.geometry import Geometry
 
@@ -24,12 +23,10 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def observed(geometry: Geometry, x: Floats) -> dict[str, Any]:
-    """What one chunk contributes. x: flat."""
+    """What one chunk contributes, but for codebooks: these are counted, see `learning`. x: flat."""
     from gguflow.kernels import block_statistics as kernels
 
     e = geometry.encoding
-    if e.has_table_codebooks:
-        raise UsageError(f"{e.name} is not available yet")
     block = geometry.scale_block
     n = -(-x.size // block)
     if e.needs_offset:
