@@ -38,11 +38,11 @@ Bytes = NDArray[np.uint8]
 
 
 class _Piece(NamedTuple):
-    """Consecutive blocks of one tensor: a leaf. index: of the tensor in the table. start, end: bytes of the file, the padding behind the tensor
+    """Consecutive blocks of one tensor: a leaf. tensor: its number in the table. start, end: bytes of the file, the padding behind the tensor
     included. first, n_blocks: of its blocks, and how many.
     """
 
-    index: int
+    tensor: int
     format: BlockFormat
     start: int
     end: int
@@ -82,9 +82,9 @@ def judge_values(
     with ThreadPoolExecutor(threads or available_cpus()) as pool:
         for task, looked in zip(tasks, pool.map(look, tasks), strict=True):
             for piece, (digest, results) in zip(task, looked, strict=True):
-                so_far = found.get(piece.index, [_Found()] * len(results))
-                found[piece.index] = [a.then(b) for a, b in zip(so_far, results, strict=True)]
-                leaves[piece.index].append(digest)
+                so_far = found.get(piece.tensor, [_Found()] * len(results))
+                found[piece.tensor] = [a.then(b) for a, b in zip(so_far, results, strict=True)]
+                leaves[piece.tensor].append(digest)
     for i, results in found.items():
         tensor = header.tensors[i]
         yield from _broken(i, tensor, results, header.data_offset)
@@ -147,7 +147,7 @@ def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found
 
 def _search(words: NDArray[Any], mask: int, first: int, found: _Found) -> _Found:
     """`found`, and what is in the words of the blocks from number `first` on."""
-    largest = _largest_number(words) & mask if words.flags.c_contiguous else int((words & words.dtype.type(mask)).max())
+    largest = _largest_number(words) & mask if words.strides == (words.itemsize,) else int((words & words.dtype.type(mask)).max())
     if largest == mask:
         bad = np.flatnonzero((words & words.dtype.type(mask)) == mask)
         return found.then(_Found(len(bad), first + int(bad[0]), largest))
