@@ -8,7 +8,7 @@ import numpy as np
 
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.products.numbers import padded_rest
-from gguflow.kernels.products.sums import SUMS, fold
+from gguflow.kernels.products.sums import SUMS, fetch_ahead, fold
 from gguflow.lanes import bits_float, load, load_half_word, load_u16, splat
 
 f32 = np.float32
@@ -26,6 +26,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
         low = splat(f32(0))
         high = splat(f32(0))
         for i in range(0, whole, SUMS):
+            fetch_ahead(blocks, start + 2 * i, 2 * SUMS)
             low = low + bits_float(load_u16(blocks, start + 2 * i) << 16) * load(x, i)
             high = high + bits_float(load_u16(blocks, start + 2 * i + 32) << 16) * load(x, i + 16)
         for i in range(whole, n):

@@ -9,7 +9,7 @@ import numpy as np
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.products.halves import load_half, load_halves
 from gguflow.kernels.products.numbers import padded_rest
-from gguflow.kernels.products.sums import SUMS, fold
+from gguflow.kernels.products.sums import SUMS, fetch_ahead, fold
 from gguflow.lanes import load, splat
 
 f32 = np.float32
@@ -26,6 +26,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
         low = splat(f32(0))
         high = splat(f32(0))
         for i in range(0, whole, SUMS):
+            fetch_ahead(blocks, start + 2 * i, 2 * SUMS)
             low = low + load_halves(blocks, start + 2 * i) * load(x, i)
             high = high + load_halves(blocks, start + 2 * i + 32) * load(x, i + 16)
         for i in range(whole, n):

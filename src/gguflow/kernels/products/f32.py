@@ -9,7 +9,7 @@ import numpy as np
 from gguflow.kernels.f32 import word_to_float
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.products.numbers import padded_rest
-from gguflow.kernels.products.sums import SUMS, fold
+from gguflow.kernels.products.sums import SUMS, fetch_ahead, fold
 from gguflow.lanes import bits_float, load, load_u32, splat
 
 f32 = np.float32
@@ -26,6 +26,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
         low = splat(f32(0))
         high = splat(f32(0))
         for i in range(0, whole, SUMS):
+            fetch_ahead(blocks, start + 4 * i, 4 * SUMS)
             low = low + bits_float(load_u32(blocks, start + 4 * i)) * load(x, i)
             high = high + bits_float(load_u32(blocks, start + 4 * i + 64)) * load(x, i + 16)
         for i in range(whole, n):

@@ -11,7 +11,7 @@ from gguflow.kernels.iq4_xs import N_SUB_BLOCKS, SUB_BLOCK, TYPE_SIZE
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.products.halves import load_half
 from gguflow.kernels.products.int8 import PADDING, lookup_bytes, negated_sums
-from gguflow.kernels.products.sums import fold
+from gguflow.kernels.products.sums import fetch_ahead, fold
 from gguflow.kernels.super_blocks import SIZE
 from gguflow.lanes import (
     dot4,
@@ -55,6 +55,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
         low = splat(f32(0))
         high = splat(f32(0))
         for block in range(n_blocks):
+            fetch_ahead(blocks, start, TYPE_SIZE)
             for b in range(N_SUB_BLOCKS):
                 values = codes * steps[16 * block + b]
                 pairs = load_u8(blocks, start + 8 + 16 * b)
@@ -76,6 +77,7 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
         start = row * n_blocks * TYPE_SIZE
         total = splat(f32(0))
         for block in range(n_blocks):
+            fetch_ahead(blocks, start, TYPE_SIZE)
             steps = sub_scales(blocks, start) * x_scales[block]
             for b in range(0, N_SUB_BLOCKS, 2):
                 at = start + 8 + 16 * b

@@ -10,7 +10,7 @@ from gguflow.kernels.fp4 import values as fp4_values
 from gguflow.kernels.mxfp4 import BLOCK_SIZE, TYPE_SIZE
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.products.int8 import PADDING, lookup_bytes, negated_sums, scale_by
-from gguflow.kernels.products.sums import fold, scratch
+from gguflow.kernels.products.sums import fetch_ahead, fold, scratch
 from gguflow.lanes import (
     bits_float,
     dot4,
@@ -61,6 +61,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
         low = splat(f32(0))
         high = splat(f32(0))
         for block in range(n_blocks):
+            fetch_ahead(blocks, start + TYPE_SIZE * block, TYPE_SIZE)
             values = codes * scales[block]
             pairs = load_u8(blocks, start + TYPE_SIZE * block + 1)
             low = low + lookup16(values, pairs) * load(x, BLOCK_SIZE * block)
@@ -82,6 +83,7 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
         total = splat(f32(0))
         for block in range(0, n_blocks, 2):
             first = start + TYPE_SIZE * block + 1
+            fetch_ahead(blocks, first, 2 * TYPE_SIZE)
             second = first + TYPE_SIZE if block + 1 < n_blocks else first
             weights = lookup_bytes(table, load_u32_quarters(blocks, first, first, second, second) >> upper)
             sums = dot4(load_i32(start_sums, 8 * block), weights, load_u32(codes, BLOCK_SIZE * block))

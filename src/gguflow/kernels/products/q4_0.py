@@ -10,7 +10,7 @@ from gguflow.kernels.legacy import BLOCK_SIZE
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.products.halves import load_scales
 from gguflow.kernels.products.int8 import NIBBLES, PADDING, negated_sums, scale_by
-from gguflow.kernels.products.sums import fold, scratch
+from gguflow.kernels.products.sums import fetch_ahead, fold, scratch
 from gguflow.lanes import dot4, lane_numbers, load, load_i32, load_u8, load_u32, load_u32_quarters, lookup16, splat, sum_by_halves, to_float
 
 f32 = np.float32
@@ -29,6 +29,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
         low = splat(f32(0))
         high = splat(f32(0))
         for block in range(n_blocks):
+            fetch_ahead(blocks, start + TYPE_SIZE * block, TYPE_SIZE)
             values = codes * scales[block]
             pairs = load_u8(blocks, start + TYPE_SIZE * block + 2)
             low = low + lookup16(values, pairs) * load(x, BLOCK_SIZE * block)
@@ -49,6 +50,7 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
         total = splat(f32(0))
         for block in range(0, n_blocks, 2):
             first = start + TYPE_SIZE * block + 2
+            fetch_ahead(blocks, first, 2 * TYPE_SIZE)
             second = first + TYPE_SIZE if block + 1 < n_blocks else first
             weights = (load_u32_quarters(blocks, first, first, second, second) >> upper) & NIBBLES
             sums = dot4(load_i32(start_sums, 8 * block), weights, load_u32(codes, BLOCK_SIZE * block))

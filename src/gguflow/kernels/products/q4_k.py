@@ -9,7 +9,7 @@ import numpy as np
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.products.halves import load_half
 from gguflow.kernels.products.int8 import NIBBLES, PADDING
-from gguflow.kernels.products.sums import fold
+from gguflow.kernels.products.sums import fetch_ahead, fold
 from gguflow.kernels.q4_k import HEADER, TYPE_SIZE
 from gguflow.kernels.super_blocks import SIZE
 from gguflow.lanes import (
@@ -60,6 +60,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
         low = splat(f32(0))
         high = splat(f32(0))
         for block in range(n_blocks):
+            fetch_ahead(blocks, start, TYPE_SIZE)
             for k in range(4):
                 step = 16 * block + 2 * k
                 values = codes * steps[step] - steps[step + 8]
@@ -98,6 +99,7 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
         high = splat(f32(0))
         mins = splat(f32(0))
         for block in range(n_blocks):
+            fetch_ahead(blocks, start, TYPE_SIZE)
             steps = sub_steps(blocks, start) * x_scales[block]
             mins = mins + steps * load(sub_sums, 16 * block)
             for j in range(0, 8, 4):

@@ -9,7 +9,7 @@ import numpy as np
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.products.int8 import NIBBLES, ONES, PADDING
 from gguflow.kernels.products.q4_k import minus_sub_sums, sub_steps
-from gguflow.kernels.products.sums import fold
+from gguflow.kernels.products.sums import fetch_ahead, fold
 from gguflow.kernels.q5_k import QH, QS, TYPE_SIZE
 from gguflow.kernels.super_blocks import SIZE
 from gguflow.lanes import dot4, lane_numbers, load, load_u8, load_u32, load_u32_halves, lookup16, splat, store, sum_by_halves, to_float
@@ -28,6 +28,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
         low = splat(f32(0))
         high = splat(f32(0))
         for block in range(n_blocks):
+            fetch_ahead(blocks, start, TYPE_SIZE)
             fifth = load_u8(blocks, start + QH) << 4  # bit j of a byte belongs to sub-block j
             more_fifth = load_u8(blocks, start + QH + 16) << 4
             for k in range(4):
@@ -57,6 +58,7 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
         high = splat(f32(0))
         mins = splat(f32(0))
         for block in range(n_blocks):
+            fetch_ahead(blocks, start, TYPE_SIZE)
             steps = sub_steps(blocks, start) * x_scales[block]
             mins = mins + steps * load(sub_sums, 16 * block)
             fifth = load_u32_halves(blocks, start + QH, start + QH) >> pair

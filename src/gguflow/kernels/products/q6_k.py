@@ -9,7 +9,7 @@ import numpy as np
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.products.halves import load_half
 from gguflow.kernels.products.int8 import NIBBLES, PADDING, negated_sums
-from gguflow.kernels.products.sums import fold
+from gguflow.kernels.products.sums import fetch_ahead, fold
 from gguflow.kernels.q6_k import QH, SCALES, TYPE_SIZE, D
 from gguflow.kernels.super_blocks import SIZE
 from gguflow.lanes import (
@@ -56,6 +56,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
         low = splat(f32(0))
         high = splat(f32(0))
         for block in range(n_blocks):
+            fetch_ahead(blocks, start, TYPE_SIZE)
             for half in range(2):
                 at = start + 64 * half
                 i = SIZE * block + 128 * half
@@ -89,6 +90,7 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
         low = splat(f32(0))
         high = splat(f32(0))
         for block in range(n_blocks):
+            fetch_ahead(blocks, start, TYPE_SIZE)
             steps = sub_steps(blocks, start) * x_scales[block]
             for half in range(2):
                 pairs = load_u32(blocks, start + 64 * half)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.policy import helper
-from gguflow.lanes import sum_by_halves
+from gguflow.lanes import prefetch, sum_by_halves
 
 f32 = np.float32
 
 SUMS = 32
+AHEAD = 4096  # bytes: what is fetched into the cache before its turn; the processor's own guesses end at the page
 
 
 @helper
@@ -29,3 +30,10 @@ def scratch(n_blocks: int) -> Any:
     """For one number of each block of a row: int32 and float32 of n_blocks, rounded up to 16."""
     size = (n_blocks + 15) // 16 * 16
     return np.zeros(size, np.int32), np.empty(size, f32)
+
+
+@helper
+def fetch_ahead(blocks: Any, i: Any, size: int) -> None:
+    """Ask for the cache lines that lie AHEAD of the `size` bytes from byte i of a flat uint8 array."""
+    for line in range(0, size, 64):
+        prefetch(blocks, i + AHEAD + line)
