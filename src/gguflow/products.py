@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
 from gguflow.parallel import run
-from gguflow.quantization import Bytes, Floats, decode, first_non_finite, output_array, quantize, read_only, resolve
+from gguflow.quantization import Bytes, Floats, decode, encode, first_non_finite, output_array, read_only, resolve
 
 Q8_0 = FORMATS["q8_0"]
 SUPER_BLOCK = 256
@@ -187,21 +187,22 @@ class EightBits(NamedTuple):
         """As llama.cpp rounds the activations that meet this format. Raises NonFiniteError."""
         from gguflow.kernels.products import int8
 
-        bad = first_non_finite(vectors.reshape(-1))
-        if bad >= 0:
-            vector, i = divmod(bad, vectors.shape[1])
-            raise NonFiniteError(f"{vectors[vector, i]} at weight {i} of vector {vector} of x cannot be rounded to eight bits", bad)
         count, n = vectors.shape
         block_size = SUPER_BLOCK if block_format.block_size == SUPER_BLOCK else Q8_0.block_size
         codes = np.zeros((count, n + int8.PADDING), np.uint8)
         scales = np.zeros((count, n // block_size + int8.PADDING), np.float32)
         if block_size == SUPER_BLOCK:
+            bad = first_non_finite(vectors.reshape(-1))
             for vector, its_codes, its_scales in zip(vectors, codes, scales, strict=True):
                 int8.quantize_q8_k(read_only(vector), its_codes, its_scales)
         else:
-            blocks = quantize(vectors, Q8_0).view(Q8_0.dtype)
+            blocks = np.empty((count, n // block_size), Q8_0.dtype)
+            bad = encode(vectors.reshape(-1), Q8_0, blocks.reshape(-1).view(np.uint8))
             codes[:, :n] = blocks["qs"].reshape(count, n).view(np.uint8)
             scales[:, : n // block_size] = blocks["d"].view("<f2")
+        if bad >= 0:
+            at, i = divmod(bad, n)
+            raise NonFiniteError(f"{vectors[at, i]} at weight {i} of vector {at} of x cannot be rounded to eight bits", bad)
         return cls(codes, scales, block_size)
 
     def as_floats(self, shape: tuple[int, ...]) -> Floats:

@@ -116,9 +116,9 @@ def against_numpy(
 
 def gguf_py_decoder(block_format: BlockFormat, packed: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]] | None:
     """None where gguf-py cannot decode the format."""
-    kind = gguf.GGMLQuantizationType(block_format.id)
     try:
+        kind = gguf.GGMLQuantizationType(block_format.id)
         gguf.dequantize(packed[:1], kind)
-    except NotImplementedError:
+    except (ValueError, NotImplementedError):
         return None
     return lambda: gguf.dequantize(packed, kind)
