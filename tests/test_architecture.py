@@ -66,7 +66,7 @@ UNITS: dict[str, set[str]] = {
     "validation": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan", "parametric"},
     "editing": {"errors", "platform", "container", "plan", "validation"},
     "runtime": {"errors", "platform", "blocks", "container", "models", "parallel", "plan", "products", "quantization", "validation", "parametric"},
-    "torch": {"errors", "blocks", "quantization", "runtime"},
+    "torch": {"errors", "blocks", "parametric", "quantization", "runtime"},
     "inference": {"errors", "blocks", "models", "quantization"},
     "inference_cli": {"errors", "platform", "inference"},
     "cli": {

@@ -87,3 +87,14 @@ def test_non_finite_weights_are_refused() -> None:
         gguflow.fake_quantize(x, "q4_k", threads=2)
     with pytest.raises(UsageError, match="too coarse"):
         gguflow.fake_quantize(x, "iq2_xxs")
+
+
+@pytest.mark.parametrize("name", ["int8_b128", "nf4_b64_dq+zstd", "lossless", "sb:bits=3,block=16"])
+def test_encodings_of_the_parametric_family(name: str) -> None:
+    """Of any shape; in place too."""
+    x = np.random.default_rng(4).standard_normal((3, 5, 100), np.float32)
+    expected = gguflow.dequantize(gguflow.quantize(x, name), name)
+    assert np.array_equal(bits(gguflow.fake_quantize(x, name, threads=2)), bits(expected))
+    assert gguflow.fake_quantize(x.astype(np.float64), name).dtype == np.float32
+    assert gguflow.fake_quantize(x, name, out=x) is x
+    assert np.array_equal(x, expected)

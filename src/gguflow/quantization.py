@@ -110,11 +110,17 @@ def fake_quantize(
 ) -> Floats:
     """What is left of x after quantizing: `dequantize(quantize(x))` bit for bit, as float32 of x's shape. For quantization-aware training.
 
-    x, importance, errors: as in `quantize`. The blocks pass through the cache, tile by tile, and are never kept.
+    x, format, importance, errors: as in `quantize`. Blocks pass through the cache, tile by tile, and are never kept; a payload of the parametric
+    family, whose chunks may depend on each other, is made whole, decoded, and let go.
     out: where to put the weights, C-contiguous float32 of x's shape; x itself for in place. Not whole after an error.
 
     Raises UsageError for formats of integers and for F64, which are no approximation of float32.
     """
+    if isinstance(format, str) and parametric.is_name(format):
+        array = np.asarray(x)
+        narrow = array.astype(np.float32) if array.dtype == np.float64 else array
+        payload = parametric.encode(narrow, parametric.find(format), importance, threads)
+        return parametric.decode(payload, threads=threads, out=out)
     block_format = resolve(format)
     if _copied_type(block_format) is not None:
         raise UsageError(f"{block_format.name} does not approximate float32 weights: there is nothing to simulate")

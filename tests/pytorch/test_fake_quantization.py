@@ -16,7 +16,7 @@ from gguflow.errors import NonFiniteError, ShapeError, UsageError  # noqa: E402
 from gguflow.torch import FakeQuantize, LearnedFakeQuantize, fake_quantize, learned_fake_quantize  # noqa: E402
 
 
-@pytest.mark.parametrize("format", ["q4_0", "q8_0", "q4_k", "mxfp4", "f16"])
+@pytest.mark.parametrize("format", ["q4_0", "q8_0", "q4_k", "mxfp4", "f16", "nf4_b64"])
 def test_straight_through(format: str) -> None:
     """Forwards the weights of the format, bit for bit; backwards the identity. In x's own type, in any layout."""
     x = torch.randn(4, 256, requires_grad=True)
@@ -173,6 +173,7 @@ def test_training(kind: str) -> None:
 
 def test_modules_survive_their_state() -> None:
     """repr, and a learned grid by way of its state_dict."""
+    assert repr(FakeQuantize("NF4_b64")) == "FakeQuantize(nf4_b64)"
     assert repr(FakeQuantize("q4_k", limits=(-1.0, 1.0))) == "FakeQuantize(Q4_K, limits=(-1.0, 1.0))"
     x = torch.randn(3, 32)
     grid, other = (LearnedFakeQuantize(x * k, 4, per_row=True) for k in (1, 5))

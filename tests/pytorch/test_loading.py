@@ -24,11 +24,11 @@ DEVICES = ("cpu", "meta")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("tiny-py-llama")
-    return {kind: gguflow.convert(TINY, directory / f"{kind}.gguf", type=kind).output for kind in ("f16", "q8_0", "q4_k_m")}
+    return {kind: gguflow.convert(TINY, directory / f"{kind}.gguf", type=kind).output for kind in ("f16", "q8_0", "q4_k_m", "nf4_b64")}
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k_m"])
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k_m", "nf4_b64"])
 def test_llama(files: dict[str, Path], kind: str, device: str) -> None:
     """A prompt, a single token, and what is generated; nothing but norms is left as a parameter."""
     model = load_into(build(TINY, device=device), files[kind])

@@ -130,10 +130,13 @@ def test_copies_and_processes(tensors: Any) -> None:
     assert not list(GGUFEmbedding(tensor).parameters()) and not GGUFEmbedding(tensor).state_dict()
 
 
-def test_repr(tensors: Any) -> None:
+def test_repr(tensors: Any, tmp_path: Path) -> None:
     layer = GGUFLinear(tensors["model.layers.0.self_attn.k_proj.weight"])
     assert repr(layer) == "GGUFLinear(in_features=256, out_features=128, bias=False, Q4_K, 18432 bytes, compute_dtype=torch.float32)"
     embedding = GGUFEmbedding(tensors["model.embed_tokens.weight"])
+    path = gguflow.convert(tiny_llama(tmp_path / "checkpoint"), tmp_path / "model.gguf", type="nf4_b64").output
+    with gguflow.open(path) as model:
+        assert ", nf4_b64, " in repr(GGUFLinear(model["blk.0.attn_q.weight"]))
     assert repr(embedding) == "GGUFEmbedding(4096, 256, Q4_K, 589824 bytes, compute_dtype=torch.float32)"
 
 

@@ -41,9 +41,10 @@ def test_logits_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(output(model, ids), output(original, ids))
 
 
+@pytest.mark.parametrize("kind", ["q4_k_m", "int8_b128"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_decoded_types(tmp_path: Path, dtype: Any) -> None:
-    gguflow.convert(TINY, tmp_path / "model.gguf", type="q4_k_m")
+def test_decoded_types(tmp_path: Path, dtype: Any, kind: str) -> None:
+    gguflow.convert(TINY, tmp_path / "model.gguf", type=kind)
     exact = gguflow.torch.state_dict(tmp_path / "model.gguf")
     for name, tensor in gguflow.torch.state_dict(tmp_path / "model.gguf", dtype).items():
         assert tensor.dtype == dtype and tensor.is_contiguous() and torch.equal(tensor, exact[name].to(dtype)), name

@@ -18,9 +18,10 @@ from gguflow.runtime.checkpoint import checkpoint_tensors
 from test_export import random_checkpoint
 
 
+@pytest.mark.parametrize("kind", ["q8_0", "nf4_b64"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "bert", "mixtral", "qwen3moe"])
-def test_names_shapes_and_weights_are_those_of_export(tmp_path: Path, family: str) -> None:
-    gguflow.convert(random_checkpoint(tmp_path / "checkpoint", family), tmp_path / "model.gguf", type="q8_0")
+def test_names_shapes_and_weights_are_those_of_export(tmp_path: Path, family: str, kind: str) -> None:
+    gguflow.convert(random_checkpoint(tmp_path / "checkpoint", family), tmp_path / "model.gguf", type=kind)
     gguflow.export(tmp_path / "model.gguf", tmp_path / "back.safetensors", dtype="f32")
     expected = load_file(tmp_path / "back.safetensors")
     with gguflow.open(tmp_path / "model.gguf") as model:
@@ -46,7 +47,7 @@ def test_rows(query: Any) -> None:
     tensor, weights = query
     assert tensor.row_order == RopeOrder(4, is_inverse=True)
     assert not np.array_equal(tensor.stored.dequantize(), weights)
-    for rows in (slice(3, 90), slice(None, None, -7), [255, 0, 3], np.array([-1, 64]), [], 5):
+    for rows in (slice(3, 90), slice(64, 128), slice(9, 2), slice(None, 300), slice(None, None, -7), [255, 0, 3], np.array([-1, 64]), [], 5):
         assert np.array_equal(tensor.dequantize(rows), weights[np.asarray(rows, int) if isinstance(rows, list) else rows]), rows
     out = np.empty((2, 256), np.float16)
     assert tensor.dequantize(slice(0, 2), out=out, dtype="float16") is out

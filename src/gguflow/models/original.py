@@ -80,6 +80,8 @@ def _expert(tensor: ModelTensor, i: int, name: str) -> ModelTensor:
     """Matrix i of those that are stacked in a tensor [experts, rows, n], as a part of its source."""
     (source,) = tensor.sources
     shape = tensor.shape[1:]
+    if source.encoding is not None:
+        return ModelTensor(name, shape, (replace(source, shape=shape, skipped=i * math.prod(shape)),))
     block_format = source.require_format()
     nbytes = math.prod(shape) // block_format.block_size * block_format.type_size
     part = SourceTensor(source.name, block_format, shape, source.file, source.offset + i * nbytes, source.dtype)

@@ -50,12 +50,21 @@ class CheckpointTensor:
         """The weights, or some rows of them, in the checkpoint's order. Otherwise as `Tensor.dequantize`."""
         if self.row_order is None:
             return self.stored.dequantize(rows, out=out, dtype=dtype, threads=threads)
-        order = self._stored_rows()
-        if len(self.shape) > 1:
-            return self.stored.dequantize(order if rows is None else order[rows], out=out, dtype=dtype, threads=threads)
-        values = self.stored.dequantize(dtype=dtype)[order if rows is None else order[rows]]
-        result = output_array(out, values.shape, values.dtype)
-        result[...] = values
+        n = self.shape[0]
+        if rows is None:
+            return self._reorder(self.stored.dequantize(out=out, dtype=dtype, threads=threads), 0)
+        if len(self.shape) == 1:
+            weights = self.stored.dequantize(dtype=dtype)[self._stored_rows()[rows]]
+        elif isinstance(rows, slice) and rows.step in (None, 1):  # rows change places inside a head only: whole heads hold all that are wanted
+            first, last, _ = rows.indices(n)
+            head = n // self.row_order.n_heads
+            start, stop = first // head * head, -(-max(first, last) // head) * head
+            heads = self.stored.dequantize(slice(start, stop), dtype=dtype, threads=threads)
+            weights = self._reorder(heads, start)[first - start : max(first, last) - start]
+        else:
+            return self.stored.dequantize(self._stored_rows()[rows], out=out, dtype=dtype, threads=threads)
+        result = output_array(out, weights.shape, weights.dtype)
+        result[...] = weights
         return result
 
     def matmul(self, x: ArrayLike, *, activations: str = "float32", threads: int = 1) -> Floats:
@@ -63,11 +72,17 @@ class CheckpointTensor:
         product = self.stored.matmul(x, activations=activations, threads=threads)
         return product if self.row_order is None else np.take(product, self._stored_rows(), axis=-1)
 
-    def _stored_rows(self) -> NDArray[np.int64]:
-        """For each row of the checkpoint, the stored one. For tensors with a row order."""
-        if self.row_order is None:
-            return np.arange(self.shape[0])
-        return self.row_order.source_rows(0, self.shape[0], self.shape[0])
+    def _stored_rows(self, first: int = 0, last: int | None = None) -> NDArray[np.int64]:
+        """For rows [first, last) of the checkpoint, the stored ones."""
+        last = self.shape[0] if last is None else last
+        return np.arange(first, last) if self.row_order is None else self.row_order.source_rows(first, last, self.shape[0])
+
+    def _reorder(self, weights: NDArray[Any], first: int) -> NDArray[Any]:
+        """The same memory, rows in the checkpoint's order; they are stored rows from `first` on, of whole heads."""
+        head = self.shape[0] // self.row_order.n_heads if self.row_order else self.shape[0]
+        for at in range(0, len(weights), head):
+            weights[at : at + head] = weights[self._stored_rows(first + at, first + at + head) - first]
+        return weights
 
 
 def checkpoint_tensors(model: Model) -> dict[str, CheckpointTensor]:

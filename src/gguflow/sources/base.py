@@ -46,7 +46,8 @@ class SourceTensor:
     such a tensor may be skipped, and is refused as soon as somebody wants its weights. shape: NumPy order, rows last.
     offset: from the start of the file.
     dtype: the number type as the source writes it. proof: where the file has digests, and they are its own.
-    encoding: of a payload of the parametric family, stored_nbytes long; shape and format are then those of what it decodes to.
+    encoding: of a payload of the parametric family, stored_nbytes long; shape and format are then those of what it decodes to, or of a part of that
+    (an expert of a stack), which skips so many weights.
     """
 
     name: str
@@ -58,6 +59,7 @@ class SourceTensor:
     proof: Proof | None = field(default=None, repr=False, compare=False)
     encoding: Encoding | None = None
     stored_nbytes: int = 0
+    skipped: int = 0
 
     @property
     def n_weights(self) -> int:
@@ -85,7 +87,7 @@ class SourceTensor:
         """The bytes themselves: of a payload, an I8 tensor; else the tensor."""
         if self.encoding is None:
             return self
-        return replace(self, format=FORMATS["i8"], shape=(self.stored_nbytes,), encoding=None, stored_nbytes=0)
+        return replace(self, format=FORMATS["i8"], shape=(self.stored_nbytes,), encoding=None, stored_nbytes=0, skipped=0)
 
     def require_format(self) -> BlockFormat:
         """The format, for whoever is about to read weights. Raises UnsupportedError (S-019), which names tensor and dtype."""

@@ -17,6 +17,13 @@ Bytes = NDArray[np.uint8]
 ReadStored = Callable[[SourceFile, int, int], Bytes]
 """Bytes [start, stop) of a file."""
 
+Place = tuple[SourceFile, int]
+"""Where a payload lies: the file, and the offset of its first byte."""
+
+
+def _place(tensor: SourceTensor) -> Place:
+    return tensor.file, tensor.offset
+
 
 class StoredBytes:
     """The bytes of a payload where they lie: what is sliced is read, and nothing else."""
@@ -36,7 +43,7 @@ class PayloadReader:
 
     def __init__(self, read: ReadStored) -> None:
         self._read = read
-        self._payloads: dict[SourceTensor, Payload] = {}
+        self._payloads: dict[Place, Payload] = {}
         self._lock = threading.Lock()
         self._last = _Last()
 
@@ -47,6 +54,7 @@ class PayloadReader:
         """
         if not 0 <= first <= last <= tensor.n_weights:
             raise UsageError(f"{tensor.name} has {tensor.n_weights} weights; asked for [{first}, {last})")
+        first, last = first + tensor.skipped, last + tensor.skipped
         payload = self._payload(tensor)
         step = payload.geometry.rows_per_chunk * payload.geometry.columns
         size = tensor.require_format().type_size
@@ -58,22 +66,22 @@ class PayloadReader:
 
     def _payload(self, tensor: SourceTensor) -> Payload:
         with self._lock:
-            if tensor not in self._payloads:
-                self._payloads[tensor] = Payload(StoredBytes(tensor, self._read), f"{tensor.file.path}: {tensor.name}")
-            return self._payloads[tensor]
+            if _place(tensor) not in self._payloads:
+                self._payloads[_place(tensor)] = Payload(StoredBytes(tensor, self._read), f"{tensor.file.path}: {tensor.name}")
+            return self._payloads[_place(tensor)]
 
     def _chunk(self, tensor: SourceTensor, payload: Payload, i: int) -> Bytes:
         """Chunk i, decoded."""
-        if self._last.key != (tensor, i):
+        if self._last.key != (_place(tensor), i):
             first = i * payload.geometry.rows_per_chunk
             last = first + payload.geometry.chunk_rows(i)
             rows = payload.raw_rows(first, last) if payload.encoding.is_lossless else payload.decode_rows(first, last).view(np.uint8)
-            self._last.key, self._last.content = (tensor, i), rows.reshape(-1)
+            self._last.key, self._last.content = (_place(tensor), i), rows.reshape(-1)
         return self._last.content
 
 
 class _Last(threading.local):
     """The chunk that a thread read last."""
 
-    key: tuple[SourceTensor, int] | None = None
+    key: tuple[Place, int] | None = None
     content: Bytes = np.empty(0, np.uint8)

@@ -7,6 +7,7 @@ import torch
 
 from gguflow.errors import UsageError
 from gguflow.runtime.checkpoint import CheckpointTensor
+from gguflow.runtime.payload import PayloadTensor
 from gguflow.runtime.tensor import Rows, Tensor
 
 Weights = Tensor | CheckpointTensor
@@ -25,6 +26,22 @@ NUMBER_TYPES = {
 """The unquantized formats, and torch's types for them."""
 
 _DECODED = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+def own_type(weights: Weights) -> torch.dtype | None:
+    """The number type of an unquantized tensor; None for blocks and payloads, which need decoding."""
+    stored = _stored(weights)
+    return None if isinstance(stored, PayloadTensor) or stored.format is None else NUMBER_TYPES.get(stored.format.key)
+
+
+def format_name(weights: Weights) -> str:
+    """Of the block format, or of the encoding of the parametric family."""
+    stored = _stored(weights)
+    return stored.encoding.name if isinstance(stored, PayloadTensor) else str(stored.format)
+
+
+def _stored(weights: Weights) -> Tensor:
+    return weights.stored if isinstance(weights, CheckpointTensor) else weights
 
 
 def decode(weights: Weights, dtype: torch.dtype, rows: Rows | None = None) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from gguflow import quantization
+from gguflow import parametric, quantization
 from gguflow.blocks import BlockFormat
 from gguflow.errors import ShapeError, UsageError
 
@@ -51,7 +51,10 @@ class FakeQuantize(nn.Module):
 
     def __init__(self, format: str | BlockFormat, importance: torch.Tensor | None = None, limits: tuple[float, float] | None = None) -> None:
         super().__init__()
-        self.format = quantization.resolve(format)
+        if isinstance(format, str) and parametric.is_name(format):
+            self.format: str | BlockFormat = parametric.find(format).name
+        else:
+            self.format = quantization.resolve(format)
         self.limits = limits
         self.importance = nn.Buffer(importance) if importance is not None else None
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gguflow.errors import ShapeError, printable
-from gguflow.torch.decoding import Weights, decode, require_floats
+from gguflow.torch.decoding import Weights, decode, format_name, require_floats
 from gguflow.torch.product import PackedProduct
 
 
@@ -34,7 +34,7 @@ class _Packed(nn.Module):
         return self._like.dtype
 
     def _shown(self) -> str:
-        return f"{self.tensor.format}, {self.nbytes} bytes, compute_dtype={self.compute_dtype}"
+        return f"{format_name(self.tensor)}, {self.nbytes} bytes, compute_dtype={self.compute_dtype}"
 
 
 class GGUFLinear(_Packed):

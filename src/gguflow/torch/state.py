@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 
 from gguflow.runtime import open_model
-from gguflow.runtime.checkpoint import CheckpointTensor, checkpoint_tensors
-from gguflow.torch.decoding import NUMBER_TYPES, decode, require_floats
+from gguflow.runtime.checkpoint import checkpoint_tensors
+from gguflow.torch.decoding import decode, own_type, require_floats
 
 
 def state_dict(path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -31,15 +31,10 @@ def named_tensors(path: str | os.PathLike[str], dtype: torch.dtype = torch.float
         maps: dict[str, torch.UntypedStorage] = {}
         for name, tensor in checkpoint_tensors(model).items():
             file = tensor.stored.path
-            own = _own_type(tensor)
+            own = own_type(tensor)
             if own is None or tensor.row_order is not None or (own != dtype and own in (torch.float32, torch.float16, torch.bfloat16)):
                 yield name, decode(tensor, dtype)
                 continue
             if file not in maps:
                 maps[file] = torch.UntypedStorage.from_file(file, False, sizes[file])
             yield name, torch.empty(0, dtype=own).set_(maps[file], tensor.stored.offset // own.itemsize, tensor.shape)
-
-
-def _own_type(tensor: CheckpointTensor) -> torch.dtype | None:
-    """The number type of an unquantized tensor, None for a quantized one."""
-    return NUMBER_TYPES.get(tensor.format.key) if tensor.format else None
