@@ -3,7 +3,6 @@ r"""The pre-tokenizers that `tokenizer.ggml.pre` names: the regular expressions 
 The expressions speak of Unicode's categories (`\p{L}`), which Python's `re` does not know. So a text is folded first, character by character: a
 letter beyond ASCII becomes a stand-in for its category, white space beyond ASCII a vertical tab; and in the expression, a category becomes its
 ASCII members and its stand-ins. The cuts in the folded text are those of the text. (llama.cpp folds too: src/unicode.cpp, unicode_regex_split.)
-Categories are those of Python's `unicodedata`: a character that a later Unicode has added counts as unassigned here.
 """
 
 from __future__ import annotations
@@ -24,6 +23,14 @@ _SEPARATORS = frozenset("\x1c\x1d\x1e\x1f")
 r"""White space for Python's `\s`, and for nobody else."""
 
 
+def _category(character: str) -> str:
+    """Python's tables are as old as Python. What they do not have is a symbol among the emoji, an ideograph in the planes of ideographs."""
+    category = unicodedata.category(character)
+    if category != "Cn":
+        return category
+    return "So" if "\U0001f000" <= character <= "\U0001faff" else "Lo" if "\U00020000" <= character <= "\U0003fffd" else category
+
+
 class _Folding(dict[int, str]):
     """str.translate's table, filled as characters are met."""
 
@@ -34,7 +41,7 @@ class _Folding(dict[int, str]):
         elif code < 128 and character not in _SEPARATORS:
             folded = character
         else:
-            folded = _STAND_INS[unicodedata.category(character)]
+            folded = _STAND_INS[_category(character)]
         self[code] = folded
         return folded
 

@@ -28,7 +28,7 @@ class Transformer:
     """A model that can be run. sizes: its hyper-parameters. It holds the map, norms and biases, and nothing of a sequence: that is the cache's."""
 
     def __init__(self, model: Model, *, activations: str = "float32", threads: int = 1) -> None:
-        """model: open, and open for as long as this is used. Raises UnsupportedError (E-001 to E-003), UsageError."""
+        """model: open, and open for as long as this is used. Raises UnsupportedError (E-001 to E-003), InvalidError (E-004)."""
         self.sizes = Hyperparameters.of(model)
         self._rope = Rope.of(model, self.sizes)
         self._weights = Weights.of(model, self.sizes, Products(activations, threads))
@@ -41,11 +41,11 @@ class Transformer:
         """Read tokens that follow those in the cache; what follows the last: logits, float32[n_tokens]. Raises UsageError as `forward`."""
         if not tokens:
             raise UsageError("there is no token to read: an empty text says nothing about what follows")
-        for first in range(0, len(tokens), PIECE):
-            piece = tokens[first : first + PIECE]
-            logits = self.forward(piece, cache, 1)
-        last: Floats = logits[-1]
-        return last
+        last = (len(tokens) - 1) // PIECE * PIECE
+        for first in range(0, last, PIECE):
+            self.forward(tokens[first : first + PIECE], cache, 0)
+        logits: Floats = self.forward(tokens[last:], cache, 1)[0]
+        return logits
 
     def forward(self, tokens: Sequence[int], cache: Cache, n_outputs: int) -> Floats:
         """Read tokens that follow those in the cache, all at once; the logits after each of the last n_outputs: float32[n_outputs, n_tokens].
