@@ -644,6 +644,46 @@ def _emit_prefetch(builder: Any, address: Any, is_write: bool) -> None:
     builder.call(callee, [pointer, ir.Constant(_I32, int(is_write)), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
 
 
+def _first_lanes(context: Any, builder: Any, index_type: Any, n: Any) -> Any:
+    """The mask of lanes 0 to n - 1."""
+    count = _splat(builder, context.cast(builder, n, index_type, types.int32))
+    return builder.icmp_signed("<", _constant(_I32, list(range(LANES))), count)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_first(_: Any, array: Any, index: Any, n: Any) -> Any:
+    """The n floats (0 to 16) from flat element i of a float32 array on, then zeros: memory behind them is not touched."""
+    if not (_is_array(array, index, types.float32) and isinstance(n, types.Integer)):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = _vector(_F32)
+        pointer = builder.bitcast(_address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), vector.as_pointer())
+        mask = _first_lanes(context, builder, sig.args[2], args[2])
+        kind = ir.FunctionType(vector, [pointer.type, _I32, mask.type, vector])
+        callee = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
+        return builder.call(callee, [pointer, ir.Constant(_I32, 1), mask, _constant(_F32, 0.0)])
+
+    return f32x16(array, index, n), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_first(_: Any, array: Any, index: Any, value: Any, n: Any) -> Any:
+    """The first n lanes (0 to 16) to flat element i of a float32 array: memory behind them is not touched."""
+    if not (_is_array(array, index, types.float32) and value == f32x16 and isinstance(n, types.Integer)):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = builder.bitcast(_address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), _vector(_F32).as_pointer())
+        mask = _first_lanes(context, builder, sig.args[3], args[3])
+        kind = ir.FunctionType(ir.VoidType(), [args[2].type, pointer.type, _I32, mask.type])
+        callee = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
+        builder.call(callee, [args[2], pointer, ir.Constant(_I32, 1), mask])
+        return context.get_dummy_value()
+
+    return types.void(array, index, value, n), codegen
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(_: Any, array: Any, index: Any) -> Any:
     """A hint that the cache line of flat element i is read soon. Any index is safe: nothing is read, and no address can fault."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import even_lanes, interleave_high, interleave_low, load_u8, odd_lanes, store_u8
+from gguflow.lanes import even_lanes, interleave_high, interleave_low, load_i32, load_u8, odd_lanes, store_i32, store_u8, unowned
 
 u8 = np.uint8
 u64 = np.uint64
@@ -27,7 +27,47 @@ def pack_word(codes: Any, i: int, count: int, bits: int) -> Any:
 
 
 @helper
-def pack_run(codes: Any, i: int, n: int, bits: int, out: Any, o: int) -> None:
+def pack_64(codes: Any, i: int, bits: int, quads: Any, out: Any, o: int) -> None:
+    """64 codes into 8 * bits bytes. Neighbours are joined in pairs, pairs in fours, on lanes; fours in eights, which are whole bytes, one by one.
+
+    quads: int32[16], overwritten.
+    """
+    low = joined_pairs(load_u8(codes, i), load_u8(codes, i + 16), bits)
+    high = joined_pairs(load_u8(codes, i + 32), load_u8(codes, i + 48), bits)
+    store_i32(quads, 0, joined_pairs(low, high, 2 * bits))
+    for k in range(8):
+        word = (u64(quads[2 * k]) << u64(4 * bits)) | u64(quads[2 * k + 1])
+        for byte in range(bits):
+            out[o + bits * k + byte] = u8(word >> u64(8 * (bits - 1 - byte)))
+
+
+@helper
+def joined_pairs(a: Any, b: Any, bits: int) -> Any:
+    """Neighbouring lanes of a, then of b, side by side in one: the first above the second, which has `bits` bits."""
+    return (even_lanes(a, b) << bits) | odd_lanes(a, b)
+
+
+@helper
+def unpack_64(packed: Any, o: int, bits: int, quads: Any, codes: Any, i: int) -> None:
+    """The inverse of `pack_64`."""
+    mask = u64((1 << (4 * bits)) - 1)
+    for k in range(8):
+        word = u64(0)
+        for byte in range(bits):
+            word = (word << u64(8)) | u64(packed[o + bits * k + byte])
+        quads[2 * k] = word >> u64(4 * bits)
+        quads[2 * k + 1] = word & mask
+    fours = load_i32(quads, 0)
+    first, second = fours >> (2 * bits), fours & ((1 << (2 * bits)) - 1)
+    for half in range(2):
+        pairs = interleave_low(first, second) if half == 0 else interleave_high(first, second)
+        a, b = pairs >> bits, pairs & ((1 << bits) - 1)
+        store_u8(codes, i + 32 * half, interleave_low(a, b))
+        store_u8(codes, i + 32 * half + 16, interleave_high(a, b))
+
+
+@helper
+def pack_run(codes: Any, i: int, n: int, bits: int, quads: Any, out: Any, o: int) -> None:
     """One run of n codes from codes[i] to out[o]; eight codes are `bits` bytes."""
     if bits == 4:
         while n >= 32:
@@ -39,6 +79,10 @@ def pack_run(codes: Any, i: int, n: int, bits: int, out: Any, o: int) -> None:
         while n >= 16:
             store_u8(out, o, load_u8(codes, i))
             i, o, n = i + 16, o + 16, n - 16
+    else:
+        while n >= 64:
+            pack_64(codes, i, bits, quads, out, o)
+            i, o, n = i + 64, o + 8 * bits, n - 64
     while n >= 8:
         word = pack_word(codes, i, 8, bits)
         for k in range(bits):
@@ -53,13 +97,15 @@ def pack_run(codes: Any, i: int, n: int, bits: int, out: Any, o: int) -> None:
 @kernel
 def pack(codes: Any, run: int, bits: int, out: Any) -> None:
     """Whole runs of codes, a byte each and below 2**bits, into runs of whole bytes."""
+    codes, out = unowned(codes), unowned(out)
+    quads = np.empty(16, np.int32)
     run_bytes = (run * bits + 7) // 8
     for r in range(out.size // run_bytes):
-        pack_run(codes, r * run, run, bits, out, r * run_bytes)
+        pack_run(codes, r * run, run, bits, quads, out, r * run_bytes)
 
 
 @helper
-def unpack_run(packed: Any, o: int, n: int, bits: int, codes: Any, i: int) -> None:
+def unpack_run(packed: Any, o: int, n: int, bits: int, quads: Any, codes: Any, i: int) -> None:
     mask = u64((1 << bits) - 1)
     if bits == 4:
         while n >= 32:
@@ -71,6 +117,10 @@ def unpack_run(packed: Any, o: int, n: int, bits: int, codes: Any, i: int) -> No
         while n >= 16:
             store_u8(codes, i, load_u8(packed, o))
             i, o, n = i + 16, o + 16, n - 16
+    else:
+        while n >= 64:
+            unpack_64(packed, o, bits, quads, codes, i)
+            i, o, n = i + 64, o + 8 * bits, n - 64
     while n > 0:
         count = min(n, 8)
         n_bytes = (count * bits + 7) // 8
@@ -85,9 +135,11 @@ def unpack_run(packed: Any, o: int, n: int, bits: int, codes: Any, i: int) -> No
 @kernel
 def unpack(packed: Any, run: int, bits: int, codes: Any) -> None:
     """The inverse of `pack`, for as many runs as `packed` holds."""
+    packed, codes = unowned(packed), unowned(codes)
+    quads = np.empty(16, np.int32)
     run_bytes = (run * bits + 7) // 8
     for r in range(packed.size // run_bytes):
-        unpack_run(packed, r * run_bytes, run, bits, codes, r * run)
+        unpack_run(packed, r * run_bytes, run, bits, quads, codes, r * run)
 
 
 @kernel

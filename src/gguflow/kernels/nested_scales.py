@@ -77,7 +77,7 @@ def nest(values: Any, first: int, last: int, with_offset: bool, bits: int, scale
 
 
 @helper
-def nest_dynamic(values: Any, first: int, last: int, offset: Any, bounds: Any, book: Any, codes: Any, meta: Any, at: int) -> None:
+def nest_dynamic(values: Any, first: int, last: int, offset: Any, places: Any, book: Any, codes: Any, meta: Any, at: int) -> None:
     """bitsandbytes' double quantization: the distance from the tensor's offset, over its peak, in the dynamic 8-bit codebook.
 
     As in bitsandbytes on the CPU, the quotient is rounded to one of 65,536 places from -1 to 1 first; where all distances are zero, so are the codes.
@@ -89,14 +89,8 @@ def nest_dynamic(values: Any, first: int, last: int, offset: Any, bounds: Any, b
     inverse = f32(f32(1) / peak) if peak > f32(0) else f32(0)
     for b in range(first, last):
         v = min(max(f32(f32(values[b] - offset) * inverse), f32(-1)), f32(1))
-        place = i32(f32(f32(f32(f32(v + f32(1)) * f32(0.5)) * f32(65535)) + f32(0.5)))  # of 65536 places from -1 to 1
-        v = f32(f32(-1) + f32(f32(i32(2) * place) / f32(65535)))
-        q = 0
-        step = 128
-        while step > 0 and peak > f32(0):
-            if v > bounds[q + step - 1]:
-                q += step
-            step >>= 1
-        codes[b] = np.uint8(q)
+        place = i32(f32(f32(f32(f32(v + f32(1)) * f32(0.5)) * f32(65535)) + f32(0.5)))
+        q = places[place] if peak > f32(0) else np.uint8(0)
+        codes[b] = q
         product = f32(book[q] * peak)
         values[b] = f32(product + offset)

@@ -15,9 +15,10 @@ import numpy as np
 
 from gguflow.kernels.bits import nearest_int
 from gguflow.kernels.block_statistics import bottom_and_top_of, peak_of, sum_of_magnitudes
+from gguflow.kernels.finite import is_finite
 from gguflow.kernels.nested_scales import affine_scale, clamped_code, nest, nest_dynamic, stored
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import gather, load, load_i32, lookup16, splat, store_u8, unowned, where
+from gguflow.lanes import gather, load, load_first, load_i32, lookup16, splat, store_u8, unowned, where
 
 f32 = np.float32
 i32 = np.int32
@@ -56,10 +57,10 @@ class Books(NamedTuple):
 
 
 class Nested(NamedTuple):
-    """The dynamic codebook of 256 values, its 255 bounds (and an infinite one), and the tensor's offset."""
+    """The dynamic codebook of 256 values, the code of each of 65,536 places from -1 to 1, and the tensor's offset."""
 
     book: Any
-    bounds: Any
+    places: Any
     offset: Any
 
 
@@ -96,10 +97,7 @@ def lanes_at(x: Any, i: int) -> Any:
     """16 weights from i on; zeros after the last one."""
     if i + 16 <= x.size:
         return load(x, i)
-    short = np.zeros(16, np.float32)
-    for k in range(x.size - i):
-        short[k] = x[i + k]
-    return load(short, 0)
+    return load_first(x, i, x.size - i)
 
 
 @helper
@@ -174,7 +172,7 @@ def settle(p: Any, first: int, last: int, nested: Any, out: Any) -> None:
         for b in range(first, last):
             out.scales[b] = stored(out.scales[b], p.scale_type)
     elif p.nesting == DYNAMIC:
-        nest_dynamic(out.scales, first, last, nested.offset, nested.bounds, nested.book, out.scale_codes, out.meta, first // p.group)
+        nest_dynamic(out.scales, first, last, nested.offset, nested.places, nested.book, out.scale_codes, out.meta, first // p.group)
     else:
         n_meta = (1 if p.nesting == LINEAR else 2) + (2 if p.quantizer == MIN else 0)
         at = first // p.group * n_meta
@@ -191,11 +189,23 @@ def settle(p: Any, first: int, last: int, nested: Any, out: Any) -> None:
             out.zeros[b] = np.uint8(clamped_code(f32(-out.mins[b] / scale), q_max) if scale > f32(0) else i32(0))
 
 
-@kernel
-def fit_and_encode(x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested: Any, out: Any, codes: Any) -> None:
-    """Blocks with scales of their own.
+@helper
+def are_finite(x: Any, start: int, stop: int) -> Any:
+    """Whether some weights are numbers, all of them."""
+    whole = (stop - start) // 16 * 16
+    if not is_finite(x, start, whole):
+        return False
+    good = True
+    for i in range(start + whole, stop):
+        good = good and np.isfinite(x[i])
+    return good
 
-    x: float32, finite. p: Parameters. limits, shrinks: float32, a magnitude at which the range of a block ends and a factor of it; used in turn.
+
+@kernel
+def fit_and_encode(x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested: Any, out: Any, codes: Any) -> Any:
+    """Blocks with scales of their own. Returns -1, or the place from which on there is a NaN or infinity: the codes are then not whole.
+
+    x: float32. p: Parameters. limits, shrinks: float32, a magnitude at which the range of a block ends and a factor of it; used in turn.
     books: Books. nested: Nested. out: Scales, written. codes: uint8, 16 longer than x at least, written.
     """
     x, codes, limits, shrinks = unowned(x), unowned(codes), unowned(limits), unowned(shrinks)
@@ -210,6 +220,8 @@ def fit_and_encode(x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested
     raw = np.empty(p.group, np.float32)
     for first in range(0, n_blocks, p.group):
         last = min(first + p.group, n_blocks)
+        if not are_finite(x, first * p.block, min(last * p.block, x.size)):
+            return first * p.block
         for b in range(first, last):
             start = b * p.block
             stop = min(start + p.block, x.size)
@@ -223,11 +235,12 @@ def fit_and_encode(x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested
             stop = min(start + p.block, x.size)
             scale = raw[b - first] if p.nesting == DYNAMIC else out.scales[b]
             code_block(x, start, stop, p, scale, i32(out.zeros[b]), out.mins[b], books, b % n_books * books.stride, codes)
+    return -1
 
 
 @kernel
-def encode_given(x: Any, p: Any, books: Any, out: Any, codes: Any) -> None:
-    """Blocks whose scales (zero points, mins) are given in `out`, used in turn; codes: as above."""
+def encode_given(x: Any, p: Any, books: Any, out: Any, codes: Any) -> Any:
+    """Blocks whose scales (zero points, mins) are given in `out`, used in turn; codes, what is returned: as above."""
     x, codes = unowned(x), unowned(codes)
     books = Books(unowned(books.bounds), unowned(books.order), books.stride)
     n = out.scales.size
@@ -235,4 +248,7 @@ def encode_given(x: Any, p: Any, books: Any, out: Any, codes: Any) -> None:
     for b in range(-(-x.size // p.block)):
         start = b * p.block
         stop = min(start + p.block, x.size)
+        if not are_finite(x, start, stop):
+            return start
         code_block(x, start, stop, p, out.scales[b % n], i32(out.zeros[b % n]), out.mins[b % n], books, b % n_books * books.stride, codes)
+    return -1

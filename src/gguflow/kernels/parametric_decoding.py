@@ -8,7 +8,7 @@ import numpy as np
 
 from gguflow.kernels.parametric import ABSMAX, AFFINE, MIN, SIGN, TERNARY
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import gather, lane, load, load_u8, lookup16, store, to_float, unowned
+from gguflow.lanes import gather, load, load_u8, lookup16, store, store_first, to_float, unowned
 
 f32 = np.float32
 i32 = np.int32
@@ -20,8 +20,7 @@ def store_lanes(out: Any, i: int, v: Any) -> None:
     if i + 16 <= out.size:
         store(out, i, v)
     else:
-        for k in range(out.size - i):
-            out[i + k] = lane(v, k)
+        store_first(out, i, v, out.size - i)
 
 
 @helper

@@ -44,28 +44,41 @@ def encode(array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None
         rows = matrix[i * geometry.rows_per_chunk :][: geometry.chunk_rows(i)]
         if encoding.is_lossless:
             return np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("<"), copy=False)).reshape(-1).view(np.uint8)
-        values = np.ascontiguousarray(rows, np.float32)
-        bad = _first_non_finite(values)
-        if bad >= 0:
-            index = i * geometry.rows_per_chunk * geometry.columns + bad
-            where = ", ".join(str(int(k)) for k in np.unravel_index(index, array.shape))
-            raise NonFiniteError(f"{values.flat[bad]} at index [{where}] cannot be quantized", index)
-        return values
+        return np.ascontiguousarray(rows, np.float32)
 
-    parts: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * geometry.n_chunks
+    def located(error: NonFiniteError, i: int) -> NonFiniteError:
+        """The error of a chunk as one of the array."""
+        index = i * geometry.rows_per_chunk * geometry.columns + error.index
+        where = ", ".join(str(int(k)) for k in np.unravel_index(index, array.shape))
+        return NonFiniteError(f"{array.flat[index]} at index [{where}] cannot be quantized", index)
+
+    payload = np.empty(geometry.payload_nbytes if encoding.is_fixed_size else 0, np.uint8)
+    parts: list[NDArray[np.uint8]] = [payload] * geometry.n_chunks
 
     def observe(i: int, _: int) -> None:
-        encoder.observe(rows_of(i), i, weights)
+        try:
+            encoder.observe(rows_of(i), i, weights)
+        except NonFiniteError as error:
+            raise located(error, i) from None
 
     def encode_one(i: int, _: int) -> None:
-        parts[i] = encoder.encode_chunk(i, rows_of(i), weights)
+        place = None
+        if encoding.is_fixed_size:
+            place = payload[geometry.fixed_offset(i) :][: geometry.chunk_nbytes(geometry.chunk_rows(i))]
+        try:
+            parts[i] = encoder.encode_chunk(i, rows_of(i), weights, place)
+        except NonFiniteError as error:
+            raise located(error, i) from None
 
     each = [(i, i + 1) for i in range(geometry.n_chunks)]
     if encoding.needs_first_pass:
         run(observe, each, threads)
         encoder.finish_observing()
     run(encode_one, each, threads)
-    return joined(encoder, parts)
+    if not encoding.is_fixed_size:
+        return joined(encoder, parts)
+    payload[: geometry.prefix_nbytes] = np.frombuffer(encoder.prefix(), np.uint8)
+    return payload
 
 
 def joined(encoder: Encoder, parts: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -114,11 +127,3 @@ def _checked_importance(importance: ArrayLike, n: int) -> NDArray[np.float32]:
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise UsageError("importance must be finite and not negative")
     return weights
-
-
-def _first_non_finite(values: NDArray[np.float32]) -> int:
-    from gguflow.kernels import finite
-
-    flat = values.reshape(-1)
-    flat.flags.writeable = False
-    return int(finite.first_non_finite(flat))

@@ -25,13 +25,20 @@ def digest(chunk: Bytes) -> bytes:
     return bytes(xxhash.xxh3_128_digest(chunk.data))
 
 
-def assembled(geometry: Geometry, rows: int, sections: Mapping[str, Bytes]) -> Bytes:
-    """The bytes of a chunk, padded to the next boundary, from its sections by name."""
+def assembled(geometry: Geometry, rows: int, sections: Mapping[str, Bytes], chunk: Bytes | None) -> Bytes:
+    """The bytes of a chunk, padded to the next boundary, from its sections by name.
+
+    chunk: where to put them, if sizes are fixed; a section may lie there already.
+    """
     layout = geometry.sections(rows)
-    if geometry.encoding.is_fixed_size:
-        chunk = np.zeros(geometry.chunk_nbytes(rows), np.uint8)
+    if chunk is not None:
+        end = 0
         for section in layout:
-            chunk[section.offset : section.offset + section.nbytes] = sections[section.name]
+            chunk[end : section.offset] = 0
+            end = section.offset + section.nbytes
+            if not np.may_share_memory(sections[section.name], chunk):
+                chunk[section.offset : end] = sections[section.name]
+        chunk[end:] = 0
         return chunk
     is_coded = geometry.encoding.entropy is Entropy.ZSTD
     stored = [entropy.compressed(sections[section.name]) if is_coded else sections[section.name] for section in layout]

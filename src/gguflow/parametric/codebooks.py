@@ -119,6 +119,8 @@ def fixed_bounds(encoding: Encoding) -> Bounded:
 
 
 @functools.cache
-def dynamic_bounds() -> Floats:
-    """The 255 bounds of the dynamic map, and an infinite one."""
-    return bounded(dynamic()[None]).bounds
+def dynamic_places() -> NDArray[np.uint8]:
+    """The code in the dynamic map of each of 65,536 evenly spaced places from -1 to 1."""
+    bounds = bounded(dynamic()[None]).bounds[:255]
+    places = f32(-1) + (2 * np.arange(1 << 16)).astype(f32) / f32(65535)
+    return np.searchsorted(bounds, places, side="left").astype(np.uint8)

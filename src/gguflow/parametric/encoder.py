@@ -16,7 +16,7 @@ import gguflow.parametric.learning as learning
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
 import gguflow.parametric.tables as tables
-from gguflow.errors import UsageError
+from gguflow.errors import NonFiniteError, UsageError
 from gguflow.parametric.axes import Codebook, Quantizer, Range, SourceType
 from gguflow.parametric.codebooks import Bounded
 from gguflow.parametric.encoding import Encoding
@@ -28,6 +28,8 @@ Floats = NDArray[np.float32]
 
 SPARE = 16
 """Codes that the kernels may write behind the last one."""
+_of_thread = threading.local()
+
 UNNESTED_GROUP = 256
 """Blocks that are fitted before their codes are made where there is no super-block: a matter of speed."""
 
@@ -71,10 +73,13 @@ class Encoder:
     # --- the first pass ---------------------------------------------------------------------------------------------------------------------------
 
     def observe(self, x: Floats, i: int, importance: Floats | None = None) -> None:
-        """Look at chunk i for the tables. x: float32[rows, columns], finite. Each chunk once, in any order, from any thread.
+        """Look at chunk i for the tables. x: float32[rows, columns]. Each chunk once, in any order, from any thread.
 
         importance: float32[columns], the same for all chunks: what codebooks are learned with.
+
+        Raises NonFiniteError, with the index in the flattened chunk.
         """
+        raise_non_finite(_flat(x))
         if not self.encoding.has_table_codebooks:
             self._observed[i] = tables.observed(self.geometry, _flat(x))
             return
@@ -109,13 +114,19 @@ class Encoder:
 
     # --- chunks -----------------------------------------------------------------------------------------------------------------------------------
 
-    def encode_chunk(self, i: int, x: NDArray[Any], importance: Floats | None = None) -> Bytes:
+    def encode_chunk(self, i: int, x: NDArray[Any], importance: Floats | None = None, out: Bytes | None = None) -> Bytes:
         """The bytes of chunk i, padding included. Pure: any order, any thread.
 
-        x: float32[rows, columns] of the chunk, proved finite by the caller; for lossless the raw little-endian bytes, any values.
+        x: float32[rows, columns] of the chunk; for lossless the raw little-endian bytes, of any values.
         importance: float32[columns], how much the error of a column matters, where the encoding searches or learns.
+        out: where to put it, uint8[nbytes of the chunk], where sizes are fixed.
+
+        Raises NonFiniteError, with the index in the flattened chunk.
         """
         rows = self.geometry.chunk_rows(i)
+        chunk = out
+        if self.encoding.is_fixed_size and out is None:
+            chunk = np.empty(self.geometry.chunk_nbytes(rows), np.uint8)
         if self.encoding.is_lossless:
             sections = self._planes(rows, x)
         else:
@@ -124,8 +135,8 @@ class Encoder:
             flat = _flat(x)
             if flat.size != rows * self.geometry.columns:
                 raise UsageError(f"chunk {i} has {rows} rows of {self.geometry.columns} weights, not {flat.size} weights")
-            sections = self._sections(rows, flat, importance)
-        return chunks.assembled(self.geometry, rows, sections)
+            sections = self._sections(rows, flat, importance, chunk)
+        return chunks.assembled(self.geometry, rows, sections, chunk)
 
     def _planes(self, rows: int, raw: NDArray[Any]) -> dict[str, Bytes]:
         from gguflow.kernels import byte_planes
@@ -135,27 +146,31 @@ class Encoder:
         if raw.size != rows * self.geometry.columns * size:
             raise UsageError(f"{rows} rows of {self.geometry.columns} weights are {rows * self.geometry.columns * size} bytes, not {raw.size}")
         planes = np.empty((size, raw.size // size), np.uint8)
-        byte_planes.split(_read_only(raw), size, planes)
+        byte_planes.split(read_only(raw), size, planes)
         return {f"plane {k}": planes[k] for k in range(size)}
 
-    def _sections(self, rows: int, x: Floats, importance: Floats | None) -> dict[str, Bytes]:
+    def _sections(self, rows: int, x: Floats, importance: Floats | None, chunk: Bytes | None) -> dict[str, Bytes]:
+        """The sections by name. The codes, which are nearly all, are packed where they belong in the chunk, if there is one."""
         sections = {}
-        if self.encoding.has_outliers:
+        e = self.encoding
+        if e.has_outliers or e.has_row_codebooks or e.range is Range.PERCENTILE:
+            raise_non_finite(x)
+        if e.has_outliers:
             kept = outliers.chosen(self.geometry, rows, x)
             sections["outliers"] = outliers.to_bytes(self.geometry, rows, kept)
             x = x.copy()
             x[kept.places] = 0
-        codes = np.zeros(self.geometry.n_runs(rows) * self.geometry.run + SPARE, np.uint8)
-        if self.encoding.has_row_codebooks:
+        codes = scratch(self.geometry.n_runs(rows) * self.geometry.run + SPARE)
+        if e.has_row_codebooks:
             books = learning.of_rows(self.encoding, x.reshape(rows, -1), importance)
-            sections["scales"] = reals.to_bytes(books.reshape(-1), self.encoding.scale_type)
+            sections["scales"] = reals.to_bytes(books.reshape(-1), e.scale_type)
             self._encode_given(x, codebooks.bounded(books), codes)
         elif self.geometry.n_scales(rows):
             sections |= self._fit(rows, x, importance, codes)
         else:
             self._encode_given(x, self._bounded or codebooks.NO_BOOKS, codes)
         codes[x.size :] = 0
-        sections["codes"] = self._packed(rows, codes)
+        sections["codes"] = self._packed(rows, codes, chunk)
         return sections
 
     def _fit(self, rows: int, x: Floats, importance: Floats | None, codes: Bytes) -> dict[str, Bytes]:
@@ -167,9 +182,11 @@ class Encoder:
         meta = np.zeros(self.geometry.n_super_blocks(rows) * e.n_meta, f32)
         found = kernels.Scales(np.zeros(n, f32), np.zeros(n, f32), np.zeros(n, np.uint8), np.zeros(n, np.uint8), meta)
         offset = self.tables["offset"][0] if e.needs_offset else f32(0)
-        nested = kernels.Nested(codebooks.dynamic(), codebooks.dynamic_bounds(), offset)
+        nested = kernels.Nested(codebooks.dynamic(), codebooks.dynamic_places(), offset)
         limits, shrinks = self._limits(x), np.ones(1, f32)
-        kernels.fit_and_encode(_read_only(x), self._parameters(), limits, shrinks, kernels.Books(*bounded), nested, found, codes)
+        bad = kernels.fit_and_encode(read_only(x), self._parameters(), limits, shrinks, kernels.Books(*bounded), nested, found, codes)
+        if bad >= 0:
+            raise_non_finite(x, int(bad))
         if e.is_nested:
             sections = {"scales": _packed_run(found.scale_codes, e.scale_bits), "meta": reals.to_bytes(found.meta, e.scale_type)}
         else:
@@ -186,7 +203,9 @@ class Encoder:
 
         scales, zeros, mins = table_scales(self.encoding, self.tables)
         given = kernels.Scales(scales, mins, np.zeros(1, np.uint8), zeros, np.zeros(1, f32))
-        kernels.encode_given(_read_only(x), self._parameters(), kernels.Books(*books), given, codes)
+        bad = kernels.encode_given(read_only(x), self._parameters(), kernels.Books(*books), given, codes)
+        if bad >= 0:
+            raise_non_finite(x, int(bad))
 
     def _parameters(self) -> Any:
         from gguflow.kernels import parametric as kernels
@@ -211,15 +230,16 @@ class Encoder:
             limits = np.append(limits, np.partition(rest, _rank(e.percentile, rest.size))[_rank(e.percentile, rest.size)])
         return np.ascontiguousarray(limits, f32)
 
-    def _packed(self, rows: int, codes: Bytes) -> Bytes:
+    def _packed(self, rows: int, codes: Bytes, chunk: Bytes | None) -> Bytes:
         from gguflow.kernels import bit_packing
 
         g = self.geometry
-        packed = np.empty(g.n_runs(rows) * g.run_bytes, np.uint8)
+        nbytes = g.n_runs(rows) * g.run_bytes
+        packed = np.empty(nbytes, np.uint8) if chunk is None else chunk[:nbytes]
         if self.encoding.quantizer is Quantizer.TERNARY:
             bit_packing.pack_trits(codes, g.run, packed)
         else:
-            bit_packing.pack(codes, g.run, g.stored_bits, packed)
+            bit_packing.pack(codes, g.packed_run(g.n_runs(rows)), g.stored_bits, packed)
         return packed
 
     # --- the prefix -------------------------------------------------------------------------------------------------------------------------------
@@ -268,11 +288,28 @@ def _packed_run(codes: Bytes, bits: int) -> Bytes:
     return packed
 
 
+def scratch(size: int) -> Bytes:
+    """Memory that a thread uses again for its next chunk: new pages would cost as much as the codes in them. What is in it is left from before."""
+    if getattr(_of_thread, "codes", np.empty(0)).size < size:
+        _of_thread.codes = np.empty(size, np.uint8)
+    codes: Bytes = _of_thread.codes[:size]
+    return codes
+
+
 def _flat(x: NDArray[Any]) -> Floats:
     return np.ascontiguousarray(x, f32).reshape(-1)
 
 
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+def raise_non_finite(x: Floats, start: int = 0) -> None:
+    """Raise NonFiniteError for the first NaN or infinity from place `start` on, if there is one."""
+    from gguflow.kernels import finite
+
+    bad = int(finite.first_non_finite(read_only(x[start:])))
+    if bad >= 0:
+        raise NonFiniteError(f"{x[start + bad]} at index {start + bad} of a chunk cannot be quantized", start + bad)
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
     """The same memory, not writable: mapped files are, and one signature for both means that a kernel is compiled once."""
     view = array.view()
     view.flags.writeable = False

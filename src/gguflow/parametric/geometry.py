@@ -112,6 +112,10 @@ class Geometry:
     def run_bytes(self) -> int:
         return -(-self.run // 5) if self.encoding.quantizer is Quantizer.TERNARY else -(-self.run * self.stored_bits // 8)
 
+    def packed_run(self, n_runs: int) -> int:
+        """Codes that are packed in one go: all of so many runs, where these end with a byte anyway."""
+        return self.run if self.run * self.stored_bits % 8 else max(n_runs, 1) * self.run
+
     @property
     def scale_block(self) -> int:
         """Adjacent weights with one scale, in the order of a chunk; a chunk's scales repeat where there are fewer scales than blocks."""

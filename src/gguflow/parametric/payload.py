@@ -16,7 +16,7 @@ import gguflow.parametric.reals as reals
 from gguflow.errors import FileError, Finding, UsageError
 from gguflow.parametric.axes import Codebook, Nesting, Quantizer, SourceType
 from gguflow.parametric.descriptor import refuse
-from gguflow.parametric.encoder import SPARE, table_scales
+from gguflow.parametric.encoder import SPARE, read_only, scratch, table_scales
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import CHUNK_ALIGNMENT, DESCRIPTOR_BYTES, INDEX_ENTRY_BYTES, Geometry
 
@@ -160,7 +160,7 @@ class Payload:
             start, stop = max(first, i * step), min(last, (i + 1) * step)
             target = out[start - first : stop - first].reshape(-1)
             if self.encoding.is_lossless:
-                _as_floats(self._raw_chunk(i, start - i * step, stop - i * step), self.source_type, target)
+                self._lossless_values(i, start - i * step, stop - i * step, target)
             else:
                 self._decode_chunk(i, start - i * step, stop - i * step, target)
         return out
@@ -187,16 +187,30 @@ class Payload:
             refuse(self._file, "E-015", "the digest of a chunk does not match", f"$.chunks[{i}]", self.chunk_span(i)[0])
         return chunks.taken_apart(self.geometry, i, chunk, self._file)
 
-    def _raw_chunk(self, i: int, first: int, last: int) -> Bytes:
-        """Rows of a chunk as raw bytes."""
-        from gguflow.kernels import byte_planes
-
+    def _planes(self, i: int, first: int, last: int) -> tuple[Bytes, ...]:
+        """Rows of a chunk of a lossless tensor, as byte planes."""
         columns = self.geometry.columns
         sections = self.sections(i)
-        planes = np.stack([sections[f"plane {k}"][first * columns : last * columns] for k in range(self.source_type.nbytes)])
-        raw = np.empty(planes.size, np.uint8)
+        return tuple(read_only(sections[f"plane {k}"][first * columns : last * columns]) for k in range(self.source_type.nbytes))
+
+    def _raw_chunk(self, i: int, first: int, last: int) -> Bytes:
+        """The same as raw bytes."""
+        from gguflow.kernels import byte_planes
+
+        planes = self._planes(i, first, last)
+        raw = np.empty(planes[0].size * len(planes), np.uint8)
         byte_planes.merge(planes, raw)
         return raw
+
+    def _lossless_values(self, i: int, first: int, last: int, out: NDArray[Any]) -> None:
+        """The same as numbers, into flat `out`; exact."""
+        from gguflow.kernels import byte_planes
+
+        if self.source_type is SourceType.BF16:
+            byte_planes.bfloat16_values(self._planes(i, first, last), out)
+        else:
+            dtype = {SourceType.F32: "<f4", SourceType.F16: "<f2", SourceType.F64: "<f8"}[self.source_type]
+            out[:] = self._raw_chunk(i, first, last).view(dtype)
 
     def _decode_chunk(self, i: int, first: int, last: int, out: Floats) -> None:
         """Rows of a chunk into flat `out`: the runs that hold them are unpacked and decoded, the rest is left alone."""
@@ -223,14 +237,14 @@ class Payload:
             out[kept.places[inside] - begin] = kept.values[inside]
 
     def unpacked(self, packed: Bytes, n_runs: int) -> Bytes:
-        """The codes of whole runs, a byte each, and some room behind them."""
+        """The codes of whole runs, a byte each, and some room behind them; in memory that the thread uses again for the next."""
         from gguflow.kernels import bit_packing
 
-        codes = np.empty(n_runs * self.geometry.run + SPARE, np.uint8)
+        codes = scratch(n_runs * self.geometry.run + SPARE)
         if self.encoding.quantizer is Quantizer.TERNARY:
             bit_packing.unpack_trits(packed, self.geometry.run, codes)
         else:
-            bit_packing.unpack(packed, self.geometry.run, self.geometry.stored_bits, codes)
+            bit_packing.unpack(packed, self.geometry.packed_run(n_runs), self.geometry.stored_bits, codes)
         return codes
 
     @np.errstate(all="ignore")
@@ -297,11 +311,3 @@ def _unpacked_run(section: Bytes, n: int, bits: int) -> Bytes:
     codes = np.empty(n, np.uint8)
     bit_packing.unpack(section, n, bits, codes)
     return codes
-
-
-def _as_floats(raw: Bytes, source_type: SourceType, out: NDArray[Any]) -> None:
-    """The numbers in raw bytes; exact."""
-    if source_type is SourceType.BF16:
-        np.left_shift(raw.view("<u2"), np.uint32(16), out=out.view(np.uint32), dtype=np.uint32, casting="unsafe")
-    else:
-        out[:] = raw.view({SourceType.F32: "<f4", SourceType.F16: "<f2", SourceType.F64: "<f8"}[source_type])

@@ -146,7 +146,7 @@ def nest(values: list[np.float32], bits: int, with_offset: bool, scale_type: Sca
 
 def nest_dynamic(values: list[np.float32], offset: np.float32) -> tuple[list[int], list[np.float32], list[np.float32]]:
     """As bitsandbytes on the CPU: the quotient goes to one of 65,536 places before it is compared with the bounds."""
-    book, bounds = codebooks.dynamic(), codebooks.dynamic_bounds()[:255]
+    book, bounds = codebooks.dynamic(), bounds_of(codebooks.dynamic())[0]
     distances = [f32(value - offset) for value in values]
     peak = f32(max(abs(distance) for distance in distances))
     codes = []
