@@ -20,6 +20,6 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(TINY, "checkpoint")
     names: dict[str, Any] = {}
     for i, block in enumerate(BLOCKS):
-        if "torch" not in block:  # tests/torch runs those
+        if "torch" not in block:  # tests/pytorch runs those
             exec(compile(block, f"README.md, block {i}", "exec"), names)
     assert names["y"].shape == (3, 256)

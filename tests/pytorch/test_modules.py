@@ -46,7 +46,7 @@ def assert_same_product(found: Any, layer: Any, x: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"])
-@pytest.mark.parametrize("shape", [(1,), (2, 3), (1, 7)])
+@pytest.mark.parametrize("shape", [(1,), (2, 3), (2, 9), (40,)])
 @pytest.mark.parametrize("has_bias", [False, True], ids=["bare", "bias"])
 def test_linear(tensors: Any, name: str, shape: tuple[int, ...], has_bias: bool) -> None:
     tensor = tensors[f"model.layers.0.{name}.weight"]
@@ -54,6 +54,7 @@ def test_linear(tensors: Any, name: str, shape: tuple[int, ...], has_bias: bool)
     layer = GGUFLinear(tensor, bias)
     x = torch.randn(*shape, tensor.shape[1])
     assert_same_product(layer(x), reference(tensor, bias), x)
+    assert_same_product(layer(x[0]), reference(tensor, bias), x[0])
     assert_same_product(layer(x[:0]), reference(tensor, bias), x[:0])
     wide = torch.randn(tensor.shape[1], 5)
     assert_same_product(layer(wide.T), reference(tensor, bias), wide.T)
@@ -66,8 +67,9 @@ def test_every_format(tmp_path: Path, block_format: Any) -> None:
     weights = np.random.default_rng(0).standard_normal((6, n), np.float32)
     packed = gguflow.quantize(weights, block_format, np.ones(n) if block_format.importance == "required" else None)
     with gguflow.open(one_tensor(tmp_path / "x.gguf", block_format, (6, n), packed.tobytes())) as model:
-        x = torch.randn(2, n)
-        assert_same_product(GGUFLinear(model["t"])(x), reference(model["t"]), x)
+        for n_vectors in (2, 20):
+            x = torch.randn(n_vectors, n)
+            assert_same_product(GGUFLinear(model["t"])(x), reference(model["t"]), x)
         rows = GGUFEmbedding(model["t"])(torch.tensor([[5, 0], [5, 2]]))
         assert np.array_equal(rows.numpy(), model["t"].dequantize()[np.array([[5, 0], [5, 2]])])
 
@@ -148,7 +150,11 @@ def test_wrong_calls(tensors: Any, tmp_path: Path) -> None:
         GGUFLinear(matrix, torch.zeros(256))
     with pytest.raises(UsageError, match="float type"):
         GGUFEmbedding(matrix, compute_dtype=torch.int32)
-    with pytest.raises(ShapeError, match="x"):
-        GGUFLinear(matrix)(torch.zeros(2, 255))
-    with gguflow.open(one_tensor(tmp_path / "x.gguf", FORMATS["i32"], (2, 2), bytes(16))) as model, pytest.raises(UsageError, match="integers"):
-        GGUFLinear(model["t"])(torch.zeros(2))
+    for n_vectors in (2, 40):
+        with pytest.raises(ShapeError, match=r"takes x\[\.\.\., 256\], not x\[\d+, 255\]"):
+            GGUFLinear(matrix)(torch.zeros(n_vectors, 255))
+    with (
+        gguflow.open(one_tensor(tmp_path / "x.gguf", FORMATS["i32"], (2, 2), bytes(16))) as model,
+        pytest.raises(UsageError, match="t is I32: integers"),
+    ):
+        GGUFLinear(model["t"])

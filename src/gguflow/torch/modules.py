@@ -9,15 +9,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gguflow.errors import ShapeError, printable
-from gguflow.torch.decoding import Weights, decode, format_name, require_floats
+from gguflow.errors import ShapeError, UsageError, printable
+from gguflow.torch.decoding import Weights, decode, format_name, own_type, require_floats
 from gguflow.torch.product import PackedProduct
 
 
 class _Packed(nn.Module):
     """A matrix of an open model. compute_dtype: the type of the activations that come out; it follows `.to(dtype)`, `.half()` and the like.
 
-    Raises ShapeError where the tensor is no matrix, UnsupportedError where its format is not known, UsageError where compute_dtype is no float type.
+    Raises ShapeError where the tensor is no matrix, UnsupportedError where its format is not known, UsageError where it holds integers or
+    compute_dtype is a type of integers.
     """
 
     def __init__(self, tensor: Weights, compute_dtype: torch.dtype) -> None:
@@ -25,6 +26,9 @@ class _Packed(nn.Module):
         if len(tensor.shape) != 2:
             raise ShapeError(f"{printable(tensor.name)} has shape {list(tensor.shape)}; a matrix is needed")
         require_floats(compute_dtype)
+        own = own_type(tensor)
+        if own is not None and not own.is_floating_point:
+            raise UsageError(f"{printable(tensor.name)} is {tensor.format}: integers, not the weights of a layer")
         self.tensor = tensor
         self.nbytes = tensor.nbytes
         self._like = nn.Buffer(torch.empty(0, dtype=compute_dtype), persistent=False)  # goes where the module is sent
@@ -43,8 +47,8 @@ class GGUFLinear(_Packed):
     tensor: of an open model, [out_features, in_features]; or its `CheckpointTensor`, whose rows have another order than the file's.
     bias: [out_features], or None; a Parameter stays one.
 
-    x of any float type. On the CPU products are summed in float32, straight from the blocks (`gguflow.matmul`); to other devices tiles of decoded
-    rows are sent and multiplied there in compute_dtype. The gradient for x is there, the packed weights have none.
+    x of any float type. On the CPU a few vectors are multiplied straight from the blocks (`gguflow.matmul`), many with tiles of decoded rows, in
+    float32; to other devices the tiles are sent and multiplied there in compute_dtype. The gradient for x is there, the packed weights have none.
     """
 
     def __init__(self, tensor: Weights, bias: torch.Tensor | None = None, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -58,6 +62,9 @@ class GGUFLinear(_Packed):
         self.register_parameter("bias", bias if is_parameter else nn.Parameter(bias, requires_grad=False))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Raises ShapeError where x has not in_features columns."""
+        if x.shape[-1:] != (self.in_features,):
+            raise ShapeError(f"{printable(self.tensor.name)} takes x[..., {self.in_features}], not x{list(x.shape)}")
         product = PackedProduct.apply(x, self.tensor, self.compute_dtype)
         return product if self.bias is None else product + self.bias.to(product.dtype)
 

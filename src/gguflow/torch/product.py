@@ -10,33 +10,45 @@ from torch.autograd.function import once_differentiable
 
 from gguflow.torch.decoding import Weights, decode
 
+FEW = 16
+"""Vectors in x up to which the packed product is taken: more, and decoding the weights once for torch's own product pays."""
+
 TILE = 1 << 22
 """Weights that are decoded at a time where a product is torch's own: 16 MiB of float32."""
 
 
 class PackedProduct(torch.autograd.Function):
-    """x[..., n] -> dtype[..., rows]. The weights take no gradient: they are packed; x may, once (not twice)."""
+    """x[..., n] -> dtype[..., rows]. The weights take no gradient: they are packed; x may, once (not twice).
+
+    A few vectors (a token is decoded) are multiplied straight from the blocks, many (a prompt) with tiles of decoded rows; on the CPU in float32.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weights: Weights, dtype: torch.dtype) -> torch.Tensor:
         ctx.weights, ctx.x_dtype = weights, x.dtype
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and x.numel() <= FEW * x.shape[-1]:
             product = weights.matmul(x.detach().float().contiguous().numpy(), threads=torch.get_num_threads())
             return torch.from_numpy(product).to(dtype)
+        sums = _sum_type(x.device, dtype)
         result = x.new_empty((*x.shape[:-1], weights.shape[0]), dtype=dtype)
-        for rows, tile in _tiles(weights, dtype, x.device):
-            result[..., rows] = x.to(dtype) @ tile.T
+        for rows, tile in _tiles(weights, sums, x.device):
+            result[..., rows] = x.to(sums) @ tile.T
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """The gradient times the matrix, tile by tile; in float32 on the CPU, elsewhere in the gradient's own type."""
-        dtype = torch.float32 if gradient.device.type == "cpu" else gradient.dtype
+        dtype = _sum_type(gradient.device, gradient.dtype)
         result = gradient.new_zeros((*gradient.shape[:-1], ctx.weights.shape[1]), dtype=torch.float32)
         for rows, tile in _tiles(ctx.weights, dtype, gradient.device):
             result += gradient[..., rows].to(dtype) @ tile
         return result.to(ctx.x_dtype), None, None
+
+
+def _sum_type(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The type in which products are made: on the CPU always float32, elsewhere the one that is asked for."""
+    return torch.float32 if device.type == "cpu" else dtype
 
 
 def _tiles(weights: Weights, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
