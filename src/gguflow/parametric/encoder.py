@@ -160,7 +160,7 @@ class Encoder:
             sections["outliers"] = outliers.to_bytes(self.geometry, rows, kept)
             x = x.copy()
             x[kept.places] = 0
-        codes = scratch(self.geometry.n_runs(rows) * self.geometry.run + SPARE)
+        codes = self._room_for_codes(rows, chunk)
         if e.has_row_codebooks:
             books = learning.of_rows(self.encoding, x.reshape(rows, -1), importance)
             sections["scales"] = reals.to_bytes(books.reshape(-1), e.scale_type)
@@ -230,11 +230,20 @@ class Encoder:
             limits = np.append(limits, np.partition(rest, _rank(e.percentile, rest.size))[_rank(e.percentile, rest.size)])
         return np.ascontiguousarray(limits, f32)
 
+    def _room_for_codes(self, rows: int, chunk: Bytes | None) -> Bytes:
+        """Memory for the codes, a byte each: codes of a byte go straight to their place, where the kernels may write behind them."""
+        n_codes = self.geometry.n_runs(rows) * self.geometry.run
+        if chunk is not None and self.geometry.stored_bits == 8 and chunk.size >= n_codes + SPARE:
+            return chunk[: n_codes + SPARE]
+        return scratch(n_codes + SPARE)
+
     def _packed(self, rows: int, codes: Bytes, chunk: Bytes | None) -> Bytes:
         from gguflow.kernels import bit_packing
 
         g = self.geometry
         nbytes = g.n_runs(rows) * g.run_bytes
+        if chunk is not None and np.may_share_memory(codes, chunk):
+            return codes[:nbytes]
         packed = np.empty(nbytes, np.uint8) if chunk is None else chunk[:nbytes]
         if self.encoding.quantizer is Quantizer.TERNARY:
             bit_packing.pack_trits(codes, g.run, packed)
