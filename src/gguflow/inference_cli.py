@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gguflow.errors import UsageError
 
 if TYPE_CHECKING:
+    from gguflow.inference.generation import Generation
     from gguflow.inference.perplexity import Score
     from gguflow.inference.tokenizer import Tokenizer
     from gguflow.inference.transformer import Transformer
@@ -112,9 +113,9 @@ def _run(arguments: argparse.Namespace) -> None:
     print(_speed(generation), file=sys.stderr)
 
 
-def _speed(generation: Any) -> str:
+def _speed(generation: Generation) -> str:
     """What took how long, and why it ended."""
-    prompt = f"prompt {generation.n_prompt} tokens in {generation.prompt_seconds:.2f} s"
+    prompt = f"prompt {len(generation.prompt_tokens)} tokens in {generation.prompt_seconds:.2f} s"
     new = f"{len(generation.tokens)} new in {generation.seconds:.2f} s"
     rate = f" ({len(generation.tokens) / generation.seconds:.1f} tokens/s)" if generation.seconds > 0 else ""
     why = {"length": "as many as asked for", "end": "the model ended the text", "context": "the model's context is full"}[generation.stopped]

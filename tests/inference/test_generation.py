@@ -59,7 +59,7 @@ def test_the_text_is_that_of_llama_cpp(paths: dict[str, Path], loaded: tuple[Tra
     tokens = goes_on(paths["f16"], 48)
     assert generation.tokens == tokens
     assert text == loaded[1].decode(tokens)
-    assert (generation.n_prompt, generation.stopped) == (7, "length")
+    assert (len(generation.prompt_tokens), generation.stopped) == (7, "length")
 
 
 @pytest.mark.parametrize(("n_tokens", "n_pieces"), [(0, 0), (1, 1)])
@@ -101,9 +101,18 @@ def test_the_context_ends(tmp_path: Path) -> None:
         generation = Generation(transformer, tokenizer, "abc" * 20, 100, Choosing().choose(*[3] * 100))
         list(generation)
         assert generation.stopped == "context"
-        assert generation.n_prompt + len(generation.tokens) == 65
+        assert len(generation.prompt_tokens) + len(generation.tokens) == 65
         with pytest.raises(UsageError, match="context 64"):
-            list(Generation(transformer, tokenizer, "c b a " * 65, 1))
+            Generation(transformer, tokenizer, "c b a " * 65, 1)
+
+
+def test_a_prompt_without_tokens(tmp_path: Path) -> None:
+    """The tokenizer of this model puts nothing before a text."""
+    from gguflow.editing import edit, parse_assignment
+
+    path = edit(random_model(tmp_path), [parse_assignment("tokenizer.ggml.add_bos_token=bool:false")], []).output
+    with gguflow.open(path) as model, pytest.raises(UsageError, match="nothing to go on with"):
+        Generation(Transformer(model), Tokenizer(model.metadata, model.path), "", 1)
 
 
 def test_scores_by_their_definition(loaded: tuple[Transformer, Tokenizer], paths: dict[str, Path]) -> None:

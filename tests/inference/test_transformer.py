@@ -132,6 +132,8 @@ def test_what_is_refused(llama: Path) -> None:
         for wrong, message in (
             (lambda: transformer.cache(4, "q4_0"), "f16, q8_0, f32"),
             (lambda: transformer.cache(4, "q8_0"), "heads of 8"),
+            (lambda: transformer.cache(2**50), "no memory"),
+            (lambda: transformer.cache(2**62), "no memory"),
             (lambda: transformer.forward([1, 24], transformer.cache(4), 1), "token 24 is outside"),
             (lambda: transformer.forward([-1], transformer.cache(4), 1), "token -1 is outside"),
             (lambda: transformer.forward([1] * 5, transformer.cache(4), 1), "room for 4"),

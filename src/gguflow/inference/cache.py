@@ -19,7 +19,7 @@ class Cache:
     """Room for `capacity` tokens of one sequence. length: how many are in it."""
 
     def __init__(self, sizes: Hyperparameters, capacity: int, format: str = "f16") -> None:
-        """Raises UsageError: another format, or one whose blocks do not divide a head."""
+        """Raises UsageError: another format, one whose blocks do not divide a head, or no memory."""
         if format not in CACHE_FORMATS:
             raise UsageError(f"a cache is kept as {', '.join(CACHE_FORMATS)}, not {format!r}")
         self.format = FORMATS[format]
@@ -29,7 +29,11 @@ class Cache:
         self.length = 0
         self._heads = (sizes.n_kv_heads, sizes.head_dim)
         row_bytes = self.format.row_bytes(sizes.n_kv_heads * sizes.head_dim)
-        self._packed = np.zeros((sizes.n_layers, 2, capacity, row_bytes), np.uint8)
+        nbytes = sizes.n_layers * 2 * capacity * row_bytes
+        try:
+            self._packed = np.zeros((sizes.n_layers, 2, capacity, row_bytes), np.uint8)
+        except (MemoryError, ValueError) as error:
+            raise UsageError(f"there is no memory for the keys and values of {capacity} tokens, {nbytes} bytes") from error
 
     @property
     def nbytes(self) -> int:

@@ -18,7 +18,8 @@ class Generation:
     """A text that a model goes on with. Iterate over it for the pieces, each whole characters; the counts below grow meanwhile.
 
     prompt: text, special tokens in it taken as such. n_tokens: at most so many new ones. cache: the format of keys and values.
-    tokens: those generated. stopped: "length" (n_tokens are there), "end" (the model ended its text) or "context" (it has no room for more).
+    prompt_tokens, tokens: those read first, those generated. stopped: "length" (n_tokens are there), "end" (the model ended its text) or "context"
+    (it has no room for more).
     """
 
     transformer: Transformer
@@ -27,14 +28,23 @@ class Generation:
     n_tokens: int
     sampler: Sampler = field(default_factory=Sampler)
     cache: str = "f16"
-    n_prompt: int = field(default=0, init=False)
+    prompt_tokens: list[int] = field(init=False)
     prompt_seconds: float = field(default=0.0, init=False)
     seconds: float = field(default=0.0, init=False)
     tokens: list[int] = field(default_factory=list, init=False)
     stopped: str = field(default="length", init=False)
 
+    def __post_init__(self) -> None:
+        """Raises UsageError: an empty prompt (where the model has no first token), or one beyond the model's context."""
+        self.prompt_tokens = self.tokenizer.encode(self.prompt)
+        context = self.transformer.sizes.context_length
+        if not self.prompt_tokens:
+            raise UsageError("there is nothing to go on with: the prompt is empty, and the model has no first token of its own")
+        if len(self.prompt_tokens) > context:
+            raise UsageError(f"the prompt has {len(self.prompt_tokens)} tokens, the model's context {context}")
+
     def __iter__(self) -> Iterator[str]:
-        """Raises UsageError: an empty prompt (where the model has no first token), one beyond the context; what `Transformer.forward` raises."""
+        """Raises what `Transformer.forward` raises, UsageError where there is no memory for the cache."""
         characters = codecs.getincrementaldecoder("utf-8")("replace")
         for token in self._generated():
             text = characters.decode(self.tokenizer.piece(token))
@@ -44,15 +54,12 @@ class Generation:
             yield text
 
     def _generated(self) -> Iterator[int]:
-        ids = self.tokenizer.encode(self.prompt)
-        context = self.transformer.sizes.context_length
-        if len(ids) > context:
-            raise UsageError(f"the prompt has {len(ids)} tokens, the model's context {context}")
-        cache = self.transformer.cache(min(len(ids) + self.n_tokens, context), self.cache)
+        capacity = min(len(self.prompt_tokens) + self.n_tokens, self.transformer.sizes.context_length)
+        cache = self.transformer.cache(capacity, self.cache)
         start = time.perf_counter()
-        logits = self.transformer.read(ids, cache)
+        logits = self.transformer.read(self.prompt_tokens, cache)
         read = time.perf_counter()
-        self.n_prompt, self.prompt_seconds = len(ids), read - start
+        self.prompt_seconds = read - start
         while len(self.tokens) < self.n_tokens:
             token = self.sampler.pick(logits)
             if token in self.tokenizer.special.ends:
