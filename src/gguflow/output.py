@@ -96,6 +96,7 @@ class Output:
         self._has_written = True
         self.digests[leaf] = digest
         self.journal.record(leaf, digest)
+        self.file.begin_flush(self.leaf_nbytes(leaf), self.offset(leaf[0], leaf_range(self.planned(leaf[0]), leaf[1])[0]))
 
     def write_chunk(self, i: int, number: int, content: Bytes, digest: bytes, offset: int) -> None:
         """Write a chunk of payload i at its offset from the start of the file, and record it."""

@@ -57,6 +57,10 @@ class OutputFile:
         with platform.storage_errors("write", self.path):
             platform.pwrite_all(self._descriptor(), data, offset)
 
+    def begin_flush(self, nbytes: int, offset: int) -> None:
+        """These bytes are written and stay as they are: the system may begin to make them durable. Thread-safe."""
+        platform.begin_sync(self._descriptor(), nbytes, offset)
+
     def read(self, nbytes: int, offset: int) -> bytes:
         """Bytes that were written, by this process or the one before it. Thread-safe."""
         with platform.storage_errors("read", self.partial):

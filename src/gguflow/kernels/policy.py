@@ -27,6 +27,7 @@ import llvmlite
 import numba
 import numpy as np
 from numba.core import caching
+from numba.core.runtime import rtsys
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -132,3 +133,11 @@ class _Implementation(caching.CompileResultCacheImpl):  # type: ignore[misc]
 
 class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
     _impl_class = _Implementation
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Compiled code from the cache, or None. Numba's own first imports all that might be compiled, a tenth of a second: compiled code needs the
+        run-time system only, and where something has to be compiled after all, the compiler asks for those imports itself.
+        """
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
