@@ -18,7 +18,11 @@ from numpy.typing import NDArray
 
 import gguflow
 from benchmarks.timing import Comparison, compare, seconds
+from gguflow.blocks import FORMATS
 from gguflow.parametric import Encoder, Payload, find, joined
+from gguflow.quantization import as_floats
+from gguflow.sources import open_checkpoint
+from gguflow.sources.reading import TensorReader
 
 Floats = NDArray[np.float32]
 f32 = np.float32
@@ -136,15 +140,13 @@ def against_bitsandbytes(x: Floats, python: str) -> Comparison:
 
 
 def matrices_of(directory: Path) -> Iterator[Floats]:
-    """The matrices of all safetensors files in a directory, as float32."""
-    from safetensors import safe_open
-
-    for path in sorted(directory.rglob("*.safetensors")):
-        with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 -- it is no mapping
-                tensor = file.get_tensor(name)
-                if tensor.ndim == 2 and tensor.dtype.kind == "f":
-                    yield tensor.astype(np.float32)
+    """The matrices of a checkpoint, as float32."""
+    checkpoint = open_checkpoint(directory)
+    with TensorReader(checkpoint) as reader:
+        for tensor in checkpoint.tensors.values():
+            if len(tensor.shape) == 2 and tensor.format in (FORMATS["f32"], FORMATS["f16"], FORMATS["bf16"]):
+                weights = as_floats(reader.read(tensor, 0, tensor.n_weights), tensor.require_format())
+                yield weights.astype(np.float32).reshape(tensor.shape)
 
 
 def bfloat16(x: Floats) -> NDArray[np.uint16]:

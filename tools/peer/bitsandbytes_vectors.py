@@ -1,4 +1,7 @@
-"""Writes fixtures/parametric/bitsandbytes.json: what bitsandbytes on the CPU makes of small tensors. Run inside an environment with bitsandbytes."""
+"""Writes fixtures/parametric/bitsandbytes.json: what bitsandbytes on the CPU makes of small tensors. Run inside an environment with bitsandbytes.
+
+Rows are multiples of a block: 0.50.2 decodes others wrongly where there is AVX-512 (a scale per row, not per block; its encoder is right).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def tensors() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(11)
     ties = (np.round(rng.standard_normal((4, 64)) * 8) / 8).astype(np.float32)
     ties[2] = 0
-    return {"gaussian": (rng.standard_normal((12, 96)) * 0.02).astype(np.float32), "ties and a row of zeros": ties}
+    return {"gaussian": (rng.standard_normal((10, 128)) * 0.02).astype(np.float32), "ties and a row of zeros": ties}
 
 
 def entry(name: str, x: np.ndarray) -> dict[str, object]:
