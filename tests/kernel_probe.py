@@ -3,7 +3,7 @@
     python kernel_probe.py q8_0 q4_k ...
 
 {"digests": {format: hex}, "forbidden": {kernel: [LLVM or assembly text]}, "registers": {kernel: ["xmm", ...]}}. The digest is over the bytes of
-adversarial and random rows, and over what random bytes decode to and give with a vector. Numba shows no machine code of cached kernels: run with no
+adversarial and random rows, and over what random bytes decode to and give with vectors. Numba shows no machine code of cached kernels: run with no
 cache directory.
 """
 
@@ -21,6 +21,7 @@ from cases import adversarial, importances
 from gguflow import kernels
 from gguflow.blocks import BlockFormat, by_name
 from gguflow.kernels import products
+from gguflow.kernels.products import tile
 from gguflow.products import matmul
 from gguflow.quantization import dequantize, quantize
 
@@ -41,7 +42,7 @@ def forbidden(text: str) -> list[str]:
 
 
 def digest(block_format: BlockFormat) -> str:
-    """Of encoded rows, with and without importance, and of random bytes decoded and multiplied with a vector; every NaN counts as the same."""
+    """Of encoded rows, with and without importance, and of random bytes decoded and multiplied with vectors; every NaN counts as the same."""
     noise = np.random.default_rng(1).standard_normal((4, N)).astype(np.float32)
     rows = np.concatenate([np.stack(list(adversarial(N).values())), noise])
     result = hashlib.sha256()
@@ -51,7 +52,7 @@ def digest(block_format: BlockFormat) -> str:
         result.update(quantize(rows, block_format, importances(N)["random"]).tobytes())
     packed = np.random.default_rng(2).integers(0, 256, (8, block_format.row_bytes(N)), np.uint8)
     with_vector = [matmul(packed, block_format, noise[0], activations=kind) for kind in ("float32", "int8")]
-    for values in (dequantize(packed, block_format), *with_vector):
+    for values in (dequantize(packed, block_format), *with_vector, matmul(packed, block_format, noise)):
         result.update(np.where(np.isnan(values), np.float32(0.5), values).tobytes())
     return result.hexdigest()
 
@@ -59,7 +60,7 @@ def digest(block_format: BlockFormat) -> str:
 def compiled(block_format: BlockFormat) -> dict[str, Any]:
     """The compiled kernels in the modules of a format, by name. Where an entry fetches tables, it is what it calls that is compiled."""
     found = {}
-    for module in (kernels.load(block_format), products.find(block_format.key)):
+    for module in (kernels.load(block_format), products.find(block_format.key), tile):
         own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__} if module else {}
         found.update({f"{block_format.key}.{name}": value for name, value in own.items() if getattr(value, "signatures", None)})
     return found

@@ -17,7 +17,7 @@ from gguflow.blocks.q8_0 import encode_block
 from gguflow.blocks.scalars import half_value, nearest_int
 from gguflow.errors import NonFiniteError, UsageError
 from gguflow.kernels import products as kernels
-from gguflow.products import FEW, EightBits, matmul
+from gguflow.products import FEW, SOME, EightBits, matmul
 from gguflow.quantization import dequantize
 
 f32 = np.float32
@@ -28,7 +28,6 @@ Reference = Callable[[Floats], tuple[np.float32, list[int]]]
 INTEGER_PRODUCTS = ("q4_0", "q8_0", "q4_k", "q5_k", "q6_k", "iq4_xs", "mxfp4")
 OTHERS = ("q5_1", "nvfp4", "q2_k", "iq3_s", "tq2_0", "q1_0")
 TOLERANCE = 1e-5  # of the sum of |x w|
-MANY = FEW + 3
 
 
 def rows_of(name: str, rows: int, n: int) -> Bytes:
@@ -72,7 +71,7 @@ def test_activations_are_rounded_like_the_reference(name: str, size: int, refere
 def test_equals_the_product_of_rounded_activations(name: str) -> None:
     """Which differs from that of the activations themselves."""
     block_format = FORMATS[name]
-    for blocks, rows, count in itertools.product((1, 3, 8), (1, 37), (1, FEW, MANY)):
+    for blocks, rows, count in itertools.product((1, 3, 8), (1, 37), (1, FEW, SOME, SOME + 3)):
         n = blocks * block_format.block_size
         packed, x = rows_of(name, rows, n), activations(count, n)
         result = matmul(packed, name, x, activations="int8")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gguflow import products
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.errors import ShapeError, UnknownFormatError, UsageError
-from gguflow.products import FEW, matmul
+from gguflow.products import FEW, SOME, matmul
 from gguflow.quantization import dequantize, quantize
 
 f32 = np.float32
@@ -23,7 +23,7 @@ Bytes = NDArray[np.uint8]
 EVERY = [pytest.param(f, id=name) for name, f in FORMATS.items() if f.number_type is None or f.number_type.kind == "f"]
 FAST_NAMES = ("f32", "f16", "bf16", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k", "iq4_xs", "mxfp4")
 FAST = [pytest.param(FORMATS[name], id=name) for name in FAST_NAMES]
-MANY = FEW + 3
+MANY = SOME + 3
 TOLERANCE = 1e-5  # of the sum of |x w|
 
 
@@ -81,17 +81,19 @@ def lengths(block_format: BlockFormat) -> list[int]:
 
 @pytest.mark.parametrize("block_format", EVERY)
 def test_equals_the_product_in_float64(block_format: BlockFormat) -> None:
-    for n, rows, shape in itertools.product(lengths(block_format), (1, 3, 37), ((), (1,), (FEW,), (MANY,), (2, 1, 5))):
+    for n, rows, shape in itertools.product(lengths(block_format), (1, 3, 37), ((), (1,), (FEW,), (SOME,), (MANY,), (2, 1, 5))):
         packed, x = packed_rows(block_format, rows, n), activations(*shape, n)
         check_close(matmul(packed, block_format, x), packed, block_format, x)
 
 
 @pytest.mark.parametrize("block_format", EVERY)
-def test_one_vector_is_summed_in_the_stated_order(block_format: BlockFormat) -> None:
-    """To the bit, with random bytes: NaN and infinity come out where the dequantized product has them."""
+def test_sums_are_in_the_stated_order(block_format: BlockFormat) -> None:
+    """To the bit, with random bytes: NaN and infinity come out where the dequantized product has them. From one vector to SOME."""
     for n in lengths(block_format):
-        packed, x = packed_rows(block_format, 19, n, highest=256), activations(n)
-        np.testing.assert_array_equal(matmul(packed, block_format, x), ordered_sums(packed, block_format, x))
+        packed, x = packed_rows(block_format, 19, n, highest=256), activations(SOME, n)
+        expected = np.stack([ordered_sums(packed, block_format, vector) for vector in x])
+        for count in (1, FEW, FEW + 1, 4, 8, 9, SOME):
+            np.testing.assert_array_equal(matmul(packed, block_format, x[:count]), expected[:count])
 
 
 @pytest.mark.parametrize("block_format", EVERY)
@@ -107,7 +109,7 @@ def test_nan_and_infinity_propagate(block_format: BlockFormat) -> None:
         expected = np.stack([np.sum(weights.astype(np.float64) * vector, axis=1) for vector in x])
     bad = ~np.isfinite(expected)
     assert bad.any()
-    for part in (slice(0, FEW), slice(0, MANY)):
+    for part in (slice(0, FEW), slice(0, SOME), slice(0, MANY)):
         result = matmul(packed, block_format, x[part])
         assert not np.isfinite(result[bad[part]]).any()
         np.testing.assert_array_equal(np.isnan(result[np.isnan(expected[part])]), True)
@@ -137,7 +139,7 @@ def test_activations(block_format: BlockFormat, x: NDArray[Any]) -> None:
     check_close(matmul(packed, block_format, x), packed, block_format, x)
 
 
-@pytest.mark.parametrize("count", [1, FEW, MANY])
+@pytest.mark.parametrize("count", [1, FEW, SOME, MANY])
 @pytest.mark.parametrize("name", ["q4_k", "q8_0", "f32", "f64", "iq2_xs"])
 def test_neither_threads_nor_pieces_change_a_bit(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
     packed, x = packed_rows(FORMATS[name], 101, 512), activations(count, 512)
@@ -149,8 +151,9 @@ def test_neither_threads_nor_pieces_change_a_bit(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ["q4_k", "q4_1"])
-def test_the_tiles_do_not_change_what_one_vector_gives(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    packed, x = packed_rows(FORMATS[name], 50, 512), activations(512)
+@pytest.mark.parametrize("count", [1, SOME])
+def test_the_tiles_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
+    packed, x = packed_rows(FORMATS[name], 50, 512), activations(count, 512)
     expected = matmul(packed, name, x)
     monkeypatch.setattr(products, "TILE", 1)
     np.testing.assert_array_equal(matmul(packed, name, x), expected)

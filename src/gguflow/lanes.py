@@ -292,6 +292,12 @@ def has_half_conversion(_: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def has_wide_registers(_: Any) -> Any:
+    """Whether a register holds all 16 lanes, and there are 32 of them: a constant, as has_half_conversion. It says how much can be held at a time."""
+    return types.boolean(), lambda context, builder, sig, args: ir.Constant(_I1, int(_has_feature(context, "avx512f")))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def extend_half(_: Any, bits: Any) -> Any:
     """The binary16 in the low 16 bits as a binary32, exact, on int32 lanes or an integer. Only where `has_half_conversion`; undefined elsewhere."""
     if bits != i32x16 and not isinstance(bits, types.Integer):

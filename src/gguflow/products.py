@@ -1,8 +1,8 @@
 """Activations times packed matrices, without a dequantized copy of the matrix: the public `matmul`.
 
-Two ways, by the number of vectors in x. A few (a token is decoded) are multiplied one by one straight from the packed blocks, by the kernels of
-`gguflow.kernels.products`; a format that has none is decoded tile by tile. Many (a prompt) are multiplied by BLAS with tiles of decoded rows, small
-enough for the second-level cache.
+By the number of vectors in x: a few (a token is decoded) are multiplied one by one straight from the packed blocks, by the kernels of
+`gguflow.kernels.products`. More, and formats without such kernels, need decoded rows: a tile of them at a time, small enough for the second-level
+cache, which meets some vectors in a kernel of ours, many (a prompt) in BLAS.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ SUPER_BLOCK = 256
 FEW = 2
 """Vectors up to which each is multiplied on its own: more, and decoding the weights once pays."""
 
-TILE = 1 << 18
-"""Weights in a tile of decoded rows: 1 MiB of float32. Twice that for a long prompt."""
+SOME = 16
+"""Vectors up to which our own sums are as fast as BLAS, which rearranges its operands first."""
 
-SMALL_PRODUCT = 1_000_000
-SMALL_BATCH = 24
-"""OpenBLAS rearranges both operands of a product beyond so many multiplications: for a small batch that takes longer than the product itself."""
+TILE = 1 << 18
+"""Weights in a tile of decoded rows: 1 MiB of float32. Twice that for BLAS."""
 
 PIECE = 1 << 20
 """Bytes of packed rows that a thread takes at a time, about: they stay in its cache while the vectors are multiplied one by one."""
@@ -50,8 +49,9 @@ def matmul(
     activations: "float32", or "int8": x rounded to eight bits in blocks as llama.cpp does (Q8_0, for super-blocks of 256 Q8_K; no rounding for plain
     numbers), and, for up to FEW vectors of the commonest formats, integer products.
 
-    Sums are in float32. For up to FEW vectors their order is one for all formats and machines, for more it is that of NumPy's BLAS; it does not
-    change with `threads`. NaN and infinity among scales and activations propagate as in the product with the dequantized matrix.
+    Sums are in float32. For up to SOME vectors their order is one for all formats and machines, for more it is that of NumPy's BLAS; it does not
+    change with `threads` (these are ours: BLAS has its own). NaN and infinity among scales and activations propagate as in the product with the
+    dequantized matrix.
     Raises ShapeError, UnknownFormatError, UsageError (a format of integers), NonFiniteError (what cannot be rounded to eight bits).
     """
     block_format = resolve(format)
@@ -105,8 +105,7 @@ def _vectors(x: ArrayLike, n: int) -> Floats:
 def _rows_per_tile(shape: tuple[int, ...]) -> int:
     """How many rows are decoded at a time for x of this shape."""
     count, n = shape
-    weights = min(TILE, SMALL_PRODUCT // count) if count <= SMALL_BATCH else 2 * TILE
-    return max(weights // n, 1)
+    return max(TILE * (1 if count <= SOME else 2) // n, 1)
 
 
 def _rows_per_piece(shape: tuple[int, ...], tile: int, threads: int) -> int:
@@ -127,9 +126,9 @@ def _work(block_format: BlockFormat, vectors: Floats, is_int8: bool) -> Work:
         if is_few and kernel is not None:
             return functools.partial(_integer_products, kernel, eight_bits)
         vectors = eight_bits.as_floats(vectors.shape)
-    if not is_few:
-        return functools.partial(_many, block_format, vectors)
-    return functools.partial(_few_decoded, block_format, vectors) if kernel is None else functools.partial(_few, kernel, vectors)
+    if is_few and kernel is not None:
+        return functools.partial(_few, kernel, vectors)
+    return functools.partial(_some if len(vectors) <= SOME else _many, block_format, vectors)
 
 
 def _few(kernel: ModuleType, vectors: Floats, matrix: Bytes, sums: Floats) -> None:
@@ -138,18 +137,25 @@ def _few(kernel: ModuleType, vectors: Floats, matrix: Bytes, sums: Floats) -> No
         kernel.dot_rows(matrix.reshape(-1), read_only(vector), target)
 
 
-def _few_decoded(block_format: BlockFormat, vectors: Floats, matrix: Bytes, sums: Floats) -> None:
-    """Vector by vector, from tiles of decoded rows."""
-    from gguflow.kernels.products import f32
-
-    for first, tile in _tiles(matrix, block_format, vectors.shape):
-        _few(f32, vectors, tile.view(np.uint8), sums[:, first : first + len(tile)])
-
-
 def _integer_products(kernel: ModuleType, vectors: EightBits, matrix: Bytes, sums: Floats) -> None:
     """Vector by vector, from the packed blocks and activations of eight bits."""
     for codes, scales, target in zip(vectors.codes, vectors.scales, sums, strict=True):
         kernel.dot_rows_int8(matrix.reshape(-1), read_only(codes), read_only(scales), target)
+
+
+def _some(block_format: BlockFormat, vectors: Floats, matrix: Bytes, sums: Floats) -> None:
+    """All vectors with one tile after the other, in the order of sums that kernels have."""
+    from gguflow.kernels.products.sums import SUMS
+    from gguflow.kernels.products.tile import dot_tile
+
+    n = vectors.shape[1]
+    padding = ((0, 0), (0, -n % SUMS))  # rows of plain numbers have any length; zeros add nothing
+    x = read_only(np.pad(vectors, padding) if n % SUMS else vectors)
+    for first, tile in _tiles(matrix, block_format, vectors.shape):
+        weights = np.pad(tile, padding) if n % SUMS else tile
+        products = np.empty((len(vectors), len(tile)), np.float32)
+        dot_tile(read_only(weights).reshape(-1), x.reshape(-1), x.shape[1], products)
+        sums[:, first : first + len(tile)] = products
 
 
 def _many(block_format: BlockFormat, vectors: Floats, matrix: Bytes, sums: Floats) -> None:

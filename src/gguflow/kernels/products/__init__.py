@@ -6,7 +6,8 @@ What the module of a format holds, all arrays C-contiguous and one-dimensional (
     dot_rows_int8(blocks, codes uint8[n + 32], scales float32[n / 32 + 32 or n / 256 + 32], out)    activations of eight bits: see int8.py
 
 In `dot_rows` the weights are decoded in registers, to exactly what `dequantize_blocks` gives, and summed in one order that all formats share (see
-sums.py): so the result is that of decoding and then `f32.dot_rows`, to the bit, NaN and infinity too. Formats without a module are computed that way.
+sums.py): so the result is that of decoding and then `f32.dot_rows`, to the bit, NaN and infinity too. Formats without a module, and more than a few
+vectors, take decoded rows: tile.py.
 """
 
 from __future__ import annotations
