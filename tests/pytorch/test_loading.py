@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,14 @@ def test_types(files: dict[str, Path]) -> None:
     assert load_into(build(TINY), files["q8_0"], compute_dtype=torch.float16).lm_head.compute_dtype == torch.float16
 
 
+def test_copies(files: dict[str, Path]) -> None:
+    """Of whole models; the copy has the file open for itself."""
+    model = load_into(build(TINY), files["q4_k_m"])
+    ids = tokens(model, 1, 5)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(output(other, ids), output(model, ids))
+
+
 def test_an_opened_model_and_its_training_mode(files: dict[str, Path]) -> None:
     with gguflow.open(files["q8_0"], mode="pread") as opened:
         model = load_into(build(TINY).train(), opened)
@@ -147,6 +157,20 @@ def test_what_stays_on_the_meta_device(files: dict[str, Path]) -> None:
         model = transformers.LlamaForCausalLM(config)
     with pytest.raises(UsageError, match=r"on the meta device, and not in the file: model\.layers\.8\."):
         load_into(model, files["q8_0"], strict=False)
+
+
+class Forgetful(transformers.LlamaForCausalLM):  # type: ignore[name-defined]
+    """A class whose rule leaves the rope frequencies alone, as older ones do."""
+
+    def _init_weights(self, module: Any) -> None: ...
+
+
+def test_buffers_that_nobody_fills(files: dict[str, Path]) -> None:
+    with torch.device("meta"):
+        model = Forgetful(transformers.AutoConfig.from_pretrained(TINY))
+    with pytest.raises(UsageError, match=r"rotary_emb\.inv_freq, model\.rotary_emb\.original_inv_freq; build the model on the CPU"):
+        load_into(model, files["q8_0"])
+    load_into(Forgetful(transformers.AutoConfig.from_pretrained(TINY)), files["q8_0"])
 
 
 class Scaled(torch.nn.Embedding):  # type: ignore[name-defined]

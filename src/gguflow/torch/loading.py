@@ -144,12 +144,26 @@ def _decoded(value: torch.Tensor, tensor: CheckpointTensor) -> torch.Tensor:
 
 def _fill_buffers(model: nn.Module) -> None:
     """Buffers that no file has (rope frequencies, positions) and that have no values on the meta device: computed by transformers' own rule."""
-    rule: Any = getattr(model, "_init_weights", None)
+    rule: Any = getattr(model, "_init_weights", lambda module: None)
     for path, module in model.named_modules():
-        empty = [name for name in sorted(module._non_persistent_buffers_set) if (buffer := module._buffers[name]) is not None and buffer.is_meta]
-        if empty and rule is None:
-            raise UsageError(f"on the meta device, and only the model knows their values: {listed([f'{path}.{name}' for name in empty])}")
-        for name in empty:
-            module._buffers[name] = torch.full_like(module._buffers[name], 0, device="cpu")
+        buffers = {name: module._buffers[name] for name in sorted(module._non_persistent_buffers_set)}
+        empty = {name: buffer for name, buffer in buffers.items() if buffer is not None and buffer.is_meta}
+        for name, buffer in empty.items():
+            module._buffers[name] = torch.full_like(buffer, _unset(buffer.dtype), device="cpu")
         if empty:
             rule(module)
+        left = [f"{path}.{name}" for name, buffer in empty.items() if _is_unset(module._buffers[name])]
+        if left:
+            raise UsageError(f"on the meta device, and only the model's class could say what they hold: {listed(left)}; build the model on the CPU")
+
+
+def _unset(dtype: torch.dtype) -> float | int:
+    """What no buffer holds, to see afterwards whether it has been filled."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return float("nan")
+    return 0 if dtype == torch.bool else torch.iinfo(dtype).min
+
+
+def _is_unset(buffer: torch.Tensor) -> bool:
+    """Whether some of it is as `_unset` has it; of truth values nothing can tell."""
+    return buffer.dtype == torch.bool or bool(((buffer != buffer) | (buffer == _unset(buffer.dtype))).any())
