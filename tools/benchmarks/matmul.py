@@ -3,7 +3,7 @@
 For each format a matrix of rows of 4096 weights, once in cache and once larger than the last-level cache (--megabytes), and one vector: GB/s of
 packed bytes of `gguflow.products.matmul` with float32 and with int8 activations, each also as a multiple of ggml's speed, beside a plain read of the
 same bytes (the largest of their 64-bit words). Then, on at most --weights weights, how many times faster it is than NumPy with a dequantized matrix:
-dequantize with gguflow, or with gguf-py, then multiply. The last columns are a prompt of 64 vectors: GFLOP/s, and how many times as fast as
+dequantize with gguflow, or with gguf-py, then multiply. The last columns are a prompt of --prompt vectors: GFLOP/s, and how many times as fast as
 dequantizing with gguflow and multiplying. Processor time, medians of 5 (against NumPy 3): others may be at work. Set OPENBLAS_NUM_THREADS=1.
 
 ggml's vec_dot is the one in the xllamacpp wheel, called for row after row by compiled code; rounding the activations is in our time, not in ggml's.
@@ -28,13 +28,13 @@ from gguflow.products import matmul
 from gguflow.quantization import dequantize
 
 N = 4096
-PROMPT = 64
 DEFAULT = "q4_0,q8_0,q4_k,q5_k,q6_k,iq4_xs,mxfp4,bf16,f16,q5_0,q2_k,iq3_s"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="NAMES", default=DEFAULT, help="comma-separated format names (default: %(default)s)")
     parser.add_argument("--megabytes", nargs="+", type=int, default=[16, 640], metavar="N", help="sizes of the matrix (default: %(default)s)")
+    parser.add_argument("--prompt", type=int, default=64, metavar="N", help="vectors of the prompt (default: %(default)s)")
     parser.add_argument("--weights", type=int, default=1 << 24, metavar="N", help="what NumPy gets, at most (default: 16 Mi)")
 
 
@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace) -> None:
     print(" ".join(f"{title:>{width}}" for title, width in (*titles, *more_titles)))
     for name in arguments.only.split(","):
         for megabytes in arguments.megabytes:
-            print(line(by_name(name), megabytes * 1_000_000, arguments.weights), flush=True)
+            print(line(by_name(name), megabytes * 1_000_000, arguments.weights, arguments.prompt), flush=True)
 
 
-def line(block_format: BlockFormat, nbytes: int, weights: int) -> str:
+def line(block_format: BlockFormat, nbytes: int, weights: int, n_prompt: int) -> str:
     """One row of the table."""
     row_bytes = block_format.row_bytes(N)
     sample = random_rows(block_format, 64)
@@ -62,9 +62,9 @@ def line(block_format: BlockFormat, nbytes: int, weights: int) -> str:
     part = packed[: max(weights // N, 1)]
     by_numpy = against_numpy(block_format, part, x, lambda: dequantize(part, block_format))
     by_gguf_py = against_numpy(block_format, part, x, gguf_py_decoder(block_format, part))
-    prompt = np.random.default_rng(3).standard_normal((PROMPT, N), np.float32)
+    prompt = np.random.default_rng(3).standard_normal((n_prompt, N), np.float32)
     long = against_numpy(block_format, part, prompt, lambda: dequantize(part, block_format))
-    flops = 2 * PROMPT * N * len(part) / long.ours / 1e9 if long else 0
+    flops = 2 * n_prompt * N * len(part) / long.ours / 1e9 if long else 0
     return (
         f"{block_format.name:8} {nbytes // 1_000_000:5} {gigabytes / reading.ours:6.1f} {gigabytes / floats.ours:8.1f} {floats.ratio:7.2f} "
         f"{gigabytes / integers.ours:6.1f} {integers.ratio:7.2f} {times(by_numpy):>8} {times(by_gguf_py):>9} {flops:7.0f} {times(long):>8}"
