@@ -14,7 +14,7 @@ import gguflow
 from gguflow.errors import NonFiniteError, ShapeError, UnknownFormatError, UsageError
 from gguflow.kernels import nested_scales
 from gguflow.kernels import parametric as kernels
-from gguflow.parametric import Encoder, Encoding, Payload, about, axes, codebooks, find, grammar, is_name, presets, reference
+from gguflow.parametric import Encoder, Encoding, Payload, about, axes, codebooks, find, grammar, is_name, presets, reference, reference_decoding
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.names import name_of
 
@@ -47,6 +47,15 @@ POINTS = [
     "sb:block=80,quantizer=ternary,scale=f16",
     "sb:per=row,quantizer=ternary",
     "sb:per=row,quantizer=sign",
+    "sb:bits=4,block=32,range=search",
+    "sb:bits=3,block=32,quantizer=affine,min_bits=8,scale=f16,range=search",
+    "sb:bits=2,block=16,super=16,scale_bits=4,min_bits=4,range=search",
+    "sb:bits=4,block=64,codebook=nf4,range=search",
+    "sb:bits=5,block=64,codebook=log,base=1.25,range=search",
+    "sb:bits=4,block=64,percentile=95",
+    "sb:bits=4,per=row,quantizer=affine,min_bits=4,percentile=99.9",
+    "sb:bits=4,block=64,clip=1.5",
+    "sb:bits=4,per=tensor,clip=2",
     "sb:bits=2,per=row,codebook=quantile",
     "sb:bits=3,per=row,codebook=kmeans,scale=bf16",
     "sb:bits=4,per=tensor,codebook=kmeans",
@@ -163,7 +172,7 @@ def test_decode_equals_the_reference_on_any_bytes(name: str) -> None:
     payload = Payload(np.concatenate([np.frombuffer(encoder.prefix(), np.uint8), chunk]))
     fields = {section: kind.parse(payload.sections(0)[section].tobytes()) for section, kind in kinds.items()}
     with np.errstate(all="ignore"):
-        expected = reference.decode(geometry, 5, fields, encoder.tables)
+        expected = reference_decoding.decode(geometry, 5, fields, encoder.tables)
     if geometry.encoding.has_outliers:
         places = [p + 65536 * g for g, n in enumerate(fields["outliers"]["counts"]) for p in fields["outliers"]["places"][:n]]
         expected[places] = fields["outliers"]["values"]
@@ -378,6 +387,34 @@ def test_non_finite_weights_are_refused(name: str) -> None:
     x[1, 30] = np.nan
     with pytest.raises(NonFiniteError, match=r"at index \[1, 30\]"):
         gguflow.quantize(x, name)
+
+
+@pytest.mark.parametrize("name", ["sb:bits=4,block=32", "sb:bits=3,block=64,quantizer=affine,min_bits=8", "sb:bits=3,block=32,quantizer=min", "nf4"])
+def test_a_searched_range_has_less_error(name: str) -> None:
+    """Overall, and, with importance, where it matters."""
+    name = "sb:bits=4,block=64,codebook=nf4" if name == "nf4" else name
+    x = generator(name).standard_t(4, (64, 256)).astype(np.float32)
+    importance = np.where(np.arange(256) % 4 == 0, 50, 1).astype(np.float32)
+
+    def error(packed: NDArray[np.uint8], weights: Floats) -> float:
+        return float((weights * np.square(x.astype(np.float64) - gguflow.dequantize(packed, "auto"))).sum())
+
+    plain, searched = gguflow.quantize(x, name), gguflow.quantize(x, name + ",range=search")
+    weighted = gguflow.quantize(x, name + ",range=search", importance)
+    assert error(searched, np.ones(256, np.float32)) < error(plain, np.ones(256, np.float32))
+    assert error(weighted, importance) < error(searched, importance)
+
+
+@pytest.mark.parametrize("name", ["kmeans4_row", "sb:bits=3,per=tensor,codebook=kmeans"])
+def test_importance_moves_learned_codebooks(name: str) -> None:
+    x = generator(name).standard_normal((8, 512)).astype(np.float32) + np.where(np.arange(512) < 256, 0, 3).astype(np.float32)
+    importance = np.where(np.arange(512) < 256, 100, 1).astype(np.float32)
+    errors = [
+        float((importance * np.square(x.astype(np.float64) - gguflow.dequantize(packed, "auto"))).sum())
+        for packed in (gguflow.quantize(x, name), gguflow.quantize(x, name, importance), gguflow.quantize(x, name, 0 * importance))
+    ]
+    assert errors[1] < 0.9 * errors[0]
+    assert errors[2] == errors[0]
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gguflow.parametric import Encoder, find, grammar, presets, reference
+from gguflow.parametric import Encoder, find, grammar, presets, reference, reference_decoding
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "fixtures" / "parametric"
 VECTORS = "vectors.json"
@@ -58,7 +58,7 @@ def vector(name: str, x: Floats) -> dict[str, Any]:
     geometry = encoder.geometry
     fields = reference.encode(geometry, geometry.rows, x.reshape(-1), encoder.tables)
     payload = encoder.prefix() + grammar.chunk(geometry, geometry.rows).build(fields)
-    decoded = reference.decode(geometry, geometry.rows, fields, encoder.tables)
+    decoded = reference_decoding.decode(geometry, geometry.rows, fields, encoder.tables)
     return {
         "encoding": name,
         "shape": list(x.shape),

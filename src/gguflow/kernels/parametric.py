@@ -79,17 +79,36 @@ class Scales(NamedTuple):
 
 
 @helper
-def fit_block(x: Any, start: int, stop: int, quantizer: int, q_max: Any, limit: Any, shrink: Any) -> Any:
-    """The scale that a block asks for, and its lowest weight. limit: the largest magnitude that counts. shrink: of the range."""
+def extremes(x: Any, start: int, stop: int, quantizer: int, limit: Any) -> Any:
+    """Bottom and top of the range of a block, which for absmax and codebooks begins at 0. limit: the largest magnitude that counts."""
     if quantizer in (ABSMAX, CODEBOOK):
-        return f32(min(peak_of(x, start, stop), limit) * shrink / q_max), f32(0)
-    if quantizer in (AFFINE, MIN):
-        first = f32(0) if quantizer == AFFINE else x[start]
-        bottom, top = bottom_and_top_of(x, start, stop, first, first)
-        bottom = f32(max(bottom, -limit) * shrink) + f32(0)  # of zeros of both signs, the order would decide which is found
-        top = f32(min(top, limit) * shrink) + f32(0)
-        return affine_scale(bottom, top, q_max), bottom
-    return f32(sum_of_magnitudes(x, start, stop) / f32(stop - start)), f32(0)
+        return f32(0), min(peak_of(x, start, stop), limit)
+    first = f32(0) if quantizer == AFFINE else x[start]
+    bottom, top = bottom_and_top_of(x, start, stop, first, first)
+    return max(bottom, -limit), min(top, limit)
+
+
+@helper
+def asked_scale(quantizer: int, bottom: Any, top: Any, q_max: Any, shrink: Any) -> Any:
+    """The scale that a range asks for, and its lowest weight. shrink: the part that is covered, the middle one of `min`, else shrunk towards 0."""
+    if quantizer == MIN and shrink < f32(1):
+        cut = f32(f32(top - bottom) * f32(f32(f32(1) - shrink) * f32(0.5)))
+        bottom, top = f32(bottom + cut), f32(top - cut)
+    elif shrink < f32(1):
+        bottom, top = f32(bottom * shrink), f32(top * shrink)
+    if quantizer in (ABSMAX, CODEBOOK):
+        return f32(top / q_max), f32(0)
+    bottom, top = f32(bottom + f32(0)), f32(top + f32(0))  # of zeros of both signs, the order would decide which was found
+    return affine_scale(bottom, top, q_max), bottom
+
+
+@helper
+def fit_block(x: Any, start: int, stop: int, quantizer: int, q_max: Any, limit: Any, shrink: Any) -> Any:
+    """The scale that a block asks for, and its lowest weight."""
+    if quantizer in (TERNARY, SIGN):
+        return f32(sum_of_magnitudes(x, start, stop) / f32(stop - start)), f32(0)
+    bottom, top = extremes(x, start, stop, quantizer, limit)
+    return asked_scale(quantizer, bottom, top, q_max, shrink)
 
 
 @helper
@@ -117,27 +136,36 @@ def code_affine(x: Any, start: int, stop: int, scale: Any, zero: Any, shift: Any
 
 
 @helper
+def ranks(v: Any, books: Any, base: int, bits: int) -> Any:
+    """How many bounds of the codebook that begins at `base` the lanes of v exceed."""
+    rank = splat(i32(0))
+    step = 1 << (bits - 1)
+    while step > 0:
+        rank = rank + where(v > gather(books.bounds, rank + (base + step - 1)), splat(i32(step)), splat(i32(0)))
+        step >>= 1
+    return rank
+
+
+@helper
+def ranks16(v: Any, sixteen: Any) -> Any:
+    """The same for at most sixteen bounds, which are held in lanes."""
+    rank = where(v > lookup16(sixteen, splat(i32(7))), splat(i32(8)), splat(i32(0)))
+    rank = rank + where(v > lookup16(sixteen, rank + 3), splat(i32(4)), splat(i32(0)))
+    rank = rank + where(v > lookup16(sixteen, rank + 1), splat(i32(2)), splat(i32(0)))
+    return rank + where(v > lookup16(sixteen, rank), splat(i32(1)), splat(i32(0)))
+
+
+@helper
 def code_book(x: Any, start: int, stop: int, inverse: Any, books: Any, base: int, bits: int, codes: Any) -> None:
     """The rank of x * inverse among the bounds of the codebook that begins at `base`, through its order."""
     if bits <= 4:
         sixteen = load(books.bounds, base)
         names = load_i32(books.order, base)
         for i in range(start, stop, 16):
-            v = lanes_at(x, i) * inverse
-            rank = where(v > lookup16(sixteen, splat(i32(7))), splat(i32(8)), splat(i32(0)))
-            rank = rank + where(v > lookup16(sixteen, rank + 3), splat(i32(4)), splat(i32(0)))
-            rank = rank + where(v > lookup16(sixteen, rank + 1), splat(i32(2)), splat(i32(0)))
-            rank = rank + where(v > lookup16(sixteen, rank), splat(i32(1)), splat(i32(0)))
-            store_u8(codes, i, lookup16(names, rank))
+            store_u8(codes, i, lookup16(names, ranks16(lanes_at(x, i) * inverse, sixteen)))
         return
     for i in range(start, stop, 16):
-        v = lanes_at(x, i) * inverse
-        rank = splat(i32(0))
-        step = 1 << (bits - 1)
-        while step > 0:
-            rank = rank + where(v > gather(books.bounds, rank + (base + step - 1)), splat(i32(step)), splat(i32(0)))
-            step >>= 1
-        store_u8(codes, i, gather(books.order, rank + base))
+        store_u8(codes, i, gather(books.order, ranks(lanes_at(x, i) * inverse, books, base, bits) + base))
 
 
 @helper

@@ -114,6 +114,15 @@ NO_BOOKS = Bounded(np.full(LOOKUP, np.inf, f32), np.zeros(LOOKUP, np.int32), LOO
 
 
 @functools.cache
+def ascending(encoding: Encoding) -> Floats:
+    """The values of a fixed codebook by rank; room for sixteen. Zeros where there is none."""
+    values = np.zeros(max(LOOKUP, 1 << encoding.bits), f32)
+    if encoding.codebook is not Codebook.NONE:
+        values[: 1 << encoding.bits] = np.sort(fixed_values(encoding))
+    return values
+
+
+@functools.cache
 def fixed_bounds(encoding: Encoding) -> Bounded:
     return bounded(fixed_values(encoding)[None])
 

@@ -13,31 +13,22 @@ import gguflow.parametric.chunks as chunks
 import gguflow.parametric.codebooks as codebooks
 import gguflow.parametric.descriptor as descriptor
 import gguflow.parametric.learning as learning
-import gguflow.parametric.outliers as outliers
-import gguflow.parametric.reals as reals
 import gguflow.parametric.tables as tables
-from gguflow.errors import NonFiniteError, UsageError
-from gguflow.parametric.axes import Codebook, Quantizer, Range, SourceType
-from gguflow.parametric.codebooks import Bounded
+from gguflow.errors import UsageError
+from gguflow.parametric.axes import Codebook, SourceType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
+from gguflow.parametric.quantizing import ChunkQuantizer, raise_non_finite, read_only
 
 f32 = np.float32
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-SPARE = 16
-"""Codes that the kernels may write behind the last one."""
-_of_thread = threading.local()
-
-UNNESTED_GROUP = 256
-"""Blocks that are fitted before their codes are made where there is no super-block: a matter of speed."""
-
 
 class Encoder:
     """Encodes one tensor.
 
-    Where the encoding `needs_first_pass`, show every chunk to `observe`, then call `finish_observing`; or give them. Then `encode_chunk` each,
+    Where the encoding `needs_first_pass`, show every chunk to `observe`, then call `finish_observing`; or give the tables. Then `encode_chunk` each,
     and at last ask for the `prefix`, which goes before them and whose size is known beforehand.
 
     shape: in NumPy's order. source_type: what the weights were ("f32", "f16", "bf16", "f64"): for lossless the type of the raw bytes, else a remark.
@@ -59,7 +50,7 @@ class Encoder:
         self._observed: dict[int, dict[str, Any]] = {}
         self._counts: NDArray[np.int64] | None = None
         self._lock = threading.Lock()
-        self._bounded: Bounded | None = None
+        self._quantizer: ChunkQuantizer | None = None
         if given is not None:
             self._settle({name: np.ascontiguousarray(values, f32).reshape(-1) for name, values in given.items()})
         elif not encoding.needs_first_pass:
@@ -106,11 +97,12 @@ class Encoder:
             raise UsageError(f"the tables of {self.encoding.name} are {self.geometry.table_sizes}, not {sizes}")
         self.tables = found
         if "codebooks" in found:
-            self._bounded = codebooks.bounded(found["codebooks"].reshape(self.geometry.n_groups, -1))
+            bounded = codebooks.bounded(found["codebooks"].reshape(self.geometry.n_groups, -1))
         elif self.encoding.codebook is not Codebook.NONE and not self.encoding.is_learned:
-            self._bounded = codebooks.fixed_bounds(self.encoding)
+            bounded = codebooks.fixed_bounds(self.encoding)
         else:
-            self._bounded = codebooks.NO_BOOKS
+            bounded = codebooks.NO_BOOKS
+        self._quantizer = ChunkQuantizer(self.geometry, found, bounded)
 
     # --- chunks -----------------------------------------------------------------------------------------------------------------------------------
 
@@ -130,12 +122,12 @@ class Encoder:
         if self.encoding.is_lossless:
             sections = self._planes(rows, x)
         else:
-            if self._bounded is None:
+            if self._quantizer is None:
                 raise UsageError(f"{self.encoding.name} needs its tables before its chunks: observe, then finish_observing")
             flat = _flat(x)
             if flat.size != rows * self.geometry.columns:
                 raise UsageError(f"chunk {i} has {rows} rows of {self.geometry.columns} weights, not {flat.size} weights")
-            sections = self._sections(rows, flat, importance, chunk)
+            sections = self._quantizer.sections(rows, flat, importance, chunk)
         return chunks.assembled(self.geometry, rows, sections, chunk)
 
     def _planes(self, rows: int, raw: NDArray[Any]) -> dict[str, Bytes]:
@@ -148,108 +140,6 @@ class Encoder:
         planes = np.empty((size, raw.size // size), np.uint8)
         byte_planes.split(read_only(raw), size, planes)
         return {f"plane {k}": planes[k] for k in range(size)}
-
-    def _sections(self, rows: int, x: Floats, importance: Floats | None, chunk: Bytes | None) -> dict[str, Bytes]:
-        """The sections by name. The codes, which are nearly all, are packed where they belong in the chunk, if there is one."""
-        sections = {}
-        e = self.encoding
-        if e.has_outliers or e.has_row_codebooks or e.range is Range.PERCENTILE:
-            raise_non_finite(x)
-        if e.has_outliers:
-            kept = outliers.chosen(self.geometry, rows, x)
-            sections["outliers"] = outliers.to_bytes(self.geometry, rows, kept)
-            x = x.copy()
-            x[kept.places] = 0
-        codes = self._room_for_codes(rows, chunk)
-        if e.has_row_codebooks:
-            books = learning.of_rows(self.encoding, x.reshape(rows, -1), importance)
-            sections["scales"] = reals.to_bytes(books.reshape(-1), e.scale_type)
-            self._encode_given(x, codebooks.bounded(books), codes)
-        elif self.geometry.n_scales(rows):
-            sections |= self._fit(rows, x, importance, codes)
-        else:
-            self._encode_given(x, self._bounded or codebooks.NO_BOOKS, codes)
-        codes[x.size :] = 0
-        sections["codes"] = self._packed(rows, codes, chunk)
-        return sections
-
-    def _fit(self, rows: int, x: Floats, importance: Floats | None, codes: Bytes) -> dict[str, Bytes]:
-        """Scales of the chunk's own, and the codes."""
-        from gguflow.kernels import parametric as kernels
-
-        e, n = self.encoding, self.geometry.n_scales(rows)
-        bounded = self._bounded or codebooks.NO_BOOKS
-        meta = np.zeros(self.geometry.n_super_blocks(rows) * e.n_meta, f32)
-        found = kernels.Scales(np.zeros(n, f32), np.zeros(n, f32), np.zeros(n, np.uint8), np.zeros(n, np.uint8), meta)
-        offset = self.tables["offset"][0] if e.needs_offset else f32(0)
-        nested = kernels.Nested(codebooks.dynamic(), codebooks.dynamic_places(), offset)
-        limits, shrinks = self._limits(x), np.ones(1, f32)
-        bad = kernels.fit_and_encode(read_only(x), self._parameters(), limits, shrinks, kernels.Books(*bounded), nested, found, codes)
-        if bad >= 0:
-            raise_non_finite(x, int(bad))
-        if e.is_nested:
-            sections = {"scales": _packed_run(found.scale_codes, e.scale_bits), "meta": reals.to_bytes(found.meta, e.scale_type)}
-        else:
-            sections = {"scales": reals.to_bytes(found.scales, e.scale_type)}
-        if e.min_bits:
-            sections["zeros"] = _packed_run(found.zeros, e.min_bits)
-        elif e.quantizer is Quantizer.MIN:
-            sections["zeros"] = reals.to_bytes(found.mins, e.scale_type)
-        return sections
-
-    def _encode_given(self, x: Floats, books: Bounded, codes: Bytes) -> None:
-        """Codes with the scales of the tables, or with none."""
-        from gguflow.kernels import parametric as kernels
-
-        scales, zeros, mins = table_scales(self.encoding, self.tables)
-        given = kernels.Scales(scales, mins, np.zeros(1, np.uint8), zeros, np.zeros(1, f32))
-        bad = kernels.encode_given(read_only(x), self._parameters(), kernels.Books(*books), given, codes)
-        if bad >= 0:
-            raise_non_finite(x, int(bad))
-
-    def _parameters(self) -> Any:
-        from gguflow.kernels import parametric as kernels
-
-        e = self.encoding
-        group = e.super_block or UNNESTED_GROUP
-        block = self.geometry.scale_block
-        return kernels.Parameters(int(e.quantizer), e.bits, block, int(e.scale_type), int(e.nesting), e.scale_bits, e.min_bits, group)
-
-    def _limits(self, x: Floats) -> Floats:
-        """The magnitude at which the range of each block ends; one for all where it is given."""
-        e = self.encoding
-        if e.range is Range.CLIP:
-            return np.full(1, e.clip, f32)
-        if e.range is not Range.PERCENTILE:
-            return np.full(1, np.inf, f32)
-        block = self.geometry.scale_block
-        whole = np.abs(x[: x.size // block * block]).reshape(-1, block)
-        limits = np.partition(whole, _rank(e.percentile, block), axis=1)[:, _rank(e.percentile, block)]
-        rest = np.abs(x[whole.size :])
-        if rest.size:
-            limits = np.append(limits, np.partition(rest, _rank(e.percentile, rest.size))[_rank(e.percentile, rest.size)])
-        return np.ascontiguousarray(limits, f32)
-
-    def _room_for_codes(self, rows: int, chunk: Bytes | None) -> Bytes:
-        """Memory for the codes, a byte each: codes of a byte go straight to their place, where the kernels may write behind them."""
-        n_codes = self.geometry.n_runs(rows) * self.geometry.run
-        if chunk is not None and self.geometry.stored_bits == 8 and chunk.size >= n_codes + SPARE:
-            return chunk[: n_codes + SPARE]
-        return scratch(n_codes + SPARE)
-
-    def _packed(self, rows: int, codes: Bytes, chunk: Bytes | None) -> Bytes:
-        from gguflow.kernels import bit_packing
-
-        g = self.geometry
-        nbytes = g.n_runs(rows) * g.run_bytes
-        if chunk is not None and np.may_share_memory(codes, chunk):
-            return codes[:nbytes]
-        packed = np.empty(nbytes, np.uint8) if chunk is None else chunk[:nbytes]
-        if self.encoding.quantizer is Quantizer.TERNARY:
-            bit_packing.pack_trits(codes, g.run, packed)
-        else:
-            bit_packing.pack(codes, g.packed_run(g.n_runs(rows)), g.stored_bits, packed)
-        return packed
 
     # --- the prefix -------------------------------------------------------------------------------------------------------------------------------
 
@@ -275,51 +165,5 @@ class Encoder:
         return descriptor.sealed(content.ljust(g.prefix_nbytes, b"\0"))
 
 
-def table_scales(e: Encoding, tables: Mapping[str, Floats]) -> tuple[Floats, Bytes, Floats]:
-    """Scales, zero points and mins from the tables, as the kernels take them; neutral where codebooks hold the weights themselves."""
-    scales = tables.get("scales", np.ones(1, f32))
-    zeros = tables.get("zeros", np.zeros(scales.size, f32))
-    if e.quantizer is Quantizer.MIN:
-        return scales, np.zeros(scales.size, np.uint8), zeros
-    return scales, zeros.astype(np.uint8), np.zeros(scales.size, f32)
-
-
-def _rank(percentile: int, n: int) -> int:
-    """Which of n ascending magnitudes is the percentile: at least that share of them is no larger."""
-    return max(-(-percentile * n // 1_000_000) - 1, 0)
-
-
-def _packed_run(codes: Bytes, bits: int) -> Bytes:
-    from gguflow.kernels import bit_packing
-
-    packed = np.empty(-(-codes.size * bits // 8), np.uint8)
-    bit_packing.pack(codes, codes.size, bits, packed)
-    return packed
-
-
-def scratch(size: int) -> Bytes:
-    """Memory that a thread uses again for its next chunk: new pages would cost as much as the codes in them. What is in it is left from before."""
-    if getattr(_of_thread, "codes", np.empty(0)).size < size:
-        _of_thread.codes = np.empty(size, np.uint8)
-    codes: Bytes = _of_thread.codes[:size]
-    return codes
-
-
 def _flat(x: NDArray[Any]) -> Floats:
     return np.ascontiguousarray(x, f32).reshape(-1)
-
-
-def raise_non_finite(x: Floats, start: int = 0) -> None:
-    """Raise NonFiniteError for the first NaN or infinity from place `start` on, if there is one."""
-    from gguflow.kernels import finite
-
-    bad = int(finite.first_non_finite(read_only(x[start:])))
-    if bad >= 0:
-        raise NonFiniteError(f"{x[start + bad]} at index {start + bad} of a chunk cannot be quantized", start + bad)
-
-
-def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """The same memory, not writable: mapped files are, and one signature for both means that a kernel is compiled once."""
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gguflow.parametric.chunks as chunks
-import gguflow.parametric.codebooks as codebooks
+import gguflow.parametric.dequantizing as dequantizing
 import gguflow.parametric.descriptor as descriptor
 import gguflow.parametric.outliers as outliers
-import gguflow.parametric.reals as reals
 from gguflow.errors import FileError, Finding, UsageError
-from gguflow.parametric.axes import Codebook, Nesting, Quantizer, SourceType
+from gguflow.parametric.axes import Quantizer, SourceType
 from gguflow.parametric.descriptor import refuse
-from gguflow.parametric.encoder import SPARE, read_only, scratch, table_scales
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import CHUNK_ALIGNMENT, DESCRIPTOR_BYTES, INDEX_ENTRY_BYTES, Geometry
+from gguflow.parametric.quantizing import read_only
 
 f32 = np.float32
 Bytes = NDArray[np.uint8]
@@ -213,82 +212,18 @@ class Payload:
             out[:] = self._raw_chunk(i, first, last).view(dtype)
 
     def _decode_chunk(self, i: int, first: int, last: int, out: Floats) -> None:
-        """Rows of a chunk into flat `out`: the runs that hold them are unpacked and decoded, the rest is left alone."""
-        from gguflow.kernels import parametric_decoding
-
-        g, e = self.geometry, self.encoding
-        sections = self.sections(i)
-        rows = g.chunk_rows(i)
-        begin, end = first * g.columns, last * g.columns
-        run_first, run_last = begin // g.run, -(-end // g.run)
-        codes = self.unpacked(sections["codes"][run_first * g.run_bytes : run_last * g.run_bytes], run_last - run_first)
-        scales, zeros, mins = self.chunk_scales(sections, rows, run_first, run_last)
-        table, stride = self._books(sections, first, last)
-        start = run_first * g.run
-        stop = min(run_last * g.run, rows * g.columns)
-        exact = start == begin and stop == end
-        target = out if exact else np.empty(stop - start, f32)
-        parametric_decoding.decode(codes, int(e.quantizer), e.bits, g.scale_block, table, stride, scales, zeros, mins, target)
-        if not exact:
-            out[:] = target[begin - start : end - start]
-        if e.has_outliers:
-            kept = self._outliers(i, rows, sections["outliers"])
-            inside = slice(*np.searchsorted(kept.places, (begin, end)).tolist())
-            out[kept.places[inside] - begin] = kept.values[inside]
+        try:
+            dequantizing.decode(self.geometry, self.tables, self.sections(i), i, first, last, out)
+        except outliers.OutlierError as error:
+            refuse(self._file, "E-023", f"the outliers are {error}", f"$.chunks[{i}].outliers", self.chunk_span(i)[0])
 
     def unpacked(self, packed: Bytes, n_runs: int) -> Bytes:
         """The codes of whole runs, a byte each, and some room behind them; in memory that the thread uses again for the next."""
-        from gguflow.kernels import bit_packing
+        return dequantizing.unpacked(self.geometry, packed, n_runs)
 
-        codes = scratch(n_runs * self.geometry.run + SPARE)
-        if self.encoding.quantizer is Quantizer.TERNARY:
-            bit_packing.unpack_trits(packed, self.geometry.run, codes)
-        else:
-            bit_packing.unpack(packed, self.geometry.packed_run(n_runs), self.geometry.stored_bits, codes)
-        return codes
-
-    @np.errstate(all="ignore")
     def chunk_scales(self, sections: dict[str, Bytes], rows: int, first: int, last: int) -> tuple[Floats, Bytes, Floats]:
         """Scales, zero points and mins of the blocks (or rows) first to last of a chunk, nested ones made whole; else those of the tables."""
-        e, n = self.encoding, self.geometry.n_scales(rows)
-        if not e.has_chunk_scales:
-            return table_scales(e, self.tables)
-        zeros, mins = np.zeros(1, np.uint8), np.zeros(1, f32)
-        if e.is_nested:
-            meta = reals.from_bytes(sections["meta"], e.scale_type).reshape(-1, e.n_meta)[np.arange(first, last) // e.super_block]
-            codes = _unpacked_run(sections["scales"], n, e.scale_bits)[first:last]
-            if e.nesting is Nesting.DYNAMIC:
-                scales = codebooks.dynamic()[codes] * meta[:, 0] + self.tables["offset"][0]
-            else:
-                scales = meta[:, 0] * codes.astype(f32) + (meta[:, 1] if e.nesting is Nesting.OFFSET else f32(0))
-        else:
-            real = e.scale_type.nbytes
-            scales = reals.from_bytes(sections["scales"][first * real : last * real], e.scale_type)
-        if e.quantizer is Quantizer.AFFINE:
-            zeros = _unpacked_run(sections["zeros"], n, e.min_bits)[first:last]
-        elif e.quantizer is Quantizer.MIN and e.is_nested:
-            mins = meta[:, -2] * _unpacked_run(sections["zeros"], n, e.min_bits)[first:last].astype(f32) + meta[:, -1]
-        elif e.quantizer is Quantizer.MIN:
-            mins = reals.from_bytes(sections["zeros"][first * real : last * real], e.scale_type)
-        pad = np.zeros(last - first, f32)
-        return scales, zeros if zeros.size == last - first else pad.astype(np.uint8), mins if mins.size == last - first else pad
-
-    def _books(self, sections: dict[str, Bytes], first: int, last: int) -> tuple[Floats, int]:
-        e = self.encoding
-        if e.has_row_codebooks:
-            values = reals.from_bytes(sections["scales"], e.scale_type).reshape(-1, 1 << e.bits)
-            return codebooks.padded(values[first:last])
-        if e.has_table_codebooks:
-            return codebooks.padded(self.tables["codebooks"].reshape(self.geometry.n_groups, -1))
-        if e.codebook is Codebook.NONE:
-            return codebooks.NO_BOOKS.bounds, codebooks.LOOKUP
-        return codebooks.padded(codebooks.fixed_values(e)[None])
-
-    def _outliers(self, i: int, rows: int, section: Bytes) -> outliers.Outliers:
-        try:
-            return outliers.from_bytes(self.geometry, rows, section)
-        except outliers.OutlierError as error:
-            refuse(self._file, "E-023", f"the outliers are {error}", f"$.chunks[{i}].outliers", self.chunk_span(i)[0])
+        return dequantizing.chunk_scales(self.geometry, self.tables, sections, rows, first, last)
 
     # --- judging ----------------------------------------------------------------------------------------------------------------------------------
 
@@ -303,11 +238,3 @@ class Payload:
                 yield error.finding
             else:
                 yield from judging.findings(self, i, sections)
-
-
-def _unpacked_run(section: Bytes, n: int, bits: int) -> Bytes:
-    from gguflow.kernels import bit_packing
-
-    codes = np.empty(n, np.uint8)
-    bit_packing.unpack(section, n, bits, codes)
-    return codes

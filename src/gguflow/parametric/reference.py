@@ -1,4 +1,4 @@
-"""The scalar twin of the kernels: chunks from weights and back, one value at a time, in binary32, through the fields of the grammar.
+"""The scalar twin of the encoding kernels: the fields of a chunk from weights, one value at a time, in binary32.
 
 Written to be read beside spec/blocks/parametric.md; a test holds kernels and reference equal to the bit.
 """
@@ -6,7 +6,6 @@ Written to be read beside spec/blocks/parametric.md; a test holds kernels and re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -14,28 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gguflow.parametric.codebooks as codebooks
-from gguflow.parametric.axes import Codebook, Nesting, Quantizer, ScaleType
+from gguflow.parametric.axes import Codebook, Nesting, Quantizer, Range, ScaleType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
+from gguflow.parametric.reference_decoding import Scaled, decode_one, from_tables
 
 f32 = np.float32
 Floats = NDArray[np.float32]
 Fields = dict[str, Any]
 
 SMALLEST_PEAK = f32(1e-38)
-
-
-@dataclass
-class Scaled:
-    """What belongs to the codes of one block: values as a reader sees them. fitted: the scale before it was stored."""
-
-    scale: np.float32
-    minimum: np.float32 = field(default_factory=lambda: f32(0))
-    zero: int = 0
-    fitted: np.float32 = field(default_factory=lambda: f32(0))
-
-
-# --- encoding -------------------------------------------------------------------------------------------------------------------------------------
 
 
 def encode(geometry: Geometry, rows: int, x: Floats, tables: Mapping[str, Floats]) -> Fields:
@@ -64,18 +51,60 @@ def encode(geometry: Geometry, rows: int, x: Floats, tables: Mapping[str, Floats
 
 
 def fit(e: Encoding, block: Floats) -> Scaled:
-    """The scale (and lowest weight) that a block asks for. The range is full."""
-    if e.quantizer is Quantizer.ABSMAX:
-        return Scaled(f32(np.max(np.abs(block)) / f32((1 << (e.bits - 1)) - 1)))
-    if e.quantizer is Quantizer.CODEBOOK:
-        return Scaled(f32(np.max(np.abs(block))))
+    """The scale (and lowest weight) that a block asks for."""
     if e.quantizer in (Quantizer.TERNARY, Quantizer.SIGN):
         return Scaled(f32(sum_of_magnitudes(block) / f32(block.size)))
+    if e.range is not Range.SEARCH:
+        return fit_shrunk(e, block, f32(1))
+    trials = [fit_shrunk(e, block, f32(1 - j / 64)) for j in range(32)]
+    return min(trials, key=lambda trial: squared_error(e, block, trial))  # the first of equal ones
+
+
+def limit_of(e: Encoding, block: Floats) -> np.float32:
+    """The largest magnitude that counts."""
+    if e.range is Range.CLIP:
+        return f32(e.clip)
+    if e.range is Range.PERCENTILE:
+        return f32(np.sort(np.abs(block))[max(-(-e.percentile * block.size // 1_000_000) - 1, 0)])
+    return f32(np.inf)
+
+
+def fit_shrunk(e: Encoding, block: Floats, shrink: np.float32) -> Scaled:
+    """The scale of a part of the range: of `min` the middle part, else shrunk towards 0."""
+    limit = limit_of(e, block)
+    if e.quantizer in (Quantizer.ABSMAX, Quantizer.CODEBOOK):
+        steps = f32(1) if e.quantizer is Quantizer.CODEBOOK else f32((1 << (e.bits - 1)) - 1)
+        return Scaled(f32(f32(min(np.max(np.abs(block)), limit) * shrink) / steps))
     bottom, top = np.min(block), np.max(block)
     if e.quantizer is Quantizer.AFFINE:
         bottom, top = min(bottom, f32(0)), max(top, f32(0))
+    bottom, top = f32(max(bottom, -limit)), f32(min(top, limit))
+    if e.quantizer is Quantizer.MIN and shrink < 1:
+        cut = f32(f32(top - bottom) * f32(f32(f32(1) - shrink) * f32(0.5)))
+        bottom, top = f32(bottom + cut), f32(top - cut)
+    else:
+        bottom, top = f32(bottom * shrink), f32(top * shrink)
     bottom, top = f32(bottom + f32(0)), f32(top + f32(0))  # never a negative zero
     return Scaled(step_of(bottom, top, (1 << e.bits) - 1), bottom)
+
+
+def squared_error(e: Encoding, block: Floats, trial: Scaled) -> np.float32:
+    """Of a block, with the trial's scale rounded to its type, in sixteen sums; infinite where it is no number."""
+    s = Scaled(stored(trial.scale, e.scale_type), stored(trial.minimum, e.scale_type))
+    if e.quantizer is Quantizer.AFFINE and s.scale > 0:
+        s.zero = clamped(f32(-trial.minimum / s.scale), (1 << e.bits) - 1)
+    s.fitted = s.scale
+    is_book = e.quantizer is Quantizer.CODEBOOK
+    values = codebooks.fixed_values(e) if is_book else np.zeros(0, f32)
+    codes = encode_block(e, block, s, bounds_of(values) if is_book else (values, np.zeros(0, np.int32)))
+    sums = [f32(0)] * 16
+    for i, (v, code) in enumerate(zip(block, codes, strict=True)):
+        d = f32(v - decode_one(e, code, s, values))
+        sums[i % 16] = f32(sums[i % 16] + f32(d * d))
+    total = f32(0)
+    for one in sums:
+        total = f32(total + one)
+    return total if total == total else f32(np.inf)
 
 
 def step_of(bottom: np.float32, top: np.float32, n_steps: int) -> np.float32:
@@ -247,84 +276,3 @@ def learn(e: Encoding, row: Floats) -> Floats:
 def pack_trits(run: Sequence[int]) -> list[int]:
     padded = [*run, *[0] * (-len(run) % 5)]
     return [int("".join(map(str, padded[i : i + 5])), 3) for i in range(0, len(padded), 5)]
-
-
-# --- decoding -------------------------------------------------------------------------------------------------------------------------------------
-
-
-def decode(geometry: Geometry, rows: int, fields: Mapping[str, Any], tables: Mapping[str, Floats]) -> Floats:
-    """The weights of a chunk, flat, but for its outliers. fields: as `grammar.chunk` parses them."""
-    e = geometry.encoding
-    n = rows * geometry.columns
-    codes = [code for run in fields["codes"] for code in (unpack_trits(run, geometry.run) if e.quantizer is Quantizer.TERNARY else run)][:n]
-    n_blocks = -(-n // geometry.scale_block)
-    scaled = from_fields(e, fields, n_blocks, tables) if e.has_chunk_scales else from_tables(e, tables, n_blocks)
-    books = decoder_books(e, fields, tables, geometry.n_groups)
-    weights = [decode_one(e, code, scaled[i // geometry.scale_block], books[i // geometry.scale_block % len(books)]) for i, code in enumerate(codes)]
-    return np.array(weights, f32)
-
-
-def decode_one(e: Encoding, code: int, s: Scaled, book: Floats) -> np.float32:
-    if e.quantizer is Quantizer.CODEBOOK:
-        return f32(book[code] * s.scale)
-    if e.quantizer is Quantizer.ABSMAX:
-        return f32(f32(code - (code >> (e.bits - 1) << e.bits)) * s.scale)
-    if e.quantizer is Quantizer.AFFINE:
-        return f32(f32(code - s.zero) * s.scale)
-    if e.quantizer is Quantizer.MIN:
-        return f32(f32(f32(code) * s.scale) + s.minimum)
-    if e.quantizer is Quantizer.TERNARY:
-        return f32(f32(code - 1) * s.scale)
-    return f32(f32(2 * code - 1) * s.scale)
-
-
-def decoder_books(e: Encoding, fields: Mapping[str, Any], tables: Mapping[str, Floats], n_groups: int) -> list[Floats]:
-    """The values of the codebooks, used in turn."""
-    if e.codebook is Codebook.NONE:
-        return [np.zeros(0, f32)]
-    if e.has_row_codebooks:
-        return [np.array([real_value(value, e.scale_type) for value in book], f32) for book in fields["scales"]]
-    return list(tables["codebooks"].reshape(n_groups, -1)) if e.has_table_codebooks else [codebooks.fixed_values(e)]
-
-
-def real_value(value: float | int, scale_type: ScaleType) -> np.float32:
-    if scale_type is ScaleType.BF16:
-        result: np.float32 = np.uint32(int(value) << 16).view(np.float32)
-        return result
-    return f32(value)
-
-
-def from_fields(e: Encoding, fields: Mapping[str, Any], n: int, tables: Mapping[str, Floats]) -> list[Scaled]:
-    """Scales, mins and zero points of the blocks of a chunk."""
-    scaled = []
-    for b in range(n):
-        scale = fields["scales"][b]
-        minimum, zero = f32(0), 0
-        if e.is_nested:
-            meta = [real_value(value, e.scale_type) for value in fields["meta"][b // e.super_block]]
-            if e.nesting is Nesting.DYNAMIC:
-                scale = f32(f32(codebooks.dynamic()[scale] * meta[0]) + tables["offset"][0])
-            else:
-                scale = f32(f32(meta[0] * f32(scale)) + (meta[1] if e.nesting is Nesting.OFFSET else f32(0)))
-        else:
-            scale = real_value(scale, e.scale_type)
-        if e.quantizer is Quantizer.AFFINE:
-            zero = fields["zeros"][b]
-        elif e.quantizer is Quantizer.MIN:
-            minimum = fields["zeros"][b]
-            minimum = f32(f32(meta[-2] * f32(minimum)) + meta[-1]) if e.is_nested else real_value(minimum, e.scale_type)
-        scaled.append(Scaled(scale, minimum, zero))
-    return scaled
-
-
-def from_tables(e: Encoding, tables: Mapping[str, Floats], n: int) -> list[Scaled]:
-    """The same of the tables, used in turn; neutral where codebooks hold the weights themselves."""
-    scales = tables.get("scales", np.ones(1, f32))
-    zeros = tables.get("zeros", np.zeros(scales.size, f32))
-    is_min = e.quantizer is Quantizer.MIN
-    one = [Scaled(f32(s), f32(z) if is_min else f32(0), 0 if is_min else int(z), f32(s)) for s, z in zip(scales, zeros, strict=True)]
-    return [one[b % len(one)] for b in range(n)]
-
-
-def unpack_trits(packed: Sequence[int], n: int) -> list[int]:
-    return [byte // 3**k % 3 for byte in packed for k in (4, 3, 2, 1, 0)][:n]
