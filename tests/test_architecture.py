@@ -35,6 +35,7 @@ UNITS: dict[str, set[str]] = {
     "parallel": {"errors"},
     "parametric": {"errors", "kernels", "parallel"},
     "quantization": {"errors", "blocks", "kernels", "parallel", "parametric"},
+    "rows": {"errors", "platform", "blocks", "container", "parametric", "quantization"},
     "products": {"errors", "blocks", "kernels", "parallel", "quantization"},
     "imatrix": {"errors", "blocks", "container"},
     "plan": {"errors", "blocks", "container", "models", "recipes", "imatrix", "parametric"},
@@ -61,11 +62,14 @@ UNITS: dict[str, set[str]] = {
     },
     "comparison": {"errors", "platform", "blocks", "container", "describe", "models", "quantization", "sources", "weights"},
     "exporting": {"errors", "platform", "blocks", "sources", "models", "plan", "leaves", "conversion"},
-    "describe": {"errors", "blocks", "container", "plan", "parametric"},
+    "describe": {"errors", "blocks", "container", "plan", "parametric", "rows"},
     "progress": {"plan", "describe"},
-    "validation": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan", "parametric"},
+    "validation": {"errors", "platform", "blocks", "container", "sources", "models", "recipes", "plan", "parametric", "rows"},
     "editing": {"errors", "platform", "container", "plan", "validation"},
-    "runtime": {"errors", "platform", "blocks", "container", "models", "parallel", "plan", "products", "quantization", "validation", "parametric"},
+    "runtime": {
+        *("errors", "platform", "blocks", "container", "models", "parallel", "plan", "products", "quantization", "validation", "parametric"),
+        "rows",
+    },
     "torch": {"errors", "blocks", "parametric", "quantization", "runtime"},
     "inference": {"errors", "blocks", "models", "quantization"},
     "inference_cli": {"errors", "platform", "inference"},
@@ -101,7 +105,19 @@ WITHOUT_FILES = {"blocks", "recipes", "plan", "lanes", "inference"}
 """Units that know no files: none of these modules, and no `open`."""
 FILE_MODULES = {"os", "io", "mmap", "pathlib", "shutil", "tempfile"}
 
-SYSTEM_CALLS = {"pwrite", "pread", "fsync", "replace", "rename", "ftruncate", "truncate", "posix_fallocate", "sched_getaffinity", "cpu_count"}
+SYSTEM_CALLS = {
+    "pwrite",
+    "pread",
+    "fsync",
+    "fdatasync",
+    "replace",
+    "rename",
+    "ftruncate",
+    "truncate",
+    "posix_fallocate",
+    "sched_getaffinity",
+    "cpu_count",
+}
 """Of the module os; and madvise, of a map: only in platform.py."""
 
 MAY_PRINT = {"cli.py", "inference_cli.py", "progress.py"}

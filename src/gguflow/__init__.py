@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gguflow.exporting import export
     from gguflow.quantization import dequantize, fake_quantize, quantize
     from gguflow.recipes import Options
+    from gguflow.rows import RowStore
     from gguflow.runtime import Model, Tensor, matmul
     from gguflow.runtime import open_model as open  # noqa: A004
     from gguflow.validation import validate
@@ -58,6 +59,7 @@ __all__ = [
     "Model",
     "NonFiniteError",
     "Options",
+    "RowStore",
     "ShapeError",
     "StorageError",
     "Tensor",
@@ -79,6 +81,7 @@ __all__ = [
 _HOMES = {
     "Model": ("gguflow.runtime", "Model"),
     "Options": ("gguflow.recipes", "Options"),
+    "RowStore": ("gguflow.rows", "RowStore"),
     "Tensor": ("gguflow.runtime", "Tensor"),
     "compare": ("gguflow.comparison", "compare"),
     "convert": ("gguflow.conversion", "convert"),

@@ -19,11 +19,14 @@ from gguflow.container.encodings import payload_names
 from gguflow.container.header import Header, TensorInfo
 from gguflow.container.metadata import Value, ValueType
 from gguflow.container.reader import map_file, read_header
+from gguflow.container.rows import TENSOR, is_row_store
 from gguflow.errors import printable
 from gguflow.parametric import descriptor
 from gguflow.parametric.geometry import DESCRIPTOR_BYTES
 from gguflow.parametric.names import presets
 from gguflow.plan import Plan, block_sizes
+from gguflow.rows.codec import ChunkRows
+from gguflow.rows.judging import codec_of, judge_rows
 
 if TYPE_CHECKING:
     from gguflow.conversion import Report
@@ -48,6 +51,8 @@ class Decoded:
 
 def decoded(path: str | Path, header: Header) -> dict[str, Decoded]:
     """The payloads of a file by tensor name. Raises a FileError with the broken rule where a descriptor is no good."""
+    if is_row_store(header.metadata):
+        return _decoded_rows(header)
     names = payload_names(header.metadata)
     if not names:
         return {}
@@ -58,6 +63,14 @@ def decoded(path: str | Path, header: Header) -> dict[str, Decoded]:
             geometry = descriptor.parse(bytes(content[start : start + DESCRIPTOR_BYTES]), f"{path}: {printable(tensor.name)}").geometry
             found[tensor.name] = Decoded(geometry.encoding.name, geometry.shape)
     return found
+
+
+def _decoded_rows(header: Header) -> dict[str, Decoded]:
+    """A row store in an encoding of the family; nothing where the blocks of its tensor say all."""
+    if any(finding.severity == "error" for finding in judge_rows(header, 0)):
+        return {}
+    codec = codec_of(header)
+    return {TENSOR: Decoded(codec.name, (header.tensors[0].dims[1], codec.width))} if isinstance(codec, ChunkRows) else {}
 
 
 def header_data(header: Header, payloads: Mapping[str, Decoded] = MappingProxyType({})) -> dict[str, Any]:

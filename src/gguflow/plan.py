@@ -20,7 +20,10 @@ from gguflow.parametric.axes import SourceType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 
-QUANTIZATION_VERSION = 2
+block_sizes = blocks.sizes_by_id
+"""(block_size, type_size) of a ggml type number; what the container knows of block formats."""
+
+QUANTIZATION_VERSION = blocks.QUANTIZATION_VERSION
 """ggml's GGML_QNT_VERSION: the generation of block layouts, recorded in general.quantization_version."""
 
 
@@ -263,12 +266,6 @@ def _packed(tensors: Sequence[PlannedTensor]) -> list[PlannedTensor]:
     """The same tensors from the start of a data section."""
     start = tensors[0].offset if tensors else 0
     return [replace(planned, offset=planned.offset - start) for planned in tensors]
-
-
-def block_sizes(type_id: int) -> tuple[int, int] | None:
-    """(block_size, type_size) of a ggml type number; what the container knows of block formats."""
-    block_format = blocks.by_id(type_id)
-    return (block_format.block_size, block_format.type_size) if block_format else None
 
 
 def _model_facts(model: Model, options: recipes.Options, imatrix: Imatrix | None) -> recipes.ModelFacts:

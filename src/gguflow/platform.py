@@ -169,6 +169,14 @@ def _sync_file_range() -> Callable[..., int] | None:
     return call
 
 
+def sync_data(fd: int) -> None:
+    """As sync_file, without what the file's bytes do not need (its times): for a file that is flushed again and again."""
+    if sys.platform != "darwin" and hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        sync_file(fd)
+
+
 def sync_directory(path: Path) -> None:
     """Make a rename inside the directory durable. Nothing on Windows, and nothing on file systems that cannot."""
     if os.name == "nt":
@@ -222,15 +230,21 @@ def advise_use(mapping: mmap.mmap, first: int, last: int) -> None:
                 mapping.madvise(getattr(mmap, advice), first, last - first)
 
 
-def try_lock(fd: int) -> bool:
+BEYOND_ALL_FILES = (1 << 63) - 2
+"""An offset at which no file has a byte."""
+
+
+def try_lock(fd: int, offset: int = 0) -> bool:
     """Lock an open file against every other process that asks, until it is closed; False where another holds the lock.
 
+    offset: of the byte that stands for the file where the system locks bytes (Windows), and keeps others from reading it.
     Where the file system has no locks (some network mounts), nobody is kept out, and the answer is True.
     """
     try:
         if os.name == "nt":
             import msvcrt
 
+            os.lseek(fd, offset, os.SEEK_SET)
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
             import fcntl
@@ -239,6 +253,20 @@ def try_lock(fd: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
     return True
+
+
+def unlock(fd: int, offset: int = 0) -> None:
+    """Give up the lock of `try_lock` before the file is closed: a map of the file would keep it."""
+    with contextlib.suppress(OSError):
+        if os.name == "nt":
+            import msvcrt
+
+            os.lseek(fd, offset, os.SEEK_SET)
+            msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def read_at(fd: int, nbytes: int, offset: int) -> bytes:

@@ -13,7 +13,10 @@ from collections.abc import Iterator, Mapping
 from gguflow.blocks.base import BlockFormat
 from gguflow.errors import UnknownFormatError
 
-__all__ = ["FORMATS", "BlockFormat", "by_id", "by_name"]
+__all__ = ["FORMATS", "QUANTIZATION_VERSION", "BlockFormat", "by_id", "by_name", "sizes_by_id"]
+
+QUANTIZATION_VERSION = 2
+"""The generation of ggml's block layouts that these are: `general.quantization_version`."""
 
 
 @functools.cache
@@ -62,6 +65,12 @@ def by_name(name: str) -> BlockFormat:
 def by_id(type_id: int) -> BlockFormat | None:
     """The format with this ggml type number, or None."""
     return _by_id().get(type_id)
+
+
+def sizes_by_id(type_id: int) -> tuple[int, int] | None:
+    """(block_size, type_size) of a ggml type number, or None; what the container knows of block formats."""
+    block_format = by_id(type_id)
+    return (block_format.block_size, block_format.type_size) if block_format else None
 
 
 @functools.cache

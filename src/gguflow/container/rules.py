@@ -13,6 +13,7 @@ import numpy as np
 
 from gguflow.container.header import Header, TensorInfo, align
 from gguflow.container.metadata import Value, ValueType
+from gguflow.container.rows import is_row_store
 from gguflow.container.strings import encode_text, is_text, quoted
 from gguflow.errors import FileError, Finding, InvalidError, LimitError, UnsupportedError
 
@@ -53,6 +54,8 @@ _ERRORS: dict[str, type[FileError]] = {
     "C-027": LimitError,
     "C-028": LimitError,
     "I-002": UnsupportedError,
+    "R-102": UnsupportedError,
+    "R-103": UnsupportedError,
 }
 
 
@@ -171,7 +174,7 @@ def _judge_tensors(header: Header, block_sizes: BlockSizes, file_size: int | Non
         message += f" {quoted(header.tensors[first].name)}"
         yield Finding("C-019", message, f"$.tensors[{first}]", header.tensors[first].position, file_size, needed)
     total = header.data_offset + end
-    if file_size is not None and expected_offset is not None and file_size > total:
+    if file_size is not None and expected_offset is not None and file_size > total and not is_row_store(header.metadata):
         yield Finding("C-020", "bytes after the last tensor", "$", total, f"{file_size - total} bytes", "the end of the file")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +16,24 @@ from gguflow.quantization import dequantize, quantize
 Floats = NDArray[np.float32]
 
 CACHE_FORMATS = ("f16", "q8_0", "f32")
+
+
+class KeysAndValues(Protocol):
+    """What a model asks of a cache; `Cache` says what is meant."""
+
+    @property
+    def capacity(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
+
+    def extend(self, layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]: ...
+
+    def advance(self, n: int) -> None: ...
+
+
+CacheChoice = str | Callable[[int], KeysAndValues]
+"""The format of a cache in memory, or what makes an empty cache for so many tokens."""
 
 
 class Cache:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.errors import UsageError
+from gguflow.inference.cache import CacheChoice
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import PIECE, Transformer
 
@@ -72,12 +73,13 @@ def score(
     *,
     context: int = 512,
     max_chunks: int | None = None,
-    cache: str = "f16",
+    cache: CacheChoice = "f16",
     reference: Transformer | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Score:
     """Score a model on a text, and against a reference of the same vocabulary.
 
+    cache: of keys and values.
     max_chunks: read so many chunks at most. progress: called after each with (chunks done, of how many, perplexity so far).
     Raises UsageError: a context out of range, fewer than two chunks, a reference with another vocabulary; what `Transformer.forward` raises.
     """
@@ -148,9 +150,9 @@ def log_softmax(logits: Floats) -> Doubles:
     return result
 
 
-def _log_probabilities(transformer: Transformer, chunk: Sequence[int], cache_format: str) -> Iterator[tuple[Targets, Doubles]]:
+def _log_probabilities(transformer: Transformer, chunk: Sequence[int], new_cache: CacheChoice) -> Iterator[tuple[Targets, Doubles]]:
     """The tokens of a chunk that are scored, int[n], and what the model expects at their places, float64[n, n_tokens]; a piece at a time."""
-    cache = transformer.cache(len(chunk), cache_format)
+    cache = transformer.cache(len(chunk), new_cache) if isinstance(new_cache, str) else new_cache(len(chunk))
     first_scored = len(chunk) // 2
     for first in range(0, len(chunk) - 1, PIECE):
         last = min(first + PIECE, len(chunk) - 1)

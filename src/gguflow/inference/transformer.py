@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gguflow.errors import NonFiniteError, UsageError
 from gguflow.inference.attention import attend
-from gguflow.inference.cache import Cache
+from gguflow.inference.cache import Cache, KeysAndValues
 from gguflow.inference.hyperparameters import Hyperparameters
 from gguflow.inference.rope import Rope, Rotation
 from gguflow.inference.weights import Layer, Products, Weights
@@ -37,7 +37,7 @@ class Transformer:
         """An empty cache for a sequence of up to `capacity` tokens. Raises UsageError as Cache does."""
         return Cache(self.sizes, capacity, format)
 
-    def read(self, tokens: Sequence[int], cache: Cache) -> Floats:
+    def read(self, tokens: Sequence[int], cache: KeysAndValues) -> Floats:
         """Read tokens that follow those in the cache; what follows the last: logits, float32[n_tokens]. Raises UsageError as `forward`."""
         if not tokens:
             raise UsageError("there is no token to read: an empty text says nothing about what follows")
@@ -47,7 +47,7 @@ class Transformer:
         logits: Floats = self.forward(tokens[last:], cache, 1)[0]
         return logits
 
-    def forward(self, tokens: Sequence[int], cache: Cache, n_outputs: int) -> Floats:
+    def forward(self, tokens: Sequence[int], cache: KeysAndValues, n_outputs: int) -> Floats:
         """Read tokens that follow those in the cache, all at once; the logits after each of the last n_outputs: float32[n_outputs, n_tokens].
 
         Raises UsageError for a token outside of the vocabulary and a full cache, NonFiniteError where the model computes NaN or infinity.
@@ -61,7 +61,7 @@ class Transformer:
             raise NonFiniteError("the model computes logits that are NaN or infinite", int(np.flatnonzero(~np.isfinite(logits))[0]))
         return logits
 
-    def _logits(self, tokens: Sequence[int], cache: Cache, n_outputs: int) -> Floats:
+    def _logits(self, tokens: Sequence[int], cache: KeysAndValues, n_outputs: int) -> Floats:
         x = self._weights.embed(tokens)
         rotation = self._rope.rotation(cache.length, len(tokens))
         for i, layer in enumerate(self._weights.layers):
@@ -71,7 +71,7 @@ class Transformer:
         cache.advance(len(tokens))
         return self._weights.output(self._norm(x[len(tokens) - n_outputs :], self._weights.output_norm))
 
-    def _attention(self, i: int, layer: Layer, h: Floats, rotation: Rotation, cache: Cache) -> Floats:
+    def _attention(self, i: int, layer: Layer, h: Floats, rotation: Rotation, cache: KeysAndValues) -> Floats:
         """h: float32[n, hidden], normalized. Queries and keys are (in Qwen3) normalized per head, and rotated."""
         n, width = len(h), self.sizes.head_dim
         queries = layer.query(h).reshape(n, self.sizes.n_heads, width)

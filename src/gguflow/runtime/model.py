@@ -12,18 +12,27 @@ from typing import Any
 
 from gguflow.blocks import by_id
 from gguflow.container.encodings import payload_names
-from gguflow.container.header import TensorInfo
+from gguflow.container.header import TensorInfo, parse
 from gguflow.container.integrity import has_set
 from gguflow.container.metadata import Metadata
+from gguflow.container.reader import map_file
+from gguflow.container.rows import is_row_store
 from gguflow.container.rules import DEFAULT_LIMITS
 from gguflow.container.shards import judge_sibling, judge_together, later_shards
 from gguflow.container.verification import compare, leaf_digest, tensor_digests
 from gguflow.errors import Finding, InvalidError, StorageError, UsageError, printable
 from gguflow.plan import block_sizes
+from gguflow.rows.codec import ChunkRows
+from gguflow.rows.judging import codec_of
 from gguflow.runtime.files import BlockFile
 from gguflow.runtime.payload import PayloadTensor
+from gguflow.runtime.rows import RowsTensor
 from gguflow.runtime.tensor import Tensor
 from gguflow.validation import error_class_of, judge_gguf
+
+_WHILE_GROWING = ("R-001", "C-019")
+"""What a row store seems to break that grows between two looks at it."""
+_ATTEMPTS = 8
 
 UNKNOWN_TYPE = "C-016"
 """The one broken rule with which a model opens: its other tensors are as good as ever."""
@@ -103,6 +112,9 @@ class Model(Mapping[str, Tensor]):
         self._tensors = {info.name: self._tensor(file, info, info.name in payloads) for file in files for info in file.header.tensors}
 
     def _tensor(self, file: BlockFile, info: TensorInfo, is_payload: bool) -> Tensor:
+        codec = codec_of(file.header) if is_row_store(file.header.metadata) else None
+        if isinstance(codec, ChunkRows):
+            return RowsTensor(self, file, info, codec)
         return PayloadTensor(self, file, info) if is_payload else Tensor(self, file, info, by_id(info.type_id))
 
     @property
@@ -185,6 +197,17 @@ def _signature(files: list[BlockFile]) -> tuple[tuple[int, int], ...]:
 
 
 def _open_file(path: Path, mode: str) -> BlockFile:
+    """Mapped and judged. A row store that grew between the one and the other is opened again."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return _judged(path, mode)
+        except InvalidError as error:
+            if error.finding.rule not in _WHILE_GROWING or not is_row_store(parse(map_file(path), str(path)).metadata):
+                raise
+    return _judged(path, mode)
+
+
+def _judged(path: Path, mode: str) -> BlockFile:
     file = BlockFile(path, mode)
     try:
         _refuse(path, judge_gguf(path, file.content, file.header, "structure", DEFAULT_LIMITS, None))

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from gguflow import blocks
 from gguflow.container import rules
-from gguflow.container.encodings import payload_names
+from gguflow.container.encodings import keys_of_payloads, payload_names
 from gguflow.container.header import Header, TensorInfo, parse
 from gguflow.container.integrity import has_set, hexdigest, stored_digests
 from gguflow.container.reader import map_file
+from gguflow.container.rows import is_row_store
 from gguflow.container.shards import ShardName, judge_keys, judge_sibling, judge_together, later_shards
 from gguflow.container.verification import check_set
-from gguflow.errors import Finding, InvalidError, StorageError
+from gguflow.errors import Finding, InvalidError, StorageError, UnsupportedError
 from gguflow.parametric import descriptor
 from gguflow.parametric.geometry import DESCRIPTOR_BYTES
 from gguflow.platform import storage_errors
@@ -39,7 +40,7 @@ class _Opened:
 
     def _tensor(self, info: TensorInfo, i: int, is_payload: bool) -> SourceTensor:
         block_format = blocks.by_id(info.type_id)
-        nbytes = rules.tensor_nbytes(info, _block_sizes)
+        nbytes = rules.tensor_nbytes(info, blocks.sizes_by_id)
         is_proved = self.digests is not None and nbytes is not None
         proof = Proof(self.digests[i], -nbytes % self.header.alignment) if is_proved else None  # type: ignore[index, operator]
         start = self.header.data_offset + info.offset
@@ -65,6 +66,8 @@ def open_gguf(path: Path) -> Checkpoint:
     first = _open(path)
     header = first.header
     _refuse(path, judge_keys(header, path))
+    if is_row_store(header.metadata) and keys_of_payloads(header.metadata):
+        raise UnsupportedError(path, Finding("R-117", "rows of the parametric family are no source; gguflow.RowStore reads them"))
     shards = [first, *(_open_sibling(path.with_name(str(name)), name, header) for name in later_shards(path, header))]
     if len(shards) > 1:
         _refuse(path, judge_together([(shard.file.path.name, shard.header) for shard in shards]))
@@ -86,7 +89,7 @@ def _open(path: Path) -> _Opened:
         status = os.stat(path)
     content = map_file(path)
     header = parse(content, str(path))
-    _refuse(path, rules.judge(header, _block_sizes, len(content)))
+    _refuse(path, rules.judge(header, blocks.sizes_by_id, len(content)))
     is_sound = has_set(header.metadata) and not any(check_set(header, content))
     start = bytes(content[: header.data_offset])
     file = SourceFile(path, status.st_size, status.st_mtime_ns, hexdigest(start))
@@ -101,8 +104,3 @@ def _open_sibling(path: Path, name: ShardName, first: Header) -> _Opened:
         raise InvalidError(path, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")) from error
     _refuse(path, judge_sibling(path.name, shard.header, name.number, first))
     return shard
-
-
-def _block_sizes(type_id: int) -> tuple[int, int] | None:
-    block_format = blocks.by_id(type_id)
-    return (block_format.block_size, block_format.type_size) if block_format else None

@@ -1,10 +1,10 @@
-"""Whether a file keeps the rules: every broken one, as a Finding. The rules stand in spec/container.md (C, G, V), spec/integrity.md (I)
-and spec/sources.md (S, J).
+"""Whether a file keeps the rules: every broken one, as a Finding. The rules stand in spec/container.md (C, G, V), spec/integrity.md (I),
+spec/rows.md (R) and spec/sources.md (S, J).
 
 What each level looks at:
 
     structure   header, metadata, tensor table, layout, shards, meaning, integrity keys, descriptors of payloads; no other tensor data
-    values      also every block, every chunk of a payload, the padding between tensors, and the digests of both
+    values      also every block, every chunk of a payload or row, the padding between tensors, and the digests of both
     strict      also the canonical form, the grammar, every token
 
 A file that does not parse has one finding, the first: what follows it cannot be told apart from noise.
@@ -13,12 +13,13 @@ A file that does not parse has one finding, the first: what follows it cannot be
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from gguflow.container.header import Header, parse
 from gguflow.container.reader import map_file
+from gguflow.container.rows import is_row_store
 from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
 from gguflow.container.shards import judge_keys, n_shards
 from gguflow.container.verification import check_set
@@ -26,6 +27,7 @@ from gguflow.errors import FileError, Finding, UsageError
 from gguflow.parametric.descriptor import VERDICTS as PAYLOAD_VERDICTS
 from gguflow.plan import block_sizes
 from gguflow.platform import storage_errors
+from gguflow.rows.judging import TAIL, judge_chunks, judge_rows
 from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.general import judge_general
 from gguflow.validation.model import Facts
@@ -75,8 +77,10 @@ def examine(
 def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limits: Limits, threads: int | None) -> Iterator[Finding]:
     """The findings about a header that parsed, and about the content behind it. path: for the file's name, and to find its siblings."""
     structure = [*judge(header, block_sizes, len(content), limits), *judge_keys(header, path)]
+    if not _has_error(structure):
+        structure += judge_rows(header, len(content), strict=level == "strict")
     yield from structure
-    is_sound = not any(finding.severity == "error" for finding in structure)
+    is_sound = not _has_error(finding for finding in structure if finding.rule != TAIL)
     of_digests = list(check_set(header, content))
     yield from of_digests
     facts = Facts.of(header)
@@ -87,13 +91,20 @@ def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limi
         yield from judge_general(facts)
         yield from judge_tokenizer(facts, strict=level == "strict")
         yield from judge_architecture(decoded(facts, chain([(header, content)], siblings(header, path)) if is_sound else ()))
-        yield from judge_payloads(facts, header, content, is_sound=is_sound, values=level != "structure")
+        if is_row_store(header.metadata):
+            yield from judge_chunks(header, content) if is_sound and level != "structure" else ()
+        else:
+            yield from judge_payloads(facts, header, content, is_sound=is_sound, values=level != "structure")
     if level != "structure" and is_sound:  # else nobody knows where a block begins
         yield from judge_values(content, header, block_sizes, strict=level == "strict", digests=not of_digests, threads=threads)
     if level == "strict" and is_sound:
         from gguflow.validation.canonical import judge_canonical
 
         yield from judge_canonical(content, header, block_sizes)
+
+
+def _has_error(findings: Iterable[Finding]) -> bool:
+    return any(finding.severity == "error" for finding in findings)
 
 
 def error_class_of(rule: str) -> type[FileError]:

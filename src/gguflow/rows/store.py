@@ -1,0 +1,307 @@
+"""RowStore: vectors appended, quantized as they come, to a GGUF file that can be read while it grows. The protocol is that of spec/rows.md."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import struct
+import threading
+import weakref
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gguflow import blocks, platform
+from gguflow.blocks import BlockFormat
+from gguflow.container import rules
+from gguflow.container.header import align, parse
+from gguflow.container.rows import build_header, count_position, is_row_store
+from gguflow.container.writer import OutputFile
+from gguflow.errors import Finding, InvalidError, StorageError, UsageError
+from gguflow.parametric import Encoding
+from gguflow.quantization import output_array
+from gguflow.rows.codec import RowCodec, find_codec
+from gguflow.rows.judging import codec_of, judge_rows, keys_of
+from gguflow.rows.mapping import GrowingMap
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+MODES = ("w", "a", "r")
+
+
+class RowStore:
+    """Rows of `width` numbers in one format, in one file: keys or values of a cache, embeddings, activations.
+
+        with RowStore("keys.gguf", "q8_0", 128) as store:
+            store.append(vectors)           # float[n, 128]; read back by store.rows() at once
+            store.flush()                   # on the medium, and counted: a reader sees them, and kill -9 does not take them
+        RowStore.open("keys.gguf").rows(10, 20)
+
+    One process writes; any number read, and `refresh` shows them the rows that have been flushed since. Threads may share a store. What a killed
+    writer has appended and not flushed is gone; what was flushed is there.
+
+    path: of the file. format: a block format whose blocks divide the width ("q8_0", "q4_k", "f16"), or an encoding of the parametric family of fixed
+    size in which a row stands alone ("int8_row", "affine4_b64", "nf4_b64").
+    mode: "w" makes a new file; "a" goes on with one (format and width need not be said again), or makes it; "r" reads, as `open` does.
+    overwrite: whether "w" may replace a file.
+
+    Raises UsageError (an existing file; another process is writing it; a format in which rows do not stand alone; not the format or width of the
+    file), ShapeError (width), UnknownFormatError, StorageError, a FileError where an existing file is no sound row store.
+    """
+
+    _n_rows: int
+    _n_flushed: int
+
+    def __init__(
+        self, path: str | os.PathLike[str], format: str | BlockFormat | Encoding | None = None, width: int | None = None, *,
+        mode: str = "w", overwrite: bool = False,
+    ) -> None:  # fmt: skip
+        if mode not in MODES:
+            raise UsageError(f"mode is {', '.join(MODES)}, not {mode!r}")
+        self.path = Path(path)
+        self.mode = mode
+        self._append_lock, self._flush_lock = threading.Lock(), threading.Lock()
+        self._failure = ""
+        if mode == "w" or (mode == "a" and not self.path.exists()):
+            if format is None or width is None:
+                raise UsageError("a new store needs a format and a width")
+            self._create(find_codec(format, width), overwrite)
+        self._fd = self._opened()
+        self._close_fd = weakref.finalize(self, _let_go, self._fd)  # for those who never call `close`
+        try:
+            self._read_header()
+            self._check_wishes(format, width)
+            if self._writes:
+                with self._writing():
+                    self._trim()
+        except BaseException:
+            self._close()
+            raise
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RowStore:
+        """A store to read: as `RowStore(path, mode="r")`."""
+        return cls(path, mode="r")
+
+    @property
+    def format(self) -> str:
+        """The name of the format."""
+        return self._codec.name
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return self._codec.width
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of a row in the file."""
+        return self._codec.row_nbytes
+
+    @property
+    def n_flushed(self) -> int:
+        """Rows that are on the medium, and counted in the file."""
+        return self._n_flushed
+
+    def __len__(self) -> int:
+        """Rows that can be read: of a writer all that it has appended, of a reader those that were counted when it last looked."""
+        return self._n_rows
+
+    # --- writing ----------------------------------------------------------------------------------------------------------------------------------
+
+    def append(self, vectors: ArrayLike) -> range:
+        """Quantize vectors float[n, width], or one float[width], and put them behind the last row; the numbers of their rows.
+
+        Raises ShapeError, NonFiniteError (NaN, infinity, or more than the format holds), UsageError (a reader, closed), StorageError; then nothing
+        is appended.
+        """
+        self._require_writer()
+        packed = self._codec.encode(vectors)
+        with self._append_lock, self._writing():
+            self._require_writer()
+            first = self._n_rows
+            platform.pwrite_all(self._fd, packed, self._place(first))
+            self._n_rows = first + len(packed)
+        return range(first, first + len(packed))
+
+    def flush(self) -> int:
+        """Have every row that is appended by now on the medium, then counted in the file, the count on the medium too; how many there are.
+
+        Raises UsageError (a reader, closed), StorageError; the store then takes no more rows, for what the system could not write it has forgotten.
+        """
+        with self._flush_lock:
+            with self._append_lock, self._writing():
+                self._require_writer()
+                n_rows = self._n_rows
+                self._pad()
+            if n_rows != self._n_flushed:
+                try:
+                    with self._writing():
+                        platform.sync_data(self._fd)
+                        platform.pwrite_all(self._fd, struct.pack("<Q", n_rows), self._count_position)
+                        platform.sync_data(self._fd)
+                except StorageError as error:
+                    self._failure = str(error)
+                    raise
+                self._n_flushed = n_rows
+        return n_rows
+
+    def close(self) -> None:
+        """Flush, and let the file go. Arrays that `raw` gave stay good. Raises what `flush` raises; the file is closed all the same."""
+        try:
+            if self._writes and self._fd >= 0 and not self._failure:
+                self.flush()
+                with self._append_lock, self._writing():
+                    self._trim()
+        finally:
+            with self._flush_lock, self._append_lock:
+                self._close()
+
+    # --- reading ----------------------------------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> int:
+        """Look how many rows have been flushed; how many can be read.
+
+        Raises InvalidError (R-002, R-116) where rows went away, UsageError (closed).
+        """
+        self._require_open()
+        if not self._writes:
+            n_rows = self._map.number(self._count_position)
+            if n_rows < self._n_rows:
+                finding = Finding("R-116", "rows went away", "$.tensors[0].dims[1]", self._count_position, n_rows, f"{self._n_rows} or more")
+                raise InvalidError(self.path, finding)
+            self._map.read(0, self._place(n_rows))
+            self._n_rows, self._n_flushed = n_rows, n_rows
+        return self._n_rows
+
+    def rows(self, first: int = 0, last: int | None = None, *, out: Floats | None = None) -> Floats:
+        """Rows [first, last) decoded: float32[last - first, width]. last: all, unless told. out: where to put them, C-contiguous, of that shape.
+
+        Raises UsageError (no such rows, closed), ShapeError (out), InvalidError (R-002: the file was shortened; or a row that does not decode).
+        """
+        packed = self.raw(first, last)
+        weights: Floats = output_array(out, (len(packed), self.width), np.dtype(np.float32))
+        self._codec.decode(packed, weights)
+        return weights
+
+    def raw(self, first: int = 0, last: int | None = None) -> Bytes:
+        """Rows [first, last) as they are in the file: uint8[last - first, row_nbytes], a read-only view of the map. Raises as `rows`."""
+        self._require_open()
+        n_rows = self._n_rows
+        last = n_rows if last is None else last
+        if not 0 <= first <= last <= n_rows:
+            raise UsageError(f"{self.path} has {n_rows} rows, not {first} to {last}")
+        return self._map.read(self._place(first), self._place(last)).reshape(last - first, self.row_nbytes)
+
+    def __enter__(self) -> RowStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<RowStore {self.path}: {len(self)} rows of {self.width} in {self.format}>"
+
+    # --- inside -----------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _writes(self) -> bool:
+        return self.mode != "r"
+
+    def _create(self, codec: RowCodec, overwrite: bool) -> None:
+        """A store without rows appears under its name, whole and on the medium, before the first row."""
+        header = build_header(codec.name, codec.width, codec.type_id, codec.row_length, keys_of(codec))
+        if overwrite and self.path.is_file():
+            _let_go(self._opened())  # refused where another process is writing it
+        with OutputFile(self.path, len(header), overwrite=overwrite) as output:
+            output.write(header, 0)
+            output.commit()
+
+    def _opened(self) -> int:
+        """The file's descriptor; locked where it will be written."""
+        flags = (os.O_RDWR if self._writes else os.O_RDONLY) | getattr(os, "O_BINARY", 0)
+        with platform.storage_errors("write" if self._writes else "read", self.path):
+            if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would wait for ever
+                raise InvalidError(self.path, Finding("C-035", "not a regular file"))
+            fd = os.open(self.path, flags)
+            try:
+                if self._writes and not (platform.try_lock(fd, platform.BEYOND_ALL_FILES) and self._leads_to(fd)):
+                    raise UsageError(f"another process is writing {self.path}")
+            except BaseException:
+                os.close(fd)
+                raise
+        return fd
+
+    def _leads_to(self, fd: int) -> bool:
+        """Whether the name still leads to the file that is open: it could have been replaced before it was locked."""
+        return os.path.samestat(os.fstat(fd), self.path.stat())
+
+    def _read_header(self) -> None:
+        """Parse, judge, and know how many rows there are. The count is read before the size of the file, which grows first."""
+        self._map = GrowingMap(self._fd, self.path)
+        header = parse(self._map.content.data, str(self.path))
+        file_nbytes = self._map.file_nbytes()
+        if not is_row_store(header.metadata):
+            raise UsageError(f"{self.path} is no row store; gguflow.open reads other files")
+        for finding in chain(rules.judge(header, blocks.sizes_by_id, file_nbytes), judge_rows(header, file_nbytes)):
+            if finding.severity == "error":
+                raise rules.error_class(finding.rule)(self.path, finding)
+        self._codec = codec_of(header)
+        self._count_position = count_position(header)
+        self._data_offset, self._alignment = header.data_offset, header.alignment
+        self._n_rows = header.tensors[0].dims[1]
+        self._n_flushed = self._n_rows
+
+    def _check_wishes(self, format: str | BlockFormat | Encoding | None, width: int | None) -> None:
+        """Raises UsageError where the caller expects another store."""
+        wanted = find_codec(format if format is not None else self.format, width if width is not None else self.width)
+        if wanted != self._codec:
+            raise UsageError(f"{self.path} holds rows of {self.width} in {self.format}, not of {wanted.width} in {wanted.name}")
+
+    def _place(self, row: int) -> int:
+        """Where a row begins, in bytes from the start of the file."""
+        return self._data_offset + row * self.row_nbytes
+
+    def _pad(self) -> None:
+        """Zeros behind the last row, up to the alignment: readers that load the whole data section ask for them. The next row takes their place."""
+        end = self._place(self._n_rows)
+        platform.pwrite_all(self._fd, bytes(align(end, self._alignment) - end), end)
+
+    def _trim(self) -> None:
+        """The file ends with its last row and the padding."""
+        if self._map.file_nbytes() != align(self._place(self._n_rows), self._alignment):
+            platform.shorten(self._fd, self._place(self._n_rows))
+            self._pad()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with platform.storage_errors("write", self.path):
+            yield
+
+    def _require_open(self) -> None:
+        if self._fd < 0:
+            raise UsageError(f"{self.path} is closed")
+
+    def _require_writer(self) -> None:
+        self._require_open()
+        if not self._writes:
+            raise UsageError(f'{self.path} is open for reading; RowStore(path, mode="a") appends')
+        if self._failure:
+            raise StorageError(f"{self.path} takes no more rows after a flush that failed: {self._failure}; open it again")
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            self._fd = -1
+            self._close_fd()
+
+
+def _let_go(fd: int) -> None:
+    """Close the file, and give up its lock even where a map of it lives on."""
+    platform.unlock(fd, platform.BEYOND_ALL_FILES)
+    os.close(fd)
