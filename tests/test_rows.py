@@ -53,9 +53,9 @@ BLOCKS = [("q8_0", 96), ("q4_0", 32), ("q4_k", 512), ("iq4_nl", 64), ("f16", 7),
 CHUNKS = [
     *(("int8_row", 128), ("int8_row", 1), ("affine4_b64", 128), ("affine4_b64", 100), ("nf4_b64", 192), ("nf4_b64", 5), ("int4_b128", 256)),
     *(("sign_b128", 130), ("affine3_b32", 32), ("affine4_b64_dq", 128), ("sb:bits=3,block=16,super=4,scale_bits=6,min_bits=6", 64)),
-    ("sb:bits=3,block=16,super=2,scale_bits=5", 64),
+    *(("sb:bits=3,block=16,super=2,scale_bits=5", 64), ("kmeans4_row", 100)),
 ]
-REFUSED = {"nf4_b64_dq", "ternary_absmean", "lossless"}
+REFUSED = {"nf4_b64_dq", "ternary_absmean", "quantile4_b256", "lossless"}
 
 
 def vectors(n: int, width: int, seed: int = 0) -> Floats:
@@ -163,7 +163,7 @@ def test_what_cannot_be_appended(tmp_path: Path, wrong: Any, error: type[Gguflow
         (("iq2_xxs", 256), UsageError),
         (("int8_row+outliers=1%", 64), UsageError),
         (("int4_b128+zstd", 64), UsageError),
-        (("sb:bits=4,per=row,codebook=kmeans", 64), UsageError),
+        (("sb:bits=4,per=tensor,codebook=kmeans", 64), UsageError),
         ((None, 64), UsageError),
         (("q8_0", None), UsageError),
     ],

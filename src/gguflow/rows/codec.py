@@ -176,7 +176,6 @@ def _chunk_rows(encoding: Encoding, width: int) -> ChunkRows:
     reasons = {
         "their sizes would differ": not encoding.is_fixed_size,
         "it looks at all of them first": encoding.needs_first_pass,
-        "each would have a codebook of its own": encoding.has_row_codebooks,
         "it keeps outliers": encoding.has_outliers,
     }
     for reason in (reason for reason, holds in reasons.items() if holds):
