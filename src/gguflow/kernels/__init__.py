@@ -8,6 +8,8 @@ What the module of a format holds, all arrays C-contiguous and one-dimensional (
 
 done: how many weights are encoded: all, or those before a batch that holds NaN or infinity; no search ever sees one. The number formats (a block of
 one weight) do not look, and return nothing. The kernels trust their sizes: `gguflow.quantization` proves them.
+
+`products/` multiplies packed rows with vectors without decoding them to memory; its contract is in its own `__init__.py`.
 """
 
 from __future__ import annotations
