@@ -51,7 +51,13 @@ examples:
 
 _EXPORT = """\
 Write the weights of a GGUF file as safetensors, decoded. Where the architecture is known, names and the order of rows are those of the checkpoint
-that transformers loads (experts one by one); elsewhere names stay. Configuration and tokenizer are not written: they are those of the original."""
+that transformers loads (experts one by one); elsewhere names stay. Configuration and tokenizer are not written: they are those of the original.
+
+--to says what is written of tensors that are encoded as nf4, fp4, int8 or int4 (`gguflow convert -t nf4_b64`):
+  safetensors            nothing else: all weights decoded
+  bnb                    nf4 and fp4 in the form of bitsandbytes, the same codes and scales; to load it with transformers, config.json needs
+                         "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}
+  safetensors-quantized  int8_b128, int8_row and int4_b128 as codes (I8, or two to a byte of U8, high nibble first) and NAME.__scales__ (F32)"""
 
 _COMPARE = """\
 Compare two models tensor by tensor: root mean squared error, relative error (norm of the difference over the norm of A), signal to noise in dB,
@@ -174,7 +180,15 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="a file *.safetensors, or a directory that will have model.safetensors in it"
     )
-    export.add_argument("--dtype", choices=("f32", "f16", "bf16"), default="bf16", help="of all weights (default: %(default)s)")
+    export.add_argument(
+        "--to", choices=("safetensors", "bnb", "safetensors-quantized"), default="safetensors", help="what is written (default: %(default)s)"
+    )
+    export.add_argument(
+        "--dtype",
+        choices=("f32", "f16", "bf16"),
+        default="bf16",
+        help="of weights that are decoded, now or by bitsandbytes (default: %(default)s)",
+    )
     export.add_argument("--threads", type=int, metavar="N", help="threads that decode (default: all processors)")
     export.add_argument(
         "--memory-limit", default="192M", metavar="SIZE", help="for all buffers together: bytes, or with K, M or G (default: %(default)s)"
@@ -285,7 +299,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from gguflow import exporting
 
-    _run(exporting.prepare(arguments.source, arguments.output, dtype=arguments.dtype), arguments)
+    _run(exporting.prepare(arguments.source, arguments.output, dtype=arguments.dtype, form=arguments.to), arguments)
 
 
 def _compare(arguments: argparse.Namespace) -> None:

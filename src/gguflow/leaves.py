@@ -103,10 +103,12 @@ class Work:
 
     def _weights(self, tensor: ModelTensor, raw: Bytes | None, first: int, last: int, formats: Sequence[BlockFormat]) -> Floats | None:
         """The weights [first, last) as float32, checked for what F16 cannot hold; None where every format is the source's own."""
-        if raw is None or tensor.source is None:
+        if raw is None:
             if tensor.values is None:
                 raise ValueError(f"{tensor.name} has neither a source nor values")
             weights = np.ascontiguousarray(tensor.values, np.float32).reshape(-1)[first:last]
+        elif tensor.source is None:
+            return None
         else:
             source_format = tensor.source.require_format()
             if all(block_format is source_format for block_format in formats):

@@ -13,12 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from gguflow import carrying
 from gguflow.blocks import FORMATS
 from gguflow.container.integrity import LEAF_WEIGHTS, new_leaf_digest, tensor_digest
 from gguflow.leaves import Progress, Work, refused, run_leaves
 from gguflow.models.base import ModelTensor
 from gguflow.output import Output
 from gguflow.parametric import Encoder, Encoding, chunk_digest
+from gguflow.parametric.chunks import assembled
 from gguflow.plan import PlannedTensor, geometry_of
 from gguflow.quantization import Bytes, Floats, decode, first_non_finite
 from gguflow.weights import leave, packed
@@ -46,7 +48,9 @@ class _PayloadWork:
         self.tensor = self.planned.tensor
         self.encoding = _encoding(self.planned)
         geometry = geometry_of(self.encoding, self.tensor)
-        self.encoder = Encoder(self.encoding, geometry.shape, geometry.source_type)
+        self.is_carried = carrying.exact(self.tensor, self.encoding) == self.encoding
+        given = {"offset": carrying.offset(work.reader, self.tensor)} if self.is_carried and self.encoding.needs_offset else None
+        self.encoder = Encoder(self.encoding, geometry.shape, geometry.source_type, given)
         self.geometry = self.encoder.geometry
         self.pool = pool
         self.ahead = 2 * threads
@@ -55,7 +59,7 @@ class _PayloadWork:
 
     def run(self, progress: Progress | None) -> None:
         """Write the payload, and let the output know its size and digest."""
-        if self.encoding.needs_first_pass:
+        if self.encoding.needs_first_pass and not self.is_carried:
             for _ in self._in_order(0, self._observed):
                 pass
             self.encoder.finish_observing()
@@ -117,13 +121,23 @@ class _PayloadWork:
     def _encoded(self, number: int) -> Bytes:
         """A chunk's bytes. Raises InvalidError for NaN and infinity, but where the encoding is lossless."""
         first, last = self._range(number)
+        if self.is_carried:
+            sections = carrying.sections(self.work.reader, self.tensor, self.geometry, number)
+            rows = self.geometry.chunk_rows(number)
+            room = np.empty(self.geometry.chunk_nbytes(rows), np.uint8) if self.encoding.is_fixed_size else None
+            chunk = assembled(self.geometry, rows, sections, room)
+        else:
+            chunk = self._anew(number, first, last)
+        leave(self.work.reader, self.tensor, first, last)
+        return chunk
+
+    def _anew(self, number: int, first: int, last: int) -> Bytes:
+        """A chunk of weights that are encoded."""
         content = self._raw(first, last) if self.encoding.is_lossless else self._weights(first, last)
         columns = None
         if self.planned.importance is not None:
             columns = self.planned.importance.of_matrix(0, self.geometry.columns)
-        chunk = self.encoder.encode_chunk(number, content, columns)
-        leave(self.work.reader, self.tensor, first, last)
-        return chunk
+        return self.encoder.encode_chunk(number, content, columns)
 
     def _range(self, number: int) -> tuple[int, int]:
         """The weights of a chunk."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gguflow import blocks, recipes
+from gguflow import blocks, carrying, recipes
 from gguflow.blocks import BlockFormat
 from gguflow.container import header, rules
 from gguflow.container.encodings import keys_of_payloads, payload_metadata
@@ -183,11 +183,12 @@ def make(
     options = options or recipes.Options()
     payloads: dict[str, str] = {}
     if recipe.is_copy:
-        payloads = {t.name: t.sources[0].encoding.name for t in model.tensors if t.sources and t.sources[0].encoding is not None}
+        payloads = {t.name: t.sources[0].encoding.name for t in model.tensors if t.sources and t.sources[0].encoding and not t.sources[0].is_in_parts}
         model = replace(model, tensors=tuple(_as_stored(tensor) for tensor in model.tensors))
     tensors = sorted(model.tensors, key=lambda tensor: recipes.processing_order(tensor.name))
     facts = _model_facts(model, options, imatrix)
     chosen = recipes.choose(recipe, [_tensor_facts(tensor, model) for tensor in tensors], facts, options)
+    chosen = {tensor.name: _carried(tensor, chosen[tensor.name], recipe) for tensor in tensors}
     metadata = without_set(model.metadata)
     if not (recipe.is_copy and model.is_final):
         metadata["general.file_type"] = u32(recipe.file_type)
@@ -296,7 +297,21 @@ def _value(value: int | float | bool | str) -> Value:
 
 def _tensor_facts(tensor: ModelTensor, model: Model) -> recipes.TensorFacts:
     source_format = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
-    return recipes.TensorFacts(tensor.name, tensor.shape, source_format, model.is_final, any(source.is_lossy for source in tensor.sources))
+    is_lossy = any(source.is_lossy for source in tensor.sources)
+    return recipes.TensorFacts(tensor.name, tensor.shape, source_format, model.is_final, is_lossy, carrying.encoding_of(tensor))
+
+
+def _carried(tensor: ModelTensor, choice: recipes.Choice, recipe: recipes.Recipe) -> recipes.Choice:
+    """The choice, or the encoding in which the codes that the source has can be carried on."""
+    given = carrying.encoding_of(tensor)
+    wanted = given if recipe.is_copy else choice.format
+    if given is None or not isinstance(wanted, Encoding):
+        return choice
+    found = carrying.exact(tensor, wanted)
+    if found is None:
+        return choice
+    torn = "" if found == wanted else "; scales made whole, as rows move between super-blocks"
+    return replace(choice, format=found, rule=f"{choice.rule}; codes and scales as in the source{torn}")
 
 
 def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice], imatrix: Imatrix | None, alignment: int) -> list[PlannedTensor]:
@@ -319,7 +334,7 @@ def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice]
 
 def _as_stored(tensor: ModelTensor) -> ModelTensor:
     """A payload as the I8 tensor that it is in its file."""
-    sources = tuple(source.as_stored() for source in tensor.sources)
+    sources = tuple(source if source.is_in_parts else source.as_stored() for source in tensor.sources)
     return tensor if sources == tensor.sources else replace(tensor, shape=sources[0].shape, sources=sources)
 
 
@@ -335,6 +350,8 @@ def geometry_of(encoding: Encoding, tensor: ModelTensor) -> Geometry:
     """The layout of a tensor's payload. Raises UsageError where the encoding cannot hold the tensor."""
     source = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
     source_type = {"f32": SourceType.F32, "f16": SourceType.F16, "bf16": SourceType.BF16, "f64": SourceType.F64}.get(source.key)
+    if tensor.source is not None and tensor.source.stored is not None and not encoding.is_lossless:
+        source_type = tensor.source.stored.geometry.source_type
     if source_type is None and encoding.is_lossless:
         raise UsageError(f"{tensor.name} is {source}: lossless is for numbers that are not quantized")
     try:

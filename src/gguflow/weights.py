@@ -12,9 +12,9 @@ from gguflow.sources import TensorReader
 
 
 def packed(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> Bytes | None:
-    """The packed source of weights [first, last) of a tensor, flat, whole blocks; None where the values are given. Raises what reading raises."""
+    """The packed source of weights [first, last) of a tensor, flat, whole blocks; None where numbers are given. Raises what reading raises."""
     if tensor.source is None:
-        return None
+        return tensor.values[first:last] if tensor.values is not None and tensor.values.dtype == np.uint8 else None
     if tensor.row_order is None:
         parts = [reader.read(*part) for part in tensor.parts(first, last)]
         return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])

@@ -9,13 +9,13 @@ import pytest
 
 from gguflow import sources
 from gguflow.errors import FileError, InvalidError, LimitError, MalformedError, UnsupportedError
-from sources import test_huggingface, test_safetensors
+from sources import test_bitsandbytes, test_huggingface, test_safetensors
 
 HERE = Path(__file__).resolve().parent
 SPECIFICATION = HERE.parent.parent / "spec" / "sources.md"
 CODE = sorted(Path(sources.__file__).parent.glob("*.py"))
 
-ID = r"[SJHR]-\d{3}"
+ID = r"[SJHRQ]-\d{3}"
 VERDICTS: dict[str, type[FileError]] = {error.verdict: error for error in (MalformedError, InvalidError, UnsupportedError, LimitError)}
 RULES = dict(re.findall(rf"^\| ({ID}) \|.*\| (\w+) \|$", SPECIFICATION.read_text(encoding="utf-8"), re.MULTILINE))
 
@@ -36,7 +36,7 @@ def test_every_rule_has_a_case() -> None:
 
 CASES = [
     pytest.param(rule, error, id=f"{rule} {name}")
-    for table in (test_safetensors.BROKEN, test_huggingface.BROKEN)
+    for table in (test_safetensors.BROKEN, test_huggingface.BROKEN, test_bitsandbytes.BROKEN)
     for name, (rule, error, _) in table.items()
 ]
 

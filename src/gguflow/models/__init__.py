@@ -68,10 +68,7 @@ def by_name(name: str) -> Architecture | None:
 def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
     """Tensors are matched before the tokenizer is read: its size is bounded by that of the embedding matrix."""
     family = _family(config)
-    if "quantization_config" in config:
-        method = config.section("quantization_config").values.get("quant_method")
-        message = "the weights are quantized already; convert the checkpoint that they were made from"
-        raise UnsupportedError(config.file, Finding("M-007", message, "$.quantization_config.quant_method", found=method))
+    _refuse_quantized(config)
     hyper_parameters = family.metadata(config, directory)
     tensors = match_tensors(family, checkpoint, config)
     general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
@@ -86,6 +83,17 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         n_experts=hyper_parameters[key].value if (key := f"{family.name}.expert_count") in hyper_parameters else 0,
         file_stem=file_stem,
     )
+
+
+def _refuse_quantized(config: Document) -> None:
+    """Raise UnsupportedError (M-007) where weights are in a form that is not read. That of bitsandbytes in 4 bits is (see `sources.bitsandbytes`)."""
+    if "quantization_config" not in config:
+        return
+    values = config.section("quantization_config").values
+    method = values.get("quant_method")
+    if method != "bitsandbytes" or values.get("load_in_4bit") is not True:
+        message = "the weights are quantized already, and not by bitsandbytes to 4 bits; convert the checkpoint that they were made from"
+        raise UnsupportedError(config.file, Finding("M-007", message, "$.quantization_config.quant_method", found=method))
 
 
 def _family(config: Document) -> Architecture:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,13 +50,14 @@ class ModelTensor:
     """An output tensor: its GGUF name and shape (NumPy order), and either the source tensors that it comes from or the values themselves.
 
     sources: one for most tensors. Several follow each other along the leading axis: the experts of a layer, stacked. All have one format.
+    values: float32, or flat uint8 for bytes that are written as they are.
     row_order: how the rows of the one source are arranged in the output, None for as they are.
     """
 
     name: str
     shape: tuple[int, ...]
     sources: tuple[SourceTensor, ...] = ()
-    values: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    values: NDArray[Any] | None = field(default=None, repr=False, compare=False)
     row_order: RopeOrder | None = None
 
     @property

@@ -80,8 +80,9 @@ def _expert(tensor: ModelTensor, i: int, name: str) -> ModelTensor:
     """Matrix i of those that are stacked in a tensor [experts, rows, n], as a part of its source."""
     (source,) = tensor.sources
     shape = tensor.shape[1:]
-    if source.encoding is not None:
-        return ModelTensor(name, shape, (replace(source, shape=shape, skipped=i * math.prod(shape)),))
+    if source.stored is not None:  # the first proves all of it
+        part = replace(source, shape=shape, stored=replace(source.stored, first=i * math.prod(shape)), proof=source.proof if i == 0 else None)
+        return ModelTensor(name, shape, (part,))
     block_format = source.require_format()
     nbytes = math.prod(shape) // block_format.block_size * block_format.type_size
     part = SourceTensor(source.name, block_format, shape, source.file, source.offset + i * nbytes, source.dtype)

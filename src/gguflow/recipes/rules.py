@@ -22,6 +22,7 @@ from gguflow import blocks
 from gguflow.blocks import BlockFormat
 from gguflow.errors import UsageError
 from gguflow.parametric.encoding import Encoding
+from gguflow.parametric.views import holds as keeps
 from gguflow.recipes.conditions import ModelFacts, Place, holds
 from gguflow.recipes.options import Format, Options
 from gguflow.recipes.table import Recipe
@@ -33,6 +34,7 @@ class TensorFacts:
 
     shape: NumPy order. source_format: what its numbers are now. is_final: whether a tensor that is not quantized stays as it is; otherwise the
     source is a checkpoint, of which llama.cpp's converter makes F32 wherever precision is cheap. is_lossy: whether it has been quantized before.
+    encoding: of the parametric family, where codes and scales of the source can be moved into a payload as they are.
     """
 
     name: str
@@ -40,6 +42,7 @@ class TensorFacts:
     source_format: BlockFormat
     is_final: bool = False
     is_lossy: bool = False
+    encoding: Encoding | None = None
 
     @property
     def row(self) -> int:
@@ -188,6 +191,8 @@ class _Chooser:
 
     def _refuse_requantizing(self, tensor: TensorFacts, choice: Choice) -> None:
         is_kept = choice.format is tensor.source_format and tensor.source_format.is_quantized
+        if isinstance(choice.format, Encoding) and tensor.encoding is not None:
+            is_kept = is_kept or keeps(choice.format, tensor.encoding)
         if (tensor.is_lossy or tensor.source_format.is_quantized) and not is_kept and not self.options.allow_requantize:
             was = tensor.source_format if tensor.source_format.is_quantized else "quantized"
             message = f"{tensor.name} is {was} already; quantizing it to {choice.format} loses more (--allow-requantize does it)"

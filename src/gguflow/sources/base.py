@@ -14,6 +14,8 @@ from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError, UnsupportedError
 from gguflow.parametric.encoding import Encoding
+from gguflow.parametric.geometry import Geometry
+from gguflow.parametric.views import View
 from gguflow.platform import storage_errors
 
 
@@ -39,6 +41,34 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """A tensor of the parametric family that another program stores in parts, each a tensor of its own, as bitsandbytes does.
+
+    codes: packed, high nibble first. scales: float32, or the codes of nested ones. meta, offset: of nested scales.
+    """
+
+    codes: SourceTensor
+    scales: SourceTensor
+    meta: SourceTensor | None = None
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a tensor of the parametric family is stored: in a payload, or in the parts of one.
+
+    geometry: of the payload, or of the one that the parts make. nbytes: in the file. view: what of it the tensor is. first: how many items of the
+    view come before those of the tensor: of a stack, the other matrices.
+    """
+
+    geometry: Geometry
+    nbytes: int
+    view: View = View.WEIGHTS
+    first: int = 0
+    parts: Parts | None = None
+
+
+@dataclass(frozen=True)
 class SourceTensor:
     """A tensor in a source file.
 
@@ -46,8 +76,7 @@ class SourceTensor:
     such a tensor may be skipped, and is refused as soon as somebody wants its weights. shape: NumPy order, rows last.
     offset: from the start of the file.
     dtype: the number type as the source writes it. proof: where the file has digests, and they are its own.
-    encoding: of a payload of the parametric family, stored_nbytes long; shape and format are then those of what it decodes to, or of a part of that
-    (an expert of a stack), which skips so many weights.
+    stored: of a tensor of the parametric family; shape and format are then those of what it decodes to, or of the view of it.
     """
 
     name: str
@@ -57,9 +86,17 @@ class SourceTensor:
     offset: int
     dtype: str = ""
     proof: Proof | None = field(default=None, repr=False, compare=False)
-    encoding: Encoding | None = None
-    stored_nbytes: int = 0
-    skipped: int = 0
+    stored: Stored | None = None
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """The encoding of the parametric family, None where the tensor is stored in its format."""
+        return self.stored.geometry.encoding if self.stored is not None else None
+
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether it is of the parametric family, and no payload in its file."""
+        return self.stored is not None and self.stored.parts is not None
 
     @property
     def n_weights(self) -> int:
@@ -68,8 +105,8 @@ class SourceTensor:
     @property
     def nbytes(self) -> int:
         """Bytes in the file. Raises UnsupportedError where there is no format."""
-        if self.encoding is not None:
-            return self.stored_nbytes
+        if self.stored is not None and self.stored.view is View.WEIGHTS:
+            return self.stored.nbytes
         block_format = self.require_format()
         return self.n_weights // block_format.block_size * block_format.type_size
 
@@ -84,10 +121,10 @@ class SourceTensor:
         return not self.encoding.is_lossless if self.encoding is not None else self.require_format().is_quantized
 
     def as_stored(self) -> SourceTensor:
-        """The bytes themselves: of a payload, an I8 tensor; else the tensor."""
-        if self.encoding is None:
+        """The bytes themselves: of a payload, an I8 tensor; else the tensor. Not for what is stored in parts."""
+        if self.stored is None:
             return self
-        return replace(self, format=FORMATS["i8"], shape=(self.stored_nbytes,), encoding=None, stored_nbytes=0, skipped=0)
+        return replace(self, format=FORMATS["i8"], shape=(self.stored.nbytes,), stored=None)
 
     def require_format(self) -> BlockFormat:
         """The format, for whoever is about to read weights. Raises UnsupportedError (S-019), which names tensor and dtype."""

@@ -23,7 +23,7 @@ from gguflow.errors import Finding, InvalidError, StorageError, UnsupportedError
 from gguflow.parametric import descriptor
 from gguflow.parametric.geometry import DESCRIPTOR_BYTES
 from gguflow.platform import storage_errors
-from gguflow.sources.base import Checkpoint, Proof, SourceFile, SourceTensor
+from gguflow.sources.base import Checkpoint, Proof, SourceFile, SourceTensor, Stored
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class _Opened:
         head = map_file(self.file.path)[tensor.offset : tensor.offset + DESCRIPTOR_BYTES]
         geometry = descriptor.parse(bytes(head), f"{self.file.path}: {tensor.name}").geometry
         plain = blocks.FORMATS[geometry.source_type.name.lower() if geometry.encoding.is_lossless else "f32"]
-        return replace(
-            tensor, format=plain, shape=geometry.shape, dtype=geometry.encoding.name, encoding=geometry.encoding, stored_nbytes=tensor.n_weights
-        )
+        return replace(tensor, format=plain, shape=geometry.shape, dtype=geometry.encoding.name, stored=Stored(geometry, tensor.n_weights))
 
 
 def open_gguf(path: Path) -> Checkpoint:

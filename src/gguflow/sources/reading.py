@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.errors import Finding, InvalidError, UsageError
+from gguflow.parametric import Payload
 from gguflow.platform import read_at, release_pages, storage_errors
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
 from gguflow.sources.payloads import PayloadReader
@@ -60,10 +61,14 @@ class TensorReader:
         Of a payload, what it decodes to: a copy.
         Raises UnsupportedError (S-019), InvalidError (R-001), StorageError, UsageError where the range is not in the tensor.
         """
-        if tensor.encoding is not None:
-            return self._payloads.read(tensor, first, last)
+        if tensor.stored is not None:
+            return self._payloads.read(tensor, tensor.stored, first, last)
         start, stop = _byte_range(tensor, first, last)
         return self._stored(tensor.file, start, stop)
+
+    def payload(self, tensor: SourceTensor) -> Payload | None:
+        """The payload that a tensor is stored in, or that its parts make; None for one in a block format. Raises what `read` raises."""
+        return self._payloads.payload(tensor, tensor.stored) if tensor.stored is not None else None
 
     def _stored(self, file: SourceFile, start: int, stop: int) -> Bytes:
         """Bytes [start, stop) of a file."""
@@ -80,7 +85,7 @@ class TensorReader:
         n_rows = tensor.shape[0]
         if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < n_rows:
             raise UsageError(f"{tensor.name} has {n_rows} rows; asked for {int(rows.min())} to {int(rows.max())}")
-        if tensor.encoding is not None and rows.size:
+        if tensor.stored is not None and rows.size:
             low, high, width = int(rows.min()), int(rows.max()) + 1, tensor.n_weights // n_rows
             return self.read(tensor, low * width, high * width).reshape(high - low, -1)[rows - low]
         row_bytes = tensor.require_format().row_bytes(tensor.n_weights // n_rows) if n_rows else 0
@@ -92,7 +97,7 @@ class TensorReader:
 
     def release(self, tensor: SourceTensor, first: int, last: int) -> None:
         """Weights [first, last) are done with: their pages need not stay in this process's memory. A hint; reading them again works."""
-        if tensor.encoding is not None:
+        if tensor.stored is not None:
             return
         start, stop = _byte_range(tensor, first, last)
         if self._io == "mmap":

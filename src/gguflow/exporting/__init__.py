@@ -1,0 +1,104 @@
+"""From GGUF back to safetensors: the same engine as a conversion, with a plan whose header is that of a safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gguflow import conversion, models, platform, sources
+from gguflow.conversion import DEFAULT_MEMORY_LIMIT, Prepared, Report, Target
+from gguflow.errors import UsageError
+from gguflow.exporting import absmax, bitsandbytes
+from gguflow.exporting.entries import NUMBERS, Entry, numbers
+from gguflow.leaves import Progress
+from gguflow.models.base import ModelTensor
+from gguflow.models.original import original_tensors
+from gguflow.plan import Plan, PlannedTensor
+from gguflow.sources.base import Checkpoint
+from gguflow.sources.safetensors import build_header
+
+FORMS = {
+    "safetensors": "all weights decoded",
+    "bnb": "what is in nf4 or fp4 in blocks of 32 to 1024, as bitsandbytes keeps it; all else decoded",
+    "safetensors-quantized": "what is in absmax codes of 4 or 8 bits, as codes and scales; all else decoded",
+}
+"""What is written, by the name of the form."""
+
+
+def prepare(source: str | Path, output: str | Path, *, dtype: str = "bf16", form: str = "safetensors") -> Prepared:
+    """Open a GGUF file (the first of its shards) and plan its export. Reads headers; no weights.
+
+    output: a file *.safetensors, or a directory, made where it is missing, in which it will be model.safetensors.
+    dtype: of all weights that are decoded; tensors of integers and of F64 stay as they are. form: one of FORMS.
+    Raises UsageError, FileError, StorageError.
+    """
+    if dtype.lower() not in NUMBERS:
+        raise UsageError(f"weights are exported as {', '.join(NUMBERS)}, not {dtype!r}")
+    if form not in FORMS:
+        raise UsageError(f"there is no form {form!r}; there are {', '.join(FORMS)}")
+    checkpoint = sources.open_checkpoint(source)
+    if checkpoint.metadata is None:
+        raise UsageError(f"{source} is no GGUF file; only those are exported")
+    model = models.load(checkpoint)
+    tensors = original_tensors(model, models.by_name(model.architecture), checkpoint.path)
+    entries, metadata = _entries(form, tensors, checkpoint, dtype.lower())
+    path = Path(output)
+    if path.suffix != ".safetensors":
+        with platform.storage_errors("create", path):
+            path.mkdir(parents=True, exist_ok=True)
+        path = path / "model.safetensors"
+    recipe = dtype.lower() if form == "safetensors" else form
+    return Prepared(checkpoint, (Target((_plan(model.architecture, entries, metadata, recipe),), (path,)),))
+
+
+def export(
+    source: str | Path,
+    output: str | Path,
+    *,
+    dtype: str = "bf16",
+    form: str = "safetensors",
+    threads: int | None = None,
+    memory_limit: int = DEFAULT_MEMORY_LIMIT,
+    overwrite: bool = False,
+    resume: bool = True,
+    io: str = "mmap",
+    progress: Progress | None = None,
+) -> Report:
+    """Write the weights of a GGUF file as safetensors: `prepare`, then `conversion.run`; their arguments and errors."""
+    prepared = prepare(source, output, dtype=dtype, form=form)
+    return conversion.run(prepared, threads=threads, memory_limit=memory_limit, overwrite=overwrite, resume=resume, io=io, progress=progress)[0]
+
+
+def _entries(form: str, tensors: Sequence[ModelTensor], checkpoint: Checkpoint, dtype: str) -> tuple[list[Entry], dict[str, str]]:
+    """What the file will hold, and what its header says about itself. Raises UsageError where nothing of it is of that form."""
+    metadata = {"format": "pt"}
+    if form == "safetensors":
+        return [numbers(tensor, dtype) for tensor in tensors], metadata
+    is_meant = bitsandbytes.is_meant if form == "bnb" else absmax.is_meant
+    meant = {tensor.name for tensor in tensors if is_meant(tensor)}
+    if not meant:
+        raise UsageError(f"{checkpoint.path} has no tensor for --to {form}: {FORMS[form]}")
+    found: list[Entry] = []
+    with sources.TensorReader(checkpoint) as reader:
+        for tensor in tensors:
+            if tensor.name not in meant:
+                found.append(numbers(tensor, dtype))
+            else:
+                found += bitsandbytes.entries(tensor, reader, dtype) if form == "bnb" else absmax.entries(tensor)
+    if form == "safetensors-quantized":
+        metadata["quantization"] = json.dumps({tensor.name: absmax.description(tensor) for tensor in tensors if tensor.name in meant})
+    return found, metadata
+
+
+def _plan(architecture: str, entries: Sequence[Entry], metadata: Mapping[str, str], form: str) -> Plan:
+    """Large numbers first, then by name: so every tensor is aligned to its numbers, as safetensors' own writer has it."""
+    placed: list[PlannedTensor] = []
+    header: list[tuple[str, str, tuple[int, ...], int, int]] = []
+    offset = 0
+    for entry in sorted(entries, key=lambda entry: (-entry.format.type_size, entry.tensor.name)):
+        placed.append(PlannedTensor(entry.tensor, entry.format, offset, entry.nbytes, form, alignment=1))
+        header.append((entry.tensor.name, entry.dtype, entry.shape, offset, offset + entry.nbytes))
+        offset += entry.nbytes
+    start = build_header(header, metadata)
+    return Plan(architecture, form, {}, tuple(placed), (), 1, start, len(start) + offset)

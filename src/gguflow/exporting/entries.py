@@ -1,0 +1,58 @@
+"""What an exported file is made of: entries, each a tensor of the safetensors file and where its bytes come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.carrying import Part
+from gguflow.models.base import ModelTensor
+
+NUMBERS = ("f32", "f16", "bf16")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of the file. tensor: its name, and its numbers in the order of the file. format: that they are written in.
+
+    dtype, shape: what the file's header calls it, where that is not the format's name and the tensor's own shape.
+    """
+
+    tensor: ModelTensor
+    format: BlockFormat
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.n_weights * self.format.type_size
+
+
+def numbers(tensor: ModelTensor, dtype: str) -> Entry:
+    """The weights themselves, decoded; tensors of integers and of F64 stay as they are."""
+    own = tensor.sources[0].require_format()
+    chosen = FORMATS[dtype] if own.is_quantized or own.key in NUMBERS else own
+    return Entry(tensor, chosen, chosen.name, tensor.shape)
+
+
+def carried(name: str, part: Part, dtype: str, shape: tuple[int, ...] | None = None) -> Entry:
+    """A part of an encoded tensor, as it is. dtype: U8 or I8 of codes, F32 of scales."""
+    tensor = replace(part.tensor, name=name)
+    return Entry(tensor, FORMATS["f32" if dtype == "F32" else "i8"], dtype, tensor.shape if shape is None else shape)
+
+
+def floats(name: str, values: NDArray[np.float32]) -> Entry:
+    return Entry(ModelTensor(name, values.shape, values=values), FORMATS["f32"], "F32", values.shape)
+
+
+def text(name: str, fields: Mapping[str, Any]) -> Entry:
+    """JSON, as bytes."""
+    content = json.dumps(dict(fields)).encode("ascii")
+    values = np.frombuffer(content, np.uint8)
+    return Entry(ModelTensor(name, values.shape, values=values), FORMATS["i8"], "U8", values.shape)
