@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 SPECIFICATION = HERE.parent.parent / "spec" / "sources.md"
 CODE = sorted(Path(sources.__file__).parent.glob("*.py"))
 
-ID = r"[SJHRQ]-\d{3}"
+ID = r"(?:[SJHQ]-\d|R-0)\d{2}"
 VERDICTS: dict[str, type[FileError]] = {error.verdict: error for error in (MalformedError, InvalidError, UnsupportedError, LimitError)}
 RULES = dict(re.findall(rf"^\| ({ID}) \|.*\| (\w+) \|$", SPECIFICATION.read_text(encoding="utf-8"), re.MULTILINE))
 
