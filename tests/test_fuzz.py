@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from fuzzing.mutation import mutated
-from fuzzing.targets import SUFFIX, TARGETS
+from fuzzing.targets import TARGETS, seeds
 
 FILES = Path(__file__).resolve().parent.parent / "fixtures" / "files"
-EXECUTIONS = {"reader": 4000, "agreement": 1500, "blocks": 1500, "safetensors": 1500, "loader": 1000}
+EXECUTIONS = {"reader": 4000, "agreement": 1500, "blocks": 1500, "safetensors": 1500, "loader": 1000, "payload": 1500}
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_mutated_files_raise_nothing_of_their_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzzing.targets._scratch", lambda: tmp_path / "fuzzed.safetensors")
-    seeds = [path.read_bytes() for path in sorted(FILES.rglob(f"*{SUFFIX.get(name, '.gguf')}")) if path.stat().st_size < 1 << 14]
+    files = seeds(name, FILES)
     rng = random.Random(name)
     for _ in range(EXECUTIONS[name]):
-        TARGETS[name](mutated(seeds, rng))
+        TARGETS[name](mutated(files, rng))

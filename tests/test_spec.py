@@ -10,6 +10,8 @@ import pytest
 
 import gguflow
 from gguflow.container.rules import error_class
+from gguflow.parametric import presets
+from gguflow.validation import error_class_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / "fixtures" / "files"
@@ -26,6 +28,12 @@ WITHOUT_FILE = {
     "C-035": "a pipe cannot be kept in a repository: tests/test_validation.py",
     "C-066": "would be a bug of ours: tests/test_validation.py",
 }
+
+
+ABOUT_PAYLOADS = r"E-\d{3}"
+OF_PAYLOADS: dict[str, str] = dict(
+    re.findall(rf"^\| ({ABOUT_PAYLOADS}) \|.*\| (\w+) \|$", (ROOT / "spec/blocks/parametric.md").read_text(encoding="utf-8"), re.MULTILINE)
+)
 
 
 def text_of(directory: Path) -> str:
@@ -58,6 +66,22 @@ def test_rules_that_the_text_mentions_exist() -> None:
 def test_the_verdict_of_a_file_is_that_of_a_rule_it_breaks(case: dict[str, str]) -> None:
     verdicts = {RULES[rule] for rule in case["rules"] if rule in RULES}
     assert case["verdict"] in verdicts or (case["verdict"] == "valid" and case["rules"])
+
+
+def test_payloads_have_the_same_rules_in_specification_code_and_corpus() -> None:
+    """And every rule the same verdict: of the error that is raised, and of a file that breaks it and no other."""
+    assert set(re.findall(rf'"({ABOUT_PAYLOADS})"', text_of(PACKAGE))) == OF_PAYLOADS.keys()
+    assert {rule: error_class_of(rule).verdict for rule in OF_PAYLOADS} == OF_PAYLOADS
+    broken = [case for case in CASES if case.get("category") == "E" and case["file"].startswith("invalid/")]
+    assert len(broken) >= 40
+    assert {case["rules"][0] for case in broken} == OF_PAYLOADS.keys()
+    assert all([OF_PAYLOADS[rule] for rule in case["rules"]] == [case["verdict"]] for case in broken)
+
+
+def test_every_preset_of_the_family_has_a_good_file_of_its_kind() -> None:
+    names = {case["id"].removeprefix("payload-").rstrip("0123456789") for case in CASES if case["id"].startswith("payload-")}
+    kinds = {re.sub(r"affine\d_b\d+", "affine4_b64", name).rstrip("0123456789") for name in presets()}
+    assert kinds <= names
 
 
 DECIDED_BY_THE_PARSER = {"C-002", "C-003"}

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from gguflow.container import grammar
+from gguflow.container.encodings import payload_names
 from gguflow.container.header import parse
 from gguflow.container.rules import DEFAULT_LIMITS
 from gguflow.errors import FileError, ShapeError
+from gguflow.parametric import Payload, chunk_digest, descriptor
+from gguflow.parametric.geometry import INDEX_ENTRY_BYTES
 from gguflow.runtime import Tensor, open_model
 from gguflow.runtime.files import MODES
 from gguflow.sources import safetensors
@@ -89,12 +95,68 @@ def touch(tensor: Tensor) -> None:
             tensor.dequantize(rows=[-1, 0], dtype="bfloat16")
 
 
+def payload(data: bytes) -> None:
+    """A payload of the parametric family, in memory: as it is, and with its digests made right, without which little gets past them."""
+    for content in (data, resealed(data)):
+        decode(content)
+
+
+def decode(data: bytes) -> None:
+    """A payload opened, judged, and decoded where it is small."""
+    try:
+        read = Payload(data)
+        if read.geometry.n_weights > 1 << 20:
+            return
+        list(read.check_values())
+        read.decode_rows(0, read.geometry.rows)
+        read.decode_rows(read.geometry.rows // 2, read.geometry.rows // 2 + 1)
+    except FileError:
+        return
+
+
+def resealed(data: bytes) -> bytes:
+    """The payload with the digests of its prefix and of its chunks made anew, where the descriptor says where they are."""
+    try:
+        geometry = descriptor.parse(data).geometry
+    except FileError:
+        return data
+    if geometry.prefix_nbytes > len(data):
+        return data
+    content = bytearray(data)
+    for at in range(geometry.index_offset, geometry.index_offset + geometry.index_nbytes, INDEX_ENTRY_BYTES):
+        offset, nbytes = struct.unpack_from("<2Q", content, at)
+        content[at + 16 : at + 32] = chunk_digest(np.frombuffer(content[offset : offset + min(nbytes, len(content))], np.uint8))
+    content[: geometry.prefix_nbytes] = descriptor.sealed(bytes(content[: geometry.prefix_nbytes]))
+    return bytes(content)
+
+
+def payloads_in(content: bytes) -> list[bytes]:
+    """The payloads in a file of the corpus, good or broken."""
+    with contextlib.suppress(FileError):
+        header = parse(content, "seed")
+        if payload_names(header.metadata):
+            return [content[header.data_offset + tensor.offset :][: tensor.n_weights] for tensor in header.tensors]
+    return []
+
+
 def _scratch() -> Path:
     """One file for each process, where the system keeps files in memory if it can."""
     directory = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
     return Path(directory) / f"gguflow-fuzz-{os.getpid()}.safetensors"
 
 
-TARGETS: dict[str, Target] = {"reader": reader, "agreement": agreement, "blocks": blocks, "safetensors": safetensors_header, "loader": loader}
-SUFFIX = {"safetensors": ".safetensors"}
-"""The corpus files that a target begins with, where they are not GGUF files."""
+TARGETS: dict[str, Target] = {
+    "reader": reader,
+    "agreement": agreement,
+    "blocks": blocks,
+    "safetensors": safetensors_header,
+    "loader": loader,
+    "payload": payload,
+}
+
+
+def seeds(target: str, corpus: Path) -> list[bytes]:
+    """What the mutations of a target begin with: the small files of the corpus that it understands, or the payloads in them."""
+    paths = sorted(corpus.rglob("*.safetensors" if target == "safetensors" else "*.gguf"))
+    files = [path.read_bytes() for path in paths if path.stat().st_size < 1 << 14]
+    return [payload for content in files for payload in payloads_in(content)] if target == "payload" else files

@@ -86,3 +86,16 @@ def taken_apart(geometry: Geometry, i: int, chunk: Bytes, file: str = "") -> dic
     if aligned(at, CHUNK_ALIGNMENT) != chunk.size:
         refuse(file, "E-016", "the sections do not fill the chunk", where, found=aligned(at, CHUNK_ALIGNMENT), expected=chunk.size)
     return sections
+
+
+def spans(geometry: Geometry, i: int, chunk: Bytes) -> list[tuple[int, int]]:
+    """Where the header and the sections of chunk i lie as they are stored: offset from its start, and bytes. Of a chunk that was taken apart."""
+    layout = geometry.sections(geometry.chunk_rows(i))
+    if geometry.encoding.is_fixed_size:
+        return [(section.offset, section.nbytes) for section in layout]
+    at = SECTION_HEADER_BYTES * len(layout)
+    found = [(0, at)]
+    for stored in np.frombuffer(chunk[:at].tobytes(), "<u4")[::2].tolist():
+        found.append((at, stored))
+        at += aligned(stored, SECTION_ALIGNMENT)
+    return found

@@ -37,6 +37,7 @@ VERDICTS: dict[str, type[FileError]] = {
     "E-003": UnsupportedError,
     "E-008": LimitError,
     "E-011": MalformedError,
+    "E-103": UnsupportedError,
 }
 """What a broken rule makes of a payload, where it is not simply invalid."""
 

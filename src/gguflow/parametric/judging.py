@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+import gguflow.parametric.chunks as chunks
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
 from gguflow.errors import Finding
@@ -25,7 +26,7 @@ def findings(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterator[F
     offset, _ = payload.chunk_span(i)
     where = f"$.chunks[{i}]"
     rows = g.chunk_rows(i)
-    if _has_stray_bytes(payload, i, sections):
+    if _has_stray_bytes(payload, i):
         yield Finding("E-018", "padding is zero", where, offset)
     if e.is_lossless:
         return
@@ -84,11 +85,9 @@ def _has_stray_bits(payload: Payload, section: Bytes) -> bool:
     return bool((ends & ((1 << left) - 1)).any())
 
 
-def _has_stray_bytes(payload: Payload, i: int, sections: dict[str, Bytes]) -> bool:
-    """Whether bytes between and behind the sections are set, in a fixed layout."""
-    if not payload.encoding.is_fixed_size:
-        return False
+def _has_stray_bytes(payload: Payload, i: int) -> bool:
+    """Whether bytes between and behind the sections are set. The chunk is one that `taken_apart` took."""
     chunk = payload.chunk(i).copy()
-    for section in payload.geometry.sections(payload.geometry.chunk_rows(i)):
-        chunk[section.offset : section.offset + section.nbytes] = 0
+    for offset, nbytes in chunks.spans(payload.geometry, i, chunk):
+        chunk[offset : offset + nbytes] = 0
     return bool(chunk.any())
