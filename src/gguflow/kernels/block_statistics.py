@@ -7,25 +7,32 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import lane, largest, load, smallest, splat, vabs, where
+from gguflow.lanes import bits_float, float_bits, lane, largest, load, smallest, splat, vabs, where
 
 f32 = np.float32
+i32 = np.int32
+
+MAGNITUDE = 0x7FFFFFFF
+"""All bits of a binary32 but the sign."""
 
 
 @helper
 def peak_of(x: Any, start: int, stop: int) -> Any:
-    """The largest magnitude."""
-    best = splat(f32(0))
+    """The largest magnitude; NaN where there is a NaN.
+
+    Magnitudes are compared as the integers of their bits, which has the order of the numbers, with NaN above infinity: nothing is lost, at no cost.
+    """
+    best = splat(i32(0))
     i = start
     while i + 16 <= stop:
-        v = vabs(load(x, i))
+        v = float_bits(load(x, i)) & MAGNITUDE
         best = where(v > best, v, best)
         i += 16
     peak = largest(best)
     while i < stop:
-        peak = max(peak, abs(x[i]))
+        peak = max(peak, float_bits(x[i]) & i32(MAGNITUDE))
         i += 1
-    return peak
+    return bits_float(i32(peak))
 
 
 @helper

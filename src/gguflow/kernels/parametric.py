@@ -67,8 +67,7 @@ class Nested(NamedTuple):
 class Scales(NamedTuple):
     """Where scales go, an entry per block: values as a reader will see them, float32; codes of nested ones, uint8; zero points or codes of mins.
 
-    Given ones (of a table) stand in `scales` (and `zeros`, `mins`), fewer than there are blocks, which then use them in turn.
-    meta: float32, of each super-block.
+    meta: float32, of each super-block. `encode_given` reads scales, zeros and mins.
     """
 
     scales: Any
@@ -80,9 +79,13 @@ class Scales(NamedTuple):
 
 @helper
 def extremes(x: Any, start: int, stop: int, quantizer: int, limit: Any) -> Any:
-    """Bottom and top of the range of a block, which for absmax and codebooks begins at 0. limit: the largest magnitude that counts."""
+    """Bottom and top of the range of a block, which for absmax and codebooks begins at 0 and is NaN where a weight is no number.
+
+    limit: the largest magnitude that counts.
+    """
     if quantizer in (ABSMAX, CODEBOOK):
-        return f32(0), min(peak_of(x, start, stop), limit)
+        peak = peak_of(x, start, stop)
+        return f32(0), min(peak, limit) if peak < f32(np.inf) else f32(np.nan)
     first = f32(0) if quantizer == AFFINE else x[start]
     bottom, top = bottom_and_top_of(x, start, stop, first, first)
     return max(bottom, -limit), min(top, limit)
@@ -128,11 +131,11 @@ def rounded_within(v: Any, low: Any, high: Any) -> Any:
 
 @helper
 def code_affine(x: Any, start: int, stop: int, scale: Any, zero: Any, shift: Any, low: Any, high: Any, mask: int, codes: Any) -> None:
-    """round((x - shift) / scale) within low and high, plus zero, in the bits of the mask. Scale 0: all are `zero`."""
-    inert = not scale > f32(0)
+    """round((x - shift) / scale) within low and high, plus zero, in the bits of the mask. Where the scale is 0 the quotient counts as 0."""
+    if not scale > f32(0):
+        shift, scale = f32(0), f32(np.inf)
     for i in range(start, stop, 16):
-        v = splat(f32(0)) if inert else (lanes_at(x, i) - shift) / scale
-        store_u8(codes, i, (rounded_within(v, low, high) + zero) & mask)
+        store_u8(codes, i, (rounded_within((lanes_at(x, i) - shift) / scale, low, high) + zero) & mask)
 
 
 @helper
@@ -175,22 +178,32 @@ def code_sign(x: Any, start: int, stop: int, codes: Any) -> None:
 
 
 @helper
-def code_block(x: Any, start: int, stop: int, p: Any, scale: Any, zero: Any, shift: Any, books: Any, base: int, codes: Any) -> None:
-    """The codes of one block. Up to 15 bytes behind it are overwritten too."""
-    q_max = f32((1 << p.bits) - 1)
-    if p.quantizer == ABSMAX:
-        half = f32((1 << (p.bits - 1)) - 1)
-        code_affine(x, start, stop, scale, i32(0), f32(0), -half, half, (1 << p.bits) - 1, codes)
-    elif p.quantizer == AFFINE:
-        code_affine(x, start, stop, scale, zero, f32(0), f32(-zero), q_max - f32(zero), 255, codes)
-    elif p.quantizer == MIN:
-        code_affine(x, start, stop, scale, i32(0), shift, f32(0), q_max, 255, codes)
-    elif p.quantizer == TERNARY:
-        code_affine(x, start, stop, scale, i32(1), f32(0), f32(-1), f32(1), 255, codes)
-    elif p.quantizer == SIGN:
-        code_sign(x, start, stop, codes)
-    else:
-        code_book(x, start, stop, f32(f32(1) / max(scale, SMALLEST_PEAK)), books, base, p.bits, codes)
+def code_blocks(x: Any, p: Any, first: int, last: int, fitted: Any, books: Any, out: Any, codes: Any) -> None:
+    """The codes of blocks first to last - 1. fitted: float32, from the first block on, the scales that codebooks divide by.
+
+    Up to 15 bytes behind each block are overwritten too: by the next block, at the end in room that the caller has.
+    """
+    top = f32((1 << p.bits) - 1)
+    half = f32((1 << (p.bits - 1)) - 1)
+    for b in range(first, last):
+        start = b * p.block
+        stop = min(start + p.block, x.size)
+        scale = out.scales[b]
+        if p.quantizer == ABSMAX:
+            code_affine(x, start, stop, scale, i32(0), f32(0), -half, half, (1 << p.bits) - 1, codes)
+        elif p.quantizer == AFFINE:
+            zero = i32(out.zeros[b])
+            code_affine(x, start, stop, scale, zero, f32(0), f32(-zero), top - f32(zero), 255, codes)
+        elif p.quantizer == MIN:
+            code_affine(x, start, stop, scale, i32(0), out.mins[b], f32(0), top, 255, codes)
+        elif p.quantizer == TERNARY:
+            code_affine(x, start, stop, scale, i32(1), f32(0), f32(-1), f32(1), 255, codes)
+        elif p.quantizer == SIGN:
+            code_sign(x, start, stop, codes)
+        else:
+            n_books = books.bounds.size // books.stride
+            inverse = f32(f32(1) / max(fitted[b - first], SMALLEST_PEAK))
+            code_book(x, start, stop, inverse, books, b % n_books * books.stride, p.bits, codes)
 
 
 @helper
@@ -233,7 +246,7 @@ def are_finite(x: Any, start: int, stop: int) -> Any:
 def fit_and_encode(x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested: Any, out: Any, codes: Any) -> Any:
     """Blocks with scales of their own. Returns -1, or the place from which on there is a NaN or infinity: the codes are then not whole.
 
-    x: float32. p: Parameters. limits, shrinks: float32, a magnitude at which the range of a block ends and a factor of it; used in turn.
+    x: float32. p: Parameters. limits, shrinks: float32, a magnitude at which the range of each block ends, and a factor of it; or one for all.
     books: Books. nested: Nested. out: Scales, written. codes: uint8, 16 longer than x at least, written.
     """
     x, codes, limits, shrinks = unowned(x), unowned(codes), unowned(limits), unowned(shrinks)
@@ -244,39 +257,38 @@ def fit_and_encode(x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested
     else:
         q_max = f32((1 << (p.bits - 1)) - 1) if p.quantizer == ABSMAX else f32((1 << p.bits) - 1)
     n_blocks = out.scales.size
-    n_books = books.bounds.size // books.stride
-    raw = np.empty(p.group, np.float32)
+    limit_step, shrink_step = min(limits.size - 1, 1), min(shrinks.size - 1, 1)
+    fitted = np.empty(p.group, np.float32)
     for first in range(0, n_blocks, p.group):
         last = min(first + p.group, n_blocks)
-        if not are_finite(x, first * p.block, min(last * p.block, x.size)):
+        if p.quantizer not in (ABSMAX, CODEBOOK) and not are_finite(x, first * p.block, min(last * p.block, x.size)):
             return first * p.block
         for b in range(first, last):
             start = b * p.block
             stop = min(start + p.block, x.size)
-            scale, bottom = fit_block(x, start, stop, p.quantizer, q_max, limits[b % limits.size], shrinks[b % shrinks.size])
+            scale, bottom = fit_block(x, start, stop, p.quantizer, q_max, limits[b * limit_step], shrinks[b * shrink_step])
+            if np.isnan(scale):
+                return start
             out.scales[b] = scale
             out.mins[b] = bottom
-            raw[b - first] = scale
+            fitted[b - first] = scale
         settle(p, first, last, nested, out)
-        for b in range(first, last):
-            start = b * p.block
-            stop = min(start + p.block, x.size)
-            scale = raw[b - first] if p.nesting == DYNAMIC else out.scales[b]
-            code_block(x, start, stop, p, scale, i32(out.zeros[b]), out.mins[b], books, b % n_books * books.stride, codes)
+        if p.nesting != DYNAMIC:
+            fitted[: last - first] = out.scales[first:last]
+        code_blocks(x, p, first, last, fitted, books, out, codes)
     return -1
 
 
 @kernel
 def encode_given(x: Any, p: Any, books: Any, out: Any, codes: Any) -> Any:
-    """Blocks whose scales (zero points, mins) are given in `out`, used in turn; codes, what is returned: as above."""
+    """Blocks whose scales (zero points, mins) are given in `out`; codes, and what is returned: as above."""
     x, codes = unowned(x), unowned(codes)
     books = Books(unowned(books.bounds), unowned(books.order), books.stride)
-    n = out.scales.size
-    n_books = books.bounds.size // books.stride
-    for b in range(-(-x.size // p.block)):
-        start = b * p.block
-        stop = min(start + p.block, x.size)
-        if not are_finite(x, start, stop):
-            return start
-        code_block(x, start, stop, p, out.scales[b % n], i32(out.zeros[b % n]), out.mins[b % n], books, b % n_books * books.stride, codes)
+    out = Scales(unowned(out.scales), unowned(out.mins), unowned(out.scale_codes), unowned(out.zeros), unowned(out.meta))
+    n_blocks = out.scales.size
+    for first in range(0, n_blocks, p.group):
+        last = min(first + p.group, n_blocks)
+        if not are_finite(x, first * p.block, min(last * p.block, x.size)):
+            return first * p.block
+        code_blocks(x, p, first, last, out.scales[first:last], books, out, codes)
     return -1

@@ -91,7 +91,8 @@ class ChunkQuantizer:
         """Codes with the scales of the tables, or with none."""
         from gguflow.kernels import parametric as kernels
 
-        scales, zeros, mins = table_scales(self.geometry.encoding, self.tables)
+        n = -(-x.size // self.geometry.scale_block)
+        scales, zeros, mins = (np.resize(values, n) for values in table_scales(self.geometry.encoding, self.tables))
         given = kernels.Scales(scales, mins, np.zeros(1, np.uint8), zeros, np.zeros(1, f32))
         bad = kernels.encode_given(read_only(x), self._parameters(), kernels.Books(*books), given, codes)
         if bad >= 0:
