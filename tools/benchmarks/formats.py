@@ -2,13 +2,15 @@
 
 Columns: encode in M weights/s and as a multiple of ggml's speed; the speed of two threads over one; decode in M weights/s, in GB/s of float32
 written beside what a plain fill of the same memory reaches, as a multiple of ggml's speed and of gguf-py's. Medians of 5 (against gguf-py, 3). Both
-sides write to memory that is there already (gguf-py cannot). Formats that cannot do without importance get random importance, here and there.
+sides write to memory that is there already (gguf-py cannot). Times are the processor's, since others may be at work too; those of two threads are
+the clock's. Formats that cannot do without importance get random importance, here and there.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from time import process_time
 
 import gguf
 import numpy as np
@@ -60,14 +62,14 @@ def bench_encode(block_format: BlockFormat, x: NDArray[np.float32], importance: 
     ggml.library().ggml_quantize_init(block_format.id)
     sample = ggml_encoder(block_format, x[:16], importance)
     sample()
-    rows = int(np.clip(SECONDS_PER_CALL / seconds(sample) * 16, 64, len(x)))
+    rows = int(np.clip(SECONDS_PER_CALL / seconds(sample, process_time) * 16, 64, len(x)))
     part = x[:rows]
     out = np.empty((rows, block_format.row_bytes(ROW)), np.uint8)
 
     def ours(threads: int = 1) -> None:
         quantize(part, block_format, importance, threads=threads, out=out)
 
-    encoding = compare(ours, ggml_encoder(block_format, part, importance))
+    encoding = compare(ours, ggml_encoder(block_format, part, importance), clock=process_time)
     two_threads = compare(lambda: ours(2), ours).ratio
     return encoding, rows, two_threads
 
@@ -76,9 +78,10 @@ def bench_decode(block_format: BlockFormat, packed: NDArray[np.uint8]) -> tuple[
     """Against ggml, and how many times gguf-py's speed; None where gguf-py cannot decode the format."""
     out = aligned_empty((len(packed), ROW))
     to_float = ggml.library().ggml_get_type_traits(block_format.id).contents.to_float
-    decoding = compare(lambda: dequantize(packed, block_format, out=out), lambda: to_float(packed.ctypes.data, out.ctypes.data, out.size))
+    ours, theirs = (lambda: dequantize(packed, block_format, out=out)), (lambda: to_float(packed.ctypes.data, out.ctypes.data, out.size))
+    decoding = compare(ours, theirs, clock=process_time)
     peer = gguf_py_decoder(block_format, packed)
-    return decoding, None if peer is None else compare(lambda: dequantize(packed, block_format, out=out), peer, 3).ratio
+    return decoding, None if peer is None else compare(ours, peer, 3, process_time).ratio
 
 
 def ggml_encoder(block_format: BlockFormat, x: NDArray[np.float32], importance: NDArray[np.float32] | None) -> Callable[[], object]:
@@ -107,4 +110,4 @@ def fill_bandwidth(size: int) -> float:
     """GB/s of np.fill on `size` float32, memory already mapped: the best of some."""
     out = np.zeros(size, np.float32)
     out.fill(1)
-    return out.nbytes / min(seconds(lambda: out.fill(2)) for _ in range(5)) / 1e9
+    return out.nbytes / min(seconds(lambda: out.fill(2), process_time) for _ in range(5)) / 1e9
