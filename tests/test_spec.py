@@ -105,3 +105,14 @@ def test_the_walk_throughs_show_the_files() -> None:
         for line in lines[1].splitlines():
             at, shown = int(line[4:12], 16), bytes.fromhex(line[14:61].strip())
             assert content[at : at + len(shown)] == shown, line
+
+
+def test_an_id_means_one_rule() -> None:
+    """Over all files of the specification."""
+    defined = [
+        rule
+        for path in sorted((ROOT / "spec").rglob("*.md"))
+        for rule in re.findall(r"^\| ([A-Z]+-[\w-]*\d{3}) \|", path.read_text(encoding="utf-8"), re.M)
+    ]
+    assert len(defined) > 200
+    assert sorted(defined) == sorted(set(defined))

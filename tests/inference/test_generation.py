@@ -225,7 +225,7 @@ def test_an_architecture_that_cannot_be_run(tmp_path: Path, capsys: pytest.Captu
 
     other = edit(random_model(tmp_path / "model"), [parse_assignment("general.architecture=str:falcon")], [], output=tmp_path / "falcon.gguf")
     assert main(["run", str(other.output), "-p", "a"]) == 3
-    assert "E-001" in capsys.readouterr().err
+    assert "X-001" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

@@ -161,8 +161,8 @@ def test_flags(change: dict[str, Any], text: str, ids: list[int]) -> None:
 @pytest.mark.parametrize(
     ("change", "rule", "found"),
     [
-        pytest.param({"tokenizer.ggml.model": "bert"}, "E-010", "bert", id="another kind"),
-        pytest.param({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "new\x1b"}, "E-011", "new\\x1b", id="another pre-tokenizer"),
+        pytest.param({"tokenizer.ggml.model": "bert"}, "X-010", "bert", id="another kind"),
+        pytest.param({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "new\x1b"}, "X-011", "new\\x1b", id="another pre-tokenizer"),
     ],
 )
 def test_what_is_refused(change: dict[str, Any], rule: str, found: str) -> None:
@@ -172,7 +172,7 @@ def test_what_is_refused(change: dict[str, Any], rule: str, found: str) -> None:
 
 
 def test_a_file_without_a_tokenizer() -> None:
-    with pytest.raises(UnsupportedError, match="E-010"):
+    with pytest.raises(UnsupportedError, match="X-010"):
         Tokenizer({}, "model.gguf")
 
 

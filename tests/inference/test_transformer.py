@@ -144,12 +144,12 @@ def test_what_is_refused(llama: Path) -> None:
 
 
 REFUSED = {
-    "another architecture": ("general.architecture=str:falcon", "E-001"),
-    "experts": ("llama.expert_count=u32:8", "E-002"),
-    "wider values": ("llama.attention.value_length=u32:16", "E-002"),
-    "half rotated": ("llama.rope.dimension_count=u32:4", "E-002"),
-    "not causal": ("llama.attention.causal=bool:false", "E-002"),
-    "another scaling of rope": ("llama.rope.scaling.type=str:longrope", "E-003"),
+    "another architecture": ("general.architecture=str:falcon", "X-001"),
+    "experts": ("llama.expert_count=u32:8", "X-002"),
+    "wider values": ("llama.attention.value_length=u32:16", "X-002"),
+    "half rotated": ("llama.rope.dimension_count=u32:4", "X-002"),
+    "not causal": ("llama.attention.causal=bool:false", "X-002"),
+    "another scaling of rope": ("llama.rope.scaling.type=str:longrope", "X-003"),
 }
 
 
@@ -181,7 +181,7 @@ def test_numbers_out_of_range(llama: Path, assignment: str) -> None:
         model.metadata = dict(model.metadata) | {key: float(text) if kind == "f32" else text}  # type: ignore[assignment]
         with pytest.raises(InvalidError) as caught:
             Transformer(model)
-    assert caught.value.finding.rule == "E-004"
+    assert caught.value.finding.rule == "X-004"
     assert key in caught.value.finding.path
 
 
@@ -197,7 +197,7 @@ def test_factors_of_rope_that_are_refused(tmp_path: Path, factors: list[float]) 
     at = next(info.offset for info in infos if info.name == "rope_freqs.weight")
     data[at : at + 4 * len(factors)] = np.array(factors, np.float32).tobytes()
     path.write_bytes(build(metadata, infos) + bytes(data))
-    with gguflow.open(path) as model, pytest.raises(InvalidError, match="E-004"):
+    with gguflow.open(path) as model, pytest.raises(InvalidError, match="X-004"):
         Transformer(model)
 
 

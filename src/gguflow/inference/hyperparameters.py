@@ -32,12 +32,12 @@ class Hyperparameters:
     def of(cls, model: Model) -> Hyperparameters:
         """Read from an open model: what ranges and shapes follow from which keys has been judged by opening it.
 
-        Raises UnsupportedError: another architecture (E-001), or a variation that the forward pass here does not have (E-002); InvalidError (E-004).
+        Raises UnsupportedError: another architecture (X-001), or a variation that the forward pass here does not have (X-002); InvalidError (X-004).
         """
         general = Keys(model.metadata, model.path, "general.")
         architecture = general.text("architecture", "")
         if architecture not in ROTATED_PAIRS:
-            raise general.unsupported("E-001", "architecture", "this architecture cannot be run", architecture, ", ".join(ROTATED_PAIRS))
+            raise general.unsupported("X-001", "architecture", "this architecture cannot be run", architecture, ", ".join(ROTATED_PAIRS))
         keys = keys_of(model)
         n_heads = keys.integer("attention.head_count")
         head_dim = keys.integer("attention.key_length", keys.integer("embedding_length") // n_heads)
@@ -48,7 +48,7 @@ class Hyperparameters:
         keys.require("rope.dimension_count", head_dim, "rotating a part of each head")
         keys.require("attention.causal", True, "attention to what is still to come")
         if scale := next((name for name in model if name.endswith(".scale")), None):
-            finding = Finding("E-002", "tensors with a scale beside them are not known", "$.tensors", found=printable(scale))
+            finding = Finding("X-002", "tensors with a scale beside them are not known", "$.tensors", found=printable(scale))
             raise UnsupportedError(model.path, finding)
         return cls(
             architecture,

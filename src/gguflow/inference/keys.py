@@ -18,7 +18,7 @@ class Keys:
         self.prefix = prefix
 
     def text(self, key: str, default: str) -> str:
-        """Raises InvalidError (E-004), as all of these do for a value of another type or out of range."""
+        """Raises InvalidError (X-004), as all of these do for a value of another type or out of range."""
         value = self._value(key, default)
         if not isinstance(value, str):
             self._refuse(key, value, "a string")
@@ -31,10 +31,10 @@ class Keys:
         return value
 
     def integer(self, key: str, default: int = 0) -> int:
-        """0 or more. Raises UnsupportedError (E-002) where each layer has its own."""
+        """0 or more. Raises UnsupportedError (X-002) where each layer has its own."""
         value = self._value(key, default)
         if hasattr(value, "__len__") and not isinstance(value, str):
-            raise self.unsupported("E-002", key, "a value for each layer is not known", f"an array of {len(value)}", "one number")
+            raise self.unsupported("X-002", key, "a value for each layer is not known", f"an array of {len(value)}", "one number")
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             self._refuse(key, value, "an integer, 0 or more")
         return value
@@ -55,10 +55,10 @@ class Keys:
         return value
 
     def require(self, key: str, only: bool | int, what: str) -> None:
-        """Raises UnsupportedError (E-002) for any other value than the one that the forward pass has."""
+        """Raises UnsupportedError (X-002) for any other value than the one that the forward pass has."""
         found = self._value(key, only)
         if not isinstance(found, int) or found != only:
-            raise self.unsupported("E-002", key, f"{what}: not known", found, only)
+            raise self.unsupported("X-002", key, f"{what}: not known", found, only)
 
     def unsupported(self, rule: str, key: str, message: str, found: object, expected: object) -> UnsupportedError:
         """The error for a model that is well-formed and cannot be run."""
@@ -73,7 +73,7 @@ class Keys:
 
     def _refuse(self, key: str, found: object, expected: str) -> NoReturn:
         message = "a value that a model cannot be run with"
-        raise InvalidError(self.file, Finding("E-004", message, self.path(key), found=_shown(found), expected=expected))
+        raise InvalidError(self.file, Finding("X-004", message, self.path(key), found=_shown(found), expected=expected))
 
 
 def _shown(found: object) -> object:

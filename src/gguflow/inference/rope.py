@@ -39,7 +39,7 @@ class Rope:
 
     @classmethod
     def of(cls, model: Model, sizes: Hyperparameters) -> Rope:
-        """What the metadata says. Raises UnsupportedError (E-003) for a scaling that is not known, InvalidError (E-004)."""
+        """What the metadata says. Raises UnsupportedError (X-003) for a scaling that is not known, InvalidError (X-004)."""
         keys = keys_of(model)
         pairs = ROTATED_PAIRS[sizes.architecture]
         base = keys.number("rope.freq_base", 10_000.0, above=1.0)
@@ -52,7 +52,7 @@ class Rope:
         if kind == "none":
             return cls(frequencies, magnitude, pairs)
         if kind not in ("linear", "yarn"):
-            raise keys.unsupported("E-003", "rope.scaling.type", "this way of scaling rotary embeddings is not known", kind, "none, linear, yarn")
+            raise keys.unsupported("X-003", "rope.scaling.type", "this way of scaling rotary embeddings is not known", kind, "none, linear, yarn")
         stretched = frequencies / factor
         if kind == "yarn":
             kept = _kept(keys, sizes, base) * keys.number("rope.scaling.yarn_ext_factor", 1.0, or_zero=True)
@@ -78,12 +78,12 @@ class Rope:
 
 
 def _factors(model: Model, sizes: Hyperparameters) -> Floats:
-    """Llama 3.1's divisors, float32[d / 2]. Raises InvalidError (E-004)."""
+    """Llama 3.1's divisors, float32[d / 2]. Raises InvalidError (X-004)."""
     tensor = model["rope_freqs.weight"]
     factors: Floats = tensor.dequantize().reshape(-1).astype(np.float32)
     if factors.shape != (sizes.head_dim // 2,) or not (np.isfinite(factors) & (factors > 0)).all():
         message = "rope_freqs.weight has not a positive factor for each pair of a head's features"
-        raise InvalidError(model.path, Finding("E-004", message, "$.tensors", found=list(tensor.shape), expected=[sizes.head_dim // 2]))
+        raise InvalidError(model.path, Finding("X-004", message, "$.tensors", found=list(tensor.shape), expected=[sizes.head_dim // 2]))
     return factors
 
 

@@ -43,11 +43,11 @@ class Tokenizer:
     """The tokenizer of an open model. It decodes the whole vocabulary once; `special` holds the ids that frame and end a text."""
 
     def __init__(self, metadata: Mapping[str, Any], file: str) -> None:
-        """metadata: as an open model has it, judged. file: for messages. Raises UnsupportedError (E-010, E-011), InvalidError (E-004)."""
+        """metadata: as an open model has it, judged. file: for messages. Raises UnsupportedError (X-010, X-011), InvalidError (X-004)."""
         keys = Keys(metadata, file, "tokenizer.ggml.")
         kind = keys.text("model", "")
         if kind not in _DEFAULT_IDS:
-            raise keys.unsupported("E-010", "model", "a tokenizer that is not known here", kind, ", ".join(_DEFAULT_IDS))
+            raise keys.unsupported("X-010", "model", "a tokenizer that is not known here", kind, ", ".join(_DEFAULT_IDS))
         self._is_byte_level = kind == "gpt2"
         splitter = _splitter(keys) if self._is_byte_level else Splitter((), adds_bos=True)
         self._adds_space = keys.flag("add_space_prefix", not self._is_byte_level)
@@ -148,5 +148,5 @@ class Tokenizer:
 def _splitter(keys: Keys) -> Splitter:
     name = keys.text("pre", "default")
     if name not in SPLITTERS:
-        raise keys.unsupported("E-011", "pre", "a pre-tokenizer that is not known here", name, ", ".join(SPLITTERS))
+        raise keys.unsupported("X-011", "pre", "a pre-tokenizer that is not known here", name, ", ".join(SPLITTERS))
     return SPLITTERS[name]

@@ -28,7 +28,7 @@ class Transformer:
     """A model that can be run. sizes: its hyper-parameters. It holds the map, norms and biases, and nothing of a sequence: that is the cache's."""
 
     def __init__(self, model: Model, *, activations: str = "float32", threads: int = 1) -> None:
-        """model: open, and open for as long as this is used. Raises UnsupportedError (E-001 to E-003), InvalidError (E-004)."""
+        """model: open, and open for as long as this is used. Raises UnsupportedError (X-001 to X-003), InvalidError (X-004)."""
         self.sizes = Hyperparameters.of(model)
         self._rope = Rope.of(model, self.sizes)
         self._weights = Weights.of(model, self.sizes, Products(activations, threads))
