@@ -365,6 +365,9 @@ def test_a_file_that_is_shortened_or_emptied_is_refused(tmp_path: Path) -> None:
         file.write((1 << 40).to_bytes(8, "little"))
     with pytest.raises(InvalidError, match="R-002"):
         reader.refresh()
+    os.truncate(path, 0)
+    with pytest.raises(InvalidError, match="R-002"):
+        reader.refresh()
 
 
 @pytest.mark.parametrize(

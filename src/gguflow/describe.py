@@ -25,7 +25,7 @@ from gguflow.parametric import descriptor
 from gguflow.parametric.geometry import DESCRIPTOR_BYTES
 from gguflow.parametric.names import presets
 from gguflow.plan import Plan, block_sizes
-from gguflow.rows.codec import ChunkRows
+from gguflow.rows.chunk_rows import ChunkRows
 from gguflow.rows.judging import codec_of, judge_rows
 
 if TYPE_CHECKING:

@@ -1,14 +1,18 @@
 """Vectors kept as they come: files that grow by quantized rows and can be read while they do (spec/rows.md).
 
-codec.py     vectors to rows of bytes and back, in the block formats and in the encodings of the family that need nothing but the row
-judging.py   what a file that grows may say
-mapping.py   a file that is mapped anew when it has grown
-store.py     RowStore: append, flush, read
+codec.py       vectors to rows of bytes and back: what both kinds of row share, and the rows of block formats
+chunk_rows.py  the rows of the parametric family
+formats.py     which formats rows can be kept in
+judging.py     what a file that grows may say
+files.py       made whole, opened under their lock, let go
+mapping.py     a file that is mapped anew when it has grown
+store.py       RowStore: append, flush, read
 """
 
 from __future__ import annotations
 
-from gguflow.rows.codec import RowCodec, find_codec
+from gguflow.rows.codec import RowCodec
+from gguflow.rows.formats import find_codec
 from gguflow.rows.judging import judge_rows
 from gguflow.rows.store import RowStore
 

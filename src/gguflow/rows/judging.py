@@ -16,7 +16,9 @@ from gguflow.container.rows import COUNT_BYTES, FILLER_KEY, FORMAT_KEY, TENSOR, 
 from gguflow.container.rules import key_path
 from gguflow.container.strings import quoted
 from gguflow.errors import Finding, GguflowError
-from gguflow.rows.codec import BlockRows, ChunkRows, RowCodec, find_codec
+from gguflow.rows.chunk_rows import ChunkRows
+from gguflow.rows.codec import PIECE, BlockRows, RowCodec
+from gguflow.rows.formats import find_codec
 
 Bytes = NDArray[np.uint8]
 
@@ -29,8 +31,6 @@ _TYPES = {
     WIDTH_KEY: ValueType.UINT64,
     FILLER_KEY: ValueType.STRING,
 }
-_PIECE = 1 << 20
-"""Numbers that are judged at a time."""
 
 
 def keys_of(codec: RowCodec) -> Metadata:
@@ -80,7 +80,7 @@ def judge_chunks(header: Header, content: memoryview) -> Iterator[Finding]:
         return
     n_rows = header.tensors[0].dims[1]
     packed = np.frombuffer(content, np.uint8, n_rows * codec.row_nbytes, header.data_offset).reshape(n_rows, codec.row_nbytes)
-    step = max(_PIECE // codec.width, 1) if codec.joins else 1
+    step = max(PIECE // codec.width, 1) if codec.joins else 1
     reported: set[str] = set()
     for first in range(0, n_rows, step):
         piece = packed[first : first + step]

@@ -53,8 +53,8 @@ class GrowingMap:
         return self._content[first:last]
 
     def number(self, position: int) -> int:
-        """The u64 at `position`, in one load where that is a multiple of eight: another process may be writing it."""
-        return int(np.frombuffer(self._content, "<u8", 1, position)[0])
+        """The u64 at `position`, in one load where that is a multiple of eight: another process may be writing it. Raises as `read`."""
+        return int(self.read(position, position + 8).view("<u8")[0])
 
     def _mapped(self) -> Bytes:
         with storage_errors("read", self._path):

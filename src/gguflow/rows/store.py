@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import struct
 import threading
 import weakref
@@ -20,13 +19,13 @@ from gguflow import blocks, platform
 from gguflow.blocks import BlockFormat
 from gguflow.container import rules
 from gguflow.container.header import align, parse
-from gguflow.container.rows import build_header, count_position, is_row_store
-from gguflow.container.writer import OutputFile
+from gguflow.container.rows import count_position, is_row_store
 from gguflow.errors import Finding, InvalidError, StorageError, UsageError
 from gguflow.parametric import Encoding
 from gguflow.quantization import output_array
-from gguflow.rows.codec import RowCodec, find_codec
-from gguflow.rows.judging import codec_of, judge_rows, keys_of
+from gguflow.rows.files import create, let_go, open_file
+from gguflow.rows.formats import find_codec
+from gguflow.rows.judging import codec_of, judge_rows
 from gguflow.rows.mapping import GrowingMap
 
 Bytes = NDArray[np.uint8]
@@ -71,9 +70,9 @@ class RowStore:
         if mode == "w" or (mode == "a" and not self.path.exists()):
             if format is None or width is None:
                 raise UsageError("a new store needs a format and a width")
-            self._create(find_codec(format, width), overwrite)
-        self._fd = self._opened()
-        self._close_fd = weakref.finalize(self, _let_go, self._fd)  # for those who never call `close`
+            create(self.path, find_codec(format, width), overwrite=overwrite)
+        self._fd = open_file(self.path, writable=self._writes)
+        self._close_fd = weakref.finalize(self, let_go, self._fd)  # for those who never call `close`
         try:
             self._read_header()
             self._check_wishes(format, width)
@@ -214,34 +213,6 @@ class RowStore:
     def _writes(self) -> bool:
         return self.mode != "r"
 
-    def _create(self, codec: RowCodec, overwrite: bool) -> None:
-        """A store without rows appears under its name, whole and on the medium, before the first row."""
-        header = build_header(codec.name, codec.width, codec.type_id, codec.row_length, keys_of(codec))
-        if overwrite and self.path.is_file():
-            _let_go(self._opened())  # refused where another process is writing it
-        with OutputFile(self.path, len(header), overwrite=overwrite) as output:
-            output.write(header, 0)
-            output.commit()
-
-    def _opened(self) -> int:
-        """The file's descriptor; locked where it will be written."""
-        flags = (os.O_RDWR if self._writes else os.O_RDONLY) | getattr(os, "O_BINARY", 0)
-        with platform.storage_errors("write" if self._writes else "read", self.path):
-            if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would wait for ever
-                raise InvalidError(self.path, Finding("C-035", "not a regular file"))
-            fd = os.open(self.path, flags)
-            try:
-                if self._writes and not (platform.try_lock(fd, platform.BEYOND_ALL_FILES) and self._leads_to(fd)):
-                    raise UsageError(f"another process is writing {self.path}")
-            except BaseException:
-                os.close(fd)
-                raise
-        return fd
-
-    def _leads_to(self, fd: int) -> bool:
-        """Whether the name still leads to the file that is open: it could have been replaced before it was locked."""
-        return os.path.samestat(os.fstat(fd), self.path.stat())
-
     def _read_header(self) -> None:
         """Parse, judge, and know how many rows there are. The count is read before the size of the file, which grows first."""
         self._map = GrowingMap(self._fd, self.path)
@@ -299,9 +270,3 @@ class RowStore:
         if self._fd >= 0:
             self._fd = -1
             self._close_fd()
-
-
-def _let_go(fd: int) -> None:
-    """Close the file, and give up its lock even where a map of it lives on."""
-    platform.unlock(fd, platform.BEYOND_ALL_FILES)
-    os.close(fd)

@@ -22,7 +22,7 @@ from gguflow.container.shards import judge_sibling, judge_together, later_shards
 from gguflow.container.verification import compare, leaf_digest, tensor_digests
 from gguflow.errors import Finding, InvalidError, StorageError, UsageError, printable
 from gguflow.plan import block_sizes
-from gguflow.rows.codec import ChunkRows
+from gguflow.rows.chunk_rows import ChunkRows
 from gguflow.rows.judging import codec_of
 from gguflow.runtime.files import BlockFile
 from gguflow.runtime.payload import PayloadTensor

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gguflow.container.header import TensorInfo
 from gguflow.parametric import Encoding, Geometry, SourceType
-from gguflow.rows.codec import ChunkRows
+from gguflow.rows.chunk_rows import ChunkRows
 from gguflow.runtime.files import BlockFile, Bytes
 from gguflow.runtime.payload import PayloadTensor
 

@@ -1,0 +1,57 @@
+"""The files of row stores: made whole, opened under their lock, let go."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from gguflow import platform
+from gguflow.container.rows import build_header
+from gguflow.container.writer import OutputFile
+from gguflow.errors import Finding, InvalidError, UsageError
+from gguflow.rows.codec import RowCodec
+from gguflow.rows.judging import keys_of
+
+
+def create(path: Path, codec: RowCodec, *, overwrite: bool) -> None:
+    """A store without rows appears under its name, whole and on the medium (R-113).
+
+    Raises UsageError where there is a file already, or somebody writes to the one that would be replaced, StorageError.
+    """
+    header = build_header(codec.name, codec.width, codec.type_id, codec.row_length, keys_of(codec))
+    if overwrite and path.is_file():
+        let_go(open_file(path, writable=True))
+    with OutputFile(path, len(header), overwrite=overwrite) as output:
+        output.write(header, 0)
+        output.commit()
+
+
+def open_file(path: Path, *, writable: bool) -> int:
+    """The descriptor of a file; locked where it is writable (R-112).
+
+    Raises UsageError where another process is writing it, InvalidError (C-035) where it is no regular file, StorageError.
+    """
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_BINARY", 0)
+    with platform.storage_errors("write" if writable else "read", path):
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for ever
+            raise InvalidError(path, Finding("C-035", "not a regular file"))
+        fd = os.open(path, flags)
+        try:
+            if writable and not (platform.try_lock(fd, platform.BEYOND_ALL_FILES) and _leads_to(path, fd)):
+                raise UsageError(f"another process is writing {path}")
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def let_go(fd: int) -> None:
+    """Close the file, and give up its lock even where a map of it lives on."""
+    platform.unlock(fd, platform.BEYOND_ALL_FILES)
+    os.close(fd)
+
+
+def _leads_to(path: Path, fd: int) -> bool:
+    """Whether the name still leads to the file that is open: it could have been replaced before it was locked."""
+    return os.path.samestat(os.fstat(fd), path.stat())
