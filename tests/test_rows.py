@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import random
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 import ggml
 import gguflow
 from checkpoints import TINY
+from fuzzing.mutation import mutated
 from gguflow import parametric, platform, sources
 from gguflow.cli import main
 from gguflow.container import rows as layout
@@ -638,6 +640,23 @@ def test_rows_are_judged_at_the_level_values(tmp_path: Path, at: int, patch: byt
     assert rules_of(path) == set()
     (found,) = gguflow.validate(path, "values")
     assert (found.rule, found.path, found.offset) == (rule, f"$.tensors[0].rows[{at // ROW}]", start + at // ROW * ROW)
+
+
+def test_mutated_files_raise_nothing_of_their_own(tmp_path: Path) -> None:
+    """A file is read, or refused with a rule; and what its judge calls valid can be decoded."""
+    path, rng = tmp_path / "mutated.gguf", random.Random(0)
+    seeds = [store_of(tmp_path / f"{i}.gguf", 3, *kind).read_bytes() for i, kind in enumerate([("q8_0", 32), ("affine4_b64", 64), ("f16", 3)])]
+    n_read = 0
+    for _ in range(1500):
+        path.write_bytes(mutated(seeds, rng))
+        is_valid = not any(finding.severity == "error" for finding in gguflow.validate(path, "values"))
+        try:
+            with RowStore.open(path) as store:
+                assert np.isfinite(store.rows()).all() or not is_valid
+            n_read += 1
+        except GguflowError:
+            assert not is_valid or not layout.is_row_store(parse(path.read_bytes(), "").metadata)
+    assert n_read > 50
 
 
 def test_rows_of_the_family_are_no_source(tmp_path: Path) -> None:
