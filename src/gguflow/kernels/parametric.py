@@ -18,7 +18,7 @@ from gguflow.kernels.block_statistics import bottom_and_top_of, peak_of, sum_of_
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.nested_scales import affine_scale, clamped_code, nest, nest_dynamic, stored
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import gather, load, load_first, load_i32, lookup16, splat, store_u8, unowned, where
+from gguflow.lanes import gather, load, load_first, load_i32, lookup16, prefetch, splat, store_u8, unowned, where
 
 f32 = np.float32
 i32 = np.int32
@@ -27,6 +27,9 @@ ABSMAX, AFFINE, MIN, CODEBOOK, TERNARY, SIGN = 1, 2, 3, 4, 5, 6
 """As gguflow.parametric.axes.Quantizer."""
 UNNESTED, LINEAR, OFFSET, DYNAMIC = 0, 1, 2, 3
 """As Nesting."""
+
+AHEAD = 8192
+"""Weights, 32 KiB: what is fetched into the cache while codes are made. About the next group, which is fitted then."""
 SMALLEST_PEAK = f32(1e-38)
 """What a peak counts as, at least, where weights are divided by it: as in bitsandbytes."""
 
@@ -135,6 +138,7 @@ def code_affine(x: Any, start: int, stop: int, scale: Any, zero: Any, shift: Any
     if not scale > f32(0):
         shift, scale = f32(0), f32(np.inf)
     for i in range(start, stop, 16):
+        prefetch(x, i + AHEAD)
         store_u8(codes, i, (rounded_within((lanes_at(x, i) - shift) / scale, low, high) + zero) & mask)
 
 
@@ -165,6 +169,7 @@ def code_book(x: Any, start: int, stop: int, inverse: Any, books: Any, base: int
         sixteen = load(books.bounds, base)
         names = load_i32(books.order, base)
         for i in range(start, stop, 16):
+            prefetch(x, i + AHEAD)
             store_u8(codes, i, lookup16(names, ranks16(lanes_at(x, i) * inverse, sixteen)))
         return
     for i in range(start, stop, 16):
@@ -174,6 +179,7 @@ def code_book(x: Any, start: int, stop: int, inverse: Any, books: Any, base: int
 @helper
 def code_sign(x: Any, start: int, stop: int, codes: Any) -> None:
     for i in range(start, stop, 16):
+        prefetch(x, i + AHEAD)
         store_u8(codes, i, where(lanes_at(x, i) >= f32(0), splat(i32(1)), splat(i32(0))))
 
 
