@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from corpus import digests, headers, meaning, payloads, safetensors, tensors
+from corpus import bitsandbytes, digests, headers, meaning, payloads, safetensors, tensors
 from corpus.case import Case
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "fixtures" / "files"
 MANIFEST = "manifest.json"
-CASES: tuple[Case, ...] = (*headers.CASES, *tensors.CASES, *meaning.CASES, *safetensors.CASES, *digests.CASES, *payloads.CASES)
+CASES: tuple[Case, ...] = (*headers.CASES, *tensors.CASES, *meaning.CASES, *safetensors.CASES, *bitsandbytes.CASES, *digests.CASES, *payloads.CASES)
 
 
 def place(case: Case) -> str:

@@ -20,7 +20,7 @@ from gguflow.parametric import Payload, chunk_digest, descriptor
 from gguflow.parametric.geometry import INDEX_ENTRY_BYTES
 from gguflow.runtime import Tensor, open_model
 from gguflow.runtime.files import MODES
-from gguflow.sources import safetensors
+from gguflow.sources import TensorReader, open_checkpoint
 from gguflow.validation import judge_gguf
 
 Target = Callable[[bytes], None]
@@ -61,12 +61,16 @@ def blocks(data: bytes) -> None:
     list(judge_gguf(Path("fuzzed.gguf"), memoryview(data), header, "strict", DEFAULT_LIMITS, 1))
 
 
-def safetensors_header(data: bytes) -> None:
-    """A safetensors header, through a file in memory."""
+def safetensors_file(data: bytes) -> None:
+    """A safetensors file in memory: its header, and what is in parts decoded."""
     path = _scratch()
     path.write_bytes(data)
     try:
-        safetensors.read_header(path)
+        checkpoint = open_checkpoint(path)
+        with TensorReader(checkpoint, io="pread") as reader:
+            for tensor in checkpoint.tensors.values():
+                if tensor.is_in_parts and tensor.n_weights < 1 << 20:
+                    reader.read(tensor, 0, tensor.n_weights)
     except FileError:
         return
 
@@ -149,7 +153,7 @@ TARGETS: dict[str, Target] = {
     "reader": reader,
     "agreement": agreement,
     "blocks": blocks,
-    "safetensors": safetensors_header,
+    "safetensors": safetensors_file,
     "loader": loader,
     "payload": payload,
 }
