@@ -92,7 +92,8 @@ BROKEN: dict[str, tuple[str, type[FileError], Callable[[Tensors], object]]] = {
     "meta-scales of another size": ("Q-004", InvalidError, with_("w.nested_absmax", np.zeros(2, np.float32))),
     "codebook of 8": ("Q-004", InvalidError, with_("w.quant_map", codebooks.NF4[:8])),
     "another codebook": ("Q-005", UnsupportedError, with_("w.quant_map", codebooks.AF4)),
-    "another codebook of scales": ("Q-005", UnsupportedError, with_("w.nested_quant_map", np.linspace(-1, 1, 256, dtype=np.float32))),
+    "another codebook of scales": ("Q-005", UnsupportedError, with_("w.nested_quant_map", np.linspace(1, -1, 256, dtype=np.float32))),
+    "codebook of scales with a NaN": ("Q-005", UnsupportedError, with_("w.nested_quant_map", np.full(256, np.nan, np.float32))),
     "negative offset": ("Q-006", InvalidError, with_state(nested_offset=-0.5)),
     "offset beyond binary32": ("Q-006", InvalidError, with_state(nested_offset=1e39)),
 }
@@ -125,6 +126,26 @@ def test_a_group_is_one_tensor(tmp_path: Path) -> None:
     assert (tensors["w"].shape, tensors["w"].dtype, tensors["w"].is_lossy) == ((3, 64), "nf4_b64_dq", True)
     scales = codebooks.dynamic()[[0, 127, 255]] * np.float32(0.25) + np.float32(0.5)
     assert np.array_equal(decoded(path), np.tile(codebooks.NF4, (3, 4)) * scales[:, None])
+
+
+def test_a_codebook_of_scales_that_was_rounded_elsewhere(tmp_path: Path) -> None:
+    """Read with its own values, as scales that are not nested; over several super-blocks, and blocks of several chunks."""
+    rng = np.random.default_rng(2)
+    book = np.nextafter(codebooks.dynamic(), np.float32(2), dtype=np.float32)
+    n_blocks = 20_000
+    tensors = group() | {
+        "w": rng.integers(0, 256, (32 * n_blocks, 1), np.uint8),
+        "w.absmax": rng.integers(128, 256, n_blocks, np.uint8),
+        "w.nested_absmax": rng.uniform(1, 2, -(-n_blocks // 256)).astype(np.float32),
+        "w.nested_quant_map": book,
+        STATE: state(shape=[n_blocks, 64]),
+    }
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors_bytes(tensors))
+    assert open_checkpoint(path).tensors["w"].dtype == "nf4_b64"
+    scales = book[tensors["w.absmax"]] * np.repeat(tensors["w.nested_absmax"], 256)[:n_blocks] + np.float32(0.5)
+    codes = np.stack([tensors["w"] >> 4, tensors["w"] & 15], axis=-1).reshape(n_blocks, 64)
+    assert np.array_equal(decoded(path), codebooks.NF4[codes] * scales[:, None])
 
 
 def test_parts_in_different_shards(tmp_path: Path) -> None:

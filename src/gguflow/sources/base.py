@@ -45,12 +45,15 @@ class Parts:
     """A tensor of the parametric family that another program stores in parts, each a tensor of its own, as bitsandbytes does.
 
     codes: packed, high nibble first. scales: float32, or the codes of nested ones. meta, offset: of nested scales.
+    book, super_block: of nested scales whose codes mean other numbers than in the family: they are read as scales that are not nested.
     """
 
     codes: SourceTensor
     scales: SourceTensor
     meta: SourceTensor | None = None
     offset: float = 0.0
+    book: tuple[float, ...] = ()
+    super_block: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@
                                              nested_offset
 
 Source: `QuantState.as_dict` and `from_dict` in bitsandbytes/functional.py. Such a group is one tensor here, in the encoding of the parametric family
-that has the same codes and scales (spec/blocks/parametric.md): nf4_b64, nf4_b64_dq, fp4_b64, or one with another block size.
+that has the same codes and scales (spec/blocks/parametric.md): nf4_b64, nf4_b64_dq, fp4_b64, or one with another block size. Where the codebook of
+nested scales is not the family's to the bit, they are made whole with their own: the same values, in nf4_b64.
 """
 
 from __future__ import annotations
@@ -71,21 +72,23 @@ class _Group:
         codes = self._part("")
         fields = self._fields()
         is_nested = f"{self._name}.nested_absmax" in self._tensors
-        geometry = self._geometry(fields, is_nested)
+        book = self._book_of_scales() if is_nested else ()
+        geometry = self._geometry(fields, is_nested and not book)
         scales, meta = self._part(".absmax"), self._part(".nested_absmax") if is_nested else None
         self._check_size(codes, "", -(-geometry.n_weights // weights_per_item(geometry, View.CODES)))
-        self._check_codebook(".quant_map", codebooks.fixed_values(geometry.encoding))
+        if not np.array_equal(self._codebook(".quant_map", 16), codebooks.fixed_values(geometry.encoding)):
+            self._refuse(UnsupportedError, "Q-005", f"{self._name}.quant_map is not the codebook of bitsandbytes")
         offset = 0.0
         n_scales = -(-geometry.n_weights // geometry.encoding.block)
         if meta is None:
             self._check_size(scales, "F32", 4 * n_scales)
         else:
             self._check_size(scales, "U8", n_scales)
-            self._check_size(meta, "F32", 4 * -(-n_scales // geometry.encoding.super_block))
-            self._check_codebook(".nested_quant_map", codebooks.dynamic())
+            self._check_size(meta, "F32", 4 * -(-n_scales // fields["nested_blocksize"]))
             offset = self._offset(fields["nested_offset"])
         nbytes = sum(_nbytes(part) for part in (codes, scales, meta) if part is not None)
-        stored = Stored(geometry, nbytes, parts=Parts(codes, scales, meta, offset))
+        parts = Parts(codes, scales, meta, offset, book, fields["nested_blocksize"] if book else 0)
+        stored = Stored(geometry, nbytes, parts=parts)
         return replace(codes, format=FORMATS["f32"], shape=geometry.shape, dtype=geometry.encoding.name, stored=stored)
 
     def _part(self, suffix: str) -> SourceTensor:
@@ -117,9 +120,11 @@ class _Group:
         if fields["dtype"] not in DTYPES:
             self._refuse(UnsupportedError, "Q-003", "weights of this dtype are not known", fields["dtype"], ", ".join(DTYPES))
         nested: dict[str, Any] = {}
+        if fields.get("nested_dtype", "float32") != "float32":
+            self._refuse(UnsupportedError, "Q-003", "nested scales are float32", fields["nested_dtype"])
+        if fields.get("nested_blocksize", 2) < 2:
+            self._refuse(UnsupportedError, "Q-003", "a super-block has 2 blocks or more", fields["nested_blocksize"])
         if is_nested:
-            if fields["nested_dtype"] != "float32":
-                self._refuse(UnsupportedError, "Q-003", "nested scales are float32", fields["nested_dtype"])
             nested = {"nesting": Nesting.DYNAMIC, "scale_bits": 8, "super_block": fields["nested_blocksize"]}
         try:
             encoding = Encoding(Quantizer.CODEBOOK, 4, block=fields["blocksize"], codebook=CODEBOOKS[self._kind], **nested)
@@ -135,11 +140,19 @@ class _Group:
         if (dtype and part.dtype != dtype) or _nbytes(part) != nbytes:
             self._refuse(InvalidError, "Q-004", f"{part.name} has another size", [part.dtype, _nbytes(part)], [dtype or part.dtype, nbytes])
 
-    def _check_codebook(self, suffix: str, expected: NDArray[np.float32]) -> None:
+    def _codebook(self, suffix: str, n: int) -> NDArray[np.float32]:
         part = self._part(suffix)
-        self._check_size(part, "F32", expected.nbytes)
-        if not np.array_equal(np.frombuffer(_content(part), "<f4"), expected):
-            self._refuse(UnsupportedError, "Q-005", f"{part.name} is not the codebook of bitsandbytes")
+        self._check_size(part, "F32", 4 * n)
+        return np.frombuffer(_content(part), "<f4")
+
+    def _book_of_scales(self) -> tuple[float, ...]:
+        """The codebook of nested scales where it is not the family's: torch made it, which rounds as the processor's vectors are wide. Else ()."""
+        found = self._codebook(".nested_quant_map", 256)
+        if np.array_equal(found, codebooks.dynamic()):
+            return ()
+        if not np.isfinite(found).all() or (np.diff(found) < 0).any():
+            self._refuse(UnsupportedError, "Q-005", f"{self._name}.nested_quant_map is not finite and ascending")
+        return tuple(found.tolist())
 
     def _offset(self, offset: float) -> float:
         if not 0 <= offset <= LARGEST:

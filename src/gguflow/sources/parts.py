@@ -52,10 +52,24 @@ class JoinedParts:
         sections = {"codes": codes}
         if self._parts.meta is None:
             sections["scales"] = self._items(self._parts.scales, View.SCALES, first, last)
+        elif self._parts.book:
+            sections["scales"] = self._made_whole(self._parts.meta, first, last)
         else:
             sections["scales"] = self._items(self._parts.scales, View.SCALE_CODES, first, last)
             sections["meta"] = self._items(self._parts.meta, View.META, first, last)
         return assembled(g, rows, sections, np.empty(g.chunk_nbytes(rows), np.uint8))
+
+    def _made_whole(self, meta: SourceTensor, first: int, last: int) -> Bytes:
+        """The scales of the blocks that begin in weights [first, last), as binary32: a value of the book times the meta-scale, and the offset."""
+        parts, block = self._parts, self._geometry.encoding.block
+        blocks = np.arange(first // block, -(-last // block))
+        supers = blocks // parts.super_block
+        codes = self._read(parts.scales.file, parts.scales.offset + int(blocks[0]), parts.scales.offset + int(blocks[-1]) + 1)
+        stored = self._read(meta.file, meta.offset + 4 * int(supers[0]), meta.offset + 4 * int(supers[-1]) + 4)
+        with np.errstate(all="ignore"):
+            steps = np.frombuffer(stored.tobytes(), "<f4")[supers - supers[0]]
+            scales: NDArray[np.float32] = np.array(parts.book, np.float32)[codes] * steps + np.float32(parts.offset)
+        return np.ascontiguousarray(scales, "<f4").view(np.uint8)
 
     def _items(self, tensor: SourceTensor, view: View, first: int, last: int) -> Bytes:
         """What belongs to the weights [first, last) of the flattened tensor."""
