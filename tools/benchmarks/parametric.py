@@ -1,6 +1,6 @@
 """The parametric family against NumPy's vectorized form and bitsandbytes' CPU path, one thread each, in turns; and what zstd gains.
 
-NumPy's form does the same work with whole-array operations: scales, rounding, packing of nibbles (other codes stay a byte each). bitsandbytes runs
+All times are of the processor, so that other programs do not count. NumPy's form does the same work with whole-array operations: scales, rounding, packing of nibbles (other codes stay a byte each). bitsandbytes runs
 in an interpreter of its own, given with --peer-python, which has torch and bitsandbytes. Lossless and entropy coding are measured on the matrices of
 --checkpoint (a directory with safetensors), rounded to bfloat16; else on Gaussian weights.
 """
@@ -8,6 +8,7 @@ in an interpreter of its own, given with --peer-python, which has torch and bits
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gguflow
-from benchmarks.timing import Comparison, compare, seconds
+from benchmarks.timing import Comparison
 from gguflow.blocks import FORMATS
 from gguflow.parametric import Encoder, Payload, find, joined
 from gguflow.quantization import as_floats
@@ -26,6 +27,7 @@ from gguflow.sources.reading import TensorReader
 
 Floats = NDArray[np.float32]
 f32 = np.float32
+REPETITIONS = 5
 
 PEER = """
 import sys, time, numpy, torch, bitsandbytes.functional as F
@@ -33,9 +35,9 @@ torch.set_num_threads(1)
 x = torch.from_numpy(numpy.load(sys.argv[1]))
 print("ready", flush=True)
 for line in sys.stdin:
-    start = time.perf_counter()
+    start = time.process_time()
     F.quantize_4bit(x, blocksize=64, quant_type="nf4")
-    print(time.perf_counter() - start, flush=True)
+    print(time.process_time() - start, flush=True)
 """
 
 
@@ -53,9 +55,9 @@ def run(arguments: argparse.Namespace) -> None:
         payload = Payload(gguflow.quantize(x, name))
         out = np.empty_like(x)
         payload.decode_rows(out=out)
-        decode = min(seconds(lambda payload=payload, out=out: payload.decode_rows(out=out)) for _ in range(3))  # type: ignore[misc]
+        decode = min(core_seconds(lambda payload=payload, out=out: payload.decode_rows(out=out)) for _ in range(3))  # type: ignore[misc]
         work = NUMPY.get(name)
-        encoding = compare(lambda name=name: gguflow.quantize(x, name), (lambda work=work: work(x)) if work else lambda: None)  # type: ignore[misc]
+        encoding = compare_cores(lambda name=name: gguflow.quantize(x, name), (lambda work=work: work(x)) if work else lambda: None)  # type: ignore[misc]
         ratio = f"{encoding.ratio:8.1f}" if work else f"{'-':>8}"
         print(f"{name:16} {x.size / encoding.ours / 1e6:10.0f} {ratio} {x.size / decode / 1e6:10.0f}", flush=True)
     if arguments.peer_python:
@@ -130,10 +132,9 @@ def against_bitsandbytes(x: Floats, python: str) -> Comparison:
 
             theirs()
             gguflow.quantize(x, "nf4_b64")
-            pairs = [(seconds(lambda: gguflow.quantize(x, "nf4_b64")), theirs()) for _ in range(3)]
+            pairs = [(core_seconds(lambda: gguflow.quantize(x, "nf4_b64")), theirs()) for _ in range(REPETITIONS)]
             stdin.close()
-    ours, peers = (sorted(times)[1] for times in zip(*pairs, strict=True))
-    return Comparison(ours, peers, sorted(b / a for a, b in pairs)[1])
+    return medians(pairs)
 
 
 # --- entropy coding -------------------------------------------------------------------------------------------------------------------------------
@@ -154,6 +155,18 @@ def bfloat16(x: Floats) -> NDArray[np.uint16]:
     bits = x.view(np.uint32)
     words: NDArray[np.uint16] = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
     return words
+
+
+def compare_cores(ours: Callable[[], object], theirs: Callable[[], object]) -> Comparison:
+    """As `timing.compare`, in time of the processor."""
+    ours()
+    theirs()
+    return medians([(core_seconds(ours), core_seconds(theirs)) for _ in range(REPETITIONS)])
+
+
+def medians(pairs: list[tuple[float, float]]) -> Comparison:
+    ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return Comparison(ours, theirs, statistics.median(b / max(a, 1e-9) for a, b in pairs))
 
 
 def core_seconds(work: Callable[[], object]) -> float:
