@@ -1,8 +1,9 @@
 """The parametric family against NumPy's vectorized form and bitsandbytes' CPU path, one thread each, in turns; and what zstd gains.
 
-All times are of the processor, so that other programs do not count. NumPy's form does the same work with whole-array operations: scales, rounding, packing of nibbles (other codes stay a byte each). bitsandbytes runs
-in an interpreter of its own, given with --peer-python, which has torch and bitsandbytes. Lossless and entropy coding are measured on the matrices of
---checkpoint (a directory with safetensors), rounded to bfloat16; else on Gaussian weights.
+All times are of the processor, so that other programs do not count. NumPy's form does the same work with whole-array operations: scales, rounding,
+packing of nibbles (other codes stay a byte each). bitsandbytes runs in an interpreter of its own, given with --peer-python, which has torch and
+bitsandbytes. Lossless and entropy coding are measured on the matrices of --checkpoint (a directory with safetensors), rounded to bfloat16; else on
+Gaussian weights.
 """
 
 from __future__ import annotations
