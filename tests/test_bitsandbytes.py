@@ -210,6 +210,57 @@ def test_rows_that_are_not_whole_blocks(tmp_path: Path) -> None:
     assert not (tmp_path / "x.safetensors").exists()
 
 
+def test_payloads_move_between_files(tmp_path: Path) -> None:
+    """From GGUF to GGUF, too: the codes stay, whatever is around them."""
+    original = tiny_llama(tmp_path / "original", hidden=128, ffn=192, n_layers=1)
+    direct = {name: conversion.convert(original, tmp_path / f"{name}.gguf", type=name).output for name in ("nf4_b64", "nf4_b64+zstd", "nf4_b64_dq")}
+    for source, name in (("nf4_b64", "nf4_b64+zstd"), ("nf4_b64+zstd", "nf4_b64")):
+        moved = conversion.convert(direct[source], tmp_path / "moved.gguf", type=name, overwrite=True).output
+        assert stored(moved) == stored(direct[name])
+    moved = conversion.convert(direct["nf4_b64_dq"], tmp_path / "moved.gguf", type="nf4_b64", overwrite=True).output
+    assert all(tensor.measures.relative_error == 0 for tensor in gguflow.compare(direct["nf4_b64_dq"], moved).tensors)
+
+
+def test_a_conversion_of_a_group_goes_on(tmp_path: Path) -> None:
+    """Interrupted after any chunk, to the same bytes."""
+    x = np.random.default_rng(0).standard_normal((600, 2048)).astype(np.float32)
+    payload = Payload(gguflow.quantize(x, "nf4_b64"))
+    codes, scales = (np.concatenate([content(payload, i, view) for i in range(payload.n_chunks)]) for view in (View.CODES, View.SCALES))
+    fields = {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [600, 2048]}
+    tensors = {"w.weight": codes.reshape(-1, 1), "w.weight.absmax": scales.view(np.float32), "w.weight.quant_map": codebooks.NF4}
+    tensors["w.weight.quant_state.bitsandbytes__nf4"] = np.frombuffer(json.dumps(fields).encode(), np.uint8)
+    source = tmp_path / "x.safetensors"
+    source.write_bytes(safetensors_bytes(tensors))
+    whole = conversion.convert(source, tmp_path / "whole.gguf", type="nf4_b64", architecture="any").output
+    with gguflow.open(whole) as model:
+        assert np.array_equal(model["w.weight"].raw, gguflow.quantize(x, "nf4_b64"))
+    seen = 0
+
+    def interrupt(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conversion.convert(source, tmp_path / "x.gguf", type="nf4_b64", architecture="any", progress=interrupt)
+    report = conversion.convert(source, tmp_path / "x.gguf", type="nf4_b64", architecture="any")
+    assert report.resumed_nbytes > 0 and report.output.read_bytes() == whole.read_bytes()
+
+
+def test_damage_is_found_on_the_way(tmp_path: Path) -> None:
+    """A code that flipped in the file is not exported as if it had been written."""
+    original = tiny_llama(tmp_path / "original", hidden=128, n_layers=1)
+    path = conversion.convert(original, tmp_path / "x.gguf", type="nf4_b64").output
+    content_of_file = bytearray(path.read_bytes())
+    with gguflow.open(path) as model:
+        content_of_file[model["blk.0.ffn_up.weight"].offset + 300] ^= 1
+    path.write_bytes(content_of_file)
+    with pytest.raises(InvalidError, match="I-006"):
+        exporting.export(path, tmp_path / "x.safetensors", form="bnb")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
 def test_nothing_to_export(tmp_path: Path) -> None:
     original = tiny_llama(tmp_path / "original", n_layers=1)
     path = conversion.convert(original, tmp_path / "x.gguf", type="q8_0").output
