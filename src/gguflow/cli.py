@@ -35,7 +35,8 @@ gives, and written at their place; memory stays small whatever the size of the m
 
 SOURCE is a Hugging Face checkpoint directory (config.json, *.safetensors, tokenizer files), its model.safetensors.index.json, one .safetensors
 file, or a .gguf file (of several shards, the first). A lone .safetensors file has no config: its names are kept as they are, and --arch NAME says
-what general.architecture is to be. Of a GGUF file, names and metadata are kept, whatever its architecture.
+what general.architecture is to be. Of a GGUF file, names and metadata are kept, whatever its architecture. Tensors that bitsandbytes quantized to 4
+bits are taken in either: for -t nf4_b64, nf4_b64_dq, fp4_b64 and copy their codes and scales move as they are.
 
 TYPE is a recipe of llama-quantize (q4_k_m, q5_k_m, q6_k, q8_0, ...), which mixes formats by tensor and layer, or a block format (q4_k), which
 then holds for every matrix; "copy" keeps the format of every tensor (to merge shards). `gguflow formats` lists the block formats."""
