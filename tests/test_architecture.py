@@ -59,6 +59,7 @@ UNITS: dict[str, set[str]] = {
         "quantization",
         "leaves",
         "output",
+        "parametric",
         "payloads",
     },
     "comparison": {"errors", "platform", "blocks", "container", "describe", "models", "quantization", "sources", "weights"},

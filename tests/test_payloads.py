@@ -352,3 +352,15 @@ def test_a_table_of_names_for_the_fixture(tmp_path: Path, capsys: pytest.Capture
     for name in presets():
         path = conversion.convert(TINY, tmp_path / "model.gguf", type=name, overwrite=True).output
         assert examine(path, "values")[0] == "valid", name
+
+
+def test_what_entropy_coding_brings_is_said(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it hardly pays, that too; and blocks of ggml's formats are not coded at all."""
+    for name, said in (("lossless", "times smaller\n"), ("quantile4_b256+zstd", "it hardly pays"), ("nf4_b64", "")):
+        assert main(["convert", str(llama), "-t", name, "-o", str(tmp_path / "model.gguf"), "--overwrite"]) == 0
+        shown = capsys.readouterr().err
+        assert said in shown
+        assert ("entropy coding" in shown) == bool(said)
+    for name in ("q4_k+zstd", "q4_k_m+outliers=1%"):
+        with pytest.raises(UsageError, match="parametric family"):
+            conversion.prepare(llama, type=name)

@@ -20,8 +20,9 @@ from gguflow.errors import UsageError
 from gguflow.imatrix import read as read_imatrix
 from gguflow.leaves import Progress, Work, run_leaves
 from gguflow.output import Output
+from gguflow.parametric import Entropy, zstd_version
 from gguflow.payloads import run_tensors
-from gguflow.plan import Plan, PlannedTensor, Split, make, split
+from gguflow.plan import Plan, PlannedTensor, Split, make, split, uncoded_nbytes
 from gguflow.quantization import TILE, kernels_digest
 from gguflow.sources.base import Checkpoint
 from gguflow.sources.reading import TensorReader
@@ -46,7 +47,8 @@ class FormatTotal:
 class Report:
     """What a conversion did. Sizes in bytes; source_nbytes is of the tensors that were read; resumed_nbytes were there from an earlier run.
 
-    output: the file, or the first of its shards. files: all of them.
+    output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are entropy-coded, without coding and as they
+    are stored; None without any.
     """
 
     output: Path
@@ -60,6 +62,7 @@ class Report:
     formats: dict[str, FormatTotal]
     seconds: float
     files: tuple[Path, ...]
+    coded: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -225,9 +228,9 @@ def _file_name(stem: str) -> str:
 
 
 def _binding(checkpoint: Checkpoint) -> str:
-    """What decides the bytes of an output beside its plan: the version of the program, and the sources as they are."""
+    """What decides the bytes of an output beside its plan: the versions of the program and of libzstd, and the sources as they are."""
     files = [(str(file.path.resolve()), file.nbytes, file.mtime_ns, file.header_digest) for file in checkpoint.files]
-    return f"gguflow {__version__} {kernels_digest()} {hashlib.sha256(repr(files).encode()).hexdigest()}"
+    return f"gguflow {__version__} {kernels_digest()} zstd {zstd_version()} {hashlib.sha256(repr(files).encode()).hexdigest()}"
 
 
 def _complete(shards: Sequence[Output]) -> None:
@@ -261,4 +264,11 @@ def _report(shards: Sequence[Output], seconds: float) -> Report:
         },
         seconds=seconds,
         files=tuple(output.file.path for output in shards),
+        coded=_coded(tensors),
     )
+
+
+def _coded(tensors: Sequence[PlannedTensor]) -> tuple[int, int] | None:
+    """What entropy coding made of the payloads that have it: bytes before and after."""
+    payloads = [planned for planned in tensors if planned.encoding is not None and planned.encoding.entropy is not Entropy.NONE]
+    return (sum(uncoded_nbytes(planned) for planned in payloads), sum(planned.nbytes for planned in payloads)) if payloads else None

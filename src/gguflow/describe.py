@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _SHOWN_ELEMENTS = 6
 _SHOWN_CHARACTERS = 100
 _SHOWN_NAMES = 50
+_WORTH_CODING = 1.05
 
 
 def inspect_file(path: str | Path) -> Header:
@@ -168,7 +169,17 @@ def report_text(report: Report) -> str:
     weights_per_second = report.n_weights / max(report.seconds, 1e-9)
     sizes = f"{nbytes_text(report.source_nbytes)} -> {nbytes_text(report.nbytes)}, {report.bits_per_weight:.3f} bits per weight"
     pace = f"{report.seconds:.2f} s, {weights_per_second / 1e6:.0f} M weights/s"
-    return table(("format", "tensors", "weights", "bits/weight", "size"), rows, right=(1, 2, 3, 4)) + f"\n{sizes}; {pace}"
+    return table(("format", "tensors", "weights", "bits/weight", "size"), rows, right=(1, 2, 3, 4)) + f"\n{sizes}; {pace}" + _coding_text(report)
+
+
+def _coding_text(report: Report) -> str:
+    """What entropy coding brought, "" without any."""
+    if report.coded is None:
+        return ""
+    before, after = report.coded
+    ratio = before / max(after, 1)
+    verdict = "" if ratio >= _WORTH_CODING else ": it hardly pays, and rows decode more slowly; leave +zstd out"
+    return f"\nentropy coding: {nbytes_text(before)} -> {nbytes_text(after)}, {ratio:.2f} times smaller{verdict}"
 
 
 def changes_text(changes: Iterable[tuple[str, Value | None, Value | None]]) -> str:

@@ -16,7 +16,7 @@ from gguflow.container.shards import MAX_SHARDS, shard_metadata
 from gguflow.errors import InvalidError, ShapeError, UsageError
 from gguflow.imatrix import Imatrix, Importance
 from gguflow.models.base import Model, ModelTensor
-from gguflow.parametric.axes import SourceType
+from gguflow.parametric.axes import Entropy, SourceType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 
@@ -358,6 +358,14 @@ def geometry_of(encoding: Encoding, tensor: ModelTensor) -> Geometry:
         return Geometry(encoding, tensor.shape, SourceType.F32 if source_type is None else source_type)
     except ShapeError as error:
         raise UsageError(f"{tensor.name} as {encoding.name}: {error}") from error
+
+
+def uncoded_nbytes(planned: PlannedTensor) -> int:
+    """Bytes of an entropy-coded payload's tensor without the coding: of lossless ones as they were in the source."""
+    geometry = planned.geometry
+    if geometry.encoding.is_lossless:
+        return geometry.n_weights * geometry.source_type.nbytes
+    return replace(geometry, encoding=replace(geometry.encoding, entropy=Entropy.NONE), rows_per_chunk=0).payload_nbytes
 
 
 def _stored_dims(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from gguflow import blocks
-from gguflow.errors import UnknownFormatError
+from gguflow.errors import UnknownFormatError, UsageError
 from gguflow.parametric import names as presets
 from gguflow.parametric.encoding import Encoding
 
@@ -307,6 +307,10 @@ def resolve(name: str) -> Recipe:
     Raises UnknownFormatError, which lists both.
     """
     key = name.lower()
+    base, plus, suffix = key.partition("+")
+    if plus and (base in RECIPES or base in blocks.FORMATS):
+        message = f"{base} takes no +{suffix}: suffixes are for encodings of the parametric family"
+        raise UsageError(message + ("; blocks of ggml's formats do not shrink under zstd (Q4_K: 1.02 times)" if suffix == "zstd" else ""))
     if presets.is_name(key):
         encoding = presets.find(key)
         return Recipe(encoding.name, _GUESSED, "f32", encoding=encoding)
