@@ -233,7 +233,10 @@ def test_every_rule_is_judged_and_tested() -> None:
     text = SPEC.read_text(encoding="utf-8")
     ids = set(re.findall(r"^\| (I-\d{3}) ", text, re.MULTILINE))
     judged = set(re.findall(r'"(I-\d{3})"', Path(verification.__file__).read_text(encoding="utf-8")))
-    tests = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__), Path(__file__).parents[1] / "test_editing.py"))
+    tests = "".join(
+        path.read_text(encoding="utf-8")
+        for path in (Path(__file__), *map(Path(__file__).parents[1].joinpath, ("test_editing.py", "test_gguf_source.py")))
+    )
     assert judged == {rule for rule in ids if rule < "I-010"}
     assert ids == set(re.findall(r"I-\d{3}", tests)), "and no id that the text lacks"
 
