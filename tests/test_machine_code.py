@@ -25,7 +25,7 @@ from gguflow.blocks import FORMATS
 from kernel_probe import forbidden
 
 ROOT = Path(__file__).resolve().parent
-USUAL = ("f16", "bf16", "q8_0", "q5_1", "q1_0", "tq1_0", "mxfp4", "nvfp4", "q4_k", "iq4_nl")
+USUAL = ("bf16", "q8_0", "tq1_0", "mxfp4", "q4_k", "iq4_nl")
 EVERY = tuple(name for name, f in FORMATS.items() if f.number_type is None or f.number_type.name in ("float32", "float16"))
 FORMAT_SETS = [pytest.param(USUAL, id="usual"), pytest.param(EVERY, id="every", marks=pytest.mark.slow)]
 is_x86 = platform.machine().lower() in ("x86_64", "amd64")
