@@ -22,7 +22,6 @@ from gguflow.container.reader import map_file, read_header
 from gguflow.container.rows import TENSOR, is_row_store
 from gguflow.errors import printable
 from gguflow.parametric import descriptor
-from gguflow.parametric.geometry import DESCRIPTOR_BYTES
 from gguflow.parametric.names import presets
 from gguflow.plan import Plan, block_sizes
 from gguflow.rows.chunk_rows import ChunkRows
@@ -61,7 +60,7 @@ def decoded(path: str | Path, header: Header) -> dict[str, Decoded]:
     for tensor in header.tensors:
         if tensor.name in names:
             start = header.data_offset + tensor.offset
-            geometry = descriptor.parse(bytes(content[start : start + DESCRIPTOR_BYTES]), f"{path}: {printable(tensor.name)}").geometry
+            geometry = descriptor.at(content, start, f"{path}: {printable(tensor.name)}").geometry
             found[tensor.name] = Decoded(geometry.encoding.name, geometry.shape)
     return found
 

@@ -182,9 +182,7 @@ def _read_header(path: Path, *, verified: bool) -> Header:
     """The header, judged, and held against its own digest; in memory of its own, so that the file can be replaced."""
     content = map_file(path)
     header = parse(content, str(path))
-    for finding in rules.judge(header, block_sizes, len(content)):
-        if finding.severity == "error":
-            raise rules.error_class(finding.rule)(path, finding)
+    rules.refuse(path, rules.judge(header, block_sizes, len(content)))
     for finding in check_set(header, content) if verified else ():
         raise rules.error_class(finding.rule)(path, finding)
     return parse(bytes(content[: header.data_offset]), str(path))

@@ -23,7 +23,7 @@ from gguflow import blocks
 from gguflow.container.header import MAGIC, Header, TensorInfo, parse
 from gguflow.container.metadata import Metadata, ValueType, string, u32
 from gguflow.container.reader import map_file
-from gguflow.container.rules import error_class, judge
+from gguflow.container.rules import judge, refuse
 from gguflow.errors import Finding, InvalidError, MalformedError
 
 Floats = NDArray[np.float32]
@@ -114,9 +114,7 @@ def _shortened(text: str) -> str:
 
 def _read_gguf(path: str, content: memoryview) -> Imatrix:
     header = parse(content, path)
-    for finding in judge(header, _block_sizes, len(content)):
-        if finding.severity == "error":
-            raise error_class(finding.rule)(path, finding)
+    refuse(path, judge(header, blocks.sizes_by_id, len(content)))
     datasets, n_chunks = _gguf_metadata(path, header)
     tensors = {tensor.name: tensor for tensor in header.tensors}
     named = [name.removesuffix(suffix) for suffix in (_SUMS, _COUNTS) for name in tensors if name.endswith(suffix)]
@@ -153,11 +151,6 @@ def _values(path: str, header: Header, content: memoryview, tensors: Mapping[str
     values = np.frombuffer(content, "<f4", tensor.n_weights, header.data_offset + tensor.offset)
     _check_values(path, name, values)
     return values
-
-
-def _block_sizes(type_id: int) -> tuple[int, int] | None:
-    block_format = blocks.by_id(type_id)
-    return (block_format.block_size, block_format.type_size) if block_format else None
 
 
 class _Cursor:

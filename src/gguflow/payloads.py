@@ -7,6 +7,7 @@ the chunks that are there. The prefix is written last, for it has the index.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,13 +17,14 @@ import numpy as np
 from gguflow import carrying
 from gguflow.blocks import FORMATS
 from gguflow.container.integrity import LEAF_WEIGHTS, new_leaf_digest, tensor_digest
+from gguflow.errors import NonFiniteError
 from gguflow.leaves import Progress, Work, refused, run_leaves
 from gguflow.models.base import ModelTensor
 from gguflow.output import Output
 from gguflow.parametric import Encoder, Encoding, chunk_digest
 from gguflow.parametric.chunks import assembled
 from gguflow.plan import PlannedTensor, geometry_of
-from gguflow.quantization import Bytes, Floats, decode, first_non_finite
+from gguflow.quantization import Bytes, Floats, decode
 from gguflow.weights import leave, packed
 
 
@@ -114,7 +116,9 @@ class _PayloadWork:
 
     def _observed(self, number: int) -> Bytes:
         first, last = self._range(number)
-        self.encoder.observe(self._weights(first, last), number)
+        weights = self._weights(first, last)
+        with self._refusing(first, weights):
+            self.encoder.observe(weights, number)
         leave(self.work.reader, self.tensor, first, last)
         return np.empty(0, np.uint8)
 
@@ -133,11 +137,22 @@ class _PayloadWork:
 
     def _anew(self, number: int, first: int, last: int) -> Bytes:
         """A chunk of weights that are encoded."""
-        content = self._raw(first, last) if self.encoding.is_lossless else self._weights(first, last)
+        if self.encoding.is_lossless:
+            return self.encoder.encode_chunk(number, self._raw(first, last))
         columns = None
         if self.planned.importance is not None:
             columns = self.planned.importance.of_matrix(0, self.geometry.columns)
-        return self.encoder.encode_chunk(number, content, columns)
+        weights = self._weights(first, last)
+        with self._refusing(first, weights):
+            return self.encoder.encode_chunk(number, weights, columns)
+
+    @contextlib.contextmanager
+    def _refusing(self, first: int, weights: Floats) -> Iterator[None]:
+        """A weight that the encoder refuses is named as one of the tensor. first: the number of the first of them."""
+        try:
+            yield
+        except NonFiniteError as error:
+            raise refused(self.tensor, first + error.index, weights[error.index], "cannot be quantized") from None
 
     def _range(self, number: int) -> tuple[int, int]:
         """The weights of a chunk."""
@@ -159,9 +174,6 @@ class _PayloadWork:
                 weights[:] = raw.view("<f8")
             else:
                 decode(raw, source, weights)
-        bad = first_non_finite(weights)
-        if bad >= 0:
-            raise refused(self.tensor, first + bad, weights[bad], "cannot be quantized")
         return weights
 
     def _tensor_digest(self, start: int, stop: int) -> bytes:

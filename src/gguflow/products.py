@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gguflow.arrays import output_array, read_only
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
 from gguflow.parallel import run
-from gguflow.quantization import Bytes, Floats, decode, encode, first_non_finite, output_array, read_only, resolve
+from gguflow.quantization import Bytes, Floats, decode, encode, first_non_finite, resolve
 
 Q8_0 = FORMATS["q8_0"]
 SUPER_BLOCK = 256

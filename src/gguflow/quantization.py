@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import blocks, parametric
+from gguflow.arrays import importance_of_columns, non_finite, output_array, read_only
 from gguflow.blocks import BlockFormat
-from gguflow.errors import NonFiniteError, ShapeError, UsageError
+from gguflow.errors import ShapeError, UsageError
 from gguflow.parallel import pieces, run
 
 Bytes = NDArray[np.uint8]
@@ -173,7 +174,7 @@ class _Encoding:
         if bad < 0:
             bad = encode(tile, self._format, out, self.importance)
         if bad >= 0:
-            raise _non_finite(tile[bad], first + bad, self._shape)
+            raise non_finite(tile[bad], first + bad, self._shape)
 
 
 def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -211,14 +212,6 @@ def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, o
     return weights
 
 
-def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """The same memory, not writable: mapped files are, and one signature for both means that a kernel is compiled once."""
-    if array.flags.writeable:
-        array = array.view()
-        array.flags.writeable = False
-    return array
-
-
 def _copied_type(block_format: BlockFormat) -> np.dtype[Any] | None:
     """The number type of the formats without kernels: integers and F64, which are stored as they are."""
     number_type = block_format.number_type
@@ -234,18 +227,6 @@ def _with_rows(x: ArrayLike) -> NDArray[Any]:
 
 def resolve(format: str | BlockFormat) -> BlockFormat:
     return format if isinstance(format, BlockFormat) else blocks.by_name(format)
-
-
-def output_array(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The caller's `out` where it fits, a new array where there is none. Raises ShapeError."""
-    if out is None:
-        try:
-            return np.empty(shape, dtype)
-        except ValueError as error:  # a file may say 0 x 2**62
-            raise ShapeError(f"{list(shape)} is more than an array can be: {error}") from error
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
-        raise ShapeError(f"out must be writable, C-contiguous {dtype.name}{list(shape)}, not {out.dtype.name}{list(out.shape)}")
-    return out
 
 
 def _as_blocks(array: NDArray[Any]) -> tuple[BlockFormat, Bytes]:
@@ -267,13 +248,8 @@ def _same_numbers(array: NDArray[Any], name: str, number_type: np.dtype[Any]) ->
         raise ShapeError(f"{name} stores {number_type.name}, not {array.dtype.name}")
     if number_type.kind == "f" and not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise _non_finite(array.flat[bad], bad, array.shape)
+        raise non_finite(array.flat[bad], bad, array.shape)
     return np.ascontiguousarray(array, number_type)
-
-
-def _non_finite(value: Any, index: int, shape: tuple[int, ...]) -> NonFiniteError:
-    where = ", ".join(str(int(i)) for i in np.unravel_index(index, shape))
-    return NonFiniteError(f"{value} at index [{where}] cannot be quantized", index)
 
 
 def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int) -> Floats | None:
@@ -283,12 +259,7 @@ def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int)
         return None
     if block_format.importance == "unused":
         return None
-    weights = np.ascontiguousarray(importance, np.float32)
-    if weights.shape != (n,):
-        raise ShapeError(f"importance has shape {list(weights.shape)}; rows of {n} weights need [{n}]")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise UsageError("importance must be finite and not negative")
-    return weights
+    return importance_of_columns(importance, n)
 
 
 def _piece_size(size: int, threads: int, reads_twice: bool) -> int:

@@ -55,10 +55,11 @@ def test_only_the_chunks_of_the_rows_are_read(
         seen.append((first - start, last - first))
         return read(self, first, last)
 
+    monkeypatch.setattr(BlockFile, "read", spied)
     with gguflow.open(model_file, mode=mode) as model:
         tensor = model["w.weight"]
         expected = payload.decode_rows()[np.asarray(rows, int) if isinstance(rows, list) else rows]
-        monkeypatch.setattr(BlockFile, "read", spied)
+        seen.clear()
         assert np.array_equal(tensor.dequantize(rows), expected)
     probe = (payload.nbytes - 1, 1)  # whether the file is still whole
     assert set(seen) - {probe} == {payload.chunk_span(i) for i in chunks}

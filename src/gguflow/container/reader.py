@@ -35,7 +35,5 @@ def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
     """
     content = map_file(path)
     header = parse(content, str(path))
-    for finding in rules.judge(header, block_sizes, len(content)):
-        if finding.severity == "error":
-            raise rules.error_class(finding.rule)(path, finding)
+    rules.refuse(path, rules.judge(header, block_sizes, len(content)))
     return header

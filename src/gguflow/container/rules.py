@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,13 @@ _ERRORS: dict[str, type[FileError]] = {
 def error_class(rule: str) -> type[FileError]:
     """What breaking a rule of this module is."""
     return _ERRORS.get(rule, InvalidError)
+
+
+def refuse(path: str | Path, findings: Iterable[Finding]) -> None:
+    """Raise the error of the first finding that is more than a warning, and of a rule of this package."""
+    for finding in findings:
+        if finding.severity == "error":
+            raise error_class(finding.rule)(path, finding)
 
 
 def judge(header: Header, block_sizes: BlockSizes, file_size: int | None, limits: Limits = DEFAULT_LIMITS) -> Iterator[Finding]:

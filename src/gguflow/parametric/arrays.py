@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import gguflow.parametric.chunks as chunks
+from gguflow.arrays import importance_of_columns, non_finite, output_array
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
 from gguflow.parallel import run
 from gguflow.parametric.axes import SourceType
@@ -35,7 +36,7 @@ def encode(array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None
         raise ShapeError(f"cannot quantize {array.dtype.name}; pass float32, float16, bfloat16 or float64")
     if array.ndim == 0:
         raise ShapeError("a scalar has no rows to quantize; pass an array of one dimension or more")
-    weights = None if importance is None else _checked_importance(importance, array.shape[-1])
+    weights = None if importance is None else importance_of_columns(importance, array.shape[-1])
     encoder = Encoder(encoding, array.shape, source_type)
     geometry = encoder.geometry
     matrix = array.reshape(geometry.rows, geometry.columns)
@@ -49,8 +50,7 @@ def encode(array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None
     def located(error: NonFiniteError, i: int) -> NonFiniteError:
         """The error of a chunk as one of the array."""
         index = i * geometry.rows_per_chunk * geometry.columns + error.index
-        where = ", ".join(str(int(k)) for k in np.unravel_index(index, array.shape))
-        return NonFiniteError(f"{array.flat[index]} at index [{where}] cannot be quantized", index)
+        return non_finite(array.flat[index], index, array.shape)
 
     payload = np.empty(geometry.payload_nbytes if encoding.is_fixed_size else 0, np.uint8)
     parts: list[NDArray[np.uint8]] = [payload] * geometry.n_chunks
@@ -106,10 +106,7 @@ def decode(payload: ArrayLike, name: str = AUTO, threads: int = 1, out: NDArray[
         raise UsageError(f"the payload is encoded as {read.encoding.name}, not {name}")
     geometry = read.geometry
     dtype = np.dtype(np.float64 if read.encoding.is_lossless and read.source_type is SourceType.F64 else np.float32)
-    if out is None:
-        out = np.empty(read.shape, dtype)
-    elif out.shape != read.shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
-        raise ShapeError(f"out must be writable, C-contiguous {dtype.name}{list(read.shape)}, not {out.dtype.name}{list(out.shape)}")
+    out = output_array(out, read.shape, dtype)
     matrix = out.reshape(geometry.rows, geometry.columns)
 
     def decode_one(first: int, last: int) -> None:
@@ -118,12 +115,3 @@ def decode(payload: ArrayLike, name: str = AUTO, threads: int = 1, out: NDArray[
     step = geometry.rows_per_chunk
     run(decode_one, [(first, min(first + step, geometry.rows)) for first in range(0, geometry.rows, step)], threads)
     return out
-
-
-def _checked_importance(importance: ArrayLike, n: int) -> NDArray[np.float32]:
-    weights = np.ascontiguousarray(importance, np.float32)
-    if weights.shape != (n,):
-        raise ShapeError(f"importance has shape {list(weights.shape)}; rows of {n} weights need [{n}]")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise UsageError("importance must be finite and not negative")
-    return weights

@@ -88,6 +88,11 @@ def _sections(geometry: Geometry, payload_nbytes: int) -> tuple[int, ...]:
     return *tables, *index, geometry.prefix_nbytes, payload_nbytes - geometry.prefix_nbytes
 
 
+def at(content: memoryview, offset: int, file: str = "") -> Descriptor:
+    """The descriptor of a payload that begins at `offset` of a file's content. Raises what `parse` raises."""
+    return parse(bytes(content[offset : offset + DESCRIPTOR_BYTES]), file)
+
+
 def parse(head: bytes, file: str = "") -> Descriptor:
     """The descriptor at the start of `head`.
 

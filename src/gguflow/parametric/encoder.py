@@ -14,11 +14,12 @@ import gguflow.parametric.codebooks as codebooks
 import gguflow.parametric.descriptor as descriptor
 import gguflow.parametric.learning as learning
 import gguflow.parametric.tables as tables
+from gguflow.arrays import read_only
 from gguflow.errors import UsageError
 from gguflow.parametric.axes import Codebook, SourceType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
-from gguflow.parametric.quantizing import ChunkQuantizer, raise_non_finite, read_only
+from gguflow.parametric.quantizing import ChunkQuantizer, raise_non_finite
 
 f32 = np.float32
 Bytes = NDArray[np.uint8]
@@ -66,7 +67,7 @@ class Encoder:
     def observe(self, x: Floats, i: int, importance: Floats | None = None) -> None:
         """Look at chunk i for the tables. x: float32[rows, columns]. Each chunk once, in any order, from any thread.
 
-        importance: float32[columns], the same for all chunks: what codebooks are learned with.
+        importance: as for `encode_chunk`: what codebooks are learned with.
 
         Raises NonFiniteError, with the index in the flattened chunk.
         """
@@ -110,7 +111,7 @@ class Encoder:
         """The bytes of chunk i, padding included. Pure: any order, any thread.
 
         x: float32[rows, columns] of the chunk; for lossless the raw little-endian bytes, of any values.
-        importance: float32[columns], how much the error of a column matters, where the encoding searches or learns.
+        importance: float32[columns], or [rows, columns] where rows differ: how much an error matters, where the encoding searches or learns.
         out: where to put it, uint8[nbytes of the chunk], where sizes are fixed.
 
         Raises NonFiniteError, with the index in the flattened chunk.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,12 +12,12 @@ import gguflow.parametric.chunks as chunks
 import gguflow.parametric.dequantizing as dequantizing
 import gguflow.parametric.descriptor as descriptor
 import gguflow.parametric.outliers as outliers
+from gguflow.arrays import read_only
 from gguflow.errors import FileError, Finding, UsageError
 from gguflow.parametric.axes import Quantizer, SourceType
 from gguflow.parametric.descriptor import refuse
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import CHUNK_ALIGNMENT, DESCRIPTOR_BYTES, INDEX_ENTRY_BYTES, Geometry
-from gguflow.parametric.quantizing import read_only
 
 f32 = np.float32
 Bytes = NDArray[np.uint8]
@@ -31,6 +31,19 @@ class Slices(Protocol):
     def size(self) -> int: ...
 
     def __getitem__(self, part: slice, /) -> Bytes: ...
+
+
+class StoredBytes:
+    """The bytes of a payload where they lie in a file: what is sliced is read, and nothing else. read: bytes [start, stop) of the file."""
+
+    def __init__(self, read: Callable[[int, int], Bytes], offset: int, nbytes: int) -> None:
+        self.size = nbytes
+        self._read = read
+        self._offset = offset
+
+    def __getitem__(self, part: slice) -> Bytes:
+        start, stop, _ = part.indices(self.size)
+        return self._read(self._offset + start, self._offset + max(start, stop))
 
 
 def _sliceable(buffer: Any) -> Slices:

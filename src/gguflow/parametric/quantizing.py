@@ -14,6 +14,7 @@ import gguflow.parametric.codebooks as codebooks
 import gguflow.parametric.learning as learning
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
+from gguflow.arrays import read_only
 from gguflow.errors import NonFiniteError
 from gguflow.parametric.axes import Quantizer, Range
 from gguflow.parametric.codebooks import Bounded
@@ -129,7 +130,7 @@ class ChunkQuantizer:
         from gguflow.kernels import range_search
 
         values = codebooks.ascending(self.geometry.encoding)
-        weights = np.zeros(0, f32) if importance is None else np.tile(importance, x.size // importance.size)
+        weights = np.zeros(0, f32) if importance is None else np.tile(importance.reshape(-1), x.size // importance.size)
         shrinks = np.empty(n, f32)
         range_search.search(read_only(x), weights, self._parameters(), kernels.Books(*self.bounded), values, shrinks)
         return shrinks
@@ -193,10 +194,3 @@ def raise_non_finite(x: Floats, start: int = 0) -> None:
     bad = int(finite.first_non_finite(read_only(x[start:])))
     if bad >= 0:
         raise NonFiniteError(f"{x[start + bad]} at index {start + bad} of a chunk cannot be quantized", start + bad)
-
-
-def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """The same memory, not writable: mapped files are, and one signature for both means that a kernel is compiled once."""
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import blocks, platform
+from gguflow.arrays import output_array
 from gguflow.blocks import BlockFormat
 from gguflow.container import rules
 from gguflow.container.header import align, parse
 from gguflow.container.rows import count_position, is_row_store
 from gguflow.errors import Finding, InvalidError, StorageError, UsageError
 from gguflow.parametric import Encoding
-from gguflow.quantization import output_array
 from gguflow.rows.files import create, let_go, open_file
 from gguflow.rows.formats import find_codec
 from gguflow.rows.judging import codec_of, judge_rows
@@ -220,9 +220,7 @@ class RowStore:
         file_nbytes = self._map.file_nbytes()
         if not is_row_store(header.metadata):
             raise UsageError(f"{self.path} is no row store; gguflow.open reads other files")
-        for finding in chain(rules.judge(header, blocks.sizes_by_id, file_nbytes), judge_rows(header, file_nbytes)):
-            if finding.severity == "error":
-                raise rules.error_class(finding.rule)(self.path, finding)
+        rules.refuse(self.path, chain(rules.judge(header, blocks.sizes_by_id, file_nbytes), judge_rows(header, file_nbytes)))
         self._codec = codec_of(header)
         self._count_position = count_position(header)
         self._data_offset, self._alignment = header.data_offset, header.alignment

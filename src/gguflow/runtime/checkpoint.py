@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import models
+from gguflow.arrays import output_array
 from gguflow.blocks import BlockFormat
 from gguflow.models.base import RopeOrder
 from gguflow.models.original import originals
 from gguflow.models.passthrough import sizes_of
-from gguflow.quantization import Floats, output_array
+from gguflow.quantization import Floats
 from gguflow.runtime.model import Model
 from gguflow.runtime.tensor import Rows, Tensor
 

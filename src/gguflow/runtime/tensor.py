@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import products
+from gguflow.arrays import output_array
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.container.header import TensorInfo
 from gguflow.errors import Finding, ShapeError, UnsupportedError, UsageError, printable
 from gguflow.parallel import pieces, run
-from gguflow.quantization import TILE, Floats, as_floats, decode, encode, output_array
+from gguflow.quantization import TILE, Floats, as_floats, decode, encode
 from gguflow.runtime.files import BlockFile, Bytes
 
 if TYPE_CHECKING:
@@ -93,19 +94,15 @@ class Tensor:
         """
         if dtype not in DTYPES:
             raise UsageError(f"dtype is {', '.join(DTYPES)}, not {dtype!r}")
+        self._known()
         shape, ranges = self._ranges(rows)
         target = output_array(out, shape, DTYPES[dtype])
         flat = target.reshape(-1)
-        block_format = self._known()
-        cut = [  # (first weight, last weight, place in the result)
-            (start + first, start + last, place + first)
-            for start, stop, place in ranges
-            for first, last in pieces(stop - start, stop - start, block_format.block_size, TILE)
-        ]
+        cut = [(first, last, place + first - start) for start, stop, place in ranges for first, last in self._steps(start, stop)]
 
         def work(i: int, j: int) -> None:
             for first, last, place in cut[i:j]:
-                _decode_into(self._packed(first, last), block_format, flat[place : place + last - first])
+                self._decode(first, last, flat[place : place + last - first])
 
         run(work, [(i, i + 1) for i in range(len(cut))] if threads != 1 else [(0, len(cut))], threads)
         return target
@@ -115,19 +112,18 @@ class Tensor:
 
         Raises ShapeError where the tensor is no matrix or n is not its row length, and what `raw` raises.
         """
-        if self.ndim != 2:
-            raise ShapeError(f"{self.name} has shape {list(self.shape)}: a product needs a matrix; of a stack, take one: tensor[i]")
+        self._require_matrix()
         return products.matmul(self.raw, self._known(), x, activations=activations, threads=threads, out=out)
 
     def __getitem__(self, i: int) -> Tensor:
         if self.ndim < 2:
             raise ShapeError(f"{self.name} has shape {list(self.shape)}: only an axis before the last can be indexed")
         i = index_of(i, self.shape[0], self.name)
-        part = object.__new__(Tensor)
+        part = object.__new__(type(self))  # copy.copy would open the file anew, as pickle does
         part.__dict__.update(self.__dict__)
         part.shape = self.shape[1:]
-        part.offset = self.offset + self._nbytes_of(i * part.size)
         part._index = (*self._index, i)
+        part._move_by(i * part.size)
         return part
 
     def __len__(self) -> int:
@@ -137,20 +133,51 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """For `np.asarray(tensor)`: the numbers of an unquantized tensor, else the decoded weights."""
-        is_plain = self.format is not None and self.format.number_type is not None
-        array = self.numpy() if is_plain else self.dequantize()
+        array = self.numpy() if self._is_plain else self.dequantize()
         return array.astype(dtype if dtype is not None else array.dtype, copy=bool(copy))
 
     def __repr__(self) -> str:
-        known = self.format
         name = printable(self.name) + "".join(f"[{i}]" for i in self._index)
-        what = f"{known}, {self.nbytes} bytes" if known else f"unknown type {self.type_id}"
-        return f"<Tensor {name} {list(self.shape)} {what}>"
+        return f"<Tensor {name} {list(self.shape)} {self._form}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         from gguflow.runtime.model import reopened
 
         return _tensor_at, (reopened, self._model.place, self.name, self._index)
+
+    @property
+    def _form(self) -> str:
+        """Format and size, in words."""
+        return f"{self.format}, {self.nbytes} bytes" if self.format else f"unknown type {self.type_id}"
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the numbers lie in the file as NumPy has them."""
+        return self.format is not None and self.format.number_type is not None
+
+    def _require_matrix(self) -> None:
+        if self.ndim != 2:
+            raise ShapeError(f"{self.name} has shape {list(self.shape)}: a product needs a matrix; of a stack, take one: tensor[i]")
+
+    def _move_by(self, n_weights: int) -> None:
+        """The tensor begins so many weights later, whole rows."""
+        self.offset += self._nbytes_of(n_weights)
+
+    def _steps(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Weights [first, last), cut into what is decoded at a time."""
+        yield from ((first + a, first + b) for a, b in pieces(last - first, last - first, self._known().block_size, TILE))
+
+    def _decode(self, first: int, last: int, out: NDArray[Any]) -> None:
+        """Decode the weights of a step into flat float32, float16, or the bits of bfloat16 (uint16)."""
+        block_format, packed = self._known(), self._packed(first, last)
+        number_type = block_format.number_type
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of a type: infinity; a signalling NaN is one like others
+            if number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8):
+                put(packed.view(number_type).astype(np.float32), out)
+            elif out.dtype == np.float32:
+                decode(packed, block_format, out)
+            else:
+                put(as_floats(packed, block_format), out)
 
     def _known(self) -> BlockFormat:
         if self.format is None:
@@ -222,19 +249,12 @@ def index_of(i: int, n: int, name: str) -> int:
     return i % n
 
 
-def _decode_into(packed: Bytes, block_format: BlockFormat, out: NDArray[Any]) -> None:
-    """Decode blocks into float32, float16, or the bits of bfloat16 (uint16)."""
-    number_type = block_format.number_type
-    is_plain = number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8)
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of a type: infinity; a signalling NaN is one like others
-        if out.dtype == np.float32 and not is_plain:
-            decode(packed, block_format, out)
-        else:
-            weights = packed.view(number_type).astype(np.float32) if is_plain and number_type is not None else as_floats(packed, block_format)
-            if out.dtype == np.uint16:
-                encode(weights, FORMATS["bf16"], out.view(np.uint8))
-            else:
-                out[...] = weights
+def put(weights: Floats, out: NDArray[Any]) -> None:
+    """Flat float32 into flat float32, float16, or the bits of bfloat16 (uint16)."""
+    if out.dtype == np.uint16:
+        encode(weights, FORMATS["bf16"], out.view(np.uint8))
+    else:
+        out[...] = weights
 
 
 def _tensor_at(reopen: Any, place: Any, name: str, index: tuple[int, ...]) -> Tensor:

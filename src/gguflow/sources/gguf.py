@@ -6,7 +6,7 @@ Each file keeps the rules of spec/container.md; C-040 to C-046 are about shards 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from gguflow.container.shards import ShardName, judge_keys, judge_sibling, judge
 from gguflow.container.verification import check_set
 from gguflow.errors import Finding, InvalidError, StorageError, UnsupportedError
 from gguflow.parametric import descriptor
-from gguflow.parametric.geometry import DESCRIPTOR_BYTES
 from gguflow.platform import storage_errors
 from gguflow.sources.base import Checkpoint, Proof, SourceFile, SourceTensor, Stored
 
@@ -36,23 +35,25 @@ class _Opened:
 
     def tensors(self, payloads: Container[str]) -> dict[str, SourceTensor]:
         """By name, in the order of the table. payloads: the names of those that hold one. Raises a FileError where such a one is none."""
-        return {tensor.name: self._tensor(tensor, i, tensor.name in payloads) for i, tensor in enumerate(self.header.tensors)}
+        tensors = {tensor.name: self._tensor(tensor, i) for i, tensor in enumerate(self.header.tensors)}
+        held = [name for name in tensors if name in payloads]
+        content = map_file(self.file.path) if held else memoryview(b"")
+        return tensors | {name: _decoded(tensors[name], content) for name in held}
 
-    def _tensor(self, info: TensorInfo, i: int, is_payload: bool) -> SourceTensor:
+    def _tensor(self, info: TensorInfo, i: int) -> SourceTensor:
         block_format = blocks.by_id(info.type_id)
         nbytes = rules.tensor_nbytes(info, blocks.sizes_by_id)
         is_proved = self.digests is not None and nbytes is not None
         proof = Proof(self.digests[i], -nbytes % self.header.alignment) if is_proved else None  # type: ignore[index, operator]
         start = self.header.data_offset + info.offset
-        tensor = SourceTensor(info.name, block_format, info.shape, self.file, start, str(block_format), proof)
-        return self._decoded(tensor) if is_payload else tensor
+        return SourceTensor(info.name, block_format, info.shape, self.file, start, str(block_format), proof)
 
-    def _decoded(self, tensor: SourceTensor) -> SourceTensor:
-        """The tensor that a payload decodes to. Raises a FileError with the broken rule of the descriptor."""
-        head = map_file(self.file.path)[tensor.offset : tensor.offset + DESCRIPTOR_BYTES]
-        geometry = descriptor.parse(bytes(head), f"{self.file.path}: {tensor.name}").geometry
-        plain = blocks.FORMATS[geometry.source_type.name.lower() if geometry.encoding.is_lossless else "f32"]
-        return replace(tensor, format=plain, shape=geometry.shape, dtype=geometry.encoding.name, stored=Stored(geometry, tensor.n_weights))
+
+def _decoded(tensor: SourceTensor, content: memoryview) -> SourceTensor:
+    """The tensor that a payload decodes to. content: of its file. Raises a FileError with the broken rule of the descriptor."""
+    geometry = descriptor.at(content, tensor.offset, f"{tensor.file.path}: {tensor.name}").geometry
+    plain = blocks.FORMATS[geometry.source_type.name.lower() if geometry.encoding.is_lossless else "f32"]
+    return replace(tensor, format=plain, shape=geometry.shape, dtype=geometry.encoding.name, stored=Stored(geometry, tensor.n_weights))
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -63,22 +64,15 @@ def open_gguf(path: Path) -> Checkpoint:
     """
     first = _open(path)
     header = first.header
-    _refuse(path, judge_keys(header, path))
+    rules.refuse(path, judge_keys(header, path))
     if is_row_store(header.metadata) and keys_of_payloads(header.metadata):
         raise UnsupportedError(path, Finding("R-117", "rows of the parametric family are no source; gguflow.RowStore reads them"))
     shards = [first, *(_open_sibling(path.with_name(str(name)), name, header) for name in later_shards(path, header))]
     if len(shards) > 1:
-        _refuse(path, judge_together([(shard.file.path.name, shard.header) for shard in shards]))
+        rules.refuse(path, judge_together([(shard.file.path.name, shard.header) for shard in shards]))
     payloads = payload_names(header.metadata)
     tensors = {name: tensor for shard in shards for name, tensor in shard.tensors(payloads).items()}
     return Checkpoint(path, tensors, tuple(shard.file for shard in shards), metadata=header.metadata)
-
-
-def _refuse(path: Path, findings: Iterable[Finding]) -> None:
-    """Raise the error of the first finding that is more than a warning."""
-    for finding in findings:
-        if finding.severity == "error":
-            raise rules.error_class(finding.rule)(path, finding)
 
 
 def _open(path: Path) -> _Opened:
@@ -87,7 +81,7 @@ def _open(path: Path) -> _Opened:
         status = os.stat(path)
     content = map_file(path)
     header = parse(content, str(path))
-    _refuse(path, rules.judge(header, blocks.sizes_by_id, len(content)))
+    rules.refuse(path, rules.judge(header, blocks.sizes_by_id, len(content)))
     is_sound = has_set(header.metadata) and not any(check_set(header, content))
     start = bytes(content[: header.data_offset])
     file = SourceFile(path, status.st_size, status.st_mtime_ns, hexdigest(start))
@@ -100,5 +94,5 @@ def _open_sibling(path: Path, name: ShardName, first: Header) -> _Opened:
         shard = _open(path)
     except StorageError as error:
         raise InvalidError(path, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")) from error
-    _refuse(path, judge_sibling(path.name, shard.header, name.number, first))
+    rules.refuse(path, judge_sibling(path.name, shard.header, name.number, first))
     return shard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from gguflow.errors import UsageError
 from gguflow.parametric import Payload
-from gguflow.parametric.payload import Slices
+from gguflow.parametric.payload import Slices, StoredBytes
 from gguflow.parametric.views import View, content, weights_per_item
 from gguflow.sources.base import SourceFile, SourceTensor, Stored
 from gguflow.sources.parts import JoinedParts
@@ -20,19 +21,6 @@ Bytes = NDArray[np.uint8]
 
 ReadStored = Callable[[SourceFile, int, int], Bytes]
 """Bytes [start, stop) of a file."""
-
-
-class StoredBytes:
-    """The bytes of a payload where they lie: what is sliced is read, and nothing else."""
-
-    def __init__(self, tensor: SourceTensor, nbytes: int, read: ReadStored) -> None:
-        self.size = nbytes
-        self._tensor = tensor
-        self._read = read
-
-    def __getitem__(self, part: slice) -> Bytes:
-        start, stop, _ = part.indices(self.size)
-        return self._read(self._tensor.file, self._tensor.offset + start, self._tensor.offset + max(start, stop))
 
 
 class PayloadReader:
@@ -74,7 +62,7 @@ class PayloadReader:
 
     def _bytes(self, tensor: SourceTensor, stored: Stored) -> Slices:
         if stored.parts is None:
-            return StoredBytes(tensor, stored.nbytes, self._read)
+            return StoredBytes(functools.partial(self._read, tensor.file), tensor.offset, stored.nbytes)
         return JoinedParts(stored.geometry, stored.parts, self._read)
 
     def _chunk(self, tensor: SourceTensor, view: View, payload: Payload, i: int) -> Bytes:

@@ -16,7 +16,6 @@ from gguflow.container.header import Header
 from gguflow.container.strings import quoted
 from gguflow.errors import FileError, Finding, GguflowError
 from gguflow.parametric import Payload, descriptor, find
-from gguflow.parametric.geometry import DESCRIPTOR_BYTES
 from gguflow.validation.model import Facts
 
 _I8 = 24
@@ -76,7 +75,7 @@ def decoded(facts: Facts, files: Iterable[tuple[Header, memoryview]]) -> Facts:
             if tensor.name in wanted:
                 start = header.data_offset + tensor.offset
                 with contextlib.suppress(FileError):
-                    shapes[tensor.name] = descriptor.parse(bytes(content[start : start + DESCRIPTOR_BYTES])).geometry.shape
+                    shapes[tensor.name] = descriptor.at(content, start).geometry.shape
     kept = {name: entry for name, entry in facts.tensors.items() if name not in wanted or name in shapes}
     tensors = {name: (replace(tensor, dims=shapes[name][::-1]) if name in shapes else tensor, path) for name, (tensor, path) in kept.items()}
     return replace(facts, tensors=tensors)
