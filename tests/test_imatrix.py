@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import gguflow
 from checkpoints import llama_tensors, tiny_llama, write_safetensors
 from gguflow import conversion, imatrix
 from gguflow.blocks import by_id
@@ -20,7 +21,7 @@ from gguflow.container.header import TensorInfo, align, build
 from gguflow.container.metadata import Metadata, Value, ValueType, array, string, u32, u64
 from gguflow.describe import inspect_file
 from gguflow.errors import FileError, InvalidError, MalformedError, UsageError
-from gguflow.quantization import quantize
+from gguflow.quantization import dequantize, quantize
 from gguflow.recipes import Options
 
 f32 = np.float32
@@ -276,6 +277,33 @@ def test_conversion_with_importance(tmp_path: Path, shape: tuple[int, ...], kind
             overwrite=True,
         )
         assert tensor_bytes(tmp_path / "out.gguf", name) == (kind, expected)
+
+
+PAYLOADS: dict[str, tuple[str, str]] = {
+    "a searched range": ("rows across leaves", "sb:bits=3,block=32,range=search"),
+    "codebooks of rows": ("rows across leaves", "kmeans4_row"),
+    "quantiles of rows": ("rows across leaves", "sb:bits=4,per=row,codebook=quantile"),
+    "a codebook of the tensor": ("rows across leaves", "sb:bits=3,block=64,codebook=kmeans"),
+    "a searched range, experts": ("experts across leaves", "sb:bits=3,block=32,range=search"),
+    "codebooks of rows, experts": ("experts across leaves", "kmeans4_row"),
+}
+
+
+@pytest.mark.parametrize(("shape", "kind"), [(SHAPES[shape], kind) for shape, kind in PAYLOADS.values()], ids=PAYLOADS)
+def test_payloads_with_importance(tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
+    """Each matrix is what `quantize` makes of it with its importance, and not what it makes without."""
+    x = np.random.default_rng(0).standard_t(3, shape).astype(f32)
+    name = "blk.0.ffn_down_exps.weight"
+    source = write_safetensors(tmp_path / "x.safetensors", {name: x})
+    sums, counts = importance_for(shape)
+    path = gguf(tmp_path / "m.gguf", entry(name, sums, counts))
+    out = conversion.convert(source, tmp_path / "out.gguf", type=kind, architecture="test", imatrix=path, options=Options(pure=True)).output
+    with gguflow.open(out, verify=True) as model:
+        found = model[name].dequantize().reshape(-1, *shape[-2:])
+    for i, matrix in enumerate(x.reshape(found.shape)):
+        importance = sums[i] / f32(counts[i]) if counts[i] else None
+        assert np.array_equal(found[i], dequantize(quantize(matrix, kind, importance=importance), kind)), i
+        assert not counts[i] or not np.array_equal(found[i], dequantize(quantize(matrix, kind), kind)), i
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ class _PayloadWork:
         first, last = self._range(number)
         weights = self._weights(first, last)
         with self._refusing(first, weights):
-            self.encoder.observe(weights, number)
+            self.encoder.observe(weights, number, self._importance(first, last))
         leave(self.work.reader, self.tensor, first, last)
         return np.empty(0, np.uint8)
 
@@ -139,12 +139,19 @@ class _PayloadWork:
         """A chunk of weights that are encoded."""
         if self.encoding.is_lossless:
             return self.encoder.encode_chunk(number, self._raw(first, last))
-        columns = None
-        if self.planned.importance is not None:
-            columns = self.planned.importance.of_matrix(0, self.geometry.columns)
         weights = self._weights(first, last)
         with self._refusing(first, weights):
-            return self.encoder.encode_chunk(number, weights, columns)
+            return self.encoder.encode_chunk(number, weights, self._importance(first, last))
+
+    def _importance(self, first: int, last: int) -> Floats | None:
+        """Of the columns; where the weights [first, last) lie in several matrices of a stack, of the columns of each row."""
+        if self.planned.importance is None:
+            return None
+        columns = self.geometry.columns
+        rows_per_matrix = self.geometry.shape[-2] if len(self.geometry.shape) > 1 else 1
+        matrices = np.arange(first // columns, last // columns) // rows_per_matrix
+        found = [self.planned.importance.of_matrix(int(i), columns) for i in range(matrices[0], matrices[-1] + 1)]
+        return found[0] if len(found) == 1 else np.stack(found)[matrices - matrices[0]]
 
     @contextlib.contextmanager
     def _refusing(self, first: int, weights: Floats) -> Iterator[None]:

@@ -321,9 +321,7 @@ def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice]
     for tensor in tensors:
         choice = chosen[tensor.name]
         nbytes = _nbytes(tensor, choice.format)
-        is_stack_of_payload = isinstance(choice.format, Encoding) and len(tensor.shape) > 2  # its chunks do not end where its matrices do
-        is_weighed = imatrix is not None and choice.format.is_quantized and not is_stack_of_payload
-        importance = imatrix.find(tensor.name, tensor.shape) if imatrix is not None and is_weighed else None
+        importance = imatrix.find(tensor.name, tensor.shape) if imatrix is not None and choice.format.is_quantized else None
         takes_it = choice.format.importance != "unused"
         rule = f"{choice.rule}; no entry in the imatrix" if imatrix is not None and takes_it and importance is None else choice.rule
         used = importance if takes_it else None

@@ -81,7 +81,7 @@ class Encoding:
     @property
     def importance(self) -> str:
         """Whether the encoder weighs errors by importance: "optional" or "unused"."""
-        return "optional" if self.range is Range.SEARCH or self.codebook is Codebook.KMEANS else "unused"
+        return "optional" if self.range is Range.SEARCH or self.is_learned else "unused"
 
     def __str__(self) -> str:
         return self.name

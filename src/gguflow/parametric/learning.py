@@ -24,10 +24,11 @@ ROUNDS = {Codebook.KMEANS: 100, Codebook.QUANTILE: 0}
 
 
 def integer_importance(importance: Floats | None, columns: int) -> Integers:
-    """Of each column; all the same where there is none, or where it is zero throughout."""
+    """Of each column, or of each column of each row; all the same where there is none, or where it is zero throughout."""
     if importance is None or not importance.any():
         return np.ones(columns, np.int64)
-    relative = importance.astype(np.float64) / importance.astype(np.float64).mean()
+    means = importance.astype(np.float64).mean(axis=-1, keepdims=True)
+    relative = np.divide(importance, means, out=np.ones(importance.shape), where=means > 0)
     weights: Integers = np.minimum(np.rint(relative * 256), 65535).astype(np.int64)
     return weights
 
@@ -62,7 +63,7 @@ def count(geometry: Geometry, x: Floats, importance: Floats | None, counts: Inte
         peaks = np.empty(-(-x.size // block), f32)
         block_statistics.peaks(x, block, peaks)
         factors = (f32(1) / np.maximum(peaks, f32(1e-38))).astype(f32)
-    clustering.count(x, block, factors, integer_importance(importance, geometry.columns), counts)
+    clustering.count(x, block, factors, integer_importance(importance, geometry.columns).reshape(-1), counts)
 
 
 def of_counts(encoding: Encoding, counts: Integers) -> Floats:
