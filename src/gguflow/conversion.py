@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguflow import __version__, models, platform, recipes, sources
-from gguflow.container.integrity import shards_id
+from gguflow.container.integrity import LEAF_WEIGHTS, shards_id
 from gguflow.container.shards import ShardName
 from gguflow.errors import UsageError
 from gguflow.imatrix import read as read_imatrix
@@ -23,7 +23,7 @@ from gguflow.output import Output
 from gguflow.parametric import Entropy, zstd_version
 from gguflow.payloads import run_tensors
 from gguflow.plan import Plan, PlannedTensor, Split, make, split, uncoded_nbytes
-from gguflow.quantization import TILE, kernels_digest
+from gguflow.quantization import kernels_digest
 from gguflow.sources.base import Checkpoint
 from gguflow.sources.reading import TensorReader
 
@@ -209,7 +209,7 @@ def convert(
 
 
 def _tile_weights(memory_limit: int, threads: int) -> int:
-    """The largest tile whose buffers fit: source bytes, float32 and blocks, each of at most 4 bytes a weight, for every thread.
+    """A leaf, or as much of one as fits the buffers: source bytes, float32 and blocks, each of at most 4 bytes a weight, for every thread.
 
     Raises UsageError where not even the smallest does.
     """
@@ -218,7 +218,7 @@ def _tile_weights(memory_limit: int, threads: int) -> int:
     if fitting < SMALLEST_TILE:
         needed = threads * each * SMALLEST_TILE
         raise UsageError(f"a memory limit of {memory_limit} bytes is too small for {threads} threads: they need {needed}, or fewer threads")
-    return min(fitting, TILE)
+    return min(fitting, LEAF_WEIGHTS)
 
 
 def _file_name(stem: str) -> str:

@@ -1,7 +1,8 @@
 """Leaf by leaf: how 2**20 weights of a tensor are read, encoded and written.
 
-A thread takes a leaf, moves it tile by tile through the second-level cache (source bytes -> float32 -> blocks, once for each output), writes the
-blocks at their place and takes the next. Nothing waits for anything else: every offset is known before the first byte is read.
+A thread takes a leaf, moves it from source bytes to float32 to blocks, once for each output, writes the blocks at their place and takes the next.
+Nothing waits for anything else: every offset is known before the first byte is read. A tile, what is moved at a time, is a whole leaf where memory
+allows it: in smaller ones, that stay in the second-level cache, threads spend more on handing each other the interpreter's lock than they gain.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class Work:
         tensor = lacking[0][1].tensor
         first, last = leaf_range(lacking[0][1], leaf[1])
         proof = self.proofs.begin(leaf, last)
-        for start, stop in tiles(first, last, tensor.shape[-1] if tensor.shape else 1, self.tile):
+        row = tensor.shape[-1] if any(planned.importance is not None for _, planned, _ in lacking) else 1
+        for start, stop in tiles(first, last, row, self.tile):
             raw = packed(self.reader, tensor, start, stop)
             if proof is not None and raw is not None:
                 proof.update(raw)
