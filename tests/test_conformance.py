@@ -16,7 +16,7 @@ import ggml
 from cases import adversarial, importances
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
-from gguflow.quantization import TILE, dequantize, quantize
+from gguflow.quantization import SMALLEST_PIECE, dequantize, quantize
 
 
 def formats(wanted: Callable[[BlockFormat], bool]) -> pytest.MarkDecorator:
@@ -158,7 +158,7 @@ def test_weighted_encode_equals_ggml(block_format: BlockFormat) -> None:
 @float_formats
 def test_result_does_not_depend_on_pieces_or_threads(block_format: BlockFormat) -> None:
     n = 1280
-    x = generator(block_format).standard_normal((TILE // n * 2 + 3, n)).astype(np.float32)
+    x = generator(block_format).standard_normal((SMALLEST_PIECE // n * 2 + 3, n)).astype(np.float32)
     if block_format.importance == "required":
         x = x[:6]
     importance = default_importance(block_format, n)

@@ -11,7 +11,7 @@ import gguflow
 from cases import adversarial, importances
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
-from gguflow.quantization import TILE
+from gguflow.quantization import SMALLEST_PIECE
 
 WEIGHT_FORMATS = {name: f for name, f in FORMATS.items() if f.number_type is None or f.number_type.name in ("float32", "float16")}
 OTHERS = {name: f for name, f in FORMATS.items() if name not in WEIGHT_FORMATS}
@@ -34,9 +34,9 @@ def test_equals_both_ways_after_each_other(block_format: BlockFormat) -> None:
 
 @weight_formats
 def test_in_place_in_pieces_on_threads(block_format: BlockFormat) -> None:
-    """More than a tile, in a row that is longer than one; every source type that quantize takes."""
-    n = TILE + 4096
-    x = np.random.default_rng(1).standard_normal((3, n), np.float32)
+    """More than a piece, in a row that is longer than one; every source type that quantize takes."""
+    n = SMALLEST_PIECE + 4096
+    x = np.random.default_rng(1).standard_normal((2, n), np.float32)
     weights = importances(n)["random"] if block_format.importance == "required" else None
     expected = gguflow.dequantize(gguflow.quantize(x, block_format, weights), block_format)
     assert np.array_equal(gguflow.fake_quantize(x, block_format, weights, threads=2), expected)
@@ -51,11 +51,11 @@ def test_in_place_in_pieces_on_threads(block_format: BlockFormat) -> None:
 
 def test_out_that_overlaps_x() -> None:
     """One row on: what is read must not have been written."""
-    memory = np.random.default_rng(2).standard_normal((5, TILE), np.float32)
+    memory = np.random.default_rng(2).standard_normal((5, SMALLEST_PIECE), np.float32)
     expected = gguflow.fake_quantize(memory[:-1].copy(), "q8_0")
     assert np.array_equal(gguflow.fake_quantize(memory[:-1], "q8_0", out=memory[1:]), expected)
-    halves = memory.reshape(-1).view(np.float16)[: 4 * TILE].reshape(4, TILE)
-    halves[...] = np.arange(4 * TILE).reshape(4, TILE) % 77
+    halves = memory.reshape(-1).view(np.float16)[: 4 * SMALLEST_PIECE].reshape(4, SMALLEST_PIECE)
+    halves[...] = np.arange(4 * SMALLEST_PIECE).reshape(4, SMALLEST_PIECE) % 77
     expected = gguflow.fake_quantize(halves.copy(), "q8_0")
     assert np.array_equal(gguflow.fake_quantize(halves, "q8_0", out=memory[:4]), expected)
     column = np.random.default_rng(3).standard_normal((64, 64), np.float32)
@@ -81,7 +81,7 @@ def test_formats_that_round_nothing(block_format: BlockFormat) -> None:
 
 
 def test_non_finite_weights_are_refused() -> None:
-    x = np.ones((3, TILE), np.float32)
+    x = np.ones((3, SMALLEST_PIECE), np.float32)
     x[2, 77] = np.inf
     with pytest.raises(NonFiniteError, match=r"index \[2, 77\]"):
         gguflow.fake_quantize(x, "q4_k", threads=2)

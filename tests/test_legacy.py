@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import ggml
 from cases import adversarial, importances
 from gguflow.blocks import FORMATS
-from gguflow.quantization import TILE, dequantize, quantize
+from gguflow.quantization import SMALLEST_PIECE, dequantize, quantize
 
 f32 = np.float32
 SYMMETRIC = ["q4_0", "q5_0"]
@@ -77,7 +77,7 @@ def test_importance_weighs_by_the_row(name: str, shape: tuple[int, int]) -> None
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_a_long_row_is_not_cut(name: str) -> None:
     rng = np.random.default_rng(6)
-    n = TILE + 64
+    n = SMALLEST_PIECE + 64
     x = (rng.standard_normal((2, n)) * np.linspace(0.01, 3, n)).astype(f32)
     importance = rng.random(n).astype(f32)
     assert_as_ggml(x, name, importance)

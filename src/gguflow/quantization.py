@@ -17,8 +17,8 @@ from gguflow.parallel import pieces, run
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-TILE = 1 << 16
-"""Weights that pass through decode and encode at a time: 256 KiB of float32, so that they stay in the second-level cache."""
+SMALLEST_PIECE = 1 << 17
+"""Weights for a thread at a time, at least: with fewer, threads spend more on handing each other the interpreter's lock than they gain."""
 
 
 def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None) -> int:
@@ -111,7 +111,7 @@ def fake_quantize(
 ) -> Floats:
     """What is left of x after quantizing: `dequantize(quantize(x))` bit for bit, as float32 of x's shape. For quantization-aware training.
 
-    x, format, importance, errors: as in `quantize`. Blocks pass through the cache, tile by tile, and are never kept; a payload of the parametric
+    x, format, importance, errors: as in `quantize`. Blocks pass through the cache, piece by piece, and are never kept; a payload of the parametric
     family, whose chunks may depend on each other, is made whole, decoded, and let go.
     out: where to put the weights, C-contiguous float32 of x's shape; x itself for in place. Not whole after an error.
 
@@ -137,7 +137,7 @@ def fake_quantize(
         encoding.run(first, last, packed)
         decode(packed, block_format, target[first:last])
 
-    run(work, encoding.pieces(TILE), threads)
+    run(work, encoding.pieces(_piece_size(array.size, threads, reads_twice=True)), threads)
     return weights
 
 
@@ -169,12 +169,12 @@ class _Encoding:
     def run(self, first: int, last: int, out: Bytes) -> None:
         """Encode weights [first, last) into out. Raises NonFiniteError."""
         source = self._source_format
-        tile = as_floats(self._raw[first * source.type_size : last * source.type_size], source)
-        bad = -1 if self._format.is_quantized else first_non_finite(tile)
+        weights = as_floats(self._raw[first * source.type_size : last * source.type_size], source)
+        bad = -1 if self._format.is_quantized else first_non_finite(weights)
         if bad < 0:
-            bad = encode(tile, self._format, out, self.importance)
+            bad = encode(weights, self._format, out, self.importance)
         if bad >= 0:
-            raise non_finite(tile[bad], first + bad, self._shape)
+            raise non_finite(weights[bad], first + bad, self._shape)
 
 
 def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -263,9 +263,9 @@ def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int)
 
 
 def _piece_size(size: int, threads: int, reads_twice: bool) -> int:
-    """Weights that a thread takes at a time: Python's part of the time must be small, the threads must finish together.
+    """Weights that a thread takes at a time: few enough that the threads finish together.
 
-    reads_twice: whether it reads them again, and should find them in the cache.
+    reads_twice: whether it reads them again, and should find them in a cache.
     """
-    share = size if threads == 1 else size // (8 * threads)
-    return min(max(TILE, share), (4 if reads_twice else 64) * TILE)
+    share = size if threads == 1 else size // (4 * threads)
+    return min(max(SMALLEST_PIECE, share), 1 << (20 if reads_twice else 22))

@@ -45,8 +45,8 @@ def one_tensor(path: Path, block_format: BlockFormat, shape: tuple[int, ...], co
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("block_format", FORMATS.values(), ids=FORMATS)
-def test_every_format(tmp_path: Path, block_format: BlockFormat, mode: str) -> None:
-    """raw, decoded whole and by rows, and numbers in place: as the arrays' own functions have them."""
+def test_every_format(tmp_path: Path, block_format: BlockFormat, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """raw, decoded whole and by rows, block by block on threads, and numbers in place: as the arrays' own functions have them."""
     shape = (5, 2 * block_format.block_size)
     content = np.random.default_rng(block_format.id).integers(0, 256, (5, 2 * block_format.type_size), np.uint8)
     path = one_tensor(tmp_path / "model.gguf", block_format, shape, content.tobytes())
@@ -61,6 +61,8 @@ def test_every_format(tmp_path: Path, block_format: BlockFormat, mode: str) -> N
             chosen = expected if rows is None else expected[np.asarray(rows, int) if isinstance(rows, list) else rows]
             assert np.array_equal(tensor.dequantize(rows), chosen, equal_nan=True), rows
             assert np.array_equal(tensor.dequantize(rows, dtype="float16", threads=2), chosen.astype(np.float16), equal_nan=True), rows
+        monkeypatch.setattr("gguflow.runtime.tensor.STEP", block_format.block_size)
+        assert np.array_equal(tensor.dequantize([4, 1, 2], threads=2), expected[[4, 1, 2]], equal_nan=True)
         bits = tensor.dequantize(dtype="bfloat16")
         assert np.array_equal(bits.view(np.uint8), _as_bf16(expected))
         out = np.empty((2, shape[1]), np.float32)

@@ -15,7 +15,7 @@ from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.container.header import TensorInfo
 from gguflow.errors import Finding, ShapeError, UnsupportedError, UsageError, printable
 from gguflow.parallel import pieces, run
-from gguflow.quantization import TILE, Floats, as_floats, decode, encode
+from gguflow.quantization import Floats, as_floats, decode, encode
 from gguflow.runtime.files import BlockFile, Bytes
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ Rows = int | slice | Sequence[int] | NDArray[np.integer[Any]]
 """Which entries of the first axis: one, a slice, or any of them in any order."""
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
+
+STEP = 1 << 20
+"""Weights that are decoded at a time: in smaller steps, threads spend more on handing each other the interpreter's lock than they gain."""
 
 
 class Tensor:
@@ -165,7 +168,7 @@ class Tensor:
 
     def _steps(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Weights [first, last), cut into what is decoded at a time."""
-        yield from ((first + a, first + b) for a, b in pieces(last - first, last - first, self._known().block_size, TILE))
+        yield from ((first + a, first + b) for a, b in pieces(last - first, last - first, self._known().block_size, STEP))
 
     def _decode(self, first: int, last: int, out: NDArray[Any]) -> None:
         """Decode the weights of a step into flat float32, float16, or the bits of bfloat16 (uint16)."""
@@ -251,10 +254,10 @@ def index_of(i: int, n: int, name: str) -> int:
 
 def put(weights: Floats, out: NDArray[Any]) -> None:
     """Flat float32 into flat float32, float16, or the bits of bfloat16 (uint16)."""
-    if out.dtype == np.uint16:
-        encode(weights, FORMATS["bf16"], out.view(np.uint8))
-    else:
+    if out.dtype == np.float32:
         out[...] = weights
+    else:
+        encode(weights, FORMATS["f16" if out.dtype == np.float16 else "bf16"], out.view(np.uint8))
 
 
 def _tensor_at(reopen: Any, place: Any, name: str, index: tuple[int, ...]) -> Tensor:
