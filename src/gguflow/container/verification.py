@@ -55,7 +55,7 @@ _DIGEST = re.compile(r"[0-9a-f]{32}")
 LeafDigest = Callable[[int, int], bytes]
 """Of the bytes [first, last) of a file."""
 
-_PIECE = 1 << 18
+_PIECE = 1 << 22
 """Bytes that are digested in one call: few enough that a thread soon notices the end of its pool."""
 
 

@@ -26,8 +26,8 @@ from gguflow.container.verification import compare, tensor_leaves
 from gguflow.errors import Finding
 from gguflow.platform import available_cpus
 
-_STRIP = 5 << 17
-"""Bytes that are digested and looked at in one call each: what stays in a core's cache, and what a leaf of Q4_K takes."""
+_STRIP = 1 << 20
+"""Bytes that are digested and looked at in one call each: what stays in a core's cache, and what a leaf of a quantized format takes."""
 
 _TASK = 1 << 24
 """Bytes that a thread takes at a time: handing over costs Python as much as looking at half a megabyte."""
