@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguflow.parallel import pieces
+from gguflow.parallel import pieces, run
 from gguflow.weights import tiles
 
 BLOCK = 256
@@ -46,3 +48,52 @@ def test_sizes_beyond_32_bits(size: int) -> None:
     *_, (start, stop) = tiles(size - 8192, size, 4096, 1 << 16)
     assert (start, stop) == (size - 8192, size)
     assert stop // 32 * 34 == size * 34 // 32
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("n", [0, 1, 2, 100])
+def test_every_piece_is_done_once(n: int, threads: int) -> None:
+    done: list[tuple[int, int]] = []
+    run(lambda first, last: done.append((first, last)), [(i, i + 1) for i in range(n)], threads)
+    assert sorted(done) == [(i, i + 1) for i in range(n)]
+
+
+def test_threads_that_wait_for_others_inside_of_others() -> None:
+    """More calls at once than a pool has threads: each caller does its own pieces."""
+    done: list[int] = []
+    ten = [(i, i + 1) for i in range(10)]
+    run(lambda i, _: run(lambda j, _: done.append(10 * i + j), ten, 2), ten, 2)
+    assert sorted(done) == list(range(100))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_first_error_in_order_is_raised_and_nothing_goes_on_after_it(threads: int) -> None:
+    begun: list[int] = []
+
+    def work(i: int, _: int) -> None:
+        begun.append(i)
+        if i == 3:
+            time.sleep(0.05)  # so that piece 4 fails first, where there is a thread for it
+        if i >= 3:
+            raise ValueError(i)
+
+    with pytest.raises(ValueError, match=r"^3$"):
+        run(work, [(i, i + 1) for i in range(1000)], threads)
+    n_begun = len(begun)
+    time.sleep(0.02)
+    assert len(begun) == n_begun <= 3 + threads
+
+
+def test_an_interruption_comes_before_errors() -> None:
+    """Ctrl-C, which only the main thread gets."""
+    begun = threading.Event()
+
+    def work(i: int, _: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            begun.wait(5)
+            raise KeyboardInterrupt
+        begun.set()
+        raise ValueError(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(work, [(i, i + 1) for i in range(8)], 2)

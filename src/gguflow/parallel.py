@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -25,22 +26,44 @@ def pieces(size: int, row: int, block_size: int, target: int) -> Iterator[tuple[
 
 
 def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int) -> None:
-    """Do the pieces, on `threads` threads; the first error in the order of the pieces is the one raised."""
+    """Do the pieces, on `threads` threads, the caller's own among them; the first error in the order of the pieces is the one raised.
+
+    A thread that is done with a piece takes the next: none waits to be told, and the caller is not woken for each.
+    """
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")
     if threads == 1 or len(pieces) < 2:
         for piece in pieces:
             work(*piece)
         return
-    running = [_pool(threads).submit(work, *piece) for piece in pieces]
+    waiting = deque(enumerate(pieces))
+    errors: list[tuple[bool, int, BaseException]] = []
+
+    def take() -> None:
+        """Pieces, as long as there are any; after one that failed, none is begun."""
+        i = -1
+        try:
+            while waiting:
+                try:
+                    i, piece = waiting.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                work(*piece)
+        except BaseException as error:
+            waiting.clear()
+            errors.append((isinstance(error, Exception), i, error))  # an interruption comes before all else
+
+    helpers = [_pool(threads).submit(take) for _ in range(min(threads, len(pieces)) - 1)]
+    take()
+    running = [helper for helper in helpers if not helper.cancel()]
     try:
-        for done in running:
-            done.result()
+        wait(running)
     except BaseException:
-        for waiting in running:
-            waiting.cancel()
+        waiting.clear()
         wait(running)  # nobody writes to the caller's arrays after this
         raise
+    if errors:
+        raise min(errors, key=lambda error: error[:2])[2]
 
 
 @functools.cache

@@ -267,5 +267,5 @@ def _piece_size(size: int, threads: int, reads_twice: bool) -> int:
 
     reads_twice: whether it reads them again, and should find them in a cache.
     """
-    share = size if threads == 1 else size // (4 * threads)
+    share = size if threads == 1 else size // (8 * threads)
     return min(max(SMALLEST_PIECE, share), 1 << (20 if reads_twice else 22))
