@@ -1,9 +1,9 @@
 """Encode and decode speed of every block format against ggml, one thread each, same input, in turns.
 
 Columns: encode in M weights/s and as a multiple of ggml's speed; the speed of two threads over one; decode in M weights/s, in GB/s of float32
-written beside what a plain fill of the same memory reaches, as a multiple of ggml's speed and of gguf-py's. Medians of 5 (two threads: 11, against gguf-py: 3). Both
-sides write to memory that is there already (gguf-py cannot). Times are the processor's, since others may be at work too; those of two threads are
-the clock's. Formats that cannot do without importance get random importance, here and there.
+written beside what a plain fill of the same memory reaches, as a multiple of ggml's speed and of gguf-py's. Medians of 5 (two threads: 11, against
+gguf-py: 3). Both sides write to memory that is there already (gguf-py cannot). Times are the processor's, since others may be at work too; those of
+two threads are the clock's. Formats that cannot do without importance get random importance, here and there.
 """
 
 from __future__ import annotations
