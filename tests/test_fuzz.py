@@ -11,7 +11,7 @@ from fuzzing.mutation import mutated
 from fuzzing.targets import TARGETS, seeds
 
 FILES = Path(__file__).resolve().parent.parent / "fixtures" / "files"
-EXECUTIONS = {"reader": 4000, "agreement": 1500, "blocks": 1500, "safetensors": 1500, "loader": 1000, "payload": 1500}
+EXECUTIONS = {"reader": 4000, "agreement": 1500, "blocks": 1500, "safetensors": 1500, "loader": 1000, "payload": 1500, "running": 300}
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -11,11 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+from fuzzing.models import PROMPT, models
 from gguflow.container import grammar
 from gguflow.container.encodings import payload_names
 from gguflow.container.header import parse
 from gguflow.container.rules import DEFAULT_LIMITS
-from gguflow.errors import FileError, ShapeError
+from gguflow.errors import FileError, NonFiniteError, ShapeError, UsageError
+from gguflow.inference.generation import Generation
+from gguflow.inference.sampling import Sampler
+from gguflow.inference.tokenizer import Tokenizer
+from gguflow.inference.transformer import Transformer
 from gguflow.parametric import Payload, chunk_digest, descriptor
 from gguflow.parametric.geometry import INDEX_ENTRY_BYTES
 from gguflow.runtime import Tensor, open_model
@@ -99,6 +104,16 @@ def touch(tensor: Tensor) -> None:
             tensor.dequantize(rows=[-1, 0], dtype="bfloat16")
 
 
+def running(data: bytes) -> None:
+    """A model's tokenizer and a few tokens of it, as `gguflow run` does it; the file must hold, or be refused for a reason that has a rule."""
+    path = _scratch().with_suffix(".gguf")
+    path.write_bytes(data)
+    with contextlib.suppress(FileError, NonFiniteError, UsageError), np.errstate(all="ignore"), open_model(path) as model:
+        tokenizer, transformer = Tokenizer(model.metadata, model.path), Transformer(model)
+        generation = Generation(transformer, tokenizer, PROMPT, 3, Sampler(), "f16")
+        list(generation)
+
+
 def payload(data: bytes) -> None:
     """A payload of the parametric family, in memory: as it is, and with its digests made right, without which little gets past them."""
     for content in (data, resealed(data)):
@@ -156,11 +171,14 @@ TARGETS: dict[str, Target] = {
     "safetensors": safetensors_file,
     "loader": loader,
     "payload": payload,
+    "running": running,
 }
 
 
 def seeds(target: str, corpus: Path) -> list[bytes]:
-    """What the mutations of a target begin with: the small files of the corpus that it understands, or the payloads in them."""
+    """What the mutations of a target begin with: the small files of the corpus that it understands, or the payloads in them; or models that run."""
+    if target == "running":
+        return models()
     paths = sorted(corpus.rglob("*.safetensors" if target == "safetensors" else "*.gguf"))
     files = [path.read_bytes() for path in paths if path.stat().st_size < 1 << 14]
     return [payload for content in files for payload in payloads_in(content)] if target == "payload" else files
