@@ -1,19 +1,20 @@
 """The whole command against the two-step peer: convert_hf_to_gguf.py, then llama-quantize, on the same checkpoint in the same run.
 
-Prints seconds (warm page cache and warm kernels; and cold: the source dropped from the page cache, kernels compiled afresh), peak memory, and
-whether the two files hold the same tensors. Make a checkpoint with tools/make_checkpoint. The peer comes from llama.cpp's source tree and a
-llama-quantize built from it; without them only our own figures are printed.
+Prints seconds (warm page cache and warm kernels, on all threads and, in turns, on one; and cold: the source dropped from the page cache, kernels
+compiled afresh), peak memory, and whether the two files hold the same tensors. Make a checkpoint with tools/make_checkpoint. The peer comes from
+llama.cpp's source tree and a llama-quantize built from it; without them only our own figures are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,13 +48,21 @@ def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         folder = Path(scratch)
         ours = folder / "ours.gguf"
-        command = [sys.executable, "-m", "gguflow", "convert", str(arguments.checkpoint), "-o", str(ours), "-t", arguments.type]
-        command += ["--threads", str(arguments.threads), "--overwrite", "--quiet"]
-        cold = _cold(arguments.checkpoint, lambda: measured(command, {"GGUFLOW_CACHE_DIR": str(folder / "kernels")}))
-        measured(command, {})
-        warm = [measured(command, {}) for _ in range(arguments.repeat)]
+        command = [sys.executable, "-m", "gguflow", "convert", str(arguments.checkpoint), "-o", str(ours), "-t", arguments.type, "--quiet"]
+
+        def convert(threads: int = arguments.threads, cache: str | None = None) -> Run:
+            """A conversion to a file that is not there yet."""
+            ours.unlink(missing_ok=True)
+            return measured([*command, "--threads", str(threads)], {} if cache is None else {"GGUFLOW_CACHE_DIR": cache})
+
+        cold = _cold(arguments.checkpoint, lambda: convert(cache=str(folder / "kernels")))
+        convert()
+        pairs = [(convert(), convert(1)) for _ in range(arguments.repeat)]
+        warm, alone = [run for run, _ in pairs], [run for _, run in pairs]
         _row("gguflow, cold", cold)
         _row(f"gguflow, warm (median of {arguments.repeat})", _median(warm))
+        _row("gguflow, warm, one thread", _median(alone))
+        print(f"  {arguments.threads} threads over one: {statistics.median(one.seconds / both.seconds for both, one in pairs):.2f}")
         _breakdown(arguments, ours)
         if arguments.llama_cpp and arguments.llama_quantize:
             _peer(arguments, folder, ours, _median(warm), cold)
@@ -181,5 +190,5 @@ def _row(name: str, run: Run) -> None:
     print(f"  {name:32} {run.seconds:8.2f} s   anonymous {run.anonymous / 2**20:7.0f} MiB   resident {run.resident / 2**20:7.0f} MiB")
 
 
-def _median(runs: list[Run]) -> Run:
+def _median(runs: Sequence[Run]) -> Run:
     return sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
