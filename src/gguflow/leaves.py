@@ -207,13 +207,18 @@ def _encode(planned: PlannedTensor, first: int, weights: Floats, out: Bytes, imp
 
 def _check_f16(tensor: ModelTensor, first: int, weights: Floats) -> None:
     """Raise InvalidError for NaN, infinity, and what would become infinity."""
+    if _largest_magnitude(weights) < np.float32(65520).view(np.uint32):
+        return
     bad = first_non_finite(weights)
     if bad >= 0:
         raise refused(tensor, first + bad, weights[bad], "cannot be quantized")
-    too_large = np.abs(weights) >= np.float32(65520)
-    if too_large.any():
-        bad = int(too_large.argmax())
-        raise refused(tensor, first + bad, weights[bad], "does not fit F16 (choose bf16)")
+    bad = int((np.abs(weights) >= np.float32(65520)).argmax())
+    raise refused(tensor, first + bad, weights[bad], "does not fit F16 (choose bf16)")
+
+
+def _largest_magnitude(weights: Floats) -> int:
+    """The bits of the largest |weight|, which are in the order of the magnitudes; those of infinity and of NaN come after all others."""
+    return max(int(weights.view(np.int32).max(initial=0)), int(weights.view(np.uint32).max(initial=0)) % (1 << 31))
 
 
 def refused(tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:
