@@ -103,6 +103,7 @@ class Output:
         self.file.write(content, offset)
         self._has_written = True
         self.journal.record((i, number), digest, content.size)
+        self.file.begin_flush(content.size, offset)
 
     def finish_payload(self, i: int, nbytes: int, digest: bytes) -> None:
         """Payload i is written: its size and its digest are known."""

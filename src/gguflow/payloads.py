@@ -11,6 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from gguflow.parametric.chunks import assembled
 from gguflow.plan import PlannedTensor, geometry_of
 from gguflow.quantization import Bytes, Floats, decode
 from gguflow.weights import leave, packed
+
+T = TypeVar("T")
 
 
 def run_tensors(work: Work, output: Output, threads: int, progress: Progress | None) -> None:
@@ -70,8 +73,7 @@ class _PayloadWork:
         for nbytes, digest in self._there(at):
             at += self._count(nbytes, digest, progress)
             self.output.resumed_nbytes += nbytes
-        for number, chunk in self._in_order(len(self.sizes), self._encoded):
-            digest = chunk_digest(chunk)
+        for number, (chunk, digest) in self._in_order(len(self.sizes), self._encoded):
             self.output.write_chunk(self.i, number, chunk, digest, at)
             at += self._count(chunk.size, digest, progress)
         prefix = self.encoder.prefix(self.sizes, self.digests)
@@ -98,9 +100,9 @@ class _PayloadWork:
             yield nbytes, digest
             at += nbytes
 
-    def _in_order(self, first: int, action: Callable[[int], Bytes]) -> Iterator[tuple[int, Bytes]]:
+    def _in_order(self, first: int, action: Callable[[int], T]) -> Iterator[tuple[int, T]]:
         """Chunks from `first` on, done on threads, a few ahead of whoever takes them."""
-        pending: deque[tuple[int, Future[Bytes]]] = deque()
+        pending: deque[tuple[int, Future[T]]] = deque()
         try:
             for number in range(first, self.geometry.n_chunks):
                 pending.append((number, self.pool.submit(action, number)))
@@ -114,16 +116,15 @@ class _PayloadWork:
             for _, future in pending:
                 future.cancel()
 
-    def _observed(self, number: int) -> Bytes:
+    def _observed(self, number: int) -> None:
         first, last = self._range(number)
         weights = self._weights(first, last)
         with self._refusing(first, weights):
             self.encoder.observe(weights, number, self._importance(first, last))
         leave(self.work.reader, self.tensor, first, last)
-        return np.empty(0, np.uint8)
 
-    def _encoded(self, number: int) -> Bytes:
-        """A chunk's bytes. Raises InvalidError for NaN and infinity, but where the encoding is lossless."""
+    def _encoded(self, number: int) -> tuple[Bytes, bytes]:
+        """A chunk's bytes, and their digest. Raises InvalidError for NaN and infinity, but where the encoding is lossless."""
         first, last = self._range(number)
         if self.is_carried:
             sections = carrying.sections(self.work.reader, self.tensor, self.geometry, number)
@@ -133,7 +134,7 @@ class _PayloadWork:
         else:
             chunk = self._anew(number, first, last)
         leave(self.work.reader, self.tensor, first, last)
-        return chunk
+        return chunk, chunk_digest(chunk)
 
     def _anew(self, number: int, first: int, last: int) -> Bytes:
         """A chunk of weights that are encoded."""
