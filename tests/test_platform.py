@@ -247,6 +247,25 @@ def test_released_pages_read_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
         assert mapping[:] == content
 
 
+@pytest.mark.parametrize("has_advice", [True, False])
+def test_reading_ahead_is_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_advice: bool) -> None:
+    """Ranges inside, across and beyond the end; where the system has no such call, and where it refuses."""
+    if not has_advice:
+        monkeypatch.delattr(os, "posix_fadvise", raising=False)
+        monkeypatch.delattr(mmap, "MADV_WILLNEED", raising=False)
+    content = np.random.default_rng(1).bytes(3 * mmap.PAGESIZE + 7)
+    (tmp_path / "file").write_bytes(content)
+    with open(tmp_path / "file", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+        for first, last in [(0, 0), (5, 9), (mmap.PAGESIZE + 1, len(content)), (0, 10 * len(content))]:
+            platform.begin_read(file.fileno(), last - first, first)
+            for in_large_pages in (True, False):
+                platform.advise_use(mapping, first, last, in_large_pages=in_large_pages)
+        assert mapping[:] == content == file.read()
+    if has_advice and hasattr(os, "posix_fadvise"):
+        monkeypatch.setattr(os, "posix_fadvise", _raising(errno.ESPIPE))
+        platform.begin_read(0, 1, 0)
+
+
 def _raising(number: int) -> object:
     def call(*args: object) -> None:
         raise OSError(number, os.strerror(number))

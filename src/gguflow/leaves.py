@@ -24,7 +24,7 @@ from gguflow.plan import PlannedTensor
 from gguflow.proofs import Proofs
 from gguflow.quantization import Bytes, Floats, decode, encode, first_non_finite
 from gguflow.sources.reading import TensorReader
-from gguflow.weights import leave, packed, tiles
+from gguflow.weights import expect, leave, packed, tiles
 
 Progress = Callable[[PlannedTensor, int, int], None]
 """Called from the calling thread after each leaf of each output: its tensor, its weights, its bytes."""
@@ -77,6 +77,11 @@ class Work:
                 planned = output.planned(leaf[0])
                 first, last = leaf_range(planned, leaf[1])
                 yield planned, last - first, output.leaf_nbytes(leaf)
+
+    def expect(self, leaf: Leaf) -> None:
+        """A leaf will be done soon."""
+        planned = next(output.planned(leaf[0]) for output in self.outputs if output.lacks(leaf))
+        expect(self.reader, planned.tensor, *leaf_range(planned, leaf[1]))
 
     def do(self, leaf: Leaf) -> list[tuple[PlannedTensor, int, int]]:
         """Convert a leaf for every output that lacks it, and write it; for each, its tensor, weights and bytes."""
@@ -185,6 +190,7 @@ def run_leaves(work: Work, tensors: range, threads: int, progress: Progress | No
     with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
         try:
             for leaf in work.leaves(tensors):
+                work.expect(leaf)
                 pending.add(pool.submit(work.do, leaf))
                 collect(keep=2 * threads)
             collect(keep=0)

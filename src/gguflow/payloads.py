@@ -26,7 +26,7 @@ from gguflow.parametric import Encoder, Encoding, chunk_digest
 from gguflow.parametric.chunks import assembled
 from gguflow.plan import PlannedTensor, geometry_of
 from gguflow.quantization import Bytes, Floats, decode
-from gguflow.weights import leave, packed
+from gguflow.weights import expect, leave, packed
 
 T = TypeVar("T")
 
@@ -105,6 +105,7 @@ class _PayloadWork:
         pending: deque[tuple[int, Future[T]]] = deque()
         try:
             for number in range(first, self.geometry.n_chunks):
+                expect(self.work.reader, self.tensor, *self._range(number))
                 pending.append((number, self.pool.submit(action, number)))
                 if len(pending) > self.ahead:
                     done, future = pending.popleft()

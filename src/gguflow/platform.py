@@ -216,7 +216,7 @@ def release_pages(mapping: mmap.mmap, first: int, last: int) -> None:
         mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
-def advise_use(mapping: mmap.mmap, first: int, last: int) -> None:
+def advise_use(mapping: mmap.mmap, first: int, last: int, *, in_large_pages: bool = True) -> None:
     """Tell the system that the mapped file's bytes [first, last) will be wanted soon: it reads them ahead, and maps them in large pages if it can.
 
     Only a hint, and nothing where the system takes none.
@@ -224,10 +224,17 @@ def advise_use(mapping: mmap.mmap, first: int, last: int) -> None:
     if not hasattr(mapping, "madvise"):
         return
     first, last = first // mmap.PAGESIZE * mmap.PAGESIZE, min(last, len(mapping))
-    for advice in ("MADV_HUGEPAGE", "MADV_WILLNEED"):
+    for advice in ("MADV_HUGEPAGE", "MADV_WILLNEED") if in_large_pages else ("MADV_WILLNEED",):
         if first < last and hasattr(mmap, advice):
             with contextlib.suppress(OSError):  # EINVAL: no large pages for this file system
                 mapping.madvise(getattr(mmap, advice), first, last - first)
+
+
+def begin_read(fd: int, nbytes: int, offset: int) -> None:
+    """Let the system begin to read these bytes of a file, which will be wanted soon. Only a hint: nothing where it takes none."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
 
 
 BEYOND_ALL_FILES = (1 << 63) - 2

@@ -26,6 +26,12 @@ def packed(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> 
     return rows[start:stop]
 
 
+def expect(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> None:
+    """Weights [first, last) will be read soon: let the system begin to fetch them, while others are worked on."""
+    for part in tensor.parts(first, last) if tensor.source is not None else ():
+        reader.expect(*part)
+
+
 def leave(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> None:
     """Weights [first, last) have been read: prove that the files are still what they were, and give their pages back."""
     if tensor.source is None:

@@ -85,6 +85,17 @@ def test_read_rows(checkpoint: Checkpoint, name: str, rows: list[int]) -> None:
     assert gathered.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_what_is_expected_reads_the_same(checkpoint: Checkpoint, io: str) -> None:
+    with TensorReader(checkpoint, io) as reader:
+        for name in ARRAYS.keys() - {"odd"}:
+            tensor = checkpoint.tensors[name]
+            reader.expect(tensor, 0, tensor.n_weights)
+            assert reader.read(tensor, 0, tensor.n_weights).tobytes() == ARRAYS[name].tobytes()
+        with pytest.raises(UsageError, match="15 weights"):
+            reader.expect(checkpoint.tensors["matrix"], 0, 16)
+
+
 @pytest.mark.parametrize(("first", "last"), [(-1, 2), (0, 16), (3, 2), (16, 16)])
 def test_ranges_outside_the_tensor(checkpoint: Checkpoint, first: int, last: int) -> None:
     with TensorReader(checkpoint) as reader, pytest.raises(UsageError, match="15 weights"):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gguflow.errors import Finding, InvalidError, UsageError
 from gguflow.parametric import Payload
-from gguflow.platform import read_at, release_pages, storage_errors
+from gguflow.platform import advise_use, begin_read, read_at, release_pages, storage_errors
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
 from gguflow.sources.payloads import PayloadReader
 
@@ -95,6 +95,16 @@ class TensorReader:
             return np.concatenate([*copies, np.empty(0, np.uint8)]).reshape(len(rows), row_bytes)
         return self.read(tensor, 0, tensor.n_weights).reshape(n_rows, row_bytes)[rows]
 
+    def expect(self, tensor: SourceTensor, first: int, last: int) -> None:
+        """Weights [first, last) will be read soon: the system may begin to fetch them. A hint. Raises what `read` raises."""
+        if tensor.stored is not None:
+            return
+        start, stop = _byte_range(tensor, first, last)
+        if self._io == "mmap":
+            advise_use(self._map(tensor.file)[0], start, stop, in_large_pages=False)
+        else:
+            begin_read(self._descriptor(tensor.file), stop - start, start)
+
     def release(self, tensor: SourceTensor, first: int, last: int) -> None:
         """Weights [first, last) are done with: their pages need not stay in this process's memory. A hint; reading them again works."""
         if tensor.stored is not None:
@@ -115,19 +125,24 @@ class TensorReader:
 
     def _copied(self, file: SourceFile, start: int, stop: int) -> Bytes:
         """Bytes [start, stop) of a file, read into memory of their own."""
+        fd = self._descriptor(file)
+        with storage_errors("read", file.path):
+            content = read_at(fd, stop - start, start)
+        if len(content) != stop - start:
+            raise InvalidError(
+                file.path, Finding("R-002", "the file was shortened while it was read", offset=start + len(content), expected=f"{stop - start} bytes")
+            )
+        return np.frombuffer(content, np.uint8)
+
+    def _descriptor(self, file: SourceFile) -> int:
+        """The file, opened when it is first wanted."""
         with self._lock:
             if file not in self._descriptors:
                 with storage_errors("read", file.path):
                     fd = os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
                 self._descriptors[file] = fd
                 _check_same(file, os.fstat(fd), "R-001", "the file changed after its header was read")
-        with storage_errors("read", file.path):
-            content = read_at(self._descriptors[file], stop - start, start)
-        if len(content) != stop - start:
-            raise InvalidError(
-                file.path, Finding("R-002", "the file was shortened while it was read", offset=start + len(content), expected=f"{stop - start} bytes")
-            )
-        return np.frombuffer(content, np.uint8)
+            return self._descriptors[file]
 
     def _map(self, file: SourceFile) -> tuple[mmap.mmap, Bytes]:
         with self._lock:
