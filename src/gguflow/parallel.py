@@ -54,13 +54,12 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
             errors.append((isinstance(error, Exception), i, error))  # an interruption comes before all else
 
     helpers = [_pool(threads).submit(take) for _ in range(min(threads, len(pieces)) - 1)]
-    take()
-    running = [helper for helper in helpers if not helper.cancel()]
     try:
-        wait(running)
+        take()
+        wait([helper for helper in helpers if not helper.cancel()])
     except BaseException:
         waiting.clear()
-        wait(running)  # nobody writes to the caller's arrays after this
+        wait([helper for helper in helpers if not helper.cancel()])  # nobody writes to the caller's arrays after this
         raise
     if errors:
         raise min(errors, key=lambda error: error[:2])[2]

@@ -153,6 +153,8 @@ class _PayloadWork:
         rows_per_matrix = self.geometry.shape[-2] if len(self.geometry.shape) > 1 else 1
         matrices = np.arange(first // columns, last // columns) // rows_per_matrix
         found = [self.planned.importance.of_matrix(int(i), columns) for i in range(matrices[0], matrices[-1] + 1)]
+        if self.geometry.rows > rows_per_matrix:  # of a matrix that was never used, all columns count the same, beside the others
+            found = [one if one.any() else np.ones_like(one) for one in found]
         return found[0] if len(found) == 1 else np.stack(found)[matrices - matrices[0]]
 
     @contextlib.contextmanager
