@@ -240,21 +240,21 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """Anonymous memory does not grow with the model: 4 times the size, the same peak within 8 MB."""
-    peaks = []
+    """Anonymous memory of a thread does not grow with the model: 4 times the size, the same within 8 MB."""
+    sizes = []
     for n_rows in (1 << 12, 1 << 14):
         x = np.zeros((n_rows, 1 << 10), np.float32)
         a, b = (write_safetensors(tmp_path / f"{side}{n_rows}.safetensors", {"x": x}) for side in "ab")
         program = """
 import sys
 from gguflow import comparison
-comparison.compare(*sys.argv[1:], threads=2, io="mmap")
+comparison.compare(*sys.argv[1:], threads=1, io="mmap")
 fields = dict(line.split(":") for line in open("/proc/self/status"))
-print(int(fields["VmHWM"].split()[0]) - 0, int(fields["RssAnon"].split()[0]))
+print(int(fields["RssAnon"].split()[0]))
 """
         done = subprocess.run([sys.executable, "-c", program, str(a), str(b)], capture_output=True, text=True, check=True)
-        peaks.append(int(done.stdout.split()[1]))
-    assert peaks[1] - peaks[0] < 8000
+        sizes.append(int(done.stdout))
+    assert sizes[1] - sizes[0] < 8000
 
 
 def test_measures_add_up() -> None:
