@@ -1,4 +1,4 @@
-"""What public functions take and give, proved in one place: importance, arrays for results, views that kernels may read."""
+"""What is asked of arrays in many places: importance and results proved, views that kernels may read, the largest magnitude."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
         array = array.view()
         array.flags.writeable = False
     return array
+
+
+def largest_magnitude(words: NDArray[Any]) -> int:
+    """Of floats, given as their bits in unsigned integers: those of the largest |x|, without the sign; 0 where there are none.
+
+    Among the positive, and among the negative, bits are in the order of the magnitudes; those of infinity and of NaN come after all others.
+    """
+    sign = 1 << 8 * words.itemsize - 1
+    return max(int(words.view(f"<i{words.itemsize}").max(initial=0)), int(words.max(initial=0)) % sign)
 
 
 def output_array(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

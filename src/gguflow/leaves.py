@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
+from gguflow.arrays import largest_magnitude
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.container.integrity import new_leaf_digest
 from gguflow.errors import Finding, InvalidError
@@ -213,18 +214,13 @@ def _encode(planned: PlannedTensor, first: int, weights: Floats, out: Bytes, imp
 
 def _check_f16(tensor: ModelTensor, first: int, weights: Floats) -> None:
     """Raise InvalidError for NaN, infinity, and what would become infinity."""
-    if _largest_magnitude(weights) < np.float32(65520).view(np.uint32):
+    if largest_magnitude(weights.view(np.uint32)) < np.float32(65520).view(np.uint32):
         return
     bad = first_non_finite(weights)
     if bad >= 0:
         raise refused(tensor, first + bad, weights[bad], "cannot be quantized")
     bad = int((np.abs(weights) >= np.float32(65520)).argmax())
     raise refused(tensor, first + bad, weights[bad], "does not fit F16 (choose bf16)")
-
-
-def _largest_magnitude(weights: Floats) -> int:
-    """The bits of the largest |weight|, which are in the order of the magnitudes; those of infinity and of NaN come after all others."""
-    return max(int(weights.view(np.int32).max(initial=0)), int(weights.view(np.uint32).max(initial=0)) % (1 << 31))
 
 
 def refused(tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:

@@ -53,13 +53,17 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
             waiting.clear()
             errors.append((isinstance(error, Exception), i, error))  # an interruption comes before all else
 
+    def leave() -> None:
+        """Wait for those that have begun: nobody writes to the caller's arrays after this."""
+        wait([helper for helper in helpers if not helper.cancel()])
+
     helpers = [_pool(threads).submit(take) for _ in range(min(threads, len(pieces)) - 1)]
     try:
         take()
-        wait([helper for helper in helpers if not helper.cancel()])
+        leave()
     except BaseException:
         waiting.clear()
-        wait([helper for helper in helpers if not helper.cancel()])  # nobody writes to the caller's arrays after this
+        leave()
         raise
     if errors:
         raise min(errors, key=lambda error: error[:2])[2]

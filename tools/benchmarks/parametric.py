@@ -9,17 +9,17 @@ Gaussian weights.
 from __future__ import annotations
 
 import argparse
-import statistics
+import functools
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import thread_time
 
 import numpy as np
 from numpy.typing import NDArray
 
 import gguflow
-from benchmarks.timing import Comparison
+from benchmarks.timing import REPETITIONS, Comparison, compare, seconds
 from gguflow.blocks import FORMATS
 from gguflow.parametric import Encoder, Payload, find, joined
 from gguflow.quantization import as_floats
@@ -28,7 +28,6 @@ from gguflow.sources.reading import TensorReader
 
 Floats = NDArray[np.float32]
 f32 = np.float32
-REPETITIONS = 5
 
 PEER = """
 import sys, time, numpy, torch, bitsandbytes.functional as F
@@ -56,9 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
         payload = Payload(gguflow.quantize(x, name))
         out = np.empty_like(x)
         payload.decode_rows(out=out)
-        decode = min(core_seconds(lambda payload=payload, out=out: payload.decode_rows(out=out)) for _ in range(3))  # type: ignore[misc]
+        decode = min(seconds(lambda payload=payload, out=out: payload.decode_rows(out=out), thread_time) for _ in range(3))  # type: ignore[misc]
         work = NUMPY.get(name)
-        encoding = compare_cores(lambda name=name: gguflow.quantize(x, name), (lambda work=work: work(x)) if work else lambda: None)  # type: ignore[misc]
+        theirs = functools.partial(work, x) if work else lambda: None
+        encoding = compare(functools.partial(gguflow.quantize, x, name), theirs, clock=thread_time)
         ratio = f"{encoding.ratio:8.1f}" if work else f"{'-':>8}"
         print(f"{name:16} {x.size / encoding.ours / 1e6:10.0f} {ratio} {x.size / decode / 1e6:10.0f}", flush=True)
     if arguments.peer_python:
@@ -133,9 +133,9 @@ def against_bitsandbytes(x: Floats, python: str) -> Comparison:
 
             theirs()
             gguflow.quantize(x, "nf4_b64")
-            pairs = [(core_seconds(lambda: gguflow.quantize(x, "nf4_b64")), theirs()) for _ in range(REPETITIONS)]
+            pairs = [(seconds(lambda: gguflow.quantize(x, "nf4_b64"), thread_time), theirs()) for _ in range(REPETITIONS)]
             stdin.close()
-    return medians(pairs)
+    return Comparison.of(pairs)
 
 
 # --- entropy coding -------------------------------------------------------------------------------------------------------------------------------
@@ -158,25 +158,6 @@ def bfloat16(x: Floats) -> NDArray[np.uint16]:
     return words
 
 
-def compare_cores(ours: Callable[[], object], theirs: Callable[[], object]) -> Comparison:
-    """As `timing.compare`, in time of the processor."""
-    ours()
-    theirs()
-    return medians([(core_seconds(ours), core_seconds(theirs)) for _ in range(REPETITIONS)])
-
-
-def medians(pairs: list[tuple[float, float]]) -> Comparison:
-    ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
-    return Comparison(ours, theirs, statistics.median(b / max(a, 1e-9) for a, b in pairs))
-
-
-def core_seconds(work: Callable[[], object]) -> float:
-    """Time of the processor, so that other programs do not count."""
-    start = time.thread_time()
-    work()
-    return time.thread_time() - start
-
-
 def print_lossless(matrices: list[Floats]) -> None:
     """Ratio and speed of `lossless` on the weights rounded to bfloat16."""
     raw = stored = 0
@@ -193,8 +174,8 @@ def print_lossless(matrices: list[Floats]) -> None:
         if not (payload.raw_rows().view("<u2") == words).all():
             raise SystemExit("lossless lost something")
         out = np.empty(words.shape, np.float32)
-        writing += min(core_seconds(parts) for _ in range(3))
-        reading += min(core_seconds(lambda payload=payload, out=out: payload.decode_rows(out=out)) for _ in range(3))  # type: ignore[misc]
+        writing += min(seconds(parts, thread_time) for _ in range(3))
+        reading += min(seconds(lambda payload=payload, out=out: payload.decode_rows(out=out), thread_time) for _ in range(3))  # type: ignore[misc]
         raw += words.nbytes
         stored += payload.nbytes
     print(f"lossless bf16: ratio {raw / stored:.3f}; write {raw / writing / 1e6:.0f} MB/s, read {raw / reading / 1e6:.0f} MB/s of a core, bit-exact")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 REPETITIONS = 5
@@ -20,6 +20,15 @@ class Comparison:
     theirs: float
     ratio: float
 
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[float, float]]) -> Comparison:
+        """The medians of seconds of ours and theirs, a pair for each repetition."""
+        return cls(
+            ours=statistics.median(a for a, _ in pairs),
+            theirs=statistics.median(b for _, b in pairs),
+            ratio=statistics.median(b / a for a, b in pairs),
+        )
+
 
 def seconds(work: Callable[[], object], clock: Clock = time.perf_counter) -> float:
     start = clock()
@@ -34,9 +43,4 @@ def compare(ours: Callable[[], object], theirs: Callable[[], object], repetition
     """
     ours()
     theirs()
-    pairs = [(seconds(ours, clock), seconds(theirs, clock)) for _ in range(repetitions)]
-    return Comparison(
-        ours=statistics.median(a for a, _ in pairs),
-        theirs=statistics.median(b for _, b in pairs),
-        ratio=statistics.median(b / a for a, b in pairs),
-    )
+    return Comparison.of([(seconds(ours, clock), seconds(theirs, clock)) for _ in range(repetitions)])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow import blocks
+from gguflow.arrays import largest_magnitude
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.base import ReservedCode
 from gguflow.container.header import Header, TensorInfo
@@ -147,17 +148,11 @@ def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found
 
 def _search(words: NDArray[Any], mask: int, first: int, found: _Found) -> _Found:
     """`found`, and what is in the words of the blocks from number `first` on."""
-    largest = _largest_number(words) & mask if words.strides == (words.itemsize,) else int((words & words.dtype.type(mask)).max())
+    largest = largest_magnitude(words) & mask if words.strides == (words.itemsize,) else int((words & words.dtype.type(mask)).max())
     if largest == mask:
         bad = np.flatnonzero((words & words.dtype.type(mask)) == mask)
         return found.then(_Found(len(bad), first + int(bad[0]), largest))
     return found if largest <= found.largest else found.then(_Found(largest=largest))
-
-
-def _largest_number(words: NDArray[Any]) -> int:
-    """The largest magnitude of floats, as their bits without the sign, which are in the same order: among the positive ones or among the negative."""
-    sign = 1 << 8 * words.itemsize - 1
-    return max(int(words.view(f"<i{words.itemsize}").max()), int(words.max()) % sign)
 
 
 def _broken(i: int, tensor: TensorInfo, results: list[_Found], data_offset: int) -> Iterator[Finding]:
