@@ -20,9 +20,9 @@ import numpy as np
 from cases import adversarial, importances
 from gguflow import kernels
 from gguflow.blocks import BlockFormat, by_name
-from gguflow.kernels import products
-from gguflow.kernels.products import tile
-from gguflow.products import matmul
+from gguflow.kernels import matmul as matmul_kernels
+from gguflow.kernels.matmul import tile
+from gguflow.packed_matmul import matmul
 from gguflow.quantization import dequantize, quantize
 
 N = 512
@@ -60,7 +60,7 @@ def digest(block_format: BlockFormat) -> str:
 def compiled(block_format: BlockFormat) -> dict[str, Any]:
     """The compiled kernels in the modules of a format, by name. Where an entry fetches tables, it is what it calls that is compiled."""
     found = {}
-    for module in (kernels.load(block_format), products.find(block_format.key), tile):
+    for module in (kernels.load(block_format), matmul_kernels.find(block_format.key), tile):
         own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__} if module else {}
         found.update({f"{block_format.key}.{name}": value for name, value in own.items() if getattr(value, "signatures", None)})
     return found

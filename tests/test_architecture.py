@@ -19,87 +19,58 @@ import pytest
 import gguflow
 from checkpoints import TINY
 from gguflow.container import header
+from gguflow.container.writer import build
 
 PACKAGE = Path(gguflow.__file__).resolve().parent
 
 UNITS: dict[str, set[str]] = {
+    "_version": set(),
     "errors": set(),
     "platform": {"errors"},
-    "lanes": set(),
     "arrays": {"errors"},
+    "threads": {"errors"},
     "blocks": {"errors"},
-    "kernels": {"lanes", "blocks"},
+    "kernels": {"blocks"},
     "container": {"errors", "platform"},
-    "sources": {"errors", "platform", "blocks", "container", "parametric"},
-    "models": {"errors", "platform", "container", "sources"},
+    "parametric": {"errors", "arrays", "kernels", "threads"},
     "recipes": {"errors", "blocks", "parametric"},
-    "parallel": {"errors"},
-    "parametric": {"errors", "arrays", "kernels", "parallel"},
-    "quantization": {"errors", "arrays", "blocks", "kernels", "parallel", "parametric"},
+    "quantization": {"errors", "arrays", "blocks", "kernels", "threads", "parametric"},
+    "packed_matmul": {"errors", "arrays", "blocks", "kernels", "threads", "quantization"},
+    "sources": {"errors", "platform", "blocks", "container", "parametric"},
+    "models": {"errors", "platform", "container", "quantization", "sources"},
+    "parametric/transcoding": {"errors", "blocks", "models", "parametric", "quantization", "sources"},
     "rows": {"errors", "arrays", "platform", "blocks", "container", "parametric", "quantization"},
-    "products": {"errors", "arrays", "blocks", "kernels", "parallel", "quantization"},
-    "imatrix": {"errors", "blocks", "container"},
-    "plan": {"errors", "blocks", "container", "models", "recipes", "imatrix", "parametric", "carrying"},
-    "journal": {"errors", "platform"},
-    "weights": {"models", "quantization", "sources"},
-    "carrying": {"errors", "blocks", "models", "parametric", "quantization", "sources", "weights"},
-    "proofs": {"errors", "container", "journal", "models", "quantization", "sources"},
-    "output": {"errors", "container", "journal", "plan", "quantization"},
-    "leaves": {
-        "errors",
-        "arrays",
-        "blocks",
-        "container",
-        "sources",
-        "models",
-        "imatrix",
-        "output",
-        "plan",
-        "quantization",
-        "weights",
-        "journal",
-        "proofs",
-    },
-    "payloads": {"errors", "blocks", "carrying", "container", "leaves", "models", "output", "parametric", "plan", "quantization", "weights"},
     "conversion": {
-        "errors",
-        "platform",
-        "blocks",
-        "container",
-        "sources",
-        "models",
-        "recipes",
-        "imatrix",
-        "plan",
-        "quantization",
-        "leaves",
-        "output",
-        "parametric",
-        "payloads",
+        *("_version", "errors", "arrays", "platform", "blocks", "container", "models", "parametric", "quantization"),
+        *("parametric/transcoding", "recipes", "sources"),
     },
-    "comparison": {"errors", "platform", "blocks", "container", "describe", "models", "quantization", "sources", "weights"},
-    "exporting": {"errors", "platform", "blocks", "carrying", "sources", "models", "parametric", "plan", "leaves", "conversion"},
-    "describe": {"errors", "blocks", "container", "plan", "parametric", "rows"},
-    "progress": {"plan", "describe"},
-    "validation": {"errors", "arrays", "platform", "blocks", "container", "sources", "models", "recipes", "plan", "parametric", "rows"},
-    "editing": {"errors", "platform", "container", "plan", "validation"},
+    "validation": {
+        *("errors", "arrays", "platform", "blocks", "container", "models", "parametric", "recipes", "rows", "sources"),
+    },
+    "editing": {"errors", "platform", "blocks", "container", "validation"},
+    "comparison": {"errors", "platform", "blocks", "container", "describe", "models", "quantization", "sources"},
+    "exporting": {
+        *("errors", "platform", "blocks", "conversion", "models", "parametric", "parametric/transcoding", "sources"),
+    },
     "runtime": {
-        *("errors", "arrays", "platform", "blocks", "container", "models", "parallel", "plan", "products", "quantization", "validation"),
-        *("parametric", "rows"),
+        *("errors", "arrays", "platform", "blocks", "container", "models", "packed_matmul", "parametric"),
+        *("quantization", "rows", "threads", "validation"),
     },
     "torch": {"errors", "blocks", "parametric", "quantization", "runtime"},
     "inference": {"errors", "blocks", "models", "quantization"},
+    "describe": {"errors", "blocks", "container", "conversion", "parametric", "rows"},
+    "progress": {"conversion", "describe"},
     "inference_cli": {"errors", "platform", "inference"},
     "cli": {
-        *("errors", "comparison", "exporting", "inference_cli", "platform", "recipes", "validation", "editing", "conversion"),
-        *("describe", "progress", "plan"),
+        *("_version", "errors", "comparison", "exporting", "inference_cli", "platform", "recipes", "validation", "editing"),
+        *("conversion", "describe", "progress"),
     },
 }
-"""Each module or subpackage of gguflow, and those that it may import. What stands under TYPE_CHECKING does not count."""
+"""Each module or subpackage of gguflow (or module of one, where it stands higher), and those that it may import. What stands under TYPE_CHECKING does not count."""
 
 LIBRARIES: dict[str, set[str]] = {
-    "numba": {"lanes.py", "kernels/"},
-    "llvmlite": {"lanes.py", "kernels/"},
+    "numba": {"kernels/"},
+    "llvmlite": {"kernels/"},
     "construct": {"blocks/", "container/grammar.py", "parametric/grammar.py"},
     "numpy": {""},
     "gguf": {"models/"},
@@ -115,10 +86,10 @@ LIBRARIES: dict[str, set[str]] = {
 OPTIONAL = {"torch"}
 """Units that need a library which the package does not ask for: without it, they do not import."""
 
-ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.lanes", "gguf", "sentencepiece", "tqdm"}
-"""Imported inside functions only (kernels and lanes import each other freely): whoever does not need them does not wait for them."""
+ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.kernels.lanes", "gguf", "sentencepiece", "tqdm"}
+"""Imported inside functions only (kernels import each other freely): whoever does not need them does not wait for them."""
 
-WITHOUT_FILES = {"blocks", "recipes", "plan", "lanes", "inference"}
+WITHOUT_FILES = {"blocks", "recipes", "inference"}
 """Units that know no files: none of these modules, and no `open`."""
 FILE_MODULES = {"os", "io", "mmap", "pathlib", "shutil", "tempfile"}
 
@@ -167,7 +138,7 @@ class Source:
 
     @property
     def unit(self) -> str:
-        return "" if self.path in ("__init__.py", "__main__.py") else self.path.split("/")[0].removesuffix(".py")
+        return "" if self.path in ("__init__.py", "__main__.py") else unit_named(self.path.removesuffix(".py").split("/"))
 
     def where(self, node: ast.AST) -> str:
         return f"{self.path}:{getattr(node, 'lineno', 0)}"
@@ -212,7 +183,13 @@ def imports(source: Source) -> Iterator[Import]:
 def unit_of(module: str) -> str | None:
     """The unit of a module's full name; None outside the package, and for the package's own names (`gguflow.__version__`)."""
     parts = module.split(".")
-    return parts[1] if parts[0] == "gguflow" and len(parts) > 1 and parts[1] in UNITS else None
+    unit = unit_named(parts[1:]) if parts[0] == "gguflow" and len(parts) > 1 else ""
+    return unit if unit in UNITS else None
+
+
+def unit_named(parts: list[str]) -> str:
+    """The unit of a module, given by the parts of its name inside the package: a row of its own, or that of what it is in."""
+    return own if (own := "/".join(parts[:2])) in UNITS else parts[0]
 
 
 def bare_floats(node: ast.AST, wrapped: bool = False) -> Iterator[ast.Constant]:
@@ -275,7 +252,7 @@ def test_what_is_slow_to_load_is_loaded_when_called() -> None:
     wrong = [
         f"{found.where}: imports {found.module} with the module"
         for source in sources()
-        if source.unit not in ("kernels", "lanes")
+        if source.unit != "kernels"
         for found in imports(source)
         if not found.called and not found.typing and any(found.module == slow or found.module.startswith(slow + ".") for slow in ONLY_WHEN_CALLED)
     ]
@@ -313,7 +290,7 @@ def test_public_names_stay_what_they_are() -> None:
 import importlib, gguflow
 first = {{name: getattr(gguflow, name) for name in gguflow.__all__}}
 for unit in {sorted(UNITS.keys() - OPTIONAL)}:
-    importlib.import_module("gguflow." + unit)
+    importlib.import_module("gguflow." + unit.replace("/", "."))
 for name, value in first.items():
     if getattr(gguflow, name) is not value:
         raise SystemExit(name)
@@ -334,7 +311,11 @@ def test_no_assert_and_no_print() -> None:
     assert not asserts + prints
 
 
-KERNELS = [pytest.param(source, id=source.path) for source in sources() if source.unit == "kernels" and source.path != "kernels/policy.py"]
+KERNELS = [
+    pytest.param(source, id=source.path)
+    for source in sources()
+    if source.unit == "kernels" and source.path not in ("kernels/policy.py", "kernels/lanes.py")
+]
 
 
 @pytest.mark.parametrize("source", KERNELS)
@@ -393,7 +374,7 @@ def test_import_is_light() -> None:
 @pytest.mark.parametrize(("arguments", "forbidden"), START_UP.values(), ids=START_UP)
 def test_commands_load_only_what_they_need(tmp_path: Path, arguments: list[str], forbidden: set[str]) -> None:
     model = tmp_path / "model.gguf"
-    model.write_bytes(header.build({}, (), header.DEFAULT_ALIGNMENT))
+    model.write_bytes(build({}, (), header.DEFAULT_ALIGNMENT))
     program = "import runpy; runpy.run_module('gguflow', run_name='__main__', alter_sys=True)"
     modules = loaded(program, *(str(model) if argument == "MODEL" else argument for argument in arguments))
     assert "gguflow" in modules

@@ -110,8 +110,8 @@ def test_inspect(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_shown_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from gguflow.container.header import build
     from gguflow.container.metadata import string
+    from gguflow.container.writer import build
 
     path = tmp_path / "model.gguf"
     path.write_bytes(build({"general.name": string("\x1b[2J\x07evil\u202e"), "k\x1b": string("v")}, ()))

@@ -22,8 +22,8 @@ from gguflow.cli import main
 from gguflow.comparison import measures, plot, report
 from gguflow.comparison.measures import TensorMeasures
 from gguflow.container.metadata import string
+from gguflow.conversion.splitting import Split
 from gguflow.errors import InvalidError, UsageError
-from gguflow.plan import Split
 from gguflow.quantization import dequantize, quantize
 from test_experts import checkpoint as mixture
 from test_export import gguf

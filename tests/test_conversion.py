@@ -21,7 +21,7 @@ import llama_cpp
 from checkpoints import TINY, bf16, llama_tensors, tiny_llama, write_safetensors
 from gguflow import conversion, describe
 from gguflow.blocks import FORMATS, by_id
-from gguflow.container.writer import OutputFile
+from gguflow.container.output_file import OutputFile
 from gguflow.errors import InvalidError, StorageError, UsageError
 from gguflow.models.base import RopeOrder
 from gguflow.quantization import quantize

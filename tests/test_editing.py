@@ -17,14 +17,15 @@ import pytest
 import llama_cpp
 from checkpoints import TINY, tiny_llama, write_safetensors
 from gguflow import conversion, editing, platform
+from gguflow.blocks import block_sizes
 from gguflow.cli import main
-from gguflow.container.header import Header, build
+from gguflow.container.header import Header
 from gguflow.container.integrity import without_set
 from gguflow.container.metadata import Metadata, Value, ValueType, array, boolean, string, u32
 from gguflow.container.reader import read_header
+from gguflow.container.writer import build
 from gguflow.editing import edit, parse_assignment
 from gguflow.errors import ExitStatus, InvalidError, StorageError, UsageError
-from gguflow.plan import block_sizes
 from gguflow.validation import examine
 
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\u2581\U0001f600{% endfor %}"

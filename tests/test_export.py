@@ -15,11 +15,12 @@ from checkpoints import TINY, bf16, tiny_llama, write_safetensors
 from gguflow import conversion, exporting, recipes
 from gguflow.blocks import FORMATS
 from gguflow.cli import main
-from gguflow.container.header import TensorInfo, build
+from gguflow.container.header import TensorInfo
 from gguflow.container.metadata import Metadata, string, u32
+from gguflow.container.writer import build
+from gguflow.conversion.splitting import Split
 from gguflow.errors import InvalidError, UsageError
 from gguflow.models.base import RopeOrder
-from gguflow.plan import Split
 from gguflow.sources import open_checkpoint
 from models.families import checkpoint, files, shapes
 from test_conversion import tensors_of

@@ -14,11 +14,12 @@ import ggml
 from checkpoints import tiny_llama
 from gguflow import conversion, describe, models, recipes, sources
 from gguflow.blocks import FORMATS
-from gguflow.container.header import TensorInfo, build
+from gguflow.container.header import TensorInfo
 from gguflow.container.metadata import Metadata, Value, ValueType, array, i32, string, u32
 from gguflow.container.shards import COUNT_KEY, TENSORS_KEY, shard_metadata
+from gguflow.container.writer import build
+from gguflow.conversion.plan import PlannedTensor
 from gguflow.errors import FileError, InvalidError, MalformedError, UsageError
-from gguflow.plan import PlannedTensor
 from test_conversion import tensors_of
 
 REQUANTIZE = recipes.Options(allow_requantize=True)

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 import gguflow
 from checkpoints import llama_tensors, tiny_llama, write_safetensors
-from gguflow import conversion, imatrix
+from gguflow import conversion
 from gguflow.blocks import by_id
 from gguflow.cli import main
-from gguflow.container.header import TensorInfo, align, build
+from gguflow.container.header import TensorInfo, align
 from gguflow.container.metadata import Metadata, Value, ValueType, array, string, u32, u64
+from gguflow.container.writer import build
+from gguflow.conversion import imatrix
 from gguflow.describe import inspect_file
 from gguflow.errors import FileError, InvalidError, MalformedError, UsageError
 from gguflow.quantization import dequantize, quantize

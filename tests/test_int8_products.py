@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 import ggml
 from cases import adversarial
-from gguflow import products
+from gguflow import packed_matmul
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.blocks.q8_0 import encode_block
 from gguflow.blocks.scalars import half_value, nearest_int
 from gguflow.errors import NonFiniteError, UsageError
-from gguflow.kernels import products as kernels
-from gguflow.products import FEW, SOME, EightBits, matmul
+from gguflow.kernels import matmul as kernels
+from gguflow.packed_matmul import FEW, SOME, EightBits, matmul
 from gguflow.quantization import dequantize
 
 f32 = np.float32
@@ -143,9 +143,9 @@ def test_plain_numbers_meet_activations_as_they_are(name: str) -> None:
 def test_neither_threads_nor_pieces_change_a_bit(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     packed, x = rows_of(name, 101, 512), activations(FEW, 512)
     expected = matmul(packed, name, x, activations="int8")
-    monkeypatch.setattr(products, "TILE", 7 * 512)
+    monkeypatch.setattr(packed_matmul, "TILE", 7 * 512)
     for threads, piece in itertools.product((1, 2, 3), (1, 5000, 1 << 20)):
-        monkeypatch.setattr(products, "PIECE", piece)
+        monkeypatch.setattr(packed_matmul, "PIECE", piece)
         np.testing.assert_array_equal(matmul(packed, name, x, activations="int8", threads=threads), expected)
 
 

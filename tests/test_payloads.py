@@ -17,13 +17,15 @@ from checkpoints import llama_tensors, tiny_llama, write_safetensors
 from gguflow import conversion, describe, exporting, recipes, sources
 from gguflow.blocks import FORMATS
 from gguflow.cli import main
-from gguflow.container.encodings import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, payload_metadata
-from gguflow.container.header import Header, TensorInfo, build, parse
+from gguflow.container.header import Header, TensorInfo, parse
 from gguflow.container.metadata import Metadata, ValueType, array, string, u32
+from gguflow.container.payload_keys import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, payload_metadata
+from gguflow.container.writer import build
+from gguflow.conversion.plan import PlannedTensor
+from gguflow.conversion.splitting import Split
 from gguflow.editing import edit, parse_assignment
 from gguflow.errors import FileError, InvalidError, UsageError
 from gguflow.parametric import presets
-from gguflow.plan import PlannedTensor, Split
 from gguflow.validation import examine
 from test_experts import checkpoint as mixture
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguflow.parallel import pieces, run
-from gguflow.weights import tiles
+from gguflow.models.reading import tiles
+from gguflow.threads import pieces, run
 
 BLOCK = 256
 

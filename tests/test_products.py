@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gguflow import products
+from gguflow import packed_matmul
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.errors import ShapeError, UnknownFormatError, UsageError
-from gguflow.products import FEW, SOME, matmul
+from gguflow.packed_matmul import FEW, SOME, matmul
 from gguflow.quantization import dequantize, quantize
 
 f32 = np.float32
@@ -28,7 +28,7 @@ TOLERANCE = 1e-5  # of the sum of |x w|
 
 
 def test_the_formats_with_a_path_of_their_own() -> None:
-    from gguflow.kernels import products as kernels
+    from gguflow.kernels import matmul as kernels
 
     assert {name for name in FORMATS if kernels.find(name)} == set(FAST_NAMES)
 
@@ -143,10 +143,10 @@ def test_activations(block_format: BlockFormat, x: NDArray[Any]) -> None:
 @pytest.mark.parametrize("name", ["q4_k", "q8_0", "f32", "f64", "iq2_xs"])
 def test_neither_threads_nor_pieces_change_a_bit(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
     packed, x = packed_rows(FORMATS[name], 101, 512), activations(count, 512)
-    monkeypatch.setattr(products, "TILE", 7 * 512)
+    monkeypatch.setattr(packed_matmul, "TILE", 7 * 512)
     expected = matmul(packed, name, x)
     for threads, piece in itertools.product((1, 2, 3), (1, 5000, 1 << 20)):
-        monkeypatch.setattr(products, "PIECE", piece)
+        monkeypatch.setattr(packed_matmul, "PIECE", piece)
         np.testing.assert_array_equal(matmul(packed, name, x, threads=threads), expected)
 
 
@@ -155,7 +155,7 @@ def test_neither_threads_nor_pieces_change_a_bit(monkeypatch: pytest.MonkeyPatch
 def test_the_tiles_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
     packed, x = packed_rows(FORMATS[name], 50, 512), activations(count, 512)
     expected = matmul(packed, name, x)
-    monkeypatch.setattr(products, "TILE", 1)
+    monkeypatch.setattr(packed_matmul, "TILE", 1)
     np.testing.assert_array_equal(matmul(packed, name, x), expected)
 
 

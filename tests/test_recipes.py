@@ -13,8 +13,9 @@ import pytest
 from checkpoints import TINY
 from gguflow.blocks import FORMATS
 from gguflow.cli import main
-from gguflow.container.header import TensorInfo, build
+from gguflow.container.header import TensorInfo
 from gguflow.container.metadata import string, u32
+from gguflow.container.writer import build
 from gguflow.errors import UnknownFormatError, UsageError
 from gguflow.recipes import RECIPES, Choice, ModelFacts, Options, TensorFacts, choose, resolve
 from gguflow.recipes.conditions import CONDITIONS

@@ -25,10 +25,11 @@ from checkpoints import TINY
 from fuzzing.mutation import mutated
 from gguflow import parametric, platform, sources
 from gguflow.cli import main
-from gguflow.container import rows as layout
-from gguflow.container.encodings import MUST_UNDERSTAND_KEY, PAYLOADS_KEY
-from gguflow.container.header import Header, TensorInfo, build, parse
+from gguflow.container import row_store as layout
+from gguflow.container.header import Header, TensorInfo, parse
 from gguflow.container.metadata import Metadata, ValueType, array, string, u32, u64
+from gguflow.container.payload_keys import MUST_UNDERSTAND_KEY, PAYLOADS_KEY
+from gguflow.container.writer import build
 from gguflow.editing import edit
 from gguflow.errors import (
     FileError,

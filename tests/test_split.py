@@ -16,10 +16,10 @@ from gguflow import conversion, describe, validation
 from gguflow.cli import main
 from gguflow.container.integrity import SHARDS_KEY
 from gguflow.container.metadata import Value, ValueType, i32
+from gguflow.container.output_file import OutputFile
 from gguflow.container.shards import ShardName
-from gguflow.container.writer import OutputFile
+from gguflow.conversion.splitting import Split
 from gguflow.errors import UsageError
-from gguflow.plan import Split
 from test_conversion import tensors_of
 
 
@@ -135,7 +135,7 @@ def test_bad_calls(llama: Path, options: list[str], message: str, capsys: pytest
 
 
 def test_too_many_shards(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gguflow.plan.MAX_SHARDS", 20)
+    monkeypatch.setattr("gguflow.conversion.splitting.MAX_SHARDS", 20)
     with pytest.raises(UsageError, match="21 shards are more than a model can have"):
         conversion.prepare(llama, type="q8_0", shards=Split(max_tensors=1))
 

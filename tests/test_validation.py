@@ -27,9 +27,10 @@ from corpus.bytes import array as array_bytes
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.cli import main
 from gguflow.container import grammar
-from gguflow.container.header import TensorInfo, build, parse
+from gguflow.container.header import TensorInfo, parse
 from gguflow.container.metadata import ValueType, array, string, u32
 from gguflow.container.strings import StringArray, find_strings
+from gguflow.container.writer import build
 from gguflow.errors import FileError, InvalidError, StorageError, UsageError
 from gguflow.validation import canonical, examine, values
 from gguflow.validation.report import report

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow import blocks
+from gguflow.blocks import block_sizes
 from gguflow.container.metadata import Value
 from gguflow.container.reader import map_file, read_header
-from gguflow.plan import block_sizes
 
 
 @dataclass(frozen=True)

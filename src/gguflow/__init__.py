@@ -19,6 +19,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gguflow._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from gguflow.blocks import FORMATS as formats
     from gguflow.comparison import compare
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
     from gguflow.runtime import Model, Tensor, matmul
     from gguflow.runtime import open_model as open  # noqa: A004
     from gguflow.validation import validate
-
-__version__ = "0.1.0"
 
 __all__ = [
     "FileError",

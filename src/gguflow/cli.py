@@ -22,7 +22,7 @@ from gguflow.errors import ExitStatus, GguflowError, UsageError, printable
 
 if TYPE_CHECKING:
     from gguflow.conversion import Prepared
-    from gguflow.plan import Split
+    from gguflow.conversion.splitting import Split
     from gguflow.recipes import Options
 
 _EPILOG = """\
@@ -344,7 +344,7 @@ def _run(prepared: Prepared, arguments: argparse.Namespace) -> None:
 
 
 def _split(arguments: argparse.Namespace) -> Split | None:
-    from gguflow.plan import Split
+    from gguflow.conversion.splitting import Split
 
     if arguments.split_max_size is None and arguments.split_max_tensors is None and not arguments.no_tensor_first_split:
         return None

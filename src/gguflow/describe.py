@@ -14,16 +14,16 @@ import numpy as np
 
 import gguflow.parametric.about as about
 from gguflow import blocks
-from gguflow.blocks import BlockFormat
-from gguflow.container.encodings import payload_names
+from gguflow.blocks import BlockFormat, block_sizes
 from gguflow.container.header import Header, TensorInfo
 from gguflow.container.metadata import Value, ValueType
+from gguflow.container.payload_keys import payload_names
 from gguflow.container.reader import map_file, read_header
-from gguflow.container.rows import TENSOR, is_row_store
+from gguflow.container.row_store import TENSOR, is_row_store
+from gguflow.conversion.plan import Plan
 from gguflow.errors import printable
 from gguflow.parametric import descriptor
 from gguflow.parametric.names import presets
-from gguflow.plan import Plan, block_sizes
 from gguflow.rows.chunk_rows import ChunkRows
 from gguflow.rows.judging import codec_of, judge_rows
 

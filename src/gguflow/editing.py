@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from gguflow import platform
-from gguflow.container import header as headers
+from gguflow.blocks import block_sizes
 from gguflow.container import rules
-from gguflow.container.encodings import keys_of_payloads
-from gguflow.container.header import Header, parse
+from gguflow.container.header import VERSION, Header, align, parse
 from gguflow.container.integrity import NAMESPACE, completed_header, has_set, new_leaf_digest, without_set
 from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType, boolean, string
+from gguflow.container.output_file import OutputFile
+from gguflow.container.payload_keys import keys_of_payloads
 from gguflow.container.reader import map_file
 from gguflow.container.verification import check_set, compare, tensor_digests
-from gguflow.container.writer import OutputFile
+from gguflow.container.writer import build
 from gguflow.errors import Finding, InvalidError, UsageError
-from gguflow.plan import block_sizes
 from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.general import judge_general
 from gguflow.validation.model import Facts
@@ -206,8 +206,8 @@ def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Se
 
 def _planned(old: Header, metadata: Metadata, target: Path) -> Header:
     """The new header, with the old key set as its placeholder. Raises InvalidError for a rule that only the new one breaks."""
-    data_offset = len(headers.build(metadata, old.tensors, old.alignment))
-    new = Header(headers.VERSION, metadata, old.tensors, old.alignment, data_offset)
+    data_offset = len(build(metadata, old.tensors, old.alignment))
+    new = Header(VERSION, metadata, old.tensors, old.alignment, data_offset)
     known = {(finding.rule, finding.message) for finding in _judged(old)}
     for finding in _judged(new):
         if finding.severity == "error" and (finding.rule, finding.message) not in known:
@@ -227,7 +227,7 @@ def _judged(header: Header) -> Iterator[Finding]:
 
 def _header_bytes(header: Header, nbytes: int, digests: Sequence[bytes]) -> bytes:
     if not has_set(header.metadata):
-        return headers.build(header.metadata, header.tensors, header.alignment)
+        return build(header.metadata, header.tensors, header.alignment)
     return completed_header(header.metadata, header.tensors, header.alignment, nbytes, digests)
 
 
@@ -236,7 +236,7 @@ def _data_nbytes(header: Header) -> int:
     if not header.tensors:
         return 0
     last = header.tensors[-1]
-    return headers.align(last.offset + (rules.tensor_nbytes(last, block_sizes) or 0), header.alignment)
+    return align(last.offset + (rules.tensor_nbytes(last, block_sizes) or 0), header.alignment)
 
 
 def _copier(fd: int, path: Path, output: OutputFile, shift: int) -> Callable[[int, int], bytes]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
+from gguflow.conversion.plan import Plan, PlannedTensor
 from gguflow.describe import nbytes_text
-from gguflow.plan import Plan, PlannedTensor
 
 _PLAIN_INTERVAL = 5.0
 """Seconds between lines where there is no terminal."""

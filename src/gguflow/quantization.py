@@ -12,7 +12,7 @@ from gguflow import blocks, parametric
 from gguflow.arrays import importance_of_columns, non_finite, output_array, read_only
 from gguflow.blocks import BlockFormat
 from gguflow.errors import ShapeError, UsageError
-from gguflow.parallel import pieces, run
+from gguflow.threads import pieces, run
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -13,14 +13,15 @@ from construct import ConstructError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gguflow.blocks import block_sizes
 from gguflow.container import grammar
-from gguflow.container.header import Header, TensorInfo, align, build, parse
+from gguflow.container.header import Header, TensorInfo, align, parse
 from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType, array, boolean, f32, string, u32
 from gguflow.container.reader import read_header
 from gguflow.container.rules import judge
 from gguflow.container.strings import StringArray, encode_text
+from gguflow.container.writer import build
 from gguflow.errors import FileError, GguflowError, MalformedError, StorageError, UnsupportedError
-from gguflow.plan import block_sizes
 
 METADATA: Metadata = {
     "general.architecture": string("llama"),

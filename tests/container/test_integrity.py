@@ -12,12 +12,13 @@ import pytest
 
 from checkpoints import write_safetensors
 from gguflow import conversion
+from gguflow.blocks import block_sizes
 from gguflow.container import integrity, verification
-from gguflow.container.header import TensorInfo, build
+from gguflow.container.header import TensorInfo
 from gguflow.container.integrity import HEADER_KEY, KEY_SET, LEAF_WEIGHTS, LENGTH_KEY, SHARDS_KEY, SOURCE_DIGESTS_KEY, TENSORS_KEY, VERSION_KEY
 from gguflow.container.metadata import Metadata, Value, ValueType, array, string, u32, u64
 from gguflow.container.reader import read_header
-from gguflow.plan import block_sizes
+from gguflow.container.writer import build
 from gguflow.validation import examine
 
 SPEC = Path(__file__).resolve().parents[2] / "spec" / "integrity.md"

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 import gguflow
 from checkpoints import TINY
-from gguflow.container.header import build, parse
+from gguflow.container.header import parse
 from gguflow.container.metadata import Value, ValueType
+from gguflow.container.writer import build
 from gguflow.errors import GguflowError, InvalidError, NonFiniteError, UnsupportedError, UsageError
 from gguflow.inference.attention import attend
 from gguflow.inference.tokenizer import Tokenizer

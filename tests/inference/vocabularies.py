@@ -6,8 +6,8 @@ import itertools
 import random
 from pathlib import Path
 
-from gguflow.container import header
 from gguflow.container.metadata import Metadata, ValueType, array, f32, string, u32
+from gguflow.container.writer import build
 from gguflow.inference.byte_pair import byte_letters
 from gguflow.models.tokenizers.vocabulary import TokenType
 
@@ -75,5 +75,5 @@ def byte_level_file(path: Path, pre: str) -> Path:
         "llama.attention.head_count": u32(1),
         "llama.attention.layer_norm_rms_epsilon": f32(1e-5),
     }
-    path.write_bytes(header.build(metadata, ()))
+    path.write_bytes(build(metadata, ()))
     return path

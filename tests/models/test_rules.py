@@ -21,7 +21,7 @@ from gguflow.models import documents
 from gguflow.models.architecture import class_name
 from gguflow.models.base import Model
 from gguflow.models.documents import Document
-from gguflow.models.storable import check_storable
+from gguflow.models.gguf_limits import check_storable
 from gguflow.models.tokenizers.files import TokenizerFiles
 from models.families import Shapes, checkpoint, files, shapes
 

@@ -17,7 +17,7 @@ from gguflow.models.documents import Document
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.pre_tokenizers import GPT2, LLAMA3, PRE_TOKENIZERS, QWEN2, PreTokenizer, pre_tokenizer_name
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
-from gguflow.models.tokenizers.special import special_metadata
+from gguflow.models.tokenizers.special_tokens import special_metadata
 from models.families import BPE, BYTE_LEVEL, LLAMA3_SPLIT, SETTINGS, WORDPIECE, checkpoint, files, shapes
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

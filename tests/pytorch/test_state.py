@@ -78,7 +78,7 @@ def test_one_tensor_at_a_time(tmp_path: Path) -> None:
 
 
 def test_shards(tmp_path: Path) -> None:
-    from gguflow.plan import Split
+    from gguflow.conversion.splitting import Split
 
     whole = gguflow.convert(TINY, tmp_path / "whole.gguf", type="f16").output
     first = gguflow.convert(TINY, tmp_path / "parts.gguf", type="f16", shards=Split(max_tensors=30)).output

@@ -19,11 +19,12 @@ import gguflow
 from checkpoints import FIXTURES, TINY, tiny_llama
 from fuzzing.targets import touch
 from gguflow.blocks import FORMATS, BlockFormat
-from gguflow.container.header import TensorInfo, align, build
+from gguflow.container.header import TensorInfo, align
 from gguflow.container.metadata import ValueType, array, string
 from gguflow.container.shards import ShardName
+from gguflow.container.writer import build
+from gguflow.conversion.splitting import Split
 from gguflow.errors import GguflowError, InvalidError, ShapeError, StorageError, UnsupportedError, UsageError
-from gguflow.plan import Split
 from test_experts import checkpoint as mixture
 
 FILES = FIXTURES / "files"

@@ -72,8 +72,9 @@ def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
     """Where the processor's time of a warm conversion goes, in this process, on one thread, and the machine's limits beside it."""
     import numpy as np
 
-    import gguflow.container.writer as writer
-    from gguflow import conversion, leaves
+    import gguflow.container.output_file as writer
+    from gguflow import conversion
+    from gguflow.conversion import engine
 
     spent: dict[str, float] = {}
 
@@ -89,11 +90,11 @@ def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
 
         setattr(home, name, outer)
 
-    timed(leaves, "decode", "read and decode to float32")
-    timed(leaves, "first_non_finite", "look for NaN and Inf")
-    timed(leaves, "encode", "quantize")
+    timed(engine, "decode", "read and decode to float32")
+    timed(engine, "first_non_finite", "look for NaN and Inf")
+    timed(engine, "encode", "quantize")
     timed(writer.OutputFile, "write", "write to the page cache")
-    timed(leaves.Work, "do", "all leaves")
+    timed(engine.Work, "do", "all leaves")
     started = time.process_time()
     prepared = conversion.prepare(arguments.checkpoint, output, type=arguments.type)
     planned = time.process_time() - started

@@ -1,7 +1,7 @@
 """Vectors times packed matrices, from the packed blocks, one thread: against ggml's vec_dot, against this machine's memory, against NumPy.
 
 For each format a matrix of rows of 4096 weights, once in cache and once larger than the last-level cache (--megabytes), and one vector: GB/s of
-packed bytes of `gguflow.products.matmul` with float32 and with int8 activations, each also as a multiple of ggml's speed, beside a plain read of the
+packed bytes of `gguflow.packed_matmul.matmul` with float32 and with int8 activations, each also as a multiple of ggml's speed, beside a plain read of the
 same bytes (the largest of their 64-bit words). Then, on at most --weights weights, how many times faster it is than NumPy with a dequantized matrix:
 dequantize with gguflow, or with gguf-py, then multiply. The last columns are a prompt of --prompt vectors: GFLOP/s, and how many times as fast as
 dequantizing with gguflow and multiplying. Processor time, medians of 5 (against NumPy 3): others may be at work. Set OPENBLAS_NUM_THREADS=1.
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 import ggml
 from benchmarks.timing import Comparison, compare
 from gguflow.blocks import BlockFormat, by_name
-from gguflow.products import matmul
+from gguflow.packed_matmul import matmul
 from gguflow.quantization import dequantize
 
 N = 4096

@@ -21,9 +21,10 @@ from benchmarks.timing import REPETITIONS
 from gguflow import validation
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.container import integrity
-from gguflow.container.header import TensorInfo, build
+from gguflow.container.header import TensorInfo
 from gguflow.container.metadata import Metadata, ValueType, array, string, u32
 from gguflow.container.verification import leaf_digest
+from gguflow.container.writer import build
 
 GENERAL: Metadata = {"general.architecture": string("example"), "general.quantization_version": u32(2)}
 ROWS = 16

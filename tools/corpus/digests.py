@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from corpus.case import Case, invalid, unsupported, valid
 from gguflow.container import integrity
-from gguflow.container.header import TensorInfo, build
+from gguflow.container.header import TensorInfo
 from gguflow.container.metadata import Metadata, Value, ValueType, array, string, u32, u64
+from gguflow.container.writer import build
 
 PAYLOAD = bytes(1 + i % 23 for i in range(34 * 5))
 PADDED = PAYLOAD + bytes(-len(PAYLOAD) % 32)

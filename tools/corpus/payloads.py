@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from corpus.bytes import ARCHITECTURE, STRING, U32, Tensor, array, gguf, key_value
 from corpus.case import Case, invalid, limit, malformed, unsupported, valid
 from corpus.payload_bytes import Section, chunk_of, frame, payload, put, reals, sealed
-from gguflow.container.encodings import MUST_UNDERSTAND_KEY, PAYLOADS_KEY
+from gguflow.container.payload_keys import MUST_UNDERSTAND_KEY, PAYLOADS_KEY
 from gguflow.parametric import Geometry, ScaleType, SourceType, find
 
 I8 = 24

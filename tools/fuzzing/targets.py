@@ -13,8 +13,8 @@ import numpy as np
 
 from fuzzing.models import PROMPT, models
 from gguflow.container import grammar
-from gguflow.container.encodings import payload_names
 from gguflow.container.header import parse
+from gguflow.container.payload_keys import payload_names
 from gguflow.container.rules import DEFAULT_LIMITS
 from gguflow.errors import FileError, NonFiniteError, ShapeError, UsageError
 from gguflow.inference.generation import Generation

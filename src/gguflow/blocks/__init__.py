@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from gguflow.blocks.base import BlockFormat
 from gguflow.errors import UnknownFormatError
 
-__all__ = ["FORMATS", "QUANTIZATION_VERSION", "BlockFormat", "by_id", "by_name", "sizes_by_id"]
+__all__ = ["FORMATS", "QUANTIZATION_VERSION", "BlockFormat", "block_sizes", "by_id", "by_name"]
 
 QUANTIZATION_VERSION = 2
 """The generation of ggml's block layouts that these are: `general.quantization_version`."""
@@ -67,7 +67,7 @@ def by_id(type_id: int) -> BlockFormat | None:
     return _by_id().get(type_id)
 
 
-def sizes_by_id(type_id: int) -> tuple[int, int] | None:
+def block_sizes(type_id: int) -> tuple[int, int] | None:
     """(block_size, type_size) of a ggml type number, or None; what the container knows of block formats."""
     block_format = by_id(type_id)
     return (block_format.block_size, block_format.type_size) if block_format else None

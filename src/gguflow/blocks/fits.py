@@ -1,7 +1,7 @@
 """The searches of ggml's K-quant encoders, in NumPy's binary32: what scale (and minimum) should a few weights have, and which codes follow?
 
 Every product and quotient is rounded to binary32 where the formula says so, and every sum runs from the first element to the last
-(`ordered_sum`): another order would give other bytes. The same searches on lanes are in `gguflow.kernels.search`.
+(`ordered_sum`): another order would give other bytes. The same searches on lanes are in `gguflow.kernels.fits`.
 
 Source of the algorithms: make_qkx2_quants, make_qkx3_quants, make_qx_quants, make_q3_quants and make_qp_quants in ggml's ggml-quants.c; in words in
 spec/blocks/k-quants.md. What arithmetic does beyond the ordinary (overflow, 0/0, a code that wraps in its byte) is part of them: equal bytes for

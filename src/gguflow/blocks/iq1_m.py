@@ -20,8 +20,8 @@ from gguflow.blocks.base import BlockFormat, Fields, Floats, ReservedCode
 from gguflow.blocks.fits import ordered_sum
 from gguflow.blocks.grid_search import error_weights
 from gguflow.blocks.grids import grid
+from gguflow.blocks.iq1_search import SHIFT, Fit, fit, values
 from gguflow.blocks.scalars import half_bits, half_value, nearest_int
-from gguflow.blocks.ternary_search import SHIFT, Fit, fit, values
 
 f32 = np.float32
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from gguflow.blocks import BlockFormat
 from gguflow.models.base import ModelTensor
+from gguflow.models.reading import leave, packed, tiles
 from gguflow.quantization import Bytes, decode
 from gguflow.sources import TensorReader
-from gguflow.weights import leave, packed, tiles
 
 TILE = 1 << 18
 """Weights looked at together: NumPy works long enough on that many for threads not to wait for the interpreter's lock."""

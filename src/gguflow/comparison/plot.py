@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gguflow.comparison import Comparison, TensorComparison
-from gguflow.container.writer import OutputFile
+from gguflow.container.output_file import OutputFile
 from gguflow.errors import UsageError
 
 _HEIGHT, _BAR, _GAP = 120, 14, 4

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gguflow import models, sources
 from gguflow.models.base import ModelTensor
-from gguflow.models.original import original_tensors
+from gguflow.models.hf_names import original_tensors
 from gguflow.sources.base import Checkpoint
 
 

@@ -1,4 +1,4 @@
-"""The header of a GGUF file: parsed with every length checked against the bytes that remain, and built in canonical form.
+"""The header of a GGUF file, parsed with every length checked against the bytes that remain. `writer.py` builds one.
 
 `parse` decides what is malformed: bytes that do not follow the grammar (`grammar.py` is its formal twin). What well-formed headers may say is
 judged by `rules.py`. Every integer here is Python's, so no sum or product wraps.
@@ -16,7 +16,7 @@ import numpy as np
 
 from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType
 from gguflow.container.sniffing import looks_like
-from gguflow.container.strings import ChainBrokenError, StringArray, decode_text, encode_text, find_strings, quoted
+from gguflow.container.strings import ChainBrokenError, StringArray, decode_text, find_strings, quoted
 from gguflow.errors import Finding, MalformedError, UnsupportedError
 
 MAGIC = b"GGUF"
@@ -220,36 +220,3 @@ def declared_alignment(metadata: Metadata) -> int:
     if value is None or value.type is not ValueType.UINT32 or value.value == 0:
         return DEFAULT_ALIGNMENT
     return int(value.value)
-
-
-def build(metadata: Metadata, tensors: Sequence[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> bytes:
-    """The canonical bytes of a header, zero-padded to the data section.
-
-    The caller has judged it by `rules.judge`; what cannot be represented at all raises struct.error or ValueError from here.
-    """
-    parts = [MAGIC, _U32.pack(VERSION), _U64.pack(len(tensors)), _U64.pack(len(metadata))]
-    for key, value in metadata.items():
-        parts += [_text(key), _U32.pack(value.type), _value_bytes(value)]
-    for tensor in tensors:
-        parts += [_text(tensor.name), _U32.pack(len(tensor.dims)), struct.pack(f"<{len(tensor.dims)}Q", *tensor.dims)]
-        parts += [_U32.pack(tensor.type_id), _U64.pack(tensor.offset)]
-    header = b"".join(parts)
-    return header.ljust(align(len(header), alignment), b"\0")
-
-
-def _text(text: str) -> bytes:
-    raw = encode_text(text)
-    return _U64.pack(len(raw)) + raw
-
-
-def _value_bytes(value: Value) -> bytes:
-    if value.type is ValueType.STRING:
-        return _text(value.value)
-    if value.type is not ValueType.ARRAY:
-        return struct.pack("<" + SCALAR_CODES[value.type], value.value)
-    if value.element_type is None or value.element_type is ValueType.ARRAY:
-        raise ValueError("an array needs an element type, and that is not array")
-    head = _U32.pack(value.element_type) + _U64.pack(len(value.value))
-    if value.element_type is ValueType.STRING:
-        return head + b"".join(map(_text, value.value))
-    return head + np.asarray(value.value, "<" + SCALAR_CODES[value.element_type]).tobytes()

@@ -14,8 +14,9 @@ from typing import Any
 
 import xxhash
 
-from gguflow.container.header import Header, TensorInfo, align, build
+from gguflow.container.header import Header, TensorInfo, align
 from gguflow.container.metadata import Metadata, Value, ValueType, array, string, u32, u64
+from gguflow.container.writer import build
 
 VERSION = 1
 LEAF_WEIGHTS = 1 << 20

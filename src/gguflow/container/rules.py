@@ -14,7 +14,7 @@ import numpy as np
 
 from gguflow.container.header import Header, TensorInfo, align
 from gguflow.container.metadata import Value, ValueType
-from gguflow.container.rows import is_row_store
+from gguflow.container.row_store import is_row_store
 from gguflow.container.strings import encode_text, is_text, quoted
 from gguflow.errors import FileError, Finding, InvalidError, LimitError, UnsupportedError
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from gguflow import conversion, models, platform, sources
 from gguflow.conversion import DEFAULT_MEMORY_LIMIT, Prepared, Report, Target
+from gguflow.conversion.engine import Progress
+from gguflow.conversion.plan import Plan, PlannedTensor
 from gguflow.errors import UsageError
 from gguflow.exporting import absmax, bitsandbytes
 from gguflow.exporting.entries import NUMBERS, Entry, numbers
-from gguflow.leaves import Progress
 from gguflow.models.base import ModelTensor
-from gguflow.models.original import original_tensors
-from gguflow.plan import Plan, PlannedTensor
+from gguflow.models.hf_names import original_tensors
 from gguflow.sources.base import Checkpoint
 from gguflow.sources.safetensors import build_header
 

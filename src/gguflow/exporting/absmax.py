@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gguflow import carrying
 from gguflow.errors import UsageError
 from gguflow.exporting.entries import Entry, carried
 from gguflow.models.base import ModelTensor
-from gguflow.parametric import Quantizer
+from gguflow.parametric import Quantizer, transcoding
 from gguflow.parametric.views import View, has_views
 
 SCALES = ".__scales__"
@@ -33,16 +32,16 @@ def is_meant(tensor: ModelTensor) -> bool:
 
 def entries(tensor: ModelTensor) -> Iterator[Entry]:
     """Codes and scales of a tensor that `is_meant`. Raises UsageError where blocks do not go with their rows."""
-    encoding = carrying.encoding_of(tensor)
+    encoding = transcoding.encoding_of(tensor)
     if encoding is None:
         raise UsageError(f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and cannot be cut or put in another order")
-    yield carried(tensor.name, carrying.part(tensor, View.CODES), "I8" if encoding.bits == 8 else "U8")
-    yield carried(tensor.name + SCALES, carrying.part(tensor, View.SCALES), "F32")
+    yield carried(tensor.name, transcoding.part(tensor, View.CODES), "I8" if encoding.bits == 8 else "U8")
+    yield carried(tensor.name + SCALES, transcoding.part(tensor, View.SCALES), "F32")
 
 
 def description(tensor: ModelTensor) -> dict[str, Any]:
     """What the file's metadata says of it."""
-    encoding = carrying.encoding_of(tensor)
+    encoding = transcoding.encoding_of(tensor)
     if encoding is None:
         raise ValueError(f"{tensor.name} has no codes and scales")
     shape = list(tensor.shape)

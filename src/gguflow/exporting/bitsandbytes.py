@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguflow import carrying
 from gguflow.errors import UsageError
 from gguflow.exporting.entries import Entry, carried, floats, text
 from gguflow.models.base import ModelTensor
-from gguflow.parametric import Codebook, Encoding, Granularity, Quantizer, codebooks
+from gguflow.parametric import Codebook, Encoding, Granularity, Quantizer, codebooks, transcoding
 from gguflow.parametric.views import View
 from gguflow.sources.bitsandbytes import CODEBOOKS, DTYPES, STATE
 from gguflow.sources.reading import TensorReader
@@ -36,19 +35,19 @@ def entries(tensor: ModelTensor, reader: TensorReader, dtype: str) -> Iterator[E
     dtype: of the weights when bitsandbytes decodes them.
     Raises UsageError where blocks do not go with their rows.
     """
-    encoding = carrying.encoding_of(tensor)
+    encoding = transcoding.encoding_of(tensor)
     if encoding is None:
         why = "its rows must be put in another order" if tensor.row_order is not None else "its blocks are cut by chunks or matrices"
         raise UsageError(f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and {why}; it cannot be exported to bitsandbytes")
     kind = KINDS[encoding.codebook]
-    codes = carrying.part(tensor, View.CODES)
+    codes = transcoding.part(tensor, View.CODES)
     state = {"quant_type": kind, "blocksize": encoding.block, "dtype": TORCH_DTYPES[dtype], "shape": list(tensor.shape)}
     yield carried(tensor.name, codes, "U8", (codes.tensor.n_weights, 1))
-    if carrying.is_nested_whole(tensor):
+    if transcoding.is_nested_whole(tensor):
         yield _flat(tensor, "absmax", View.SCALE_CODES, "U8")
         yield _flat(tensor, "nested_absmax", View.META, "F32")
         yield floats(f"{tensor.name}.nested_quant_map", codebooks.dynamic())
-        offset = float(carrying.offset(reader, tensor))
+        offset = float(transcoding.offset(reader, tensor))
         state |= {"nested_blocksize": encoding.super_block, "nested_dtype": "float32", "nested_offset": offset}
     else:
         yield _flat(tensor, "absmax", View.SCALES, "F32")
@@ -57,7 +56,7 @@ def entries(tensor: ModelTensor, reader: TensorReader, dtype: str) -> Iterator[E
 
 
 def _flat(tensor: ModelTensor, suffix: str, view: View, dtype: str) -> Entry:
-    part = carrying.part(tensor, view)
+    part = transcoding.part(tensor, view)
     return carried(f"{tensor.name}.{suffix}", part, dtype, (part.tensor.n_weights,))
 
 

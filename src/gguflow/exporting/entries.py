@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.blocks import FORMATS, BlockFormat
-from gguflow.carrying import Part
 from gguflow.models.base import ModelTensor
+from gguflow.parametric.transcoding import Part
 
 NUMBERS = ("f32", "f16", "bf16")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import even_lanes, interleave_high, interleave_low, load_i32, load_u8, odd_lanes, store_i32, store_u8, unowned
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import even_lanes, interleave_high, interleave_low, load_i32, load_u8, odd_lanes, store_i32, store_u8, unowned
 
 u8 = np.uint8
 u64 = np.uint64

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import bits_float, float_bits, splat, to_int, where
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import bits_float, float_bits, splat, to_int, where
 
 f32 = np.float32
 i32 = np.int32

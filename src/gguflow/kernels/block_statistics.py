@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import bits_float, float_bits, lane, largest, load, smallest, splat, vabs, where
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import bits_float, float_bits, lane, largest, load, smallest, splat, vabs, where
 
 f32 = np.float32
 i32 = np.int32

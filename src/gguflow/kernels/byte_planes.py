@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import bits_float, load_u8, load_u16, load_u32, store, store_u8, store_u16, store_u32
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import bits_float, load_u8, load_u16, load_u32, store, store_u8, store_u16, store_u32
 
 u8 = np.uint8
 u64 = np.uint64

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import float_bits
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import float_bits
 
 f32 = np.float32
 i32 = np.int32

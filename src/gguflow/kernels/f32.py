@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import bits_float, float_bits, load, load_u32, store_onward, store_u32
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import bits_float, float_bits, load, load_u32, store_onward, store_u32
 
 
 @kernel

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import float_bits, load, mask_bits, splat, where
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import float_bits, load, mask_bits, splat, where
 
 i32 = np.int32
 

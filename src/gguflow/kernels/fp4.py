@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import bits_float, float_bits, shift_right_signed, splat, to_float, vabs, where
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import bits_float, float_bits, shift_right_signed, splat, to_float, vabs, where
 
 f32 = np.float32
 i32 = np.int32

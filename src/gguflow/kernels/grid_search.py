@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from gguflow.blocks import grid_search as reference
 from gguflow.blocks.grids import Grid, grid
 from gguflow.kernels.bits import nearest_int, nearest_int_scalar
-from gguflow.kernels.policy import kernel
-from gguflow.kernels.search import clamp, fit_positive
-from gguflow.lanes import (
+from gguflow.kernels.fits import clamp, fit_positive
+from gguflow.kernels.lanes import (
     lane,
     lane_numbers,
     largest,
@@ -36,6 +35,7 @@ from gguflow.lanes import (
     vsqrt,
     where,
 )
+from gguflow.kernels.policy import kernel
 
 f32 = np.float32
 i32 = np.int32

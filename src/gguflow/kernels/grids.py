@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.blocks.grids import grid
+from gguflow.kernels.lanes import bits_float, float_bits, lane_numbers, load_u8_halves, load_u8_quarters, splat, to_float
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import bits_float, float_bits, lane_numbers, load_u8_halves, load_u8_quarters, splat, to_float
 
 
 @functools.cache

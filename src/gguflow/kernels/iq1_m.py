@@ -10,9 +10,9 @@ from gguflow.kernels.bits import float_to_half_scalar, half_to_float_scalar
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.grid_search import CODES, SCALES, W, mean_square, pack_sub_scale, tables, unowned_tables, weigh_by_importance, weigh_by_square
 from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
+from gguflow.kernels.iq1_search import SHIFTS, base_value, fit_super_block, new_work
+from gguflow.kernels.lanes import lane_numbers, splat, store_onward, unowned, where
 from gguflow.kernels.policy import kernel
-from gguflow.kernels.ternary_search import SHIFTS, base_value, fit_super_block, new_work
-from gguflow.lanes import lane_numbers, splat, store_onward, unowned, where
 
 f32 = np.float32
 

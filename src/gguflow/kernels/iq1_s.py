@@ -10,9 +10,9 @@ from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.grid_search import CODES, SCALES, mean_square, pack_sub_scale, tables, unowned_tables, weigh_by_importance
 from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
+from gguflow.kernels.iq1_search import SHIFTS, fit_super_block, new_work
+from gguflow.kernels.lanes import store_onward, unowned
 from gguflow.kernels.policy import kernel
-from gguflow.kernels.ternary_search import SHIFTS, fit_super_block, new_work
-from gguflow.lanes import store_onward, unowned
 
 f32 = np.float32
 

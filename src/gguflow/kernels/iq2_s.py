@@ -24,8 +24,8 @@ from gguflow.kernels.grid_search import (
     weigh_by_square,
 )
 from gguflow.kernels.grids import decoded_points, load_word, two_points, with_signs
+from gguflow.kernels.lanes import store_onward, unowned
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import store_onward, unowned
 
 f32 = np.float32
 

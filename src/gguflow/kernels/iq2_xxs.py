@@ -23,8 +23,8 @@ from gguflow.kernels.grid_search import (
     weigh_by_importance,
 )
 from gguflow.kernels.grids import decoded_points, even_signs, load_long_word, store_long_word, two_points, with_signs
+from gguflow.kernels.lanes import store_onward, unowned
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import store_onward, unowned
 
 f32 = np.float32
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.fits import TINY, largest_magnitude
+from gguflow.kernels.lanes import load, lookup16, splat, store, store_u8, to_float, to_int, transpose16, vabs, vsqrt, where
 from gguflow.kernels.policy import kernel
-from gguflow.kernels.search import TINY, largest_magnitude
-from gguflow.lanes import load, lookup16, splat, store, store_u8, to_float, to_int, transpose16, vabs, vsqrt, where
 
 f32 = np.float32
 i32 = np.int32

@@ -9,9 +9,9 @@ import numpy as np
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.iq4 import VALUES, error_weights, fit_scale, inverse_or_zero, store_codes
+from gguflow.kernels.lanes import load, lookup16, splat, store, store_onward, transpose16
 from gguflow.kernels.nibbles import load_nibbles
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import load, lookup16, splat, store, store_onward, transpose16
 
 f32 = np.float32
 

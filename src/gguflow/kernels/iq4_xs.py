@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import load_half, nearest_int, store_half
+from gguflow.kernels.fits import clamp
 from gguflow.kernels.iq4 import VALUES, error_weights, fit_scale, inverse_or_zero, store_codes
+from gguflow.kernels.lanes import load, lookup16, splat, store, store_i32, store_onward, to_float, vabs, where
 from gguflow.kernels.nibbles import load_nibbles
 from gguflow.kernels.policy import kernel
-from gguflow.kernels.search import clamp
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
-from gguflow.lanes import load, lookup16, splat, store, store_i32, store_onward, to_float, vabs, where
 
 f32 = np.float32
 i32 = np.int32

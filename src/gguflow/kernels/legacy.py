@@ -11,9 +11,9 @@ import numpy as np
 
 from gguflow.kernels.bits import float_to_half, load_half, store_u16_scalar
 from gguflow.kernels.finite import is_finite
+from gguflow.kernels.lanes import load, prefetch, splat, store, store_i32, store_onward, to_float, to_int, vabs, where
 from gguflow.kernels.nibbles import bottom_and_top, load_codes, signed_peak, store_codes
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import load, prefetch, splat, store, store_i32, store_onward, to_float, to_int, vabs, where
 
 f32 = np.float32
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from gguflow.kernels.bits import float_to_half, nearest_int, store_u16_scalar
 from gguflow.kernels.finite import is_finite
+from gguflow.kernels.fits import clamp, fit_scale_min, fit_symmetric
+from gguflow.kernels.lanes import load, splat, store, store_i32, transpose16, vsqrt
 from gguflow.kernels.nibbles import store_codes
 from gguflow.kernels.policy import kernel
-from gguflow.kernels.search import clamp, fit_scale_min, fit_symmetric
-from gguflow.lanes import load, splat, store, store_i32, transpose16, vsqrt
 
 f32 = np.float32
 i32 = np.int32

@@ -8,10 +8,10 @@ import numpy as np
 
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.fp4 import nearest_codes_of_scaled, values
+from gguflow.kernels.lanes import bits_float, float_bits, load, store_onward
 from gguflow.kernels.nibbles import load_nibbles, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import peak
-from gguflow.lanes import bits_float, float_bits, load, store_onward
 
 f32 = np.float32
 i32 = np.int32

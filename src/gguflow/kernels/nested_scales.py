@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half_scalar, half_to_float_scalar, nearest_int_scalar
+from gguflow.kernels.lanes import bits_float, float_bits
 from gguflow.kernels.policy import helper
-from gguflow.lanes import bits_float, float_bits
 
 f32 = np.float32
 i32 = np.int32

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import float_bits, lane_numbers, largest, load_u8, mask_bits, smallest, splat, store_u8, vabs, where
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import float_bits, lane_numbers, largest, load_u8, mask_bits, smallest, splat, store_u8, vabs, where
 
 f32 = np.float32
 i32 = np.int32

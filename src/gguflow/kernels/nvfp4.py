@@ -8,10 +8,10 @@ import numpy as np
 
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.fp4 import nearest_codes, nearest_codes_by_error, values
+from gguflow.kernels.lanes import bits_float, float_bits, join_high, join_low, largest, load, prefetch, store_onward, vabs
 from gguflow.kernels.nibbles import load_nibbles, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import AHEAD
-from gguflow.lanes import bits_float, float_bits, join_high, join_low, largest, load, prefetch, store_onward, vabs
 
 f32 = np.float32
 i32 = np.int32

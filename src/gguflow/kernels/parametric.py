@@ -16,9 +16,9 @@ import numpy as np
 from gguflow.kernels.bits import nearest_int
 from gguflow.kernels.block_statistics import bottom_and_top_of, peak_of, sum_of_magnitudes
 from gguflow.kernels.finite import is_finite
+from gguflow.kernels.lanes import gather, load, load_first, load_i32, lookup16, prefetch, splat, store_u8, unowned, where
 from gguflow.kernels.nested_scales import affine_scale, clamped_code, nest, nest_dynamic, stored
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import gather, load, load_first, load_i32, lookup16, prefetch, splat, store_u8, unowned, where
 
 f32 = np.float32
 i32 = np.int32

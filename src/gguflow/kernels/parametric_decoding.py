@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import gather, load, load_u8, lookup16, store, store_first, to_float, unowned
 from gguflow.kernels.parametric import ABSMAX, AFFINE, MIN, SIGN, TERNARY
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import gather, load, load_u8, lookup16, store, store_first, to_float, unowned
 
 f32 = np.float32
 i32 = np.int32

@@ -54,7 +54,7 @@ def helper(function: F) -> F:
 def source_digest() -> str:
     """A digest of all that decides what machine code a kernel becomes, short enough for a directory name."""
     digest = hashlib.sha256()
-    for path in sorted([_PACKAGE / "lanes.py", *(_PACKAGE / "kernels").rglob("*.py")]):
+    for path in sorted((_PACKAGE / "kernels").rglob("*.py")):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     for version in (numba.__version__, llvmlite.__version__, np.__version__, sys.version):
         digest.update(version.encode() + b"\0")

@@ -8,9 +8,9 @@ import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
+from gguflow.kernels.lanes import lane_numbers, load, mask_bits, prefetch, splat, store, store_onward, transpose16, vabs, where
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import AHEAD
-from gguflow.lanes import lane_numbers, load, mask_bits, prefetch, splat, store, store_onward, transpose16, vabs, where
 
 f32 = np.float32
 i32 = np.int32

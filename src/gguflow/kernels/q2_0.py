@@ -8,9 +8,9 @@ import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
+from gguflow.kernels.lanes import lane_numbers, load, mask_bits, splat, store_onward, to_float, vabs
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak
-from gguflow.lanes import lane_numbers, load, mask_bits, splat, store_onward, to_float, vabs
 
 f32 = np.float32
 i32 = np.int32

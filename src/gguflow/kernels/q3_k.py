@@ -7,10 +7,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
+from gguflow.kernels.fits import TINY, clamp, code, fit_by_descent, fit_symmetric, largest_magnitude
+from gguflow.kernels.lanes import (
+    load,
+    load_i32,
+    load_u8,
+    shift_right_signed,
+    splat,
+    store,
+    store_i32,
+    store_onward,
+    store_u8,
+    to_float,
+    vabs,
+    vsqrt,
+    where,
+)
 from gguflow.kernels.policy import helper, kernel
-from gguflow.kernels.search import TINY, clamp, code, fit_by_descent, fit_symmetric, largest_magnitude
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
-from gguflow.lanes import load, load_i32, load_u8, shift_right_signed, splat, store, store_i32, store_onward, store_u8, to_float, vabs, vsqrt, where
 
 f32 = np.float32
 i32 = np.int32

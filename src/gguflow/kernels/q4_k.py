@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
+from gguflow.kernels.lanes import load, load_u8, splat, store, store_i32, store_onward, store_u8, to_float, where
 from gguflow.kernels.policy import helper, kernel
-from gguflow.kernels.scale_min import codes16, fit_batch, fit_batch_weighted, new_sub_blocks, to_codes
+from gguflow.kernels.sub_block_fits import codes16, fit_batch, fit_batch_weighted, new_sub_blocks, to_codes
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
-from gguflow.lanes import load, load_u8, splat, store, store_i32, store_onward, store_u8, to_float, where
 
 f32 = np.float32
 i32 = np.int32

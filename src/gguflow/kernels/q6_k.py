@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
+from gguflow.kernels.fits import TINY, clamp, fit_symmetric, largest_magnitude
+from gguflow.kernels.lanes import load, load_u8, splat, store, store_i32, store_onward, store_u8, to_float, vabs, where
 from gguflow.kernels.policy import helper, kernel
-from gguflow.kernels.search import TINY, clamp, fit_symmetric, largest_magnitude
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance, to_lanes
-from gguflow.lanes import load, load_u8, splat, store, store_i32, store_onward, store_u8, to_float, vabs, where
 
 f32 = np.float32
 i32 = np.int32

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, load_half, round_half_away, store_u16_scalar
-from gguflow.kernels.policy import kernel
-from gguflow.lanes import (
+from gguflow.kernels.lanes import (
     bits_float,
     float_bits,
     largest,
@@ -24,6 +23,7 @@ from gguflow.lanes import (
     to_float,
     where,
 )
+from gguflow.kernels.policy import kernel
 
 f32 = np.float32
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import gather, lane, lane_numbers, load, lookup16, splat, to_float, unowned, where
 from gguflow.kernels.nested_scales import clamped_code, stored
 from gguflow.kernels.parametric import (
     ABSMAX,
@@ -26,7 +27,6 @@ from gguflow.kernels.parametric import (
     rounded_within,
 )
 from gguflow.kernels.policy import helper, kernel
-from gguflow.lanes import gather, lane, lane_numbers, load, lookup16, splat, to_float, unowned, where
 
 f32 = np.float32
 i32 = np.int32

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.finite import is_finite
+from gguflow.kernels.lanes import load, splat, store, transpose16
 from gguflow.kernels.policy import helper
-from gguflow.lanes import load, splat, store, transpose16
 
 f32 = np.float32
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.kernels.lanes import largest, load, prefetch, splat, vabs, where
 from gguflow.kernels.policy import kernel
-from gguflow.lanes import largest, load, prefetch, splat, vabs, where
 
 f32 = np.float32
 

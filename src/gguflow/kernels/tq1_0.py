@@ -8,9 +8,9 @@ import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
+from gguflow.kernels.lanes import load, load_u8, store_i32, store_onward, store_u8, to_float
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak, ternary_codes
-from gguflow.lanes import load, load_u8, store_i32, store_onward, store_u8, to_float
 
 i32 = np.int32
 

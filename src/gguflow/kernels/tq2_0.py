@@ -6,9 +6,9 @@ from typing import Any
 
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
+from gguflow.kernels.lanes import load, load_u8, store_onward, store_u8, to_float
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak, ternary_codes
-from gguflow.lanes import load, load_u8, store_onward, store_u8, to_float
 
 BLOCK_SIZE = 256
 TYPE_SIZE = 66

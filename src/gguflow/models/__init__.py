@@ -16,8 +16,8 @@ from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
 from gguflow.models.documents import Document
 from gguflow.models.general import ParameterCounts, general_metadata
+from gguflow.models.gguf_limits import check_storable
 from gguflow.models.passthrough import from_gguf, pass_through, strip
-from gguflow.models.storable import check_storable
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
 

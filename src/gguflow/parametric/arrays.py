@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 import gguflow.parametric.chunks as chunks
 from gguflow.arrays import importance_of_columns, non_finite, output_array
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
-from gguflow.parallel import run
 from gguflow.parametric.axes import SourceType
 from gguflow.parametric.encoder import Encoder
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.names import find
 from gguflow.parametric.payload import Payload
+from gguflow.threads import run
 
 AUTO = "auto"
 """In place of an encoding's name: what the payload says."""

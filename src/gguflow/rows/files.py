@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 
 from gguflow import platform
-from gguflow.container.rows import build_header
-from gguflow.container.writer import OutputFile
+from gguflow.container.output_file import OutputFile
+from gguflow.container.row_store import build_header
 from gguflow.errors import Finding, InvalidError, UsageError
 from gguflow.rows.codec import RowCodec
 from gguflow.rows.judging import keys_of

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.blocks import QUANTIZATION_VERSION
-from gguflow.container.encodings import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, keys_of_payloads, payload_metadata
 from gguflow.container.header import Header
 from gguflow.container.metadata import Metadata, Value, ValueType, array, u32
-from gguflow.container.rows import COUNT_BYTES, FILLER_KEY, FORMAT_KEY, TENSOR, VERSION, VERSION_KEY, WIDTH_KEY, count_position, is_row_store
+from gguflow.container.payload_keys import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, keys_of_payloads, payload_metadata
+from gguflow.container.row_store import COUNT_BYTES, FILLER_KEY, FORMAT_KEY, TENSOR, VERSION, VERSION_KEY, WIDTH_KEY, count_position, is_row_store
 from gguflow.container.rules import key_path
 from gguflow.container.strings import quoted
 from gguflow.errors import Finding, GguflowError

@@ -20,7 +20,7 @@ from gguflow.arrays import output_array
 from gguflow.blocks import BlockFormat
 from gguflow.container import rules
 from gguflow.container.header import align, parse
-from gguflow.container.rows import count_position, is_row_store
+from gguflow.container.row_store import count_position, is_row_store
 from gguflow.errors import Finding, InvalidError, StorageError, UsageError
 from gguflow.parametric import Encoding
 from gguflow.rows.files import create, let_go, open_file
@@ -220,7 +220,7 @@ class RowStore:
         file_nbytes = self._map.file_nbytes()
         if not is_row_store(header.metadata):
             raise UsageError(f"{self.path} is no row store; gguflow.open reads other files")
-        rules.refuse(self.path, chain(rules.judge(header, blocks.sizes_by_id, file_nbytes), judge_rows(header, file_nbytes)))
+        rules.refuse(self.path, chain(rules.judge(header, blocks.block_sizes, file_nbytes), judge_rows(header, file_nbytes)))
         self._codec = codec_of(header)
         self._count_position = count_position(header)
         self._data_offset, self._alignment = header.data_offset, header.alignment

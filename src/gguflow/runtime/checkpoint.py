@@ -16,7 +16,7 @@ from gguflow import models
 from gguflow.arrays import output_array
 from gguflow.blocks import BlockFormat
 from gguflow.models.base import RopeOrder
-from gguflow.models.original import originals
+from gguflow.models.hf_names import originals
 from gguflow.models.passthrough import sizes_of
 from gguflow.quantization import Floats
 from gguflow.runtime.model import Model

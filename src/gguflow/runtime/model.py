@@ -10,18 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gguflow.blocks import by_id
-from gguflow.container.encodings import payload_names
+from gguflow.blocks import block_sizes, by_id
 from gguflow.container.header import TensorInfo, parse
 from gguflow.container.integrity import has_set
 from gguflow.container.metadata import Metadata
+from gguflow.container.payload_keys import payload_names
 from gguflow.container.reader import map_file
-from gguflow.container.rows import is_row_store
+from gguflow.container.row_store import is_row_store
 from gguflow.container.rules import DEFAULT_LIMITS
 from gguflow.container.shards import judge_sibling, judge_together, later_shards
 from gguflow.container.verification import compare, leaf_digest, tensor_digests
 from gguflow.errors import Finding, InvalidError, StorageError, UsageError, printable
-from gguflow.plan import block_sizes
 from gguflow.rows.chunk_rows import ChunkRows
 from gguflow.rows.judging import codec_of
 from gguflow.runtime.files import BlockFile

@@ -13,13 +13,13 @@ from gguflow.arrays import output_array
 from gguflow.blocks import FORMATS
 from gguflow.container.header import TensorInfo
 from gguflow.errors import UsageError, printable
-from gguflow.parallel import run
+from gguflow.packed_matmul import matmul
 from gguflow.parametric import Encoding, Payload
 from gguflow.parametric.payload import StoredBytes
-from gguflow.products import matmul
 from gguflow.quantization import Floats
 from gguflow.runtime.files import BlockFile, Bytes
 from gguflow.runtime.tensor import Tensor, put
+from gguflow.threads import run
 
 if TYPE_CHECKING:
     from gguflow.runtime.model import Model

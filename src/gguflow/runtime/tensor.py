@@ -1,4 +1,4 @@
-"""What a tensor of an open model gives: its blocks as they lie in the file, decoded rows, products."""
+"""What a tensor of an open model gives: its blocks as they lie in the file, decoded rows, packed_matmul."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gguflow import products
+from gguflow import packed_matmul
 from gguflow.arrays import output_array
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.container.header import TensorInfo
 from gguflow.errors import Finding, ShapeError, UnsupportedError, UsageError, printable
-from gguflow.parallel import pieces, run
 from gguflow.quantization import Floats, as_floats, decode, encode
 from gguflow.runtime.files import BlockFile, Bytes
+from gguflow.threads import pieces, run
 
 if TYPE_CHECKING:
     from gguflow.runtime.model import Model
@@ -111,12 +111,12 @@ class Tensor:
         return target
 
     def matmul(self, x: ArrayLike, *, activations: str = "float32", threads: int = 1, out: Floats | None = None) -> Floats:
-        """x times the transposed matrix, from its packed blocks: float32[..., n] -> float32[..., rows]. Otherwise as `gguflow.products.matmul`.
+        """x times the transposed matrix, from its packed blocks: float32[..., n] -> float32[..., rows]. Otherwise as `gguflow.packed_matmul.matmul`.
 
         Raises ShapeError where the tensor is no matrix or n is not its row length, and what `raw` raises.
         """
         self._require_matrix()
-        return products.matmul(self.raw, self._known(), x, activations=activations, threads=threads, out=out)
+        return packed_matmul.matmul(self.raw, self._known(), x, activations=activations, threads=threads, out=out)
 
     def __getitem__(self, i: int) -> Tensor:
         if self.ndim < 2:
@@ -229,13 +229,13 @@ def matmul(
 ) -> Floats:
     """Multiply vectors with a packed matrix: x float32[..., n] -> float32[..., rows], without a decoded copy of the matrix.
 
-    matrix: a tensor of an open model, or packed rows uint8[rows, row_bytes] with their format. See `gguflow.products.matmul` for the rest.
+    matrix: a tensor of an open model, or packed rows uint8[rows, row_bytes] with their format. See `gguflow.packed_matmul.matmul` for the rest.
     """
     if isinstance(matrix, Tensor):
         return matrix.matmul(x, activations=activations, threads=threads, out=out)
     if format is None:
         raise UsageError("packed rows need their format: matmul(rows, x, format=...)")
-    return products.matmul(matrix, format, x, activations=activations, threads=threads, out=out)
+    return packed_matmul.matmul(matrix, format, x, activations=activations, threads=threads, out=out)
 
 
 def _shaped(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from gguflow import blocks
 from gguflow.container import rules
-from gguflow.container.encodings import keys_of_payloads, payload_names
 from gguflow.container.header import Header, TensorInfo, parse
 from gguflow.container.integrity import has_set, hexdigest, stored_digests
+from gguflow.container.payload_keys import keys_of_payloads, payload_names
 from gguflow.container.reader import map_file
-from gguflow.container.rows import is_row_store
+from gguflow.container.row_store import is_row_store
 from gguflow.container.shards import ShardName, judge_keys, judge_sibling, judge_together, later_shards
 from gguflow.container.verification import check_set
 from gguflow.errors import Finding, InvalidError, StorageError, UnsupportedError
@@ -42,7 +42,7 @@ class _Opened:
 
     def _tensor(self, info: TensorInfo, i: int) -> SourceTensor:
         block_format = blocks.by_id(info.type_id)
-        nbytes = rules.tensor_nbytes(info, blocks.sizes_by_id)
+        nbytes = rules.tensor_nbytes(info, blocks.block_sizes)
         is_proved = self.digests is not None and nbytes is not None
         proof = Proof(self.digests[i], -nbytes % self.header.alignment) if is_proved else None  # type: ignore[index, operator]
         start = self.header.data_offset + info.offset
@@ -81,7 +81,7 @@ def _open(path: Path) -> _Opened:
         status = os.stat(path)
     content = map_file(path)
     header = parse(content, str(path))
-    rules.refuse(path, rules.judge(header, blocks.sizes_by_id, len(content)))
+    rules.refuse(path, rules.judge(header, blocks.block_sizes, len(content)))
     is_sound = has_set(header.metadata) and not any(check_set(header, content))
     start = bytes(content[: header.data_offset])
     file = SourceFile(path, status.st_size, status.st_mtime_ns, hexdigest(start))

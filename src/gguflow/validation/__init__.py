@@ -17,15 +17,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from gguflow.blocks import block_sizes
 from gguflow.container.header import Header, parse
 from gguflow.container.reader import map_file
-from gguflow.container.rows import is_row_store
+from gguflow.container.row_store import is_row_store
 from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
 from gguflow.container.shards import judge_keys, n_shards
 from gguflow.container.verification import check_set
 from gguflow.errors import FileError, Finding, UsageError
 from gguflow.parametric.descriptor import VERDICTS as PAYLOAD_VERDICTS
-from gguflow.plan import block_sizes
 from gguflow.platform import storage_errors
 from gguflow.rows.judging import TAIL, judge_chunks, judge_rows
 from gguflow.validation.architectures import judge_architecture

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gguflow.container.header import VERSION, Header, align, build
+from gguflow.container.header import VERSION, Header, align
 from gguflow.container.rules import BlockSizes, key_path, tensor_nbytes
+from gguflow.container.writer import build
 from gguflow.errors import Finding
 
 _KEY = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 from gguflow import blocks, recipes
+from gguflow.blocks import QUANTIZATION_VERSION
 from gguflow.container.metadata import INTEGERS, ValueType
 from gguflow.errors import Finding
-from gguflow.plan import QUANTIZATION_VERSION
 from gguflow.validation.model import Facts
 
 _FOR_EXPERTS = {"mxfp4"}

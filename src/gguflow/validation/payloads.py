@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from gguflow.container.encodings import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, payload_names, strings_under
 from gguflow.container.header import Header
+from gguflow.container.payload_keys import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, payload_names, strings_under
 from gguflow.container.strings import quoted
 from gguflow.errors import FileError, Finding, GguflowError
 from gguflow.parametric import Payload, descriptor, find

@@ -7,7 +7,7 @@ from gguflow.errors import Finding, InvalidError, UnsupportedError
 from gguflow.models.documents import Document
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.pre_tokenizers import pre_tokenizer_name
-from gguflow.models.tokenizers.special import special_metadata
+from gguflow.models.tokenizers.special_tokens import special_metadata
 from gguflow.models.tokenizers.tokenizer_json import added_tokens, own_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, user_defined
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gguflow.errors import Finding, UnsupportedError
 from gguflow.models.documents import Document
-from gguflow.models.tokenizers.special import steps
+from gguflow.models.tokenizers.special_tokens import steps
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -9,7 +9,7 @@ from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, MalformedError
 from gguflow.models.documents import Document, read_bytes
 from gguflow.models.tokenizers.files import TokenizerFiles
-from gguflow.models.tokenizers.special import special_metadata
+from gguflow.models.tokenizers.special_tokens import special_metadata
 from gguflow.models.tokenizers.tokenizer_json import added_tokens, decoder_ids, named_tokens, own_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, user_defined
 

@@ -7,7 +7,7 @@ from gguflow.errors import Finding, InvalidError
 from gguflow.models.documents import read_text
 from gguflow.models.tokenizers.bpe import require_model, whole_vocabulary
 from gguflow.models.tokenizers.files import TokenizerFiles
-from gguflow.models.tokenizers.special import special_metadata
+from gguflow.models.tokenizers.special_tokens import special_metadata
 from gguflow.models.tokenizers.tokenizer_json import named_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary
 

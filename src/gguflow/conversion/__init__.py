@@ -1,0 +1,276 @@
+"""From a source to files: prepare (understand and plan), then run the plan on several threads, into files that appear only when whole.
+
+The work is done leaf by leaf (`engine.py`). So memory is `threads` times a tile's buffers for a model of any size, and an interrupted conversion
+goes on from the leaves that its journal lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguflow import models, platform, recipes, sources
+from gguflow._version import __version__
+from gguflow.container.integrity import LEAF_WEIGHTS, shards_id
+from gguflow.container.shards import ShardName
+from gguflow.conversion.engine import Progress, Work, run_leaves
+from gguflow.conversion.imatrix import read as read_imatrix
+from gguflow.conversion.output import Output
+from gguflow.conversion.payload_engine import run_tensors
+from gguflow.conversion.plan import Plan, PlannedTensor, make, uncoded_nbytes
+from gguflow.conversion.splitting import Split, split
+from gguflow.errors import UsageError
+from gguflow.parametric import Entropy, zstd_version
+from gguflow.quantization import kernels_digest
+from gguflow.sources.base import Checkpoint
+from gguflow.sources.reading import TensorReader
+
+DEFAULT_MEMORY_LIMIT = 192 << 20
+"""Bytes for buffers, of all threads together."""
+
+SMALLEST_TILE = 256
+"""Weights: one block of the largest format."""
+
+
+@dataclass(frozen=True)
+class FormatTotal:
+    """What one format has of an output."""
+
+    n_tensors: int
+    n_weights: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did. Sizes in bytes; source_nbytes is of the tensors that were read; resumed_nbytes were there from an earlier run.
+
+    output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are entropy-coded, without coding and as they
+    are stored; None without any.
+    """
+
+    output: Path
+    recipe: str
+    n_tensors: int
+    n_weights: int
+    source_nbytes: int
+    nbytes: int
+    resumed_nbytes: int
+    bits_per_weight: float
+    formats: dict[str, FormatTotal]
+    seconds: float
+    files: tuple[Path, ...]
+    coded: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One output: what its file will be, and where; several plans and paths where it is cut into shards."""
+
+    plans: tuple[Plan, ...]
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in different formats."""
+
+    checkpoint: Checkpoint
+    targets: tuple[Target, ...]
+
+
+def prepare(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    type: str = "q4_k_m",
+    architecture: str | None = None,
+    strip_prefix: str | None = None,
+    options: recipes.Options | None = None,
+    imatrix: str | Path | None = None,
+    shards: Split | None = None,
+    integrity: bool = True,
+) -> Prepared:
+    """Open the source, understand the model, plan the output. Reads headers, config and tokenizer; no weights.
+
+    output: default llama.cpp's file name for the model, in the current directory; `{type}` in it stands for the type.
+    type: one, or several with commas between them, which are then written from one reading of the source.
+    options: changes to what the type's recipe chooses, and to metadata. imatrix: a file with the importance of columns, llama-imatrix's.
+    shards: how the output is cut into several files, whose names end in -00001-of-00003.gguf; None for one file.
+    integrity: whether the output carries the keys by which it can prove itself.
+    Raises UsageError, FileError, StorageError.
+    """
+    chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
+    checkpoint = sources.open_checkpoint(source)
+    model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
+    read = [(file.path.name, file.header_digest) for file in checkpoint.files]
+    template = str(output) if output is not None else _file_name(model.file_stem)
+    importance = read_imatrix(imatrix) if imatrix is not None else None
+    plans = [make(model, recipe, options, importance, integrity=integrity, sources=read) for recipe in chosen]
+    paths = [Path(template.replace("{type}", recipe.label)) for recipe in chosen]
+    targets = tuple(_target(plan, path, shards) for plan, path in zip(plans, paths, strict=True))
+    if len(set(paths)) < len(targets):
+        raise UsageError(f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})")
+    return Prepared(checkpoint, targets)
+
+
+def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
+    if shards is None:
+        return Target((plan,), (path,))
+    plans = split(plan, shards)
+    stem = path.name.removesuffix(".gguf")
+    return Target(plans, tuple(path.with_name(str(ShardName(stem, i, len(plans)))) for i in range(len(plans))))
+
+
+def run(
+    prepared: Prepared,
+    *,
+    threads: int | None = None,
+    memory_limit: int = DEFAULT_MEMORY_LIMIT,
+    overwrite: bool = False,
+    resume: bool = True,
+    io: str = "mmap",
+    progress: Progress | None = None,
+) -> list[Report]:
+    """Carry out a prepared conversion; a report for each target. Whatever stops it, each output is then whole or as it was.
+
+    threads: default, as many as this process may use. memory_limit: bytes for buffers, whatever the sizes of tensors.
+    resume: go on from what an interrupted run of the same conversion left; False forgets it.
+    io: "mmap", or "pread" where a source might be truncated by somebody while it is read, which kills a process that has it mapped.
+    Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another conversion; a tensor needs importance and
+    has none), InvalidError (NaN or Inf in a tensor that is to be quantized; a source that changed while it was read), StorageError.
+    """
+    started = time.perf_counter()
+    threads = platform.available_cpus() if threads is None else threads
+    if threads < 1:
+        raise UsageError(f"threads must be 1 or more, not {threads}")
+    tile = _tile_weights(memory_limit, threads)
+    files = [(plan, path) for target in prepared.targets for plan, path in zip(target.plans, target.paths, strict=True)]
+    for plan, path in files:
+        plan.check_importance()
+        if any(platform.is_same_file(path, file.path) for file in prepared.checkpoint.files):
+            raise UsageError(f"{path} is a source of this conversion; choose another output")
+    with ExitStack() as stack:
+        reader = stack.enter_context(TensorReader(prepared.checkpoint, io))
+        binding = _binding(prepared.checkpoint)
+        outputs = [stack.enter_context(Output(plan, path, binding, overwrite=overwrite, resume=resume)) for plan, path in files]
+        plain = [output for output in outputs if not output.plan.has_payloads]
+        works = [Work(reader, together, tile) for together in [plain, *([output] for output in outputs if output.plan.has_payloads)] if together]
+        for work in works:
+            if work.outputs is plain:
+                run_leaves(work, work.tensors(), threads, progress)
+            else:
+                run_tensors(work, work.outputs[0], threads, progress)
+            work.proofs.finish(reader)
+        reader.check_unchanged()
+        groups = [[outputs.pop(0) for _ in target.plans] for target in prepared.targets]
+        for group in groups:
+            _complete(group)
+        for group in groups:
+            for output in reversed(group):  # whoever finds the first shard finds them all
+                output.file.commit()
+        seconds = time.perf_counter() - started
+    return [_report(group, seconds) for group in groups]
+
+
+def convert(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    type: str = "q4_k_m",
+    architecture: str | None = None,
+    strip_prefix: str | None = None,
+    options: recipes.Options | None = None,
+    imatrix: str | Path | None = None,
+    shards: Split | None = None,
+    integrity: bool = True,
+    threads: int | None = None,
+    memory_limit: int = DEFAULT_MEMORY_LIMIT,
+    overwrite: bool = False,
+    resume: bool = True,
+    io: str = "mmap",
+    progress: Progress | None = None,
+) -> Report:
+    """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of several types, the first one's report."""
+    prepared = prepare(
+        source,
+        output,
+        type=type,
+        architecture=architecture,
+        strip_prefix=strip_prefix,
+        options=options,
+        imatrix=imatrix,
+        shards=shards,
+        integrity=integrity,
+    )
+    return run(prepared, threads=threads, memory_limit=memory_limit, overwrite=overwrite, resume=resume, io=io, progress=progress)[0]
+
+
+def _tile_weights(memory_limit: int, threads: int) -> int:
+    """A leaf, or as much of one as fits the buffers: source bytes, float32 and blocks, each of at most 4 bytes a weight, for every thread.
+
+    Raises UsageError where not even the smallest does.
+    """
+    each = 4 + 4 + 4
+    fitting = memory_limit // threads // each // SMALLEST_TILE * SMALLEST_TILE
+    if fitting < SMALLEST_TILE:
+        needed = threads * each * SMALLEST_TILE
+        raise UsageError(f"a memory limit of {memory_limit} bytes is too small for {threads} threads: they need {needed}, or fewer threads")
+    return min(fitting, LEAF_WEIGHTS)
+
+
+def _file_name(stem: str) -> str:
+    """A model's default file name: its stem comes from untrusted metadata, and must name a file of this directory."""
+    safe = "".join("-" if c in "/\\:\0" or not c.isprintable() else c for c in stem)
+    return f"{safe.lstrip('.') or 'model-{type}'}.gguf"
+
+
+def _binding(checkpoint: Checkpoint) -> str:
+    """What decides the bytes of an output beside its plan: the versions of the program and of libzstd, and the sources as they are."""
+    files = [(str(file.path.resolve()), file.nbytes, file.mtime_ns, file.header_digest) for file in checkpoint.files]
+    return f"gguflow {__version__} {kernels_digest()} zstd {zstd_version()} {hashlib.sha256(repr(files).encode()).hexdigest()}"
+
+
+def _complete(shards: Sequence[Output]) -> None:
+    """Write the headers, now that all digests are known, and make the files durable; their names are still free after that."""
+    digests = [output.tensor_digests() for output in shards]
+    common = shards_id([digest for each in digests for digest in each])
+    for output, own in zip(shards, digests, strict=True):
+        output.plan = output.settled_plan()
+        output.file.write(output.plan.completed_header(own, common), 0)
+        output.file.shorten(output.plan.nbytes)
+        output.file.flush()
+
+
+def _report(shards: Sequence[Output], seconds: float) -> Report:
+    tensors = [planned for output in shards for planned in output.plan.tensors]
+    n_weights = sum(planned.tensor.n_weights for planned in tensors)
+    by_format: dict[recipes.Format, list[PlannedTensor]] = {}
+    for planned in sorted(tensors, key=lambda p: -p.format.bits_per_weight):
+        by_format.setdefault(planned.format, []).append(planned)
+    return Report(
+        output=shards[0].file.path,
+        recipe=shards[0].plan.recipe,
+        n_tensors=len(tensors),
+        n_weights=n_weights,
+        source_nbytes=sum(source.nbytes for p in tensors for source in p.tensor.sources),
+        nbytes=sum(output.plan.nbytes for output in shards),
+        resumed_nbytes=sum(output.resumed_nbytes for output in shards),
+        bits_per_weight=8 * sum(p.nbytes for p in tensors) / max(n_weights, 1),
+        formats={
+            f.name: FormatTotal(len(group), sum(p.tensor.n_weights for p in group), sum(p.nbytes for p in group)) for f, group in by_format.items()
+        },
+        seconds=seconds,
+        files=tuple(output.file.path for output in shards),
+        coded=_coded(tensors),
+    )
+
+
+def _coded(tensors: Sequence[PlannedTensor]) -> tuple[int, int] | None:
+    """What entropy coding made of the payloads that have it: bytes before and after."""
+    payloads = [planned for planned in tensors if planned.encoding is not None and planned.encoding.entropy is not Entropy.NONE]
+    return (sum(uncoded_nbytes(planned) for planned in payloads), sum(planned.nbytes for planned in payloads)) if payloads else None

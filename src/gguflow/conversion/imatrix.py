@@ -1,0 +1,226 @@
+"""Importance matrices as llama-imatrix writes them: how much each column of each weight matrix matters, measured on text.
+
+Two formats hold the same: a GGUF file with the sums of squared activations and how many there were, and the older .dat with their means. Both are
+read as hostile: every count is held against the bytes that remain, and no value is used before it is proved to be a finite number, not negative.
+The rules A-001 to A-015 are in spec/imatrix.md. The values are views of the mapped file, averaged when they are asked for, so that the experts of
+a large model cost no memory. Layout and arithmetic: common/imatrix-loader.cpp and tools/quantize/quantize.cpp in llama.cpp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow import blocks
+from gguflow.container.header import MAGIC, Header, TensorInfo, parse
+from gguflow.container.metadata import Metadata, ValueType, string, u32
+from gguflow.container.reader import map_file
+from gguflow.container.rules import judge, refuse
+from gguflow.errors import Finding, InvalidError, MalformedError
+
+Floats = NDArray[np.float32]
+
+_I32 = struct.Struct("<i")
+_F32_ID = 0
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+_MAX_PROVENANCE_BYTES = 127
+"""llama-quantize keeps no more of a string that it writes for itself."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The importance of the columns of one tensor, matrix after matrix.
+
+    sums: float32[n_matrices * row], not negative. counts: float32[k] where k divides their number: what each k-th of the sums is divided by;
+    where that is 0, nothing was seen, and all columns count the same.
+    """
+
+    sums: Floats
+    counts: Floats
+
+    def of_matrix(self, matrix: int, row: int) -> Floats:
+        """float32[row]: how much the error of each column of one matrix counts."""
+        first = matrix * row
+        counts = self.counts[np.arange(first, first + row) // (self.sums.size // self.counts.size)]
+        return np.divide(self.sums[first : first + row], counts, out=np.ones(row, np.float32), where=counts > 0)
+
+
+@dataclass(frozen=True)
+class Imatrix:
+    """An importance matrix.
+
+    path: as the user named it. entries: by tensor name. datasets: the texts that it was measured on, n_chunks pieces. digest: of the file, in hex.
+    """
+
+    path: str
+    entries: Mapping[str, Importance]
+    datasets: tuple[str, ...]
+    n_chunks: int
+    digest: str = ""
+
+    def find(self, name: str, shape: tuple[int, ...]) -> Importance | None:
+        """The importance for a tensor (shape in NumPy order), None where there is none.
+
+        Raises InvalidError (A-014) where the entry is for a tensor of another size; for token embeddings, which are not used in a matrix product,
+        such an entry does not count.
+        """
+        importance = self.entries.get(name)
+        expected = shape[-1] * math.prod(shape[:-2])
+        if importance is None or importance.sums.size == expected:
+            return importance
+        if name in ("token_embd.weight", "per_layer_token_embd.weight"):
+            return None
+        message = f"the entry for {name} is for a tensor of another size: an imatrix of another model"
+        raise InvalidError(self.path, Finding("A-014", message, f"$.entries[{name!r}]", None, importance.sums.size, expected))
+
+    def check_is_for(self, names: set[str]) -> None:
+        """Raise InvalidError (A-015) where no entry is for a tensor of these names."""
+        if not names & self.entries.keys():
+            message = "no entry is for a tensor of this model: an imatrix of another model"
+            raise InvalidError(self.path, Finding("A-015", message, "$.entries", None, next(iter(self.entries)), "names of the output's tensors"))
+
+    def provenance(self) -> Metadata:
+        """The keys by which llama-quantize records an imatrix."""
+        keys: Metadata = {"quantize.imatrix.file": string(_shortened(self.path))}
+        if self.datasets:
+            keys["quantize.imatrix.dataset"] = string(_shortened(self.datasets[0]))
+        keys["quantize.imatrix.entries_count"] = u32(len(self.entries))
+        if self.n_chunks > 0:
+            keys["quantize.imatrix.chunks_count"] = u32(self.n_chunks)
+        return keys
+
+
+def read(path: str | Path) -> Imatrix:
+    """Read an imatrix in either format.
+
+    Raises MalformedError and InvalidError with the rule that the file breaks (those of GGUF files among them), StorageError.
+    """
+    content = map_file(path)
+    imatrix = _read_gguf(str(path), content) if bytes(content[:4]) == MAGIC else _read_dat(str(path), content)
+    return replace(imatrix, digest=hashlib.sha256(content).hexdigest())
+
+
+def _shortened(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape")[:_MAX_PROVENANCE_BYTES].decode("utf-8", "ignore")
+
+
+def _read_gguf(path: str, content: memoryview) -> Imatrix:
+    header = parse(content, path)
+    refuse(path, judge(header, blocks.block_sizes, len(content)))
+    datasets, n_chunks = _gguf_metadata(path, header)
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    named = [name.removesuffix(suffix) for suffix in (_SUMS, _COUNTS) for name in tensors if name.endswith(suffix)]
+    entries = {}
+    for name in sorted(set(named)):
+        sums, counts = (_values(path, header, content, tensors, name + suffix) for suffix in (_SUMS, _COUNTS))
+        if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
+            _fail(path, "A-010", f"{name}: the sums do not divide among the counts", name, sums.size, f"a multiple of {counts.size}")
+        whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)  # C's lround, of numbers that are not negative
+        entries[name] = Importance(sums, whole)
+    if not entries:
+        _fail(path, "A-007", "an imatrix without entries", "")
+    return Imatrix(path, entries, datasets, n_chunks)
+
+
+def _gguf_metadata(path: str, header: Header) -> tuple[tuple[str, ...], int]:
+    """The datasets and the number of chunks; all three keys of an imatrix must be there."""
+    for key, kind in (("datasets", ValueType.ARRAY), ("chunk_count", ValueType.UINT32), ("chunk_size", ValueType.UINT32)):
+        value = header.metadata.get(f"imatrix.{key}")
+        if value is None or value.type is not kind or (kind is ValueType.ARRAY and value.element_type is not ValueType.STRING):
+            found = "no such key" if value is None else value.type.name.lower()
+            message = f"imatrix.{key} is needed: this is no imatrix"
+            expected = "an array of strings" if kind is ValueType.ARRAY else "uint32"
+            raise InvalidError(path, Finding("A-008", message, f"$.metadata['imatrix.{key}']", None, found, expected))
+    return tuple(header.metadata["imatrix.datasets"].value), int(header.metadata["imatrix.chunk_count"].value)
+
+
+def _values(path: str, header: Header, content: memoryview, tensors: Mapping[str, TensorInfo], name: str) -> Floats:
+    """A tensor of an imatrix, a view of the file; `judge` has proved that it lies inside."""
+    tensor = tensors.get(name)
+    if tensor is None or tensor.type_id != _F32_ID:
+        found = "no such tensor" if tensor is None else f"type {tensor.type_id}"
+        _fail(path, "A-009", f"{name}: sums and counts go together, and are F32", name, found)
+    values = np.frombuffer(content, "<f4", tensor.n_weights, header.data_offset + tensor.offset)
+    _check_values(path, name, values)
+    return values
+
+
+class _Cursor:
+    """A position in a .dat file that moves only over bytes that are there."""
+
+    def __init__(self, path: str, content: memoryview) -> None:
+        self.path = path
+        self.content = content
+        self.position = 0
+
+    @property
+    def is_at_end(self) -> bool:
+        return self.position == len(self.content)
+
+    def take(self, nbytes: int, what: str) -> memoryview:
+        remaining = len(self.content) - self.position
+        if nbytes > remaining:
+            self.fail("A-001", f"truncated: {what} needs {nbytes} bytes, {remaining} remain")
+        self.position += nbytes
+        return self.content[self.position - nbytes : self.position]
+
+    def integer(self, what: str) -> int:
+        return int(_I32.unpack(self.take(4, what))[0])
+
+    def count(self, what: str, least: int) -> int:
+        value = self.integer(what)
+        if value < least:
+            self.position -= 4
+            self.fail("A-002", f"{what} is not possible; this may be no imatrix at all", value, f"{least} or more")
+        return value
+
+    def text(self, what: str) -> str:
+        raw = bytes(self.take(self.count(f"the length of {what}", 0), what))
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            self.fail("A-003", f"{what} is not UTF-8")
+
+    def fail(self, rule: str, message: str, found: object = None, expected: object = None) -> NoReturn:
+        raise MalformedError(self.path, Finding(rule, message, "$", self.position, found, expected))
+
+
+def _read_dat(path: str, content: memoryview) -> Imatrix:
+    cursor = _Cursor(path, content)
+    entries: dict[str, Importance] = {}
+    for i in range(cursor.count("the number of entries", 1)):
+        name = cursor.text(f"the name of entry {i}")
+        if name in entries:
+            _fail(path, "A-004", f"two entries for {name!r}", name)
+        n_calls = cursor.integer(f"the number of calls of entry {i}")
+        n_values = cursor.count(f"the number of values of entry {i}", 1)
+        values = np.frombuffer(cursor.take(4 * n_values, f"{n_values} values of entry {i}"), "<f4")
+        _check_values(path, name, values)
+        entries[name] = Importance(values, np.array([max(n_calls, 1)], np.float32))
+    n_chunks = 0
+    datasets: tuple[str, ...] = ()
+    if not cursor.is_at_end:  # the oldest files end here
+        n_chunks = cursor.integer("the number of chunks")
+        if not cursor.is_at_end:
+            datasets = (cursor.text("the name of the dataset"),)
+    if not cursor.is_at_end:
+        cursor.fail("A-005", f"{len(content) - cursor.position} bytes behind the end")
+    return Imatrix(path, entries, tuple(filter(None, datasets)), n_chunks)
+
+
+def _check_values(path: str, name: str, values: Floats) -> None:
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if bad.size:
+        _fail(path, "A-006", f"{name}: value {bad[0]} is not possible", name, float(values[bad[0]]), "a finite number, not negative")
+
+
+def _fail(path: str, rule: str, message: str, name: str, found: object = None, expected: object = None) -> NoReturn:
+    raise InvalidError(path, Finding(rule, message, f"$.entries[{name!r}]" if name else "$", None, found, expected))

@@ -1,0 +1,318 @@
+"""The plan of a conversion: every output tensor with its format, offset and size, before any weight is read. Pure and printable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from gguflow import blocks, recipes
+from gguflow.blocks import BlockFormat
+from gguflow.container import header, rules, writer
+from gguflow.container.header import TensorInfo
+from gguflow.container.integrity import HEADER_KEY, SHARDS_KEY, completed_header, placeholder, without_set
+from gguflow.container.metadata import Metadata, Value, boolean, f32, string, u32
+from gguflow.container.payload_keys import payload_metadata
+from gguflow.conversion.imatrix import Imatrix, Importance
+from gguflow.errors import InvalidError, ShapeError, UsageError
+from gguflow.models.base import Model, ModelTensor
+from gguflow.parametric import transcoding
+from gguflow.parametric.axes import Entropy, SourceType
+from gguflow.parametric.encoding import Encoding
+from gguflow.parametric.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor of the output.
+
+    format: a block format, or an encoding of the parametric family, whose payload is stored as an I8 tensor.
+    offset: from the start of the data section. nbytes: of its blocks or its payload, without the padding behind them; where the encoding's size
+    depends on the data, the most it can take, and the offsets behind it are no more than that either. rule: why it has this format.
+    importance: for the encoder, where the format takes it and the imatrix has it. needs_importance: whether the result is worth nothing without.
+    """
+
+    tensor: ModelTensor
+    format: recipes.Format
+    offset: int
+    nbytes: int
+    rule: str
+    alignment: int
+    importance: Importance | None = field(default=None, repr=False, compare=False)
+    needs_importance: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def padding(self) -> int:
+        """Zero bytes behind the blocks."""
+        return -self.nbytes % self.alignment
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """NumPy order."""
+        return self.tensor.shape
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """The encoding of the parametric family, None where the format is a block format."""
+        return self.format if isinstance(self.format, Encoding) else None
+
+    @property
+    def blocks(self) -> BlockFormat:
+        """The block format that a reader finds: I8 for a payload."""
+        return blocks.FORMATS["i8"] if isinstance(self.format, Encoding) else self.format
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether nbytes is only the most that it can take."""
+        return self.encoding is not None and not self.encoding.is_fixed_size
+
+    @property
+    def geometry(self) -> Geometry:
+        """The layout of its payload. Raises ShapeError where the encoding cannot take the shape, ValueError where there is none."""
+        if self.encoding is None:
+            raise ValueError(f"{self.name} is no payload")
+        return geometry_of(self.encoding, self.tensor)
+
+    @property
+    def info(self) -> TensorInfo:
+        """Its entry in the tensor table."""
+        dims = (self.nbytes,) if self.encoding is not None else _stored_dims(self.shape)
+        return TensorInfo(self.name, dims, self.blocks.id, self.offset)
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether its weights are to be encoded, not copied as they are in the source."""
+        return self.tensor.source is None or self.tensor.source.format is not self.format
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An output file, known to the byte but for its weights and their digests.
+
+    nbytes: of the whole file. header: its first data_offset bytes, with zeros in place of the digests. imatrix_digest:
+    of the file that importance is from, "" where none is given; what decides the weights beside the header.
+    first_tensor: of a shard, how many tensors the shards before it have.
+    """
+
+    architecture: str
+    recipe: str
+    metadata: Metadata
+    tensors: tuple[PlannedTensor, ...]
+    infos: tuple[TensorInfo, ...]
+    alignment: int
+    header: bytes
+    nbytes: int
+    imatrix_digest: str = ""
+    first_tensor: int = 0
+
+    @property
+    def has_imatrix(self) -> bool:
+        return self.imatrix_digest != ""
+
+    @property
+    def without_importance(self) -> list[PlannedTensor]:
+        """The tensors that are encoded without importance although an imatrix is given and their format takes it."""
+        return [p for p in self.tensors if self.has_imatrix and p.is_encoded and p.format.importance != "unused" and p.importance is None]
+
+    def check_importance(self) -> None:
+        """Raise UsageError for the first tensor that needs importance and has none."""
+        for planned in self.tensors:
+            if planned.needs_importance and planned.is_encoded and planned.importance is None:
+                why = "the imatrix has no entry for it" if self.has_imatrix else "pass --imatrix FILE (llama-imatrix makes one)"
+                raise UsageError(f"{planned.name} as {planned.format} is worth nothing without importance ({planned.rule}); {why}")
+
+    @property
+    def data_offset(self) -> int:
+        return len(self.header)
+
+    def completed_header(self, digests: Sequence[bytes], shards_id: str = "") -> bytes:
+        """The header with the digests of the tensors, in order; as planned where the plan has no integrity keys. shards_id: of a shard's siblings."""
+        if HEADER_KEY not in self.metadata:
+            return self.header
+        metadata = self.metadata | {SHARDS_KEY: string(shards_id)} if SHARDS_KEY in self.metadata else self.metadata
+        return completed_header(metadata, self.infos, self.alignment, self.nbytes, digests)
+
+    @property
+    def has_payloads(self) -> bool:
+        """Whether some tensor is of the parametric family."""
+        return any(planned.encoding is not None for planned in self.tensors)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the size is only the most that the file can take."""
+        return any(planned.is_bound for planned in self.tensors)
+
+    def settled(self, places: Sequence[tuple[int, int]]) -> Plan:
+        """The plan with the true offset and size of every tensor."""
+        placed = [replace(planned, offset=offset, nbytes=nbytes) for planned, (offset, nbytes) in zip(self.tensors, places, strict=True)]
+        return plan_file(self.architecture, self.recipe, self.metadata, placed, self.imatrix_digest, self.first_tensor)
+
+    @property
+    def n_weights(self) -> int:
+        return sum(planned.tensor.n_weights for planned in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * sum(planned.nbytes for planned in self.tensors) / max(self.n_weights, 1)
+
+
+def make(
+    model: Model,
+    recipe: recipes.Recipe,
+    options: recipes.Options | None = None,
+    imatrix: Imatrix | None = None,
+    *,
+    integrity: bool = True,
+    sources: Sequence[tuple[str, str]] = (),
+) -> Plan:
+    """Plan the conversion of a model by a recipe.
+
+    integrity: whether the file is to carry the keys by which it can prove itself. sources: for those, name and header digest of each source file.
+    Raises InvalidError where the result would break a rule of the container (a name too long, a name twice), and where the imatrix is of another
+    model; UsageError where an option asks for what cannot be.
+    """
+    options = options or recipes.Options()
+    payloads: dict[str, str] = {}
+    if recipe.is_copy:
+        payloads = {t.name: t.sources[0].encoding.name for t in model.tensors if t.sources and t.sources[0].encoding and not t.sources[0].is_in_parts}
+        model = replace(model, tensors=tuple(_as_stored(tensor) for tensor in model.tensors))
+    tensors = sorted(model.tensors, key=lambda tensor: recipes.processing_order(tensor.name))
+    facts = _model_facts(model, options, imatrix)
+    chosen = recipes.choose(recipe, [_tensor_facts(tensor, model) for tensor in tensors], facts, options)
+    chosen = {tensor.name: _carried(tensor, chosen[tensor.name], recipe) for tensor in tensors}
+    metadata = without_set(model.metadata)
+    if not (recipe.is_copy and model.is_final):
+        metadata["general.file_type"] = u32(recipe.file_type)
+        metadata["general.quantization_version"] = u32(blocks.QUANTIZATION_VERSION)
+    metadata |= {key: _value(value) for key, value in options.overrides.items()}
+    if imatrix is not None:
+        imatrix.check_is_for({tensor.name for tensor in tensors})
+        metadata |= imatrix.provenance()
+    if integrity:
+        metadata |= placeholder(len(tensors), recipe.name, recipes.VERSION, sources)
+    payloads |= {name: choice.format.name for name, choice in chosen.items() if isinstance(choice.format, Encoding)}
+    metadata |= payload_metadata(payloads)
+    placed = _placed(tensors, chosen, imatrix, header.declared_alignment(metadata))
+    return plan_file(model.architecture, recipe.name, metadata, placed, imatrix.digest if imatrix else "")
+
+
+def plan_file(
+    architecture: str, recipe: str, metadata: Metadata, placed: Sequence[PlannedTensor], imatrix_digest: str, first_tensor: int = 0
+) -> Plan:
+    """The plan of a file of these tensors. Raises InvalidError where it would break a rule of the container."""
+    alignment = header.declared_alignment(metadata)
+    infos = tuple(planned.info for planned in placed)
+    built = writer.build(metadata, infos, alignment)
+    for finding in rules.judge(header.Header(header.VERSION, metadata, infos, alignment, len(built)), blocks.block_sizes, None):
+        if finding.severity == "error":
+            raise InvalidError("the output", finding)
+    end = placed[-1].offset + placed[-1].nbytes + placed[-1].padding if placed else 0
+    return Plan(architecture, recipe, metadata, tuple(placed), infos, alignment, built, len(built) + end, imatrix_digest, first_tensor)
+
+
+def _model_facts(model: Model, options: recipes.Options, imatrix: Imatrix | None) -> recipes.ModelFacts:
+    """What rules ask about the model, as the overridden metadata has it."""
+
+    def fact(key: str, own: int) -> int:
+        value = options.overrides.get(f"{model.architecture}.{key}")
+        return value if type(value) is int else own
+
+    return recipes.ModelFacts(
+        model.architecture,
+        fact("block_count", model.n_layers),
+        fact("attention.head_count", model.n_heads),
+        fact("attention.head_count_kv", model.n_kv_heads),
+        fact("expert_count", model.n_experts),
+        has_importance=imatrix is not None,
+    )
+
+
+def _value(value: int | float | bool | str) -> Value:
+    """An overriding value, of the type that llama-quantize gives it."""
+    if isinstance(value, bool):
+        return boolean(value)
+    if isinstance(value, str):
+        return string(value)
+    return u32(value) if isinstance(value, int) else f32(value)
+
+
+def _tensor_facts(tensor: ModelTensor, model: Model) -> recipes.TensorFacts:
+    source_format = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
+    is_lossy = any(source.is_lossy for source in tensor.sources)
+    return recipes.TensorFacts(tensor.name, tensor.shape, source_format, model.is_final, is_lossy, transcoding.encoding_of(tensor))
+
+
+def _carried(tensor: ModelTensor, choice: recipes.Choice, recipe: recipes.Recipe) -> recipes.Choice:
+    """The choice, or the encoding in which the codes that the source has can be carried on."""
+    given = transcoding.encoding_of(tensor)
+    wanted = given if recipe.is_copy else choice.format
+    if given is None or not isinstance(wanted, Encoding):
+        return choice
+    found = transcoding.exact(tensor, wanted)
+    if found is None:
+        return choice
+    torn = "" if found == wanted else "; scales made whole, as rows move between super-blocks"
+    return replace(choice, format=found, rule=f"{choice.rule}; codes and scales as in the source{torn}")
+
+
+def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice], imatrix: Imatrix | None, alignment: int) -> list[PlannedTensor]:
+    """Each tensor behind the one before it, aligned."""
+    placed = []
+    offset = 0
+    for tensor in tensors:
+        choice = chosen[tensor.name]
+        nbytes = _nbytes(tensor, choice.format)
+        importance = imatrix.find(tensor.name, tensor.shape) if imatrix is not None and choice.format.is_quantized else None
+        takes_it = choice.format.importance != "unused"
+        rule = f"{choice.rule}; no entry in the imatrix" if imatrix is not None and takes_it and importance is None else choice.rule
+        used = importance if takes_it else None
+        placed.append(PlannedTensor(tensor, choice.format, offset, nbytes, rule, alignment, used, choice.needs_importance))
+        offset = header.align(offset + nbytes, alignment)
+    return placed
+
+
+def _as_stored(tensor: ModelTensor) -> ModelTensor:
+    """A payload as the I8 tensor that it is in its file."""
+    sources = tuple(source if source.is_in_parts else source.as_stored() for source in tensor.sources)
+    return tensor if sources == tensor.sources else replace(tensor, shape=sources[0].shape, sources=sources)
+
+
+def _nbytes(tensor: ModelTensor, chosen: recipes.Format) -> int:
+    """Of the tensor's blocks, or the most that its payload can take. Raises UsageError where the encoding cannot hold the tensor."""
+    if isinstance(chosen, Encoding):
+        return geometry_of(chosen, tensor).payload_nbytes
+    row = tensor.shape[-1] if tensor.shape else 1
+    return tensor.n_weights // row * chosen.row_bytes(row) if row else 0
+
+
+def geometry_of(encoding: Encoding, tensor: ModelTensor) -> Geometry:
+    """The layout of a tensor's payload. Raises UsageError where the encoding cannot hold the tensor."""
+    source = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
+    source_type = {"f32": SourceType.F32, "f16": SourceType.F16, "bf16": SourceType.BF16, "f64": SourceType.F64}.get(source.key)
+    if tensor.source is not None and tensor.source.stored is not None and not encoding.is_lossless:
+        source_type = tensor.source.stored.geometry.source_type
+    if source_type is None and encoding.is_lossless:
+        raise UsageError(f"{tensor.name} is {source}: lossless is for numbers that are not quantized")
+    try:
+        return Geometry(encoding, tensor.shape, SourceType.F32 if source_type is None else source_type)
+    except ShapeError as error:
+        raise UsageError(f"{tensor.name} as {encoding.name}: {error}") from error
+
+
+def uncoded_nbytes(planned: PlannedTensor) -> int:
+    """Bytes of an entropy-coded payload's tensor without the coding: of lossless ones as they were in the source."""
+    geometry = planned.geometry
+    if geometry.encoding.is_lossless:
+        return geometry.n_weights * geometry.source_type.nbytes
+    return replace(geometry, encoding=replace(geometry.encoding, entropy=Entropy.NONE), rows_per_chunk=0).payload_nbytes
+
+
+def _stored_dims(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """File order, row length first, without the leading ones of the shape, as ggml stores it."""
+    dims = shape[::-1]
+    while len(dims) > 1 and dims[-1] == 1:
+        dims = dims[:-1]
+    return dims

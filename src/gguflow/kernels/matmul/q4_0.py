@@ -1,0 +1,58 @@
+"""Q4_0 times a vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflow.kernels.lanes import dot4, lane_numbers, load, load_i32, load_u8, load_u32, load_u32_quarters, lookup16, splat, sum_by_halves, to_float
+from gguflow.kernels.legacy import BLOCK_SIZE
+from gguflow.kernels.matmul.halves import load_scales
+from gguflow.kernels.matmul.int8 import NIBBLES, PADDING, negated_sums, scale_by
+from gguflow.kernels.matmul.sums import fetch_ahead, fold, scratch
+from gguflow.kernels.policy import kernel
+
+f32 = np.float32
+
+TYPE_SIZE = 18
+
+
+@kernel
+def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+    n_blocks = x.size // BLOCK_SIZE
+    words, scales = scratch(n_blocks)
+    codes = to_float(lane_numbers() - 8)
+    for row in range(out.size):
+        start = row * n_blocks * TYPE_SIZE
+        load_scales(blocks, start, TYPE_SIZE, n_blocks, words, scales)
+        low = splat(f32(0))
+        high = splat(f32(0))
+        for block in range(n_blocks):
+            fetch_ahead(blocks, start + TYPE_SIZE * block, TYPE_SIZE)
+            values = codes * scales[block]
+            pairs = load_u8(blocks, start + TYPE_SIZE * block + 2)
+            low = low + lookup16(values, pairs) * load(x, BLOCK_SIZE * block)
+            high = high + lookup16(values, pairs >> 4) * load(x, BLOCK_SIZE * block + 16)
+        out[row] = fold(low, high)
+
+
+@kernel
+def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+    n_blocks = (codes.size - PADDING) // BLOCK_SIZE
+    words, scales = scratch(n_blocks + 16)
+    start_sums = negated_sums(codes, 8)
+    upper = lane_numbers() & 4  # 0 for the low nibbles of 16 bytes, 4 for the high ones of the same
+    for row in range(out.size):
+        start = row * n_blocks * TYPE_SIZE
+        load_scales(blocks, start, TYPE_SIZE, n_blocks, words, scales)
+        scale_by(scales, x_scales, n_blocks)
+        total = splat(f32(0))
+        for block in range(0, n_blocks, 2):
+            first = start + TYPE_SIZE * block + 2
+            fetch_ahead(blocks, first, 2 * TYPE_SIZE)
+            second = first + TYPE_SIZE if block + 1 < n_blocks else first
+            weights = (load_u32_quarters(blocks, first, first, second, second) >> upper) & NIBBLES
+            sums = dot4(load_i32(start_sums, 8 * block), weights, load_u32(codes, BLOCK_SIZE * block))
+            total = total + to_float(sums) * lookup16(load(scales, block), lane_numbers() >> 3)
+        out[row] = sum_by_halves(total)
