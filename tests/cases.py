@@ -9,7 +9,9 @@ f32 = np.float32
 
 
 def adversarial(n: int) -> dict[str, NDArray[np.float32]]:
-    """n: a multiple of 32. The name says what is hard; a format whose encoder is undefined for one says so where it is tested."""
+    """n: a multiple of 32. The name says what is hard; a format whose encoder is undefined for one says so
+    where it is tested.
+    """
     rng = np.random.default_rng(7)
     noise = rng.standard_normal(n).astype(f32)
     ramp = np.linspace(-1, 1, n, dtype=f32)

@@ -1,4 +1,6 @@
-"""Small checkpoints for tests: safetensors files and Llama directories, built here so that a test can break any part of them."""
+"""Small checkpoints for tests: safetensors files and Llama directories, built here so that a test can break
+any part of them.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +28,41 @@ def write_safetensors(path: Path, tensors: dict[str, NDArray[Any]]) -> Path:
     header: dict[str, Any] = {}
     offset = 0
     for name, tensor in tensors.items():
-        header[name] = {"dtype": _DTYPES[tensor.dtype.name], "shape": list(tensor.shape), "data_offsets": [offset, offset + tensor.nbytes]}
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype.name],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
         offset += tensor.nbytes
     encoded = json.dumps(header).encode()
-    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + b"".join(t.tobytes() for t in tensors.values()))
+    path.write_bytes(
+        len(encoded).to_bytes(8, "little") + encoded + b"".join(t.tobytes() for t in tensors.values())
+    )
     return path
 
 
 def tiny_llama(
-    directory: Path, *, n_layers: int = 2, hidden: int = 64, ffn: int = 96, tied: bool = False, dtype: str = "float32", seed: int = 0
+    directory: Path,
+    *,
+    n_layers: int = 2,
+    hidden: int = 64,
+    ffn: int = 96,
+    tied: bool = False,
+    dtype: str = "float32",
+    seed: int = 0,
 ) -> Path:
     """A random Llama checkpoint with the tokenizer of tiny-py-llama: 4 heads over 2 key-value heads."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(TINY / name, directory / name)
     config = json.loads((TINY / "config.json").read_text())
-    config.update(hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=n_layers, num_attention_heads=4, num_key_value_heads=2)
+    config.update(
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_hidden_layers=n_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
     config.update(head_dim=hidden // 4, tie_word_embeddings=tied)
     (directory / "config.json").write_text(json.dumps(config))
     write_safetensors(directory / "model.safetensors", llama_tensors(config, dtype, seed))
@@ -53,7 +74,10 @@ def llama_tensors(config: dict[str, Any], dtype: str = "float32", seed: int = 0)
     rng = np.random.default_rng(seed)
     hidden, ffn, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     kv = config["head_dim"] * config["num_key_value_heads"]
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (vocabulary, hidden),
+        "model.norm.weight": (hidden,),
+    }
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (vocabulary, hidden)
     for i in range(config["num_hidden_layers"]):

@@ -70,13 +70,17 @@ def library() -> Any:
     return ggml
 
 
-def quantize(x: NDArray[np.float32], block_format: BlockFormat, importance: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
+def quantize(
+    x: NDArray[np.float32], block_format: BlockFormat, importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
     """x float32[rows, n] -> uint8[rows, row_bytes] by ggml_quantize_chunk."""
     x = np.ascontiguousarray(x, np.float32)
     out = np.zeros((x.shape[0], block_format.row_bytes(x.shape[1])), np.uint8)
     weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
     pointer = None if weights is None else weights.ctypes.data
-    written = library().ggml_quantize_chunk(block_format.id, x.ctypes.data, out.ctypes.data, 0, *x.shape, pointer)
+    written = library().ggml_quantize_chunk(
+        block_format.id, x.ctypes.data, out.ctypes.data, 0, *x.shape, pointer
+    )
     if written != out.nbytes:
         raise RuntimeError(f"ggml wrote {written} bytes of {block_format.name}, expected {out.nbytes}")
     return out
@@ -85,8 +89,12 @@ def quantize(x: NDArray[np.float32], block_format: BlockFormat, importance: NDAr
 def dequantize(packed: NDArray[np.uint8], block_format: BlockFormat) -> NDArray[np.float32]:
     """uint8[rows, row_bytes] -> float32[rows, n] by the to_float of ggml's type traits."""
     packed = np.ascontiguousarray(packed)
-    out = np.empty((packed.shape[0], packed.shape[1] // block_format.type_size * block_format.block_size), np.float32)
-    library().ggml_get_type_traits(block_format.id).contents.to_float(packed.ctypes.data, out.ctypes.data, out.size)
+    out = np.empty(
+        (packed.shape[0], packed.shape[1] // block_format.type_size * block_format.block_size), np.float32
+    )
+    library().ggml_get_type_traits(block_format.id).contents.to_float(
+        packed.ctypes.data, out.ctypes.data, out.size
+    )
     return out
 
 
@@ -97,17 +105,23 @@ def cpu_traits(block_format: BlockFormat) -> CpuTraits:
 
 
 def activations(x: NDArray[np.float32], block_format: BlockFormat) -> NDArray[np.uint8]:
-    """float32[n] in the format in which ggml multiplies activations with this one: its bytes, with room behind them."""
+    """float32[n] in the format in which ggml multiplies activations with this one: its bytes, with room
+    behind them.
+    """
     packed = np.zeros(x.size * 5, np.uint8)
     kind = cpu_traits(block_format).vec_dot_type
     library().ggml_get_type_traits_cpu(kind).contents.from_float(x.ctypes.data, packed.ctypes.data, x.size)
     return packed
 
 
-def vec_dot(packed: NDArray[np.uint8], block_format: BlockFormat, x: NDArray[np.uint8]) -> NDArray[np.float32]:
+def vec_dot(
+    packed: NDArray[np.uint8], block_format: BlockFormat, x: NDArray[np.uint8]
+) -> NDArray[np.float32]:
     """uint8[rows, row_bytes] times the bytes of `activations` -> float32[rows], row by row."""
     n = packed.shape[1] // block_format.type_size * block_format.block_size
     out = np.zeros(len(packed), np.float32)
     for i in range(len(packed)):
-        cpu_traits(block_format).vec_dot(n, out[i:].ctypes.data, 0, packed[i].ctypes.data, 0, x.ctypes.data, 0, 1)
+        cpu_traits(block_format).vec_dot(
+            n, out[i:].ctypes.data, 0, packed[i].ctypes.data, 0, x.ctypes.data, 0, 1
+        )
     return out

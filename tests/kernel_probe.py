@@ -1,10 +1,11 @@
-"""Run in a process of its own: compile kernels for the processor that the environment names, and say in JSON what came out.
+"""Run in a process of its own: compile kernels for the processor that the environment names, and say in JSON
+what came out.
 
     python kernel_probe.py q8_0 q4_k ...
 
-{"digests": {format: hex}, "forbidden": {kernel: [LLVM or assembly text]}, "registers": {kernel: ["xmm", ...]}}. The digest is over the bytes of
-adversarial and random rows, and over what random bytes decode to and give with vectors. Numba shows no machine code of cached kernels: run with no
-cache directory.
+{"digests": {format: hex}, "forbidden": {kernel: [LLVM or assembly text]}, "registers": {kernel: ["xmm",
+...]}}. The digest is over the bytes of adversarial and random rows, and over what random bytes decode to and
+give with vectors. Numba shows no machine code of cached kernels: run with no cache directory.
 """
 
 from __future__ import annotations
@@ -30,19 +31,25 @@ N = 512
 _FLOAT_OPERATION = r"= (?:tail |notail |musttail )?(?:fadd|fsub|fmul|fdiv|frem|fneg|fcmp|call|select|phi)"
 FORBIDDEN = [
     re.compile(_FLOAT_OPERATION + r" (?:fast|contract|reassoc|arcp|afn|nnan|ninf|nsz) .*"),
-    re.compile(r"@llvm\.(?:fma|fmuladd|experimental\.constrained|vector\.reduce\.fadd|vector\.reduce\.fmul)\S*"),
+    re.compile(
+        r"@llvm\.(?:fma|fmuladd|experimental\.constrained|vector\.reduce\.fadd|vector\.reduce\.fmul)\S*"
+    ),
     re.compile(r"\bvfn?m(?:add|sub)\w*"),  # x86, in assembly
     re.compile(r"\bf(?:n?madd|n?msub|mla|mls)\b.*"),  # arm64, in assembly
 ]
 
 
 def forbidden(text: str) -> list[str]:
-    """What in LLVM's text or in assembly lets the compiler, or makes it, change the order or the rounding of float operations."""
+    """What in LLVM's text or in assembly lets the compiler, or makes it, change the order or the rounding of
+    float operations.
+    """
     return sorted({match.group().strip() for pattern in FORBIDDEN for match in pattern.finditer(text)})
 
 
 def digest(block_format: BlockFormat) -> str:
-    """Of encoded rows, with and without importance, and of random bytes decoded and multiplied with vectors; every NaN counts as the same."""
+    """Of encoded rows, with and without importance, and of random bytes decoded and multiplied with vectors;
+    every NaN counts as the same.
+    """
     noise = np.random.default_rng(1).standard_normal((4, N)).astype(np.float32)
     rows = np.concatenate([np.stack(list(adversarial(N).values())), noise])
     result = hashlib.sha256()
@@ -58,11 +65,27 @@ def digest(block_format: BlockFormat) -> str:
 
 
 def compiled(block_format: BlockFormat) -> dict[str, Any]:
-    """The compiled kernels in the modules of a format, by name. Where an entry fetches tables, it is what it calls that is compiled."""
+    """The compiled kernels in the modules of a format, by name. Where an entry fetches tables, it is what it
+    calls that is compiled.
+    """
     found = {}
     for module in (kernels.load(block_format), matmul_kernels.find(block_format.key), tile):
-        own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__} if module else {}
-        found.update({f"{block_format.key}.{name}": value for name, value in own.items() if getattr(value, "signatures", None)})
+        own = (
+            {
+                name: value
+                for name, value in vars(module).items()
+                if getattr(value, "__module__", None) == module.__name__
+            }
+            if module
+            else {}
+        )
+        found.update(
+            {
+                f"{block_format.key}.{name}": value
+                for name, value in own.items()
+                if getattr(value, "signatures", None)
+            }
+        )
     return found
 
 

@@ -1,4 +1,5 @@
-"""The shape of the package, as rules that a test holds: who may import whom, what is loaded when, and what kernels may not contain.
+"""The shape of the package, as rules that a test holds: who may import whom, what is loaded when, and what
+kernels may not contain.
 
 The tables are the rules; a new unit needs a row in UNITS, and nothing else here.
 """
@@ -41,16 +42,55 @@ UNITS: dict[str, set[str]] = {
     "parametric/transcoding": {"errors", "blocks", "models", "parametric", "quantization", "sources"},
     "rows": {"errors", "arrays", "platform", "blocks", "container", "parametric", "quantization"},
     "conversion": {
-        *("_version", "errors", "arrays", "platform", "blocks", "container", "models", "parametric", "quantization"),
+        *(
+            "_version",
+            "errors",
+            "arrays",
+            "platform",
+            "blocks",
+            "container",
+            "models",
+            "parametric",
+            "quantization",
+        ),
         *("parametric/transcoding", "recipes", "sources"),
     },
     "validation": {
-        *("errors", "arrays", "platform", "blocks", "container", "models", "parametric", "recipes", "rows", "sources"),
+        *(
+            "errors",
+            "arrays",
+            "platform",
+            "blocks",
+            "container",
+            "models",
+            "parametric",
+            "recipes",
+            "rows",
+            "sources",
+        ),
     },
     "editing": {"errors", "platform", "blocks", "container", "validation"},
-    "comparison": {"errors", "platform", "blocks", "container", "describe", "models", "quantization", "sources"},
+    "comparison": {
+        "errors",
+        "platform",
+        "blocks",
+        "container",
+        "describe",
+        "models",
+        "quantization",
+        "sources",
+    },
     "exporting": {
-        *("errors", "platform", "blocks", "conversion", "models", "parametric", "parametric/transcoding", "sources"),
+        *(
+            "errors",
+            "platform",
+            "blocks",
+            "conversion",
+            "models",
+            "parametric",
+            "parametric/transcoding",
+            "sources",
+        ),
     },
     "runtime": {
         *("errors", "arrays", "platform", "blocks", "container", "models", "packed_matmul", "parametric"),
@@ -62,11 +102,23 @@ UNITS: dict[str, set[str]] = {
     "progress": {"conversion", "describe"},
     "inference_cli": {"errors", "platform", "inference"},
     "cli": {
-        *("_version", "errors", "comparison", "exporting", "inference_cli", "platform", "recipes", "validation", "editing"),
+        *(
+            "_version",
+            "errors",
+            "comparison",
+            "exporting",
+            "inference_cli",
+            "platform",
+            "recipes",
+            "validation",
+            "editing",
+        ),
         *("conversion", "describe", "progress"),
     },
 }
-"""Each module or subpackage of gguflow (or module of one, where it stands higher), and those that it may import. What stands under TYPE_CHECKING does not count."""
+"""Each module or subpackage of gguflow (or module of one, where it stands higher), and those that it may
+import. What stands under TYPE_CHECKING does not count.
+"""
 
 LIBRARIES: dict[str, set[str]] = {
     "numba": {"kernels/"},
@@ -81,13 +133,17 @@ LIBRARIES: dict[str, set[str]] = {
     "matplotlib": {"comparison/plot.py"},
     "torch": {"torch/"},
 }
-"""Libraries from outside, and the files or directories of the package that may import them. No other library is imported."""
+"""Libraries from outside, and the files or directories of the package that may import them. No other library
+is imported.
+"""
 
 OPTIONAL = {"torch"}
 """Units that need a library which the package does not ask for: without it, they do not import."""
 
 ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.kernels.lanes", "gguf", "sentencepiece", "tqdm"}
-"""Imported inside functions only (kernels import each other freely): whoever does not need them does not wait for them."""
+"""Imported inside functions only (kernels import each other freely): whoever does not need them does not wait
+for them.
+"""
 
 WITHOUT_FILES = {"blocks", "recipes", "inference"}
 """Units that know no files: none of these modules, and no `open`."""
@@ -121,8 +177,14 @@ START_UP: dict[str, tuple[list[str], set[str]]] = {
     "inspect": (["inspect", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "inspect --json": (["inspect", "MODEL", "--json"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "validate": (["validate", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
-    "validate --level strict": (["validate", "MODEL", "--level", "strict", "--json"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
-    "edit": (["edit", "MODEL", "--set", "general.name=str:x"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
+    "validate --level strict": (
+        ["validate", "MODEL", "--level", "strict", "--json"],
+        {"numba", "torch", "gguf", "sentencepiece", "tqdm"},
+    ),
+    "edit": (
+        ["edit", "MODEL", "--set", "general.name=str:x"],
+        {"numba", "torch", "gguf", "sentencepiece", "tqdm"},
+    ),
     "formats": (["formats"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
     "convert --dry-run": (["convert", str(TINY), "--dry-run", "--json"], {"numba", "torch", "tqdm"}),
 }
@@ -131,14 +193,20 @@ START_UP: dict[str, tuple[list[str], set[str]]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A module of the package. path: inside the package, with slashes. unit: what it belongs to in UNITS ("" for the package itself)."""
+    """A module of the package. path: inside the package, with slashes. unit: what it belongs to in UNITS (""
+    for the package itself).
+    """
 
     path: str
     tree: ast.Module
 
     @property
     def unit(self) -> str:
-        return "" if self.path in ("__init__.py", "__main__.py") else unit_named(self.path.removesuffix(".py").split("/"))
+        return (
+            ""
+            if self.path in ("__init__.py", "__main__.py")
+            else unit_named(self.path.removesuffix(".py").split("/"))
+        )
 
     def where(self, node: ast.AST) -> str:
         return f"{self.path}:{getattr(node, 'lineno', 0)}"
@@ -157,7 +225,10 @@ class Import:
 @functools.cache
 def sources() -> tuple[Source, ...]:
     paths = sorted(PACKAGE.rglob("*.py"))
-    return tuple(Source(path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
+    return tuple(
+        Source(path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
+        for path in paths
+    )
 
 
 def imports(source: Source) -> Iterator[Import]:
@@ -170,41 +241,59 @@ def imports(source: Source) -> Iterator[Import]:
             elif isinstance(child, ast.ImportFrom):
                 if child.level:
                     raise AssertionError(f"{source.where(child)}: relative import")
-                names = [f"gguflow.{alias.name}" for alias in child.names] if child.module == "gguflow" else [child.module or ""]
+                names = (
+                    [f"gguflow.{alias.name}" for alias in child.names]
+                    if child.module == "gguflow"
+                    else [child.module or ""]
+                )
                 yield from (Import(name, source.where(child), called, typing) for name in names)
             else:
                 is_function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-                is_typing = isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+                is_typing = (
+                    isinstance(child, ast.If)
+                    and isinstance(child.test, ast.Name)
+                    and child.test.id == "TYPE_CHECKING"
+                )
                 yield from walk(child, called or is_function, typing or is_typing)
 
     return walk(source.tree, False, False)
 
 
 def unit_of(module: str) -> str | None:
-    """The unit of a module's full name; None outside the package, and for the package's own names (`gguflow.__version__`)."""
+    """The unit of a module's full name; None outside the package, and for the package's own names
+    (`gguflow.__version__`).
+    """
     parts = module.split(".")
     unit = unit_named(parts[1:]) if parts[0] == "gguflow" and len(parts) > 1 else ""
     return unit if unit in UNITS else None
 
 
 def unit_named(parts: list[str]) -> str:
-    """The unit of a module, given by the parts of its name inside the package: a row of its own, or that of what it is in."""
+    """The unit of a module, given by the parts of its name inside the package: a row of its own, or that of
+    what it is in.
+    """
     return own if (own := "/".join(parts[:2])) in UNITS else parts[0]
 
 
 def bare_floats(node: ast.AST, wrapped: bool = False) -> Iterator[ast.Constant]:
-    """Float constants that do not stand alone (or behind a sign) in a call of f32 or np.float32, nor in an np.array(..., f32)."""
+    """Float constants that do not stand alone (or behind a sign) in a call of f32 or np.float32, nor in an
+    np.array(..., f32).
+    """
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Constant) and isinstance(child.value, float) and not wrapped:
             yield child
         is_sign = isinstance(child, ast.UnaryOp) and wrapped
         is_list = isinstance(child, (ast.List, ast.Tuple)) and wrapped
-        yield from bare_floats(child, is_sign or is_list or (isinstance(child, ast.Call) and makes_float32(child)))
+        yield from bare_floats(
+            child, is_sign or is_list or (isinstance(child, ast.Call) and makes_float32(child))
+        )
 
 
 def makes_float32(call: ast.Call) -> bool:
     name = ast.unparse(call.func)
-    types = [ast.unparse(argument) for argument in call.args[1:]] + [ast.unparse(k.value) for k in call.keywords if k.arg == "dtype"]
+    types = [ast.unparse(argument) for argument in call.args[1:]] + [
+        ast.unparse(k.value) for k in call.keywords if k.arg == "dtype"
+    ]
     return name in ("f32", "np.float32") or (name == "np.array" and bool({"f32", "np.float32"} & set(types)))
 
 
@@ -221,16 +310,28 @@ def test_units_import_only_what_they_may() -> None:
         f"{found.where}: {source.unit} imports {unit}"
         for source in sources()
         for found in imports(source)
-        if source.unit and not found.typing and (unit := unit_of(found.module)) and unit not in UNITS[source.unit] | {source.unit}
+        if source.unit
+        and not found.typing
+        and (unit := unit_of(found.module))
+        and unit not in UNITS[source.unit] | {source.unit}
     ]
     assert not wrong
 
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
     """At import time; inside a function it could not hurt."""
-    names = {f"gguflow.{source.path.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}": source for source in sources() if source.unit}
+    names = {
+        f"gguflow.{source.path.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}": source
+        for source in sources()
+        if source.unit
+    }
     graph = {
-        name: {found.module for found in imports(source) if not found.called and not found.typing and found.module in names} - {name}
+        name: {
+            found.module
+            for found in imports(source)
+            if not found.called and not found.typing and found.module in names
+        }
+        - {name}
         for name, source in names.items()
     }
     list(graphlib.TopologicalSorter(graph).static_order())
@@ -254,7 +355,9 @@ def test_what_is_slow_to_load_is_loaded_when_called() -> None:
         for source in sources()
         if source.unit != "kernels"
         for found in imports(source)
-        if not found.called and not found.typing and any(found.module == slow or found.module.startswith(slow + ".") for slow in ONLY_WHEN_CALLED)
+        if not found.called
+        and not found.typing
+        and any(found.module == slow or found.module.startswith(slow + ".") for slow in ONLY_WHEN_CALLED)
     ]
     assert not wrong
 
@@ -262,8 +365,18 @@ def test_what_is_slow_to_load_is_loaded_when_called() -> None:
 @pytest.mark.parametrize("unit", sorted(WITHOUT_FILES))
 def test_units_that_know_no_files(unit: str) -> None:
     mine = [source for source in sources() if source.unit == unit]
-    wrong = [f"{found.where}: {found.module}" for source in mine for found in imports(source) if found.module.split(".")[0] in FILE_MODULES]
-    wrong += [source.where(node) for source in mine for node in ast.walk(source.tree) if isinstance(node, ast.Name) and node.id == "open"]
+    wrong = [
+        f"{found.where}: {found.module}"
+        for source in mine
+        for found in imports(source)
+        if found.module.split(".")[0] in FILE_MODULES
+    ]
+    wrong += [
+        source.where(node)
+        for source in mine
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Name) and node.id == "open"
+    ]
     assert mine
     assert not wrong
 
@@ -271,7 +384,11 @@ def test_units_that_know_no_files(unit: str) -> None:
 def test_system_calls_are_in_the_platform_file() -> None:
     def found(source: Source) -> set[str]:
         attributes = [node for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)]
-        calls = {f"{source.where(a)}: os.{a.attr}" for a in attributes if a.attr in SYSTEM_CALLS and ast.unparse(a.value) == "os"}
+        calls = {
+            f"{source.where(a)}: os.{a.attr}"
+            for a in attributes
+            if a.attr in SYSTEM_CALLS and ast.unparse(a.value) == "os"
+        }
         return calls | {f"{source.where(a)}: {a.attr}" for a in attributes if a.attr == "madvise"}
 
     assert not set().union(*(found(source) for source in sources() if source.path != "platform.py"))
@@ -300,7 +417,12 @@ for name, value in first.items():
 
 def test_no_assert_and_no_print() -> None:
     """Asserts vanish under -O, and nobody asked for text on stdout."""
-    asserts = [source.where(node) for source in sources() for node in ast.walk(source.tree) if isinstance(node, ast.Assert)]
+    asserts = [
+        source.where(node)
+        for source in sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Assert)
+    ]
     prints = [
         source.where(node)
         for source in sources()

@@ -11,7 +11,16 @@ BENCH = Path(__file__).resolve().parent.parent / "tools" / "bench"
 
 
 def test_formats_prints_a_row_of_ratios() -> None:
-    command = [sys.executable, str(BENCH), "formats", "--only", "q8_0,q4_0", "--weights", "65536", "--importance"]
+    command = [
+        sys.executable,
+        str(BENCH),
+        "formats",
+        "--only",
+        "q8_0,q4_0",
+        "--weights",
+        "65536",
+        "--importance",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if re.match(r"Q\d", line)}
@@ -22,7 +31,17 @@ def test_formats_prints_a_row_of_ratios() -> None:
 
 def test_matmul_prints_a_row_of_ratios() -> None:
     """Of a format with products of its own, one without, one that gguf-py cannot decode."""
-    command = [sys.executable, str(BENCH), "matmul", "--only", "q8_0,q5_1,q2_0", "--megabytes", "1", "--weights", "65536"]
+    command = [
+        sys.executable,
+        str(BENCH),
+        "matmul",
+        "--only",
+        "q8_0,q5_1,q2_0",
+        "--megabytes",
+        "1",
+        "--weights",
+        "65536",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if re.match(r"Q\d", line)}
@@ -32,6 +51,8 @@ def test_matmul_prints_a_row_of_ratios() -> None:
 
 
 def test_unknown_formats_are_named() -> None:
-    done = subprocess.run([sys.executable, str(BENCH), "formats", "--only", "q9_9"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(BENCH), "formats", "--only", "q9_9"], capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert "q9_9" in done.stderr

@@ -38,12 +38,32 @@ def dots(start: Any, unsigned: Any, signed: Any, out: Any) -> None:
 
 
 def interesting_floats() -> NDArray[np.float32]:
-    """Every half and its neighbours halfway, powers of two and what is beside them, random bit patterns; a multiple of 16."""
+    """Every half and its neighbours halfway, powers of two and what is beside them, random bit patterns; a
+    multiple of 16.
+    """
     rng = np.random.default_rng(0)
     halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
     finite = np.unique(halves[np.isfinite(halves)])
     midpoints = (finite[:-1] + finite[1:]) / np.float32(2)
-    edges = np.array([65504, 65519.996, 65520, 65536, 1e30, np.inf, -np.inf, np.nan, 2**-24, 2**-25, 2**-26, 1e-45, 0, -0.0], np.float32)
+    edges = np.array(
+        [
+            65504,
+            65519.996,
+            65520,
+            65536,
+            1e30,
+            np.inf,
+            -np.inf,
+            np.nan,
+            2**-24,
+            2**-25,
+            2**-26,
+            1e-45,
+            0,
+            -0.0,
+        ],
+        np.float32,
+    )
     near = [np.nextafter(midpoints, np.float32(s), dtype=np.float32) for s in (np.inf, -np.inf)]
     random = rng.integers(0, 2**32, 1 << 20, np.uint32).view(np.float32)
     values = np.concatenate([halves, midpoints, *near, edges, -edges, random])
@@ -67,7 +87,9 @@ def test_half_to_float(n: int | None) -> None:
 
 
 def test_halves_by_the_processor() -> None:
-    """Where it has no conversion of its own, this is the integer arithmetic again (tests/test_machine_code.py runs both)."""
+    """Where it has no conversion of its own, this is the integer arithmetic again (tests/test_machine_code.py
+    runs both).
+    """
     patterns = np.arange(65536, dtype=np.uint16)
     lanes, scalars = np.empty((2, 65536), np.float32)
     hardware_halves(patterns.view(np.uint8), lanes, scalars)
@@ -80,7 +102,9 @@ def test_dot4() -> None:
     """Random bytes, and the largest products of either sign."""
     rng = np.random.default_rng(4)
     unsigned = np.concatenate([rng.integers(0, 256, 1 << 16, np.uint8), np.full(128, 255, np.uint8)])
-    signed = np.concatenate([rng.integers(-128, 128, 1 << 16, np.int8), np.repeat(np.array([-128, 127], np.int8), 64)])
+    signed = np.concatenate(
+        [rng.integers(-128, 128, 1 << 16, np.int8), np.repeat(np.array([-128, 127], np.int8), 64)]
+    )
     start = rng.integers(-(2**31), 2**31, unsigned.size // 4, np.int32)
     out = np.empty_like(start)
     dots(start, unsigned, signed.view(np.uint8), out)
@@ -95,7 +119,9 @@ def test_float_to_half(n: int | None) -> None:
     x = interesting_floats() if n is None else np.ascontiguousarray(interesting_floats()[::97][:20000])
     out = np.empty(x.size, np.uint16)
     for first in range(0, x.size, n or x.size):
-        f16.quantize_blocks(x[first : first + (n or x.size)], out[first : first + (n or x.size)].view(np.uint8))
+        f16.quantize_blocks(
+            x[first : first + (n or x.size)], out[first : first + (n or x.size)].view(np.uint8)
+        )
     with np.errstate(over="ignore"):
         expected = x.astype(np.float16).view(np.uint16)
     expected[np.isnan(x)] = np.where(np.signbit(x[np.isnan(x)]), 0xFE00, 0x7E00)

@@ -1,4 +1,6 @@
-"""To bitsandbytes and back. fixtures/bitsandbytes was written by bitsandbytes itself (tools/compare_bitsandbytes): what equals it, it reads."""
+"""To bitsandbytes and back. fixtures/bitsandbytes was written by bitsandbytes itself
+(tools/compare_bitsandbytes): what equals it, it reads.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,13 @@ from test_experts import checkpoint as mixture
 
 GOLDEN = FIXTURES / "bitsandbytes"
 NAMES = ("nf4_b64", "nf4_b64_dq", "fp4_b64")
-CONFIG = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
+CONFIG = {
+    "quantization_config": {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+    }
+}
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -56,8 +64,12 @@ def test_the_same_codes_and_scales(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_bitsandbytes_wrote_is_read_and_written(tmp_path: Path, name: str) -> None:
-    """Decoded as it decodes; through GGUF and back, its own bytes, but for a last nibble that belongs to no weight."""
-    path = conversion.convert(GOLDEN / f"{name}.safetensors", tmp_path / "x.gguf", type=name, architecture="any").output
+    """Decoded as it decodes; through GGUF and back, its own bytes, but for a last nibble that belongs to no
+    weight.
+    """
+    path = conversion.convert(
+        GOLDEN / f"{name}.safetensors", tmp_path / "x.gguf", type=name, architecture="any"
+    ).output
     assert gguflow.validate(path, "strict") == []
     expected = load_file(GOLDEN / f"{name}.decoded.safetensors")
     with gguflow.open(path) as model:
@@ -70,7 +82,9 @@ def test_what_bitsandbytes_wrote_is_read_and_written(tmp_path: Path, name: str) 
     assert ours.keys() == theirs.keys()
     for key, tensor in theirs.items():
         if ".quant_state." not in key:
-            assert (ours[key].dtype, ours[key].shape) == (tensor.dtype, tensor.shape) and np.array_equal(ours[key], tensor), key
+            assert (ours[key].dtype, ours[key].shape) == (tensor.dtype, tensor.shape) and np.array_equal(
+                ours[key], tensor
+            ), key
 
 
 def test_nested_scales_are_made_whole(tmp_path: Path) -> None:
@@ -78,14 +92,20 @@ def test_nested_scales_are_made_whole(tmp_path: Path) -> None:
     source = GOLDEN / "nf4_b64_dq.safetensors"
     expected = load_file(GOLDEN / "nf4_b64_dq.decoded.safetensors")
     for name in ("nf4_b64", "nf4_b64+zstd", "nf4_b64_dq+zstd", "copy"):
-        path = conversion.convert(source, tmp_path / "x.gguf", type=name, architecture="any", overwrite=True).output
+        path = conversion.convert(
+            source, tmp_path / "x.gguf", type=name, architecture="any", overwrite=True
+        ).output
         assert gguflow.validate(path, "strict") == []
         with gguflow.open(path) as model:
             assert model.metadata["gguflow.encodings"] == ["nf4_b64_dq" if name == "copy" else name]
-            assert all(np.array_equal(model[tensor].dequantize(), weights) for tensor, weights in expected.items())
+            assert all(
+                np.array_equal(model[tensor].dequantize(), weights) for tensor, weights in expected.items()
+            )
     for name in ("nf4_b64_dq", "fp4_b64", "q4_0"):
         with pytest.raises(UsageError, match=r"quantized already.*--allow-requantize"):
-            conversion.convert(GOLDEN / "nf4_b64.safetensors", tmp_path / "no.gguf", type=name, architecture="any")
+            conversion.convert(
+                GOLDEN / "nf4_b64.safetensors", tmp_path / "no.gguf", type=name, architecture="any"
+            )
     anew = recipes.Options(allow_requantize=True)
     conversion.convert(source, tmp_path / "anew.gguf", type="int8_b128", architecture="any", options=anew)
 
@@ -110,7 +130,9 @@ def test_a_checkpoint_there_and_back(tmp_path: Path, name: str, io: str) -> None
     """With rows of Q and K in either order: the second file has the payloads of the first."""
     original = tiny_llama(tmp_path / "original", hidden=128, ffn=192, n_layers=1, dtype="bfloat16")
     first = conversion.convert(original, tmp_path / "first.gguf", type=name).output
-    exporting.export(first, tmp_path / "bnb.safetensors", form="bnb", io=io, threads=2, memory_limit=2 * 12 * 256)
+    exporting.export(
+        first, tmp_path / "bnb.safetensors", form="bnb", io=io, threads=2, memory_limit=2 * 12 * 256
+    )
     directory = as_checkpoint(tmp_path / "bnb.safetensors", original, tmp_path / "bnb")
     second = conversion.convert(directory, tmp_path / "second.gguf", type=name, io=io).output
     assert stored(first) == stored(second)
@@ -134,13 +156,17 @@ def test_nested_scales_of_rows_that_move(tmp_path: Path) -> None:
     all_of_them = {name.partition(".quant_state.")[0] for name in exported if ".quant_state." in name}
     assert {name.split(".")[-2] for name in all_of_them - nested} == {"q_proj", "k_proj"}
     directory = as_checkpoint(tmp_path / "bnb.safetensors", original, tmp_path / "bnb")
-    with pytest.raises(UsageError, match=r"attn_[qk].*quantized already"):  # their scales are not nested any more
+    with pytest.raises(
+        UsageError, match=r"attn_[qk].*quantized already"
+    ):  # their scales are not nested any more
         conversion.convert(directory, tmp_path / "no.gguf", type="nf4_b64_dq")
     second = conversion.convert(directory, tmp_path / "second.gguf", type="copy").output
     with gguflow.open(first) as one, gguflow.open(second) as other:
         for name, tensor in one.items():
             assert np.array_equal(tensor.dequantize(), other[name].dequantize()), name
-            assert np.array_equal(tensor.raw, other[name].raw) or any(kind in name for kind in ("attn_q.", "attn_k.", "norm")), name
+            assert np.array_equal(tensor.raw, other[name].raw) or any(
+                kind in name for kind in ("attn_q.", "attn_k.", "norm")
+            ), name
 
 
 def load_file_of(path: Path) -> set[str]:
@@ -166,17 +192,33 @@ def test_a_checkpoint_with_nested_scales(tmp_path: Path) -> None:
     as_checkpoint(tmp_path / "x.safetensors", original, directory)
     plan = conversion.prepare(directory, tmp_path / "x.gguf", type="nf4_b64_dq").targets[0].plans[0]
     chosen = {planned.name: planned for planned in plan.tensors}
-    assert chosen["blk.0.attn_q.weight"].format.name == "nf4_b64" and "rows move between super-blocks" in chosen["blk.0.attn_q.weight"].rule
-    assert chosen["blk.0.attn_v.weight"].format.name == "nf4_b64_dq" and "as in the source" in chosen["blk.0.attn_v.weight"].rule
+    assert (
+        chosen["blk.0.attn_q.weight"].format.name == "nf4_b64"
+        and "rows move between super-blocks" in chosen["blk.0.attn_q.weight"].rule
+    )
+    assert (
+        chosen["blk.0.attn_v.weight"].format.name == "nf4_b64_dq"
+        and "as in the source" in chosen["blk.0.attn_v.weight"].rule
+    )
     path = conversion.convert(directory, tmp_path / "x.gguf", type="nf4_b64_dq").output
     assert gguflow.validate(path, "strict") == []
     compared = {tensor.name: tensor for tensor in gguflow.compare(directory, path).tensors}
-    assert all(compared[name].measures.relative_error == 0 for name, planned in chosen.items() if "as in the source" in planned.rule)
+    assert all(
+        compared[name].measures.relative_error == 0
+        for name, planned in chosen.items()
+        if "as in the source" in planned.rule
+    )
 
 
 def parts(name: str, payload: Payload) -> Tensors:
     """A nested payload of one chunk, as bitsandbytes would store it."""
-    fields = {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": list(payload.shape), "nested_blocksize": 256}
+    fields = {
+        "quant_type": "nf4",
+        "blocksize": 64,
+        "dtype": "float32",
+        "shape": list(payload.shape),
+        "nested_blocksize": 256,
+    }
     fields |= {"nested_dtype": "float32", "nested_offset": float(payload.tables["offset"][0])}
     return {
         name: content(payload, 0, View.CODES).reshape(-1, 1),
@@ -192,7 +234,9 @@ def test_experts(tmp_path: Path) -> None:
     """A stack leaves as its matrices, and comes back as it was."""
     mixture(tmp_path / "original", "llama", dtype="float32")
     rows_of_96 = recipes.Options(tensor_types=("down=f16",))
-    first = conversion.convert(tmp_path / "original", tmp_path / "first.gguf", type="nf4_b64", options=rows_of_96).output
+    first = conversion.convert(
+        tmp_path / "original", tmp_path / "first.gguf", type="nf4_b64", options=rows_of_96
+    ).output
     exporting.export(first, tmp_path / "bnb.safetensors", form="bnb", dtype="f32")
     directory = as_checkpoint(tmp_path / "bnb.safetensors", tmp_path / "original", tmp_path / "bnb")
     second = conversion.convert(directory, tmp_path / "second.gguf", type="copy").output
@@ -205,7 +249,10 @@ def test_rows_that_are_not_whole_blocks(tmp_path: Path) -> None:
     """Nothing can be moved: said with the name of the tensor, and nothing is written."""
     original = tiny_llama(tmp_path / "original", hidden=96, ffn=128, n_layers=1)
     path = conversion.convert(original, tmp_path / "x.gguf", type="nf4_b64").output
-    with pytest.raises(UsageError, match=r"self_attn\.[qk]_proj\.weight: rows of 96 weights are not whole blocks.*another order"):
+    with pytest.raises(
+        UsageError,
+        match=r"self_attn\.[qk]_proj\.weight: rows of 96 weights are not whole blocks.*another order",
+    ):
         exporting.export(path, tmp_path / "x.safetensors", form="bnb")
     assert not (tmp_path / "x.safetensors").exists()
 
@@ -213,21 +260,35 @@ def test_rows_that_are_not_whole_blocks(tmp_path: Path) -> None:
 def test_payloads_move_between_files(tmp_path: Path) -> None:
     """From GGUF to GGUF, too: the codes stay, whatever is around them."""
     original = tiny_llama(tmp_path / "original", hidden=128, ffn=192, n_layers=1)
-    direct = {name: conversion.convert(original, tmp_path / f"{name}.gguf", type=name).output for name in ("nf4_b64", "nf4_b64+zstd", "nf4_b64_dq")}
+    direct = {
+        name: conversion.convert(original, tmp_path / f"{name}.gguf", type=name).output
+        for name in ("nf4_b64", "nf4_b64+zstd", "nf4_b64_dq")
+    }
     for source, name in (("nf4_b64", "nf4_b64+zstd"), ("nf4_b64+zstd", "nf4_b64")):
         moved = conversion.convert(direct[source], tmp_path / "moved.gguf", type=name, overwrite=True).output
         assert stored(moved) == stored(direct[name])
-    moved = conversion.convert(direct["nf4_b64_dq"], tmp_path / "moved.gguf", type="nf4_b64", overwrite=True).output
-    assert all(tensor.measures.relative_error == 0 for tensor in gguflow.compare(direct["nf4_b64_dq"], moved).tensors)
+    moved = conversion.convert(
+        direct["nf4_b64_dq"], tmp_path / "moved.gguf", type="nf4_b64", overwrite=True
+    ).output
+    assert all(
+        tensor.measures.relative_error == 0 for tensor in gguflow.compare(direct["nf4_b64_dq"], moved).tensors
+    )
 
 
 def test_a_conversion_of_a_group_goes_on(tmp_path: Path) -> None:
     """Interrupted after any chunk, to the same bytes."""
     x = np.random.default_rng(0).standard_normal((600, 2048)).astype(np.float32)
     payload = Payload(gguflow.quantize(x, "nf4_b64"))
-    codes, scales = (np.concatenate([content(payload, i, view) for i in range(payload.n_chunks)]) for view in (View.CODES, View.SCALES))
+    codes, scales = (
+        np.concatenate([content(payload, i, view) for i in range(payload.n_chunks)])
+        for view in (View.CODES, View.SCALES)
+    )
     fields = {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [600, 2048]}
-    tensors = {"w.weight": codes.reshape(-1, 1), "w.weight.absmax": scales.view(np.float32), "w.weight.quant_map": codebooks.NF4}
+    tensors = {
+        "w.weight": codes.reshape(-1, 1),
+        "w.weight.absmax": scales.view(np.float32),
+        "w.weight.quant_map": codebooks.NF4,
+    }
     tensors["w.weight.quant_state.bitsandbytes__nf4"] = np.frombuffer(json.dumps(fields).encode(), np.uint8)
     source = tmp_path / "x.safetensors"
     source.write_bytes(safetensors_bytes(tensors))
@@ -243,7 +304,9 @@ def test_a_conversion_of_a_group_goes_on(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        conversion.convert(source, tmp_path / "x.gguf", type="nf4_b64", architecture="any", progress=interrupt)
+        conversion.convert(
+            source, tmp_path / "x.gguf", type="nf4_b64", architecture="any", progress=interrupt
+        )
     report = conversion.convert(source, tmp_path / "x.gguf", type="nf4_b64", architecture="any")
     assert report.resumed_nbytes > 0 and report.output.read_bytes() == whole.read_bytes()
 
@@ -271,7 +334,9 @@ def test_nothing_to_export(tmp_path: Path) -> None:
 
 
 def test_scales_below_zero(tmp_path: Path) -> None:
-    """Of nested scales, rounding may leave one: over weights that are all zero it is zero where it is made whole, else it is refused."""
+    """Of nested scales, rounding may leave one: over weights that are all zero it is zero where it is made
+    whole, else it is refused.
+    """
     x = np.zeros((2, 128), np.float32)
     x[0, 0], x[1, 64:] = 1, 1e-9
     tensors = parts("w.weight", Payload(gguflow.quantize(x, "nf4_b64_dq")))
@@ -279,17 +344,24 @@ def test_scales_below_zero(tmp_path: Path) -> None:
     tensors["w.weight.nested_absmax"][:] = 10
     tensors["w.weight"][:] = 0x77
     (tmp_path / "x.safetensors").write_bytes(safetensors_bytes(tensors))
-    path = conversion.convert(tmp_path / "x.safetensors", tmp_path / "x.gguf", type="nf4_b64", architecture="any").output
+    path = conversion.convert(
+        tmp_path / "x.safetensors", tmp_path / "x.gguf", type="nf4_b64", architecture="any"
+    ).output
     assert gguflow.validate(path, "values") == []
     with gguflow.open(path) as model:
         assert not model["w.weight"].dequantize().any()
     tensors["w.weight"][40] = 0x78
     (tmp_path / "x.safetensors").write_bytes(safetensors_bytes(tensors))
     with pytest.raises(InvalidError, match="E-019"):
-        conversion.convert(tmp_path / "x.safetensors", tmp_path / "no.gguf", type="nf4_b64", architecture="any")
+        conversion.convert(
+            tmp_path / "x.safetensors", tmp_path / "no.gguf", type="nf4_b64", architecture="any"
+        )
 
 
-@pytest.mark.parametrize("method", [{"quant_method": "gptq"}, {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}])
+@pytest.mark.parametrize(
+    "method",
+    [{"quant_method": "gptq"}, {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}],
+)
 def test_other_quantized_checkpoints_are_refused(tmp_path: Path, method: dict[str, Any]) -> None:
     original = tiny_llama(tmp_path / "original", n_layers=1)
     config = json.loads((original / "config.json").read_text()) | {"quantization_config": method}

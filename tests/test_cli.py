@@ -26,12 +26,20 @@ from gguflow.parametric import presets
 def model(tmp_path: Path) -> Path:
     """A small GGUF file."""
     path = tmp_path / "model.gguf"
-    assert main(["convert", str(tiny_llama(tmp_path / "checkpoint")), "-o", str(path), "-t", "q8_0", "-q"]) == 0
+    assert (
+        main(["convert", str(tiny_llama(tmp_path / "checkpoint")), "-o", str(path), "-t", "q8_0", "-q"]) == 0
+    )
     return path
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gguflow", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "gguflow", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=300,
+    )
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +99,9 @@ def test_dry_run_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert all(tensor.pop("rule") for tensor in plan["tensors"])
     assert shown["tensors"] == plan["tensors"]
     digests = {"gguflow.integrity.length", "gguflow.integrity.header", "gguflow.integrity.tensors"}
-    assert all(shown["metadata"][key] == value for key, value in plan["metadata"].items() if key not in digests)
+    assert all(
+        shown["metadata"][key] == value for key, value in plan["metadata"].items() if key not in digests
+    )
     assert main(["convert", str(directory), "-t", "q4_k_m", "--dry-run"]) == 0
     assert f"{plan['nbytes']:,} bytes" in capsys.readouterr().out
 
@@ -109,7 +119,9 @@ def test_inspect(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (down["shape"], down["format"], down["nbytes"]) == ([64, 96], "Q8_0", 64 * 96 // 32 * 34)
 
 
-def test_what_is_shown_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_shown_does_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from gguflow.container.metadata import string
     from gguflow.container.writer import build
 
@@ -126,7 +138,10 @@ def test_formats(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in listed] == [*FORMATS, *presets()]
     q4_k = next(entry for entry in listed if entry["name"] == "q4_k")
-    assert q4_k.items() >= {"name": "q4_k", "id": 12, "block_size": 256, "type_size": 144, "bits_per_weight": 4.5}.items()
+    assert (
+        q4_k.items()
+        >= {"name": "q4_k", "id": 12, "block_size": 256, "type_size": 144, "bits_per_weight": 4.5}.items()
+    )
     assert main(["formats"]) == 0
     shown = [line.split()[0].lower() for line in capsys.readouterr().out.splitlines() if line]
     assert shown == ["format", *FORMATS, "encoding", *presets(), "each"]
@@ -141,13 +156,22 @@ ERRORS = {
     "inspect nothing": (["inspect", "missing.gguf"], 4, "missing.gguf"),
     "inspect something else": (["inspect", "checkpoint/config.json"], 3, "C-001"),
     "inspect a directory": (["inspect", "checkpoint"], 4, "directory"),
-    "no threads": (["convert", "checkpoint", "-o", "out.gguf", "--threads", "0"], 2, "threads must be 1 or more"),
+    "no threads": (
+        ["convert", "checkpoint", "-o", "out.gguf", "--threads", "0"],
+        2,
+        "threads must be 1 or more",
+    ),
 }
 
 
 @pytest.mark.parametrize(("arguments", "status", "message"), ERRORS.values(), ids=ERRORS)
 def test_errors(
-    model: Path, arguments: list[str], status: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Path,
+    arguments: list[str],
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(model.parent)
     capsys.readouterr()
@@ -174,7 +198,17 @@ def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
     """Under a pseudo-terminal: tensors, bytes, rate, time left."""
     terminal, end = os.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    command = [sys.executable, "-m", "gguflow", "convert", str(TINY), "-t", "q8_0", "-o", str(tmp_path / "out.gguf")]
+    command = [
+        sys.executable,
+        "-m",
+        "gguflow",
+        "convert",
+        str(TINY),
+        "-t",
+        "q8_0",
+        "-o",
+        str(tmp_path / "out.gguf"),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=end)
     os.close(end)
     shown = b""

@@ -1,4 +1,6 @@
-"""Measures against their definitions in NumPy, whatever the pieces; sides of every form; text, JSON and the page of bars."""
+"""Measures against their definitions in NumPy, whatever the pieces; sides of every form; text, JSON and the
+page of bars.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,18 @@ def llama(tmp_path: Path) -> Path:
 
 
 def two_files(directory: Path, a: NDArray[Any], b: NDArray[Any]) -> tuple[Path, Path]:
-    return write_safetensors(directory / "a.safetensors", {"x": a}), write_safetensors(directory / "b.safetensors", {"x": b})
+    return write_safetensors(directory / "a.safetensors", {"x": a}), write_safetensors(
+        directory / "b.safetensors", {"x": b}
+    )
 
 
-@pytest.mark.parametrize("shape", [(1,), (7,), (3, 5), (40, 96), (1, 5000), (3, 2, 64), (2, 3, 3, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1,), (7,), (3, 5), (40, 96), (1, 5000), (3, 2, 64), (2, 3, 3, 3)], ids=str
+)
 @pytest.mark.parametrize("sizes", [(1 << 18, 1 << 20), (64, 256)], ids=["usual pieces", "small pieces"])
-def test_measures_are_what_they_say(tmp_path: Path, shape: tuple[int, ...], sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measures_are_what_they_say(
+    tmp_path: Path, shape: tuple[int, ...], sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(measures, "TILE", sizes[0])
     monkeypatch.setattr(measures, "PIECE", sizes[1])
     rng = np.random.default_rng(2)
@@ -64,12 +72,28 @@ def test_measures_are_what_they_say(tmp_path: Path, shape: tuple[int, ...], size
 SPECIAL: dict[str, tuple[list[float], list[float], dict[str, object]]] = {
     "equal": ([1, 2], [1, 2], {"relative_error": 0, "snr": math.inf, "cosine": 1, "is_exact": True}),
     "both zero": ([0, 0], [0, -0.0], {"relative_error": 0, "snr": math.inf, "cosine": 1, "is_exact": True}),
-    "only the first zero": ([0, 0], [1, 2], {"relative_error": math.inf, "snr": -math.inf, "cosine": 0, "is_exact": False}),
-    "only the second zero": ([3, 4], [0, 0], {"relative_error": 1, "snr": 0, "cosine": 0, "rmse": math.sqrt(12.5)}),
+    "only the first zero": (
+        [0, 0],
+        [1, 2],
+        {"relative_error": math.inf, "snr": -math.inf, "cosine": 0, "is_exact": False},
+    ),
+    "only the second zero": (
+        [3, 4],
+        [0, 0],
+        {"relative_error": 1, "snr": 0, "cosine": 0, "rmse": math.sqrt(12.5)},
+    ),
     "opposite": ([1, 2], [-1, -2], {"relative_error": 2, "cosine": -1}),
-    "NaN": ([1, math.nan, 3], [1, 2, 4], {"n_non_finite": 1, "max_error": 1, "rmse": math.sqrt(1 / 3), "is_exact": False}),
+    "NaN": (
+        [1, math.nan, 3],
+        [1, 2, 4],
+        {"n_non_finite": 1, "max_error": 1, "rmse": math.sqrt(1 / 3), "is_exact": False},
+    ),
     "the same infinities": ([math.inf, 1], [math.inf, 1], {"n_non_finite": 1, "rmse": 0, "is_exact": False}),
-    "beyond float32 when squared": ([1e30, 0], [0, 1e30], {"relative_error": pytest.approx(math.sqrt(2)), "cosine": 0}),
+    "beyond float32 when squared": (
+        [1e30, 0],
+        [0, 1e30],
+        {"relative_error": pytest.approx(math.sqrt(2)), "cosine": 0},
+    ),
 }
 
 
@@ -84,7 +108,9 @@ def test_special_values(tmp_path: Path, a: list[float], b: list[float], expected
 def test_threads_do_not_matter(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measures, "PIECE", 4096)
     conversion.convert(llama, tmp_path / "q.gguf", type="q4_0")
-    assert comparison.compare(llama, tmp_path / "q.gguf", threads=1) == comparison.compare(llama, tmp_path / "q.gguf", threads=7, io="pread")
+    assert comparison.compare(llama, tmp_path / "q.gguf", threads=1) == comparison.compare(
+        llama, tmp_path / "q.gguf", threads=7, io="pread"
+    )
 
 
 def test_a_quantized_model_against_its_source(tmp_path: Path, llama: Path) -> None:
@@ -97,7 +123,9 @@ def test_a_quantized_model_against_its_source(tmp_path: Path, llama: Path) -> No
     for a in (llama, tmp_path / "bf16.gguf"):
         for b in (tmp_path / "q.gguf", shards[0]):
             found = comparison.compare(a, b)
-            assert {t.name: t.measures for t in found.tensors} == {t.name: t.measures for t in expected.tensors}
+            assert {t.name: t.measures for t in found.tensors} == {
+                t.name: t.measures for t in expected.tensors
+            }
     down = next(tensor for tensor in expected.tensors if tensor.name == "blk.1.ffn_down.weight")
     assert down.formats == ("BF16", "Q6_K") and down.nbytes == (2 * 256 * 512, 256 * 512 // 256 * 210)
     assert 0.001 < down.measures.relative_error < 0.05
@@ -110,7 +138,9 @@ def test_a_bare_file_is_matched_by_the_names_of_the_checkpoint(tmp_path: Path, l
     assert comparison.compare(tmp_path / "q.gguf", tmp_path / "back.safetensors").total.is_exact
     against_source = comparison.compare(llama, tmp_path / "back.safetensors")
     assert "model.layers.0.self_attn.q_proj.weight" in [tensor.name for tensor in against_source.tensors]
-    assert against_source.total.squared_error == pytest.approx(comparison.compare(llama, tmp_path / "q.gguf").total.squared_error, rel=1e-12)
+    assert against_source.total.squared_error == pytest.approx(
+        comparison.compare(llama, tmp_path / "q.gguf").total.squared_error, rel=1e-12
+    )
 
 
 def test_experts_are_compared_where_they_are_stacked(tmp_path: Path) -> None:
@@ -123,7 +153,9 @@ def test_experts_are_compared_where_they_are_stacked(tmp_path: Path) -> None:
 def test_what_is_not_in_both_is_named(tmp_path: Path) -> None:
     x = np.ones((2, 4), np.float32)
     a = write_safetensors(tmp_path / "a.safetensors", {"same": x, "only a": x, "shape": x, "row": x[:1]})
-    b = write_safetensors(tmp_path / "b.safetensors", {"row": x[0], "shape": x.T.copy(), "same": x, "only b": x})
+    b = write_safetensors(
+        tmp_path / "b.safetensors", {"row": x[0], "shape": x.T.copy(), "same": x, "only b": x}
+    )
     found = comparison.compare(a, b)
     assert [tensor.name for tensor in found.tensors] == ["same", "row"]
     assert (found.only_a, found.only_b, found.other_shape) == (("only a",), ("only b",), ("shape",))
@@ -133,8 +165,16 @@ def test_what_is_not_in_both_is_named(tmp_path: Path) -> None:
 
 def test_integers_and_doubles(tmp_path: Path) -> None:
     keys = {"general.architecture": string("any")}
-    a = gguf(tmp_path / "a.gguf", keys, {"i": np.array([2**40, 5], np.int64), "d": np.array([1e300, 1.0]), "s": np.array([-7], np.int8)})
-    b = gguf(tmp_path / "b.gguf", keys, {"i": np.array([2**40 + 1, 5], np.int64), "d": np.array([1e300, 1.0]), "s": np.array([-7], np.int8)})
+    a = gguf(
+        tmp_path / "a.gguf",
+        keys,
+        {"i": np.array([2**40, 5], np.int64), "d": np.array([1e300, 1.0]), "s": np.array([-7], np.int8)},
+    )
+    b = gguf(
+        tmp_path / "b.gguf",
+        keys,
+        {"i": np.array([2**40 + 1, 5], np.int64), "d": np.array([1e300, 1.0]), "s": np.array([-7], np.int8)},
+    )
     found = {tensor.name: tensor.measures for tensor in comparison.compare(a, b).tensors}
     assert found["i"].max_error == 1 and found["s"].is_exact
 
@@ -179,15 +219,25 @@ def test_the_page_has_a_bar_for_each_tensor(tmp_path: Path, llama: Path) -> None
     conversion.convert(llama, tmp_path / "q.gguf", type="q4_k_m")
     text = plot.page(comparison.compare(llama, tmp_path / "q.gguf"))
     bars = Bars(text)
-    assert not bars.open and bars.seen.count("rect") == 21 and bars.seen.count("svg") == bars.seen.count("h2") == 10
-    assert any(re.fullmatch(r"blk\.1\.ffn_up\.weight: BF16 to Q4_K, [\d.]+ dB, relative error .*", title) for title in bars.titles)
+    assert (
+        not bars.open
+        and bars.seen.count("rect") == 21
+        and bars.seen.count("svg") == bars.seen.count("h2") == 10
+    )
+    assert any(
+        re.fullmatch(r"blk\.1\.ffn_up\.weight: BF16 to Q4_K, [\d.]+ dB, relative error .*", title)
+        for title in bars.titles
+    )
     assert not re.search(r"https?:|src=|@import|<script", text)
 
 
 def test_names_from_files_do_not_become_markup(tmp_path: Path) -> None:
     x = np.ones(4, np.float32)
     name = "</svg><script>alert('&')</script>\x1b[2J"
-    a, b = (write_safetensors(tmp_path / f"{side}.safetensors", {name: x * scale}) for side, scale in (("a", 1), ("b", 2)))
+    a, b = (
+        write_safetensors(tmp_path / f"{side}.safetensors", {name: x * scale})
+        for side, scale in (("a", 1), ("b", 2))
+    )
     found = comparison.compare(a, b)
     bars = Bars(plot.page(found))
     assert "script" not in bars.seen and not bars.open
@@ -201,25 +251,56 @@ def test_the_command_line(tmp_path: Path, llama: Path, capsys: pytest.CaptureFix
     assert main(["compare", str(llama), str(tmp_path / "q.gguf"), "--json", "--plot", str(page)]) == 0
     data = json.loads(capsys.readouterr().out)
     assert len(data["tensors"]) == 21 and data["total"]["snr_db"] > 20
-    assert {"name", "shape", "format_a", "rmse", "relative_error", "snr_db", "cosine", "worst_rows", "nbytes_b"} <= data["tensors"][0].keys()
+    assert {
+        "name",
+        "shape",
+        "format_a",
+        "rmse",
+        "relative_error",
+        "snr_db",
+        "cosine",
+        "worst_rows",
+        "nbytes_b",
+    } <= data["tensors"][0].keys()
     assert page.read_text().startswith("<!DOCTYPE html>")
     assert main(["compare", str(llama), str(tmp_path / "q.gguf")]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].split()[:2] == ["tensor", "formats"] and "exact" in "".join(shown) and shown[22].startswith("all ")
+    assert (
+        shown[0].split()[:2] == ["tensor", "formats"]
+        and "exact" in "".join(shown)
+        and shown[22].startswith("all ")
+    )
 
 
 BAD_CALLS = {
-    "nothing in common": (["compare", "x.safetensors", "y.safetensors"], 2, "no tensor in common: the first has x, the second y"),
-    "a picture of another kind": (["compare", "x.safetensors", "x.safetensors", "--plot", "x.gif"], 2, "ends in .html or .png"),
+    "nothing in common": (
+        ["compare", "x.safetensors", "y.safetensors"],
+        2,
+        "no tensor in common: the first has x, the second y",
+    ),
+    "a picture of another kind": (
+        ["compare", "x.safetensors", "x.safetensors", "--plot", "x.gif"],
+        2,
+        "ends in .html or .png",
+    ),
     "no such file": (["compare", "x.safetensors", "z.safetensors"], 4, "z.safetensors"),
-    "no threads": (["compare", "x.safetensors", "x.safetensors", "--threads", "0"], 2, "threads must be 1 or more"),
+    "no threads": (
+        ["compare", "x.safetensors", "x.safetensors", "--threads", "0"],
+        2,
+        "threads must be 1 or more",
+    ),
     "weights that are none": (["compare", "x.safetensors", "bool.safetensors"], 3, "S-019"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "status", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
 def test_bad_calls(
-    tmp_path: Path, arguments: list[str], status: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    arguments: list[str],
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("x", "y"):
@@ -252,7 +333,9 @@ comparison.compare(*sys.argv[1:], threads=1, io="mmap")
 fields = dict(line.split(":") for line in open("/proc/self/status"))
 print(int(fields["RssAnon"].split()[0]))
 """
-        done = subprocess.run([sys.executable, "-c", program, str(a), str(b)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(a), str(b)], capture_output=True, text=True, check=True
+        )
         sizes.append(int(done.stdout))
     assert sizes[1] - sizes[0] < 8000
 

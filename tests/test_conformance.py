@@ -36,7 +36,8 @@ weighted_formats = formats(lambda f: f.importance != "unused")
 
 
 GGML_STOPS = {"near float max": ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")}
-"""Rows on which ggml's encoder ends the process: error weights overflow, and it asserts that some neighbour is at a finite distance.
+"""Rows on which ggml's encoder ends the process: error weights overflow, and it asserts that some neighbour
+is at a finite distance.
 
 We take the first neighbour there; that reference and kernel agree on it is tested like everything else."""
 
@@ -55,7 +56,9 @@ def random_blocks(block_format: BlockFormat, n: int) -> NDArray[np.uint8]:
     return generator(block_format).integers(0, 256, (n, block_format.type_size), np.uint8)
 
 
-def reference_encode(block_format: BlockFormat, x: NDArray[np.float32], importance: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+def reference_encode(
+    block_format: BlockFormat, x: NDArray[np.float32], importance: NDArray[np.float32] | None
+) -> NDArray[np.uint8]:
     """A row through the scalar reference and the grammar, block by block."""
     size = block_format.block_size
     packed = b""
@@ -83,12 +86,16 @@ def assert_same_floats(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -
     bad = np.flatnonzero(~same)
     if bad.size:
         i = int(bad[0])
-        pytest.fail(f"{bad.size} of {ours.size} weights differ; the first is {i}: {ours.flat[i]!r} != {theirs.flat[i]!r}")
+        pytest.fail(
+            f"{bad.size} of {ours.size} weights differ; the first is {i}: {ours.flat[i]!r} != {theirs.flat[i]!r}"
+        )
 
 
 @all_formats
 def test_layout_is_declared_once(block_format: BlockFormat) -> None:
-    """Grammar and dtype: the same fields in the same order, the same bytes; whatever the grammar parses it builds again."""
+    """Grammar and dtype: the same fields in the same order, the same bytes; whatever the grammar parses it
+    builds again.
+    """
     assert block_format.dtype.itemsize == block_format.grammar.sizeof() == block_format.type_size
     names = [sub.name for sub in block_format.grammar.subcons]
     assert names == list(block_format.dtype.names or ())
@@ -102,7 +109,9 @@ def test_layout_is_declared_once(block_format: BlockFormat) -> None:
 def test_decode_reference_equals_kernel(block_format: BlockFormat) -> None:
     packed = random_blocks(block_format, 24)
     with np.errstate(all="ignore"):
-        expected = np.concatenate([block_format.decode_block(block_format.grammar.parse(bytes(block))) for block in packed])
+        expected = np.concatenate(
+            [block_format.decode_block(block_format.grammar.parse(bytes(block))) for block in packed]
+        )
     assert_same_floats(dequantize(packed.reshape(1, -1), block_format)[0], expected.astype(np.float32))
 
 
@@ -139,9 +148,13 @@ def test_encode_equals_ggml_on_adversarial_rows(block_format: BlockFormat) -> No
 def test_encode_equals_ggml_on_random_rows(block_format: BlockFormat, distribution: str) -> None:
     rng = generator(block_format)
     shape = (64, 1536)
-    x = (rng.standard_normal(shape) if distribution == "gaussian" else rng.standard_t(3, shape)).astype(np.float32) * np.float32(0.02)
+    x = (rng.standard_normal(shape) if distribution == "gaussian" else rng.standard_t(3, shape)).astype(
+        np.float32
+    ) * np.float32(0.02)
     importance = default_importance(block_format, shape[1])
-    assert_same_bytes(quantize(x, block_format, importance), ggml.quantize(x, block_format, importance), block_format)
+    assert_same_bytes(
+        quantize(x, block_format, importance), ggml.quantize(x, block_format, importance), block_format
+    )
 
 
 @weighted_formats
@@ -180,7 +193,9 @@ def test_non_finite_weights_are_refused(block_format: BlockFormat, bad: float) -
 
 @float_formats
 def test_non_finite_weights_are_found_anywhere(block_format: BlockFormat) -> None:
-    """The last weight of a batch of 16 blocks, the first of the next, the last of all in a batch that is not full; with importance too."""
+    """The last weight of a batch of 16 blocks, the first of the next, the last of all in a batch that is not
+    full; with importance too.
+    """
     n = 18 * max(block_format.block_size, 16)
     end_of_batch = 16 * n // 18
     for index in (0, end_of_batch - 1, end_of_batch, n - 1):
@@ -194,7 +209,9 @@ def test_non_finite_weights_are_found_anywhere(block_format: BlockFormat) -> Non
 
 @float_formats
 def test_shapes_and_memory(block_format: BlockFormat) -> None:
-    """Any leading dimensions, strides, read-only and unaligned memory; rows that do not divide are a typed error."""
+    """Any leading dimensions, strides, read-only and unaligned memory; rows that do not divide are a typed
+    error.
+    """
     n = 512
     x = generator(block_format).standard_normal((4, 3, n)).astype(np.float32)
     importance = default_importance(block_format, n)
@@ -206,7 +223,10 @@ def test_shapes_and_memory(block_format: BlockFormat) -> None:
     unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view("<f4").reshape(x.shape)
     assert not unaligned.flags.aligned and not unaligned.flags.writeable
     assert (quantize(unaligned, block_format, importance) == expected).all()
-    assert quantize(np.empty((0, n), np.float32), block_format, importance).shape == (0, block_format.row_bytes(n))
+    assert quantize(np.empty((0, n), np.float32), block_format, importance).shape == (
+        0,
+        block_format.row_bytes(n),
+    )
     assert dequantize(np.empty((2, 0), np.uint8), block_format).shape == (2, 0)
     if block_format.block_size > 1:
         with pytest.raises(ShapeError, match="does not divide"):
@@ -225,7 +245,9 @@ def test_shapes_and_memory(block_format: BlockFormat) -> None:
 def test_source_dtypes(block_format: BlockFormat, dtype: str) -> None:
     x = generator(block_format).standard_normal((2, 512)).astype(dtype)
     importance = default_importance(block_format, 512)
-    assert (quantize(x, block_format, importance) == quantize(x.astype(np.float32), block_format, importance)).all()
+    assert (
+        quantize(x, block_format, importance) == quantize(x.astype(np.float32), block_format, importance)
+    ).all()
 
 
 @formats(lambda f: f.snr is not None)

@@ -1,4 +1,6 @@
-"""From a checkpoint to a file: the bytes are those of quantizing each tensor whole, whatever the pieces; what goes wrong leaves nothing behind."""
+"""From a checkpoint to a file: the bytes are those of quantizing each tensor whole, whatever the pieces; what
+goes wrong leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ def test_every_tensor_is_its_quantized_source(tmp_path: Path, dtype: str) -> Non
     directory = tiny_llama(tmp_path / "checkpoint", dtype=dtype)
     config = json.loads((directory / "config.json").read_text())
     sources = llama_tensors(config, dtype)
-    widened = {name: (t.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else t.astype(np.float32) for name, t in sources.items()}
+    widened = {
+        name: (t.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else t.astype(np.float32)
+        for name, t in sources.items()
+    }
     conversion.convert(directory, tmp_path / "out.gguf", type="q8_0")
     found = tensors_of(tmp_path / "out.gguf")
     assert len(found) == len(sources)
@@ -69,7 +74,10 @@ def test_every_tensor_is_its_quantized_source(tmp_path: Path, dtype: str) -> Non
     assert found["output_norm.weight"] == ("f32", norm.shape, norm.tobytes())
 
 
-@pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q8_0", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "q4_k_s", "q4_k_m", "q5_k_m"])
+@pytest.mark.parametrize(
+    "kind",
+    ["f32", "f16", "bf16", "q8_0", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "q4_k_s", "q4_k_m", "q5_k_m"],
+)
 def test_result_does_not_depend_on_memory_threads_or_io(tmp_path: Path, kind: str) -> None:
     directory = tiny_llama(tmp_path / "checkpoint", hidden=512, ffn=768, n_layers=1, dtype="bfloat16")
     conversion.convert(directory, tmp_path / "one.gguf", type=kind, threads=1)
@@ -98,7 +106,9 @@ def test_the_real_checkpoint_is_answered_from(tmp_path: Path) -> None:
     for kind in ("f16", "q8_0", "q4_k_m"):
         report = conversion.convert(TINY, tmp_path / f"{kind}.gguf", type=kind)
         assert report.nbytes == (tmp_path / f"{kind}.gguf").stat().st_size
-        outputs[kind] = llama_cpp.complete(str(tmp_path / f"{kind}.gguf"), "import os\nimport sys\n\ndef ", 24)
+        outputs[kind] = llama_cpp.complete(
+            str(tmp_path / f"{kind}.gguf"), "import os\nimport sys\n\ndef ", 24
+        )
     assert outputs["f16"] == outputs["q8_0"]
     assert len(outputs["q4_k_m"][1]) == 24
 
@@ -108,7 +118,8 @@ def test_a_lone_file_keeps_its_names(tmp_path: Path) -> None:
     conv = rng.standard_normal((8, 4, 3, 3)).astype(np.float32)
     linear = rng.standard_normal((6, 512)).astype(np.float32)
     source = write_safetensors(
-        tmp_path / "unet.safetensors", {"model.conv.weight": conv, "model.linear.weight": linear, "scale": np.full(1, 2, np.float32)}
+        tmp_path / "unet.safetensors",
+        {"model.conv.weight": conv, "model.linear.weight": linear, "scale": np.full(1, 2, np.float32)},
     )
     with pytest.raises(UsageError, match="--arch"):
         conversion.convert(source, tmp_path / "out.gguf", type="q4_k")
@@ -249,8 +260,23 @@ def long_conversion(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command of a conversion that takes a second or so, but for its output."""
     rng = np.random.default_rng(0)
     weights = bf16(rng.standard_normal((2048, 2048)).astype(np.float32))
-    source = write_safetensors(tmp_path_factory.mktemp("long") / "big.safetensors", {f"t{i}.weight": weights for i in range(8)})
-    return [sys.executable, "-m", "gguflow", "convert", str(source), "-t", "q4_k", "--arch", "any", "--threads", "1", "-o"]
+    source = write_safetensors(
+        tmp_path_factory.mktemp("long") / "big.safetensors", {f"t{i}.weight": weights for i in range(8)}
+    )
+    return [
+        sys.executable,
+        "-m",
+        "gguflow",
+        "convert",
+        str(source),
+        "-t",
+        "q4_k",
+        "--arch",
+        "any",
+        "--threads",
+        "1",
+        "-o",
+    ]
 
 
 def stopped(command: list[str], out: Path, number: int, delay: float) -> tuple[int, str]:
@@ -265,9 +291,13 @@ def stopped(command: list[str], out: Path, number: int, delay: float) -> tuple[i
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["Ctrl-C", "SIGTERM", "kill -9"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["Ctrl-C", "SIGTERM", "kill -9"]
+)
 def test_interrupted_and_resumed(tmp_path: Path, long_conversion: list[str], number: int) -> None:
-    """Nothing under the output's name; the same command goes on and gives the same file as one that was not stopped."""
+    """Nothing under the output's name; the same command goes on and gives the same file as one that was not
+    stopped.
+    """
     out = tmp_path / "out.gguf"
     status, errors = stopped(long_conversion, out, number, 0.05)
     assert status == (-number if number == signal.SIGKILL else 130)
@@ -275,7 +305,9 @@ def test_interrupted_and_resumed(tmp_path: Path, long_conversion: list[str], num
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.gguf.journal", ".out.gguf.partial"]
     with (tmp_path / ".out.gguf.journal").open("a") as journal:
         journal.write("0 0")  # a torn line
-    resumed = subprocess.run([*long_conversion, str(out), "--json", "-q"], capture_output=True, text=True, check=True)
+    resumed = subprocess.run(
+        [*long_conversion, str(out), "--json", "-q"], capture_output=True, text=True, check=True
+    )
     assert json.loads(resumed.stdout)["resumed_nbytes"] > 0
     subprocess.run([*long_conversion, str(tmp_path / "whole.gguf"), "-q"], check=True)
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
@@ -295,7 +327,9 @@ def test_claims_are_checked(tmp_path: Path, long_conversion: list[str]) -> None:
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
-@pytest.mark.parametrize("change", ["q4_k_s", "q8_0", "source"])  # the same size with other metadata, another size
+@pytest.mark.parametrize(
+    "change", ["q4_k_s", "q8_0", "source"]
+)  # the same size with other metadata, another size
 def test_what_was_left_is_never_mixed(tmp_path: Path, long_conversion: list[str], change: str) -> None:
     """Other settings, or a source that was touched, are refused; --no-resume starts afresh."""
     out = tmp_path / "out.gguf"
@@ -331,7 +365,9 @@ def test_a_truncated_source_is_survived_by_pread(llama: Path, tmp_path: Path) ->
         os.truncate(source, 5000)
 
     with pytest.raises(InvalidError, match=r"shortened|changed"):
-        conversion.convert(llama, tmp_path / "out.gguf", type="q8_0", io="pread", threads=1, progress=truncate)
+        conversion.convert(
+            llama, tmp_path / "out.gguf", type="q8_0", io="pread", threads=1, progress=truncate
+        )
     assert not list(tmp_path.glob("*.gguf")) and not list(tmp_path.glob(".*"))
 
 

@@ -1,4 +1,6 @@
-"""Every file of the conformance corpus gets the verdict and the findings of its manifest, and the grammar decides alone what is malformed."""
+"""Every file of the conformance corpus gets the verdict and the findings of its manifest, and the grammar
+decides alone what is malformed.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ GGUF = [pytest.param(case, id=case["id"]) for case in MANIFEST if case["file"].e
 
 @pytest.mark.parametrize("case", CASES)
 def test_verdict(case: dict[str, Any]) -> None:
-    verdict, findings = examine(FILES / case["file"], case["level"], limits=Limits(**case.get("limits", {})), threads=1)
+    verdict, findings = examine(
+        FILES / case["file"], case["level"], limits=Limits(**case.get("limits", {})), threads=1
+    )
     assert (verdict, [finding.rule for finding in findings]) == (case["verdict"], case["rules"]), findings
 
 
@@ -36,7 +40,9 @@ def test_bytes(case: dict[str, Any]) -> None:
 
 def test_the_tool_writes_these_files() -> None:
     """As tools/make_fixtures --check."""
-    there = {path.relative_to(FILES).as_posix(): path.read_bytes() for path in FILES.rglob("*") if path.is_file()}
+    there = {
+        path.relative_to(FILES).as_posix(): path.read_bytes() for path in FILES.rglob("*") if path.is_file()
+    }
     assert there == contents()
 
 

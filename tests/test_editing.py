@@ -1,4 +1,6 @@
-"""Editing metadata: what is named changes and nothing else does, llama.cpp reads the result, and whatever goes wrong leaves the file as it was."""
+"""Editing metadata: what is named changes and nothing else does, llama.cpp reads the result, and whatever
+goes wrong leaves the file as it was.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def own(metadata: Metadata) -> dict[str, object]:
 
 
 def test_only_what_is_named_changes(model: Path, tmp_path: Path) -> None:
-    """In place: a value that grows, one that is new, one that goes; the weights and all other keys stay, and the file proves itself."""
+    """In place: a value that grows, one that is new, one that goes; the weights and all other keys stay, and
+    the file proves itself.
+    """
     before, data = own(header_of(model).metadata), data_of(model)
     (tmp_path / "template.jinja").write_text(TEMPLATE, encoding="utf-8")
     done = edit(
@@ -77,12 +81,24 @@ def test_only_what_is_named_changes(model: Path, tmp_path: Path) -> None:
     )
     after = own(header_of(model).metadata)
     assert done.verified and done.nbytes == model.stat().st_size
-    assert [key for key, _, _ in done.changes] == ["general.file_type", "tokenizer.ggml.eos_token_id", "tokenizer.chat_template", "general.name"]
+    assert [key for key, _, _ in done.changes] == [
+        "general.file_type",
+        "tokenizer.ggml.eos_token_id",
+        "tokenizer.chat_template",
+        "general.name",
+    ]
     assert after["tokenizer.chat_template"] == (ValueType.STRING, None, TEMPLATE)
     assert after["tokenizer.ggml.eos_token_id"] == (ValueType.UINT32, None, 7)
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    assert changed == {"tokenizer.ggml.eos_token_id", "tokenizer.chat_template", "general.name", "general.file_type"}
-    assert [key for key in after if key in before] == [key for key in before if key in after], "in their order"
+    assert changed == {
+        "tokenizer.ggml.eos_token_id",
+        "tokenizer.chat_template",
+        "general.name",
+        "general.file_type",
+    }
+    assert [key for key in after if key in before] == [key for key in before if key in after], (
+        "in their order"
+    )
     assert data_of(model) == data
     assert [finding for finding in examine(model, "strict")[1] if finding.severity == "error"] == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "template.jinja"]
@@ -111,7 +127,11 @@ def test_llama_cpp_answers_as_before(tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     conversion.convert(TINY, model, type="q8_0")
     before = llama_cpp.complete(str(model), "import os\nimport sys\n\ndef ", 16)
-    edit(model, [("general.name", string("edited")), ("tokenizer.chat_template", string(TEMPLATE))], ["general.file_type"])
+    edit(
+        model,
+        [("general.name", string("edited")), ("tokenizer.chat_template", string(TEMPLATE))],
+        ["general.file_type"],
+    )
     assert llama_cpp.complete(str(model), "import os\nimport sys\n\ndef ", 16) == before
 
 
@@ -153,14 +173,19 @@ def test_the_set_can_be_left_out(model: Path) -> None:
 SPOILT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "damaged data": (lambda b: b[:-40] + bytes([b[-40] ^ 1]) + b[-39:], "I-006"),
     "damaged padding": (lambda b: b[:-1] + b"\1", "I-006"),
-    "a header that another tool changed": (lambda b: b.replace(b"llama.context_length", b"llama.context_lengty"), "I-005"),
+    "a header that another tool changed": (
+        lambda b: b.replace(b"llama.context_length", b"llama.context_lengty"),
+        "I-005",
+    ),
     "an incomplete set": (lambda b: b.replace(b"gguflow.recipe.version", b"gguflow.recipe.versiom"), "I-001"),
     "cut off": (lambda b: b[:-100], "C-019"),
 }
 
 
 @pytest.mark.parametrize(("spoil", "rule"), SPOILT.values(), ids=SPOILT)
-def test_what_does_not_match_its_own_set_is_refused(model: Path, spoil: Callable[[bytes], bytes], rule: str) -> None:
+def test_what_does_not_match_its_own_set_is_refused(
+    model: Path, spoil: Callable[[bytes], bytes], rule: str
+) -> None:
     """I-012: else the new digests would vouch for the damage."""
     spoilt = spoil(model.read_bytes())
     model.write_bytes(spoilt)
@@ -177,18 +202,35 @@ REFUSED: dict[str, tuple[list[tuple[str, Value]], list[str], type[Exception], st
     "the alignment": ([("general.alignment", u32(64))], [], UsageError, "where the data lies"),
     "removing what is not there": ([], ["general.nmae"], UsageError, "no key 'general.nmae'"),
     "setting and removing": ([("general.name", string("x"))], ["general.name"], UsageError, "named twice"),
-    "setting twice": ([("general.name", string("x")), ("general.name", string("y"))], [], UsageError, "named twice"),
+    "setting twice": (
+        [("general.name", string("x")), ("general.name", string("y"))],
+        [],
+        UsageError,
+        "named twice",
+    ),
     "nothing": ([], [], UsageError, "nothing to change"),
     "a key of no length": ([("", string("x"))], [], InvalidError, "C-009"),
     "a key with a NUL": ([("a\0b", string("x"))], [], InvalidError, "C-030"),
-    "a token outside of the vocabulary": ([("tokenizer.ggml.eos_token_id", u32(2**20))], [], InvalidError, "G-013"),
+    "a token outside of the vocabulary": (
+        [("tokenizer.ggml.eos_token_id", u32(2**20))],
+        [],
+        InvalidError,
+        "G-013",
+    ),
     "a required key": ([], ["llama.block_count"], InvalidError, "G-003"),
     "a type that no loader takes": ([("tokenizer.ggml.tokens", string("x"))], [], InvalidError, "G-011"),
 }
 
 
 @pytest.mark.parametrize(("assign", "remove", "error", "message"), REFUSED.values(), ids=REFUSED)
-def test_refused(model: Path, converted: bytes, assign: list[tuple[str, Value]], remove: list[str], error: type[Exception], message: str) -> None:
+def test_refused(
+    model: Path,
+    converted: bytes,
+    assign: list[tuple[str, Value]],
+    remove: list[str],
+    error: type[Exception],
+    message: str,
+) -> None:
     """I-013 among them."""
     with pytest.raises(error, match=message):
         edit(model, assign, remove)
@@ -328,7 +370,11 @@ def test_interrupted(tmp_path: Path, number: int) -> None:
             break
     assert (process.returncode, shown, errors) == (ExitStatus.INTERRUPTED, "", "gguflow: interrupted\n")
     after = model.stat()
-    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+        before.st_ino,
+        before.st_size,
+        before.st_mtime_ns,
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "x.safetensors"]
 
 
@@ -344,7 +390,21 @@ def test_no_room(model: Path, converted: bytes, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_from_the_command_line(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["edit", str(model), "--set", "general.name=str:\x1b[2J", "--set", "a.b=u8:3", "--remove", "general.file_type"]) == 0
+    assert (
+        main(
+            [
+                "edit",
+                str(model),
+                "--set",
+                "general.name=str:\x1b[2J",
+                "--set",
+                "a.b=u8:3",
+                "--remove",
+                "general.file_type",
+            ]
+        )
+        == 0
+    )
     captured = capsys.readouterr()
     assert captured.out == f"{model}\n"
     assert "general.file_type" in captured.err and "\x1b" not in captured.err

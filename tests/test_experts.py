@@ -1,4 +1,6 @@
-"""Mixtures of experts: the matrices of a layer's experts become one tensor [experts, rows, n], read from as many source tensors, in any order."""
+"""Mixtures of experts: the matrices of a layer's experts become one tensor [experts, rows, n], read from as
+many source tensors, in any order.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, dict[str, str]]] = {
         {"gate": "w1", "down": "w2", "up": "w3"},
     ),
     "qwen3moe": (
-        {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": N_EXPERTS, "intermediate_size": 4 * WIDE, "moe_intermediate_size": WIDE},
+        {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "num_experts": N_EXPERTS,
+            "intermediate_size": 4 * WIDE,
+            "moe_intermediate_size": WIDE,
+        },
         "mlp",
         {"gate": "gate_proj", "down": "down_proj", "up": "up_proj"},
     ),
@@ -39,7 +46,12 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, dict[str, str]]] = {
 """What config.json says, what a layer calls its mixture, and what that calls the matrices of an expert."""
 
 
-def checkpoint(directory: Path, family: str, change: Callable[[Tensors], object] = lambda tensors: None, dtype: str = "float32") -> Tensors:
+def checkpoint(
+    directory: Path,
+    family: str,
+    change: Callable[[Tensors], object] = lambda tensors: None,
+    dtype: str = "float32",
+) -> Tensors:
     """A random checkpoint of two layers; its tensors."""
     tiny_llama(directory, hidden=HIDDEN, ffn=WIDE)
     settings, mixture, names = FAMILIES[family]
@@ -54,14 +66,19 @@ def checkpoint(directory: Path, family: str, change: Callable[[Tensors], object]
     }
     for layer in range(2):
         block = f"model.layers.{layer}"
-        shapes |= {f"{block}.self_attn.{name}_proj.weight": (rows, HIDDEN) for name, rows in (("q", 64), ("k", 32), ("v", 32), ("o", 64))}
+        shapes |= {
+            f"{block}.self_attn.{name}_proj.weight": (rows, HIDDEN)
+            for name, rows in (("q", 64), ("k", 32), ("v", 32), ("o", 64))
+        }
         shapes |= {f"{block}.{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
         if family == "qwen3moe":
             shapes |= {f"{block}.self_attn.{name}_norm.weight": (16,) for name in "qk"}
         shapes[f"{block}.{mixture}.gate.weight"] = (N_EXPERTS, HIDDEN)
         for expert in reversed(range(N_EXPERTS)):
             for kind, name in names.items():
-                shapes[f"{block}.{mixture}.experts.{expert}.{name}.weight"] = (HIDDEN, WIDE) if kind == "down" else (WIDE, HIDDEN)
+                shapes[f"{block}.{mixture}.experts.{expert}.{name}.weight"] = (
+                    (HIDDEN, WIDE) if kind == "down" else (WIDE, HIDDEN)
+                )
     tensors: Tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     if dtype == "bfloat16":
         tensors = {name: bf16(tensor) for name, tensor in tensors.items()}
@@ -72,7 +89,12 @@ def checkpoint(directory: Path, family: str, change: Callable[[Tensors], object]
 
 def stacked(tensors: Tensors, family: str, layer: int, kind: str) -> NDArray[Any]:
     _, mixture, names = FAMILIES[family]
-    return np.stack([tensors[f"model.layers.{layer}.{mixture}.experts.{i}.{names[kind]}.weight"] for i in range(N_EXPERTS)])
+    return np.stack(
+        [
+            tensors[f"model.layers.{layer}.{mixture}.experts.{i}.{names[kind]}.weight"]
+            for i in range(N_EXPERTS)
+        ]
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,8 +113,12 @@ def test_experts_are_stacked_in_order(tmp_path: Path, family: str) -> None:
     model = models.load(sources.open_checkpoint(tmp_path / "checkpoint"))
     assert (model.architecture, model.n_experts) == (family, N_EXPERTS)
     metadata = describe.inspect_file(tmp_path / "out.gguf").metadata
-    assert metadata[f"{family}.expert_count"] == u32(N_EXPERTS) and metadata[f"{family}.expert_used_count"] == u32(2)
-    assert metadata.get("qwen3moe.expert_feed_forward_length") == (u32(WIDE) if family == "qwen3moe" else None)
+    assert metadata[f"{family}.expert_count"] == u32(N_EXPERTS) and metadata[
+        f"{family}.expert_used_count"
+    ] == u32(2)
+    assert metadata.get("qwen3moe.expert_feed_forward_length") == (
+        u32(WIDE) if family == "qwen3moe" else None
+    )
     assert metadata["general.size_label"].value.startswith(f"{N_EXPERTS}x")
 
 
@@ -101,7 +127,14 @@ def test_pieces_do_not_end_where_experts_end(tmp_path: Path, kind: str) -> None:
     """Whatever the memory, and whether a tile lies in one expert or in several: the same file."""
     tensors = checkpoint(tmp_path / "checkpoint", "qwen3moe", dtype="bfloat16")
     conversion.convert(tmp_path / "checkpoint", tmp_path / "one.gguf", type=kind, threads=1)
-    conversion.convert(tmp_path / "checkpoint", tmp_path / "small.gguf", type=kind, threads=3, memory_limit=3 * 12 * 512, io="pread")
+    conversion.convert(
+        tmp_path / "checkpoint",
+        tmp_path / "small.gguf",
+        type=kind,
+        threads=3,
+        memory_limit=3 * 12 * 512,
+        io="pread",
+    )
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "small.gguf").read_bytes()
     widened = (stacked(tensors, "qwen3moe", 1, "up").astype(np.uint32) << 16).view(np.float32)
     name, shape, content = tensors_of(tmp_path / "one.gguf")["blk.1.ffn_up_exps.weight"]
@@ -111,12 +144,19 @@ def test_pieces_do_not_end_where_experts_end(tmp_path: Path, kind: str) -> None:
 def test_parts_of_a_tensor() -> None:
     """Every range of a tensor of three sources (one of them empty) is covered once, in order."""
     file = sources.SourceFile(Path("x"), 0, 0)
-    parts = tuple(sources.SourceTensor(name, FORMATS["f32"], shape, file, 0) for name, shape in (("a", (2, 4)), ("b", (0, 4)), ("c", (3, 4))))
+    parts = tuple(
+        sources.SourceTensor(name, FORMATS["f32"], shape, file, 0)
+        for name, shape in (("a", (2, 4)), ("b", (0, 4)), ("c", (3, 4)))
+    )
     tensor = ModelTensor("x", (5, 4), parts)
     numbered = {"a": range(8), "c": range(8, 20)}
     for first in range(20):
         for last in range(first, 21):
-            found = [numbered[source.name][i] for source, start, stop in tensor.parts(first, last) for i in range(start, stop)]
+            found = [
+                numbered[source.name][i]
+                for source, start, stop in tensor.parts(first, last)
+                for i in range(start, stop)
+            ]
             assert found == list(range(first, last))
 
 
@@ -131,16 +171,38 @@ def replace(name: str, array: NDArray[Any]) -> Callable[[Tensors], object]:
 EXPERT = "model.layers.1.block_sparse_moe.experts"
 BROKEN: dict[str, tuple[str, str, Callable[[Tensors], object]]] = {
     "an expert is missing": ("M-010", "expert 3 is missing", remove(f"{EXPERT}.3.w2.weight")),
-    "the router is missing": ("M-010", r"blk\.1\.ffn_gate_inp", remove("model.layers.1.block_sparse_moe.gate.weight")),
-    "an expert too many": ("M-011", "5 experts", replace(f"{EXPERT}.5.w1.weight", np.zeros((WIDE, HIDDEN), np.float32))),
-    "an expert of another shape": ("M-012", r"expected \[96, 64\]", replace(f"{EXPERT}.2.w1.weight", np.zeros((HIDDEN, WIDE), np.float32))),
-    "an expert twice": ("M-013", "a second time", replace(f"{EXPERT}.02.w1.weight", np.zeros((WIDE, HIDDEN), np.float32))),
-    "an expert of another dtype": ("M-015", "different dtypes", replace(f"{EXPERT}.2.w1.weight", np.zeros((WIDE, HIDDEN), np.float16))),
+    "the router is missing": (
+        "M-010",
+        r"blk\.1\.ffn_gate_inp",
+        remove("model.layers.1.block_sparse_moe.gate.weight"),
+    ),
+    "an expert too many": (
+        "M-011",
+        "5 experts",
+        replace(f"{EXPERT}.5.w1.weight", np.zeros((WIDE, HIDDEN), np.float32)),
+    ),
+    "an expert of another shape": (
+        "M-012",
+        r"expected \[96, 64\]",
+        replace(f"{EXPERT}.2.w1.weight", np.zeros((HIDDEN, WIDE), np.float32)),
+    ),
+    "an expert twice": (
+        "M-013",
+        "a second time",
+        replace(f"{EXPERT}.02.w1.weight", np.zeros((WIDE, HIDDEN), np.float32)),
+    ),
+    "an expert of another dtype": (
+        "M-015",
+        "different dtypes",
+        replace(f"{EXPERT}.2.w1.weight", np.zeros((WIDE, HIDDEN), np.float16)),
+    ),
 }
 
 
 @pytest.mark.parametrize(("rule", "message", "change"), BROKEN.values(), ids=BROKEN)
-def test_broken_mixtures(tmp_path: Path, rule: str, message: str, change: Callable[[Tensors], object]) -> None:
+def test_broken_mixtures(
+    tmp_path: Path, rule: str, message: str, change: Callable[[Tensors], object]
+) -> None:
     checkpoint(tmp_path / "checkpoint", "llama", change)
     with pytest.raises(InvalidError, match=message) as caught:
         conversion.prepare(tmp_path / "checkpoint")

@@ -1,4 +1,6 @@
-"""Back to safetensors: what was converted to BF16 comes back bit for bit under its own names; what was quantized comes back as ggml decodes it."""
+"""Back to safetensors: what was converted to BF16 comes back bit for bit under its own names; what was
+quantized comes back as ggml decodes it.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,17 @@ def random_checkpoint(directory: Path, family: str) -> Path:
     if family in ("mixtral", "qwen3moe"):
         mixture(directory, "llama" if family == "mixtral" else family, dtype="bfloat16")
         return directory
-    kept = {name: shape for name, shape in shapes(family).items() if "position_ids" not in name and "pooler" not in name}
+    kept = {
+        name: shape
+        for name, shape in shapes(family).items()
+        if "position_ids" not in name and "pooler" not in name
+    }
     checkpoint(directory, files(family), kept)
     rng = np.random.default_rng(1)
-    write_safetensors(directory / "model.safetensors", {n: bf16(rng.standard_normal(s).astype(np.float32)) for n, s in kept.items()})
+    write_safetensors(
+        directory / "model.safetensors",
+        {n: bf16(rng.standard_normal(s).astype(np.float32)) for n, s in kept.items()},
+    )
     return directory
 
 
@@ -57,7 +66,9 @@ def test_a_bf16_checkpoint_comes_back(tmp_path: Path, family: str) -> None:
 
 def test_a_real_checkpoint_comes_back(tmp_path: Path) -> None:
     """tiny-py-llama, also by way of shards; in F32 the safetensors library reads the same numbers."""
-    first = conversion.convert(TINY, tmp_path / "model.gguf", type="bf16", shards=Split(max_tensors=30)).output
+    first = conversion.convert(
+        TINY, tmp_path / "model.gguf", type="bf16", shards=Split(max_tensors=30)
+    ).output
     original = raw(TINY / "model.safetensors")
     exporting.export(first, tmp_path / "back.safetensors", dtype="bf16", threads=2, memory_limit=2 * 12 * 256)
     assert raw(tmp_path / "back.safetensors") == original
@@ -65,7 +76,10 @@ def test_a_real_checkpoint_comes_back(tmp_path: Path) -> None:
     for name, found in load_file(tmp_path / "f32.safetensors").items():
         _, shape, content = original[name]
         assert found.dtype == np.float32
-        assert (found == (np.frombuffer(content, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)).all()
+        assert (
+            found
+            == (np.frombuffer(content, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
+        ).all()
 
 
 @pytest.mark.parametrize("kind", ["q4_k_m", "q8_0", "q5_0", "iq4_xs"])
@@ -73,7 +87,13 @@ def test_quantized_weights_are_decoded(tmp_path: Path, kind: str) -> None:
     """As ggml decodes them, rows of Q and K in the checkpoint's order."""
     source = tiny_llama(tmp_path / "checkpoint", hidden=256, ffn=512)
     conversion.convert(source, tmp_path / "model.gguf", type=kind)
-    exporting.export(tmp_path / "model.gguf", tmp_path / "back.safetensors", dtype="f32", threads=3, memory_limit=3 * 12 * 256)
+    exporting.export(
+        tmp_path / "model.gguf",
+        tmp_path / "back.safetensors",
+        dtype="f32",
+        threads=3,
+        memory_limit=3 * 12 * 256,
+    )
     found, blocks = load_file(tmp_path / "back.safetensors"), tensors_of(tmp_path / "model.gguf")
     for ours, theirs, order in (
         ("blk.1.ffn_down.weight", "model.layers.1.mlp.down_proj.weight", None),
@@ -96,7 +116,15 @@ def test_the_row_order_has_an_inverse(n_heads: int, n_rows: int) -> None:
 
 def gguf(path: Path, metadata: Metadata, tensors: dict[str, np.ndarray[Any, Any]]) -> Path:
     """A GGUF file of float32, float16, float64 and integer arrays."""
-    names = {"float32": "f32", "float16": "f16", "float64": "f64", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64"}
+    names = {
+        "float32": "f32",
+        "float16": "f16",
+        "float64": "f64",
+        "int8": "i8",
+        "int16": "i16",
+        "int32": "i32",
+        "int64": "i64",
+    }
     infos, data = [], b""
     for name, x in tensors.items():
         infos.append(TensorInfo(name, x.shape[::-1], FORMATS[names[x.dtype.name]].id, len(data)))
@@ -120,16 +148,33 @@ def test_an_unknown_architecture_keeps_its_names(tmp_path: Path) -> None:
     found = load_file(tmp_path / "x.safetensors")
     assert found.keys() == tensors.keys()
     for name, x in tensors.items():
-        assert found[name].dtype == (np.float16 if name == "b.weight" else x.dtype) and (found[name] == x).all()
+        assert (
+            found[name].dtype == (np.float16 if name == "b.weight" else x.dtype) and (found[name] == x).all()
+        )
 
 
 def test_what_is_computed_is_left_out_and_what_is_not_known_stays(tmp_path: Path) -> None:
-    keys: Metadata = {"general.architecture": string("llama"), "llama.block_count": u32(1), "llama.attention.head_count": u32(2)}
+    keys: Metadata = {
+        "general.architecture": string("llama"),
+        "llama.block_count": u32(1),
+        "llama.attention.head_count": u32(2),
+    }
     x = np.arange(16, dtype=np.float32).reshape(4, 4)
-    tensors = {"rope_freqs.weight": x[0], "blk.0.attn_k.weight": x, "blk.0.attn_k.scale": x[1], "something.weight": x, "blk.7.ffn_up.weight": x}
+    tensors = {
+        "rope_freqs.weight": x[0],
+        "blk.0.attn_k.weight": x,
+        "blk.0.attn_k.scale": x[1],
+        "something.weight": x,
+        "blk.7.ffn_up.weight": x,
+    }
     exporting.export(gguf(tmp_path / "x.gguf", keys, tensors), tmp_path / "x.safetensors", dtype="f32")
     found = load_file(tmp_path / "x.safetensors")
-    assert found.keys() == {"model.layers.0.self_attn.k_proj.weight", "blk.0.attn_k.scale", "something.weight", "blk.7.ffn_up.weight"}
+    assert found.keys() == {
+        "model.layers.0.self_attn.k_proj.weight",
+        "blk.0.attn_k.scale",
+        "something.weight",
+        "blk.7.ffn_up.weight",
+    }
 
 
 BAD_HEADS: dict[str, tuple[Metadata, str]] = {
@@ -163,9 +208,24 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     command = ["export", str(tmp_path / "model.gguf"), "-o", str(tmp_path / "back")]
     assert main([*command, "--json", "-q"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["output"] == str(tmp_path / "back" / "model.safetensors") and report["formats"].keys() == {"BF16"}
+    assert report["output"] == str(tmp_path / "back" / "model.safetensors") and report["formats"].keys() == {
+        "BF16"
+    }
     assert Path(report["output"]).stat().st_size == report["nbytes"]
     assert main(command) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0
-    assert main(["convert", str(tmp_path / "back" / "model.safetensors"), "--arch", "any", "-o", str(tmp_path / "again.gguf"), "-q"]) == 0
+    assert (
+        main(
+            [
+                "convert",
+                str(tmp_path / "back" / "model.safetensors"),
+                "--arch",
+                "any",
+                "-o",
+                str(tmp_path / "again.gguf"),
+                "-q",
+            ]
+        )
+        == 0
+    )

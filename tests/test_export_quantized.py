@@ -1,4 +1,6 @@
-"""`export --to safetensors-quantized`: whoever has the safetensors library and NumPy gets the weights back, to the bit."""
+"""`export --to safetensors-quantized`: whoever has the safetensors library and NumPy gets the weights back,
+to the bit.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from gguflow.cli import main
 from gguflow.errors import UsageError
 
 
-def reconstructed(codes: NDArray[Any], scales: NDArray[np.float32], entry: dict[str, Any]) -> NDArray[np.float32]:
+def reconstructed(
+    codes: NDArray[Any], scales: NDArray[np.float32], entry: dict[str, Any]
+) -> NDArray[np.float32]:
     """By what the file's metadata says."""
     if entry["bits"] == 4:
         assert codes.dtype == np.uint8
@@ -43,7 +47,9 @@ def test_numpy_gets_the_weights_back(tmp_path: Path, name: str) -> None:
     with safe_open(tmp_path / "x.safetensors", "np") as file:
         entries = json.loads(file.metadata()["quantization"])
     found, plain = load_file(tmp_path / "x.safetensors"), load_file(tmp_path / "plain.safetensors")
-    assert entries.keys() == {tensor for tensor in plain if tensor.endswith("_proj.weight") or tensor == "lm_head.weight"}
+    assert entries.keys() == {
+        tensor for tensor in plain if tensor.endswith("_proj.weight") or tensor == "lm_head.weight"
+    }
     assert found.keys() == plain.keys() | {f"{tensor}.__scales__" for tensor in entries}
     for tensor, weights in plain.items():
         if tensor not in entries:
@@ -61,27 +67,48 @@ def test_blocks_over_several_rows(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((7, 100)).astype(np.float32)
     write_safetensors(tmp_path / "x.safetensors", {"w.weight": x})
     for name, shapes in (("int8_b128", [(7, 100), (6,)]), ("int4_b128", [(7, 50), (6,)])):
-        path = conversion.convert(tmp_path / "x.safetensors", tmp_path / f"{name}.gguf", type=name, architecture="any").output
+        path = conversion.convert(
+            tmp_path / "x.safetensors", tmp_path / f"{name}.gguf", type=name, architecture="any"
+        ).output
         exporting.export(path, tmp_path / f"{name}.safetensors", form="safetensors-quantized")
         found = load_file(tmp_path / f"{name}.safetensors")
         with safe_open(tmp_path / f"{name}.safetensors", "np") as file:
             entry = json.loads(file.metadata()["quantization"])["w.weight"]
         assert [found["w.weight"].shape, found["w.weight.__scales__"].shape] == shapes
         with gguflow.open(path) as model:
-            assert np.array_equal(reconstructed(found["w.weight"], found["w.weight.__scales__"], entry), model["w.weight"].dequantize())
+            assert np.array_equal(
+                reconstructed(found["w.weight"], found["w.weight.__scales__"], entry),
+                model["w.weight"].dequantize(),
+            )
 
 
 def test_rows_that_are_not_whole_blocks_cannot_move(tmp_path: Path) -> None:
     original = tiny_llama(tmp_path / "original", hidden=96, n_layers=1)
     path = conversion.convert(original, tmp_path / "x.gguf", type="int8_b128").output
-    with pytest.raises(UsageError, match=r"self_attn\.[qk]_proj\.weight: rows of 96 weights are not whole blocks"):
+    with pytest.raises(
+        UsageError, match=r"self_attn\.[qk]_proj\.weight: rows of 96 weights are not whole blocks"
+    ):
         exporting.export(path, tmp_path / "x.safetensors", form="safetensors-quantized")
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     original = tiny_llama(tmp_path / "original", hidden=128, n_layers=1, dtype="bfloat16")
     path = conversion.convert(original, tmp_path / "x.gguf", type="int8_row").output
-    assert main(["export", str(path), "-o", str(tmp_path / "out"), "--to", "safetensors-quantized", "--json", "-q"]) == 0
+    assert (
+        main(
+            [
+                "export",
+                str(path),
+                "-o",
+                str(tmp_path / "out"),
+                "--to",
+                "safetensors-quantized",
+                "--json",
+                "-q",
+            ]
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
     assert report["recipe"] == "safetensors-quantized"
     assert report["formats"].keys() == {"BF16", "I8", "F32"}

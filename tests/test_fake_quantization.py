@@ -1,4 +1,6 @@
-"""Quantizing without keeping the bytes: the floats that quantize and dequantize give, bit for bit, from any float type, in place too."""
+"""Quantizing without keeping the bytes: the floats that quantize and dequantize give, bit for bit, from any
+float type, in place too.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
 from gguflow.quantization import SMALLEST_PIECE
 
-WEIGHT_FORMATS = {name: f for name, f in FORMATS.items() if f.number_type is None or f.number_type.name in ("float32", "float16")}
+WEIGHT_FORMATS = {
+    name: f
+    for name, f in FORMATS.items()
+    if f.number_type is None or f.number_type.name in ("float32", "float16")
+}
 OTHERS = {name: f for name, f in FORMATS.items() if name not in WEIGHT_FORMATS}
 weight_formats = pytest.mark.parametrize("block_format", WEIGHT_FORMATS.values(), ids=WEIGHT_FORMATS)
 
@@ -42,7 +48,8 @@ def test_in_place_in_pieces_on_threads(block_format: BlockFormat) -> None:
     assert np.array_equal(gguflow.fake_quantize(x, block_format, weights, threads=2), expected)
     half = x.astype(np.float16)
     assert np.array_equal(
-        gguflow.fake_quantize(half, block_format, weights), gguflow.dequantize(gguflow.quantize(half, block_format, weights), block_format)
+        gguflow.fake_quantize(half, block_format, weights),
+        gguflow.dequantize(gguflow.quantize(half, block_format, weights), block_format),
     )
     given = x.copy()
     assert gguflow.fake_quantize(given, block_format, weights, threads=2, out=given) is given

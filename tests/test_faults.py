@@ -1,4 +1,5 @@
-"""The system refuses once, at every place where it can: what was there stays, no part of anything gets the name, and the same command goes on.
+"""The system refuses once, at every place where it can: what was there stays, no part of anything gets the
+name, and the same command goes on.
 
 `tools/faults` does the same from outside: kill -9 at random moments, and a file system that is full.
 """
@@ -36,9 +37,13 @@ LAST = "flushing the directory"
 
 
 class Fault:
-    """Makes the k-th call of a function fail as a full disk would; a write then stops half-way. persistent: all later calls too."""
+    """Makes the k-th call of a function fail as a full disk would; a write then stops half-way. persistent:
+    all later calls too.
+    """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: str, k: int, *, persistent: bool = False) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, call: str, k: int, *, persistent: bool = False
+    ) -> None:
         self.call, self.k, self.persistent = call, k, persistent
         self.n_calls = 0
         self._lock = threading.Lock()
@@ -59,7 +64,9 @@ class Fault:
 
 
 def faults(work: Callable[[], object], call: str, *, persistent: bool = False) -> Iterator[int]:
-    """Run `work` with a fault at the first, second, third call..., until it gets through. Yields the number of the call after each failure."""
+    """Run `work` with a fault at the first, second, third call..., until it gets through. Yields the number
+    of the call after each failure.
+    """
     k = 1
     while True:
         with pytest.MonkeyPatch.context() as monkeypatch:
@@ -81,7 +88,10 @@ def faults(work: Callable[[], object], call: str, *, persistent: bool = False) -
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three tensors, six leaves."""
     rng = np.random.default_rng(0)
-    tensors = {name: rng.standard_normal((n, 256)).astype(np.float32) for name, n in (("a.weight", 4097), ("b.weight", 8200), ("c.weight", 3))}
+    tensors = {
+        name: rng.standard_normal((n, 256)).astype(np.float32)
+        for name, n in (("a.weight", 4097), ("b.weight", 8200), ("c.weight", 3))
+    }
     return write_safetensors(tmp_path_factory.mktemp("source") / "x.safetensors", tensors)
 
 
@@ -96,7 +106,9 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("old", [None, b"precious"], ids=["new", "replacing"])
 @pytest.mark.parametrize("call", CALLS)
-def test_conversion(tmp_path: Path, source: Path, whole: bytes, call: str, old: bytes | None, persistent: bool) -> None:
+def test_conversion(
+    tmp_path: Path, source: Path, whole: bytes, call: str, old: bytes | None, persistent: bool
+) -> None:
     """After each failure the same command, undisturbed, gives the same bytes as one that never failed."""
     out = tmp_path / "out.gguf"
 

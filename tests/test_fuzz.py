@@ -1,4 +1,6 @@
-"""The short form of tools/fuzz: a few thousand mutations of the corpus through each target, the same ones in every run."""
+"""The short form of tools/fuzz: a few thousand mutations of the corpus through each target, the same ones in
+every run.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,21 @@ from fuzzing.mutation import mutated
 from fuzzing.targets import TARGETS, seeds
 
 FILES = Path(__file__).resolve().parent.parent / "fixtures" / "files"
-EXECUTIONS = {"reader": 4000, "agreement": 1500, "blocks": 1500, "safetensors": 1500, "loader": 1000, "payload": 1500, "running": 300}
+EXECUTIONS = {
+    "reader": 4000,
+    "agreement": 1500,
+    "blocks": 1500,
+    "safetensors": 1500,
+    "loader": 1000,
+    "payload": 1500,
+    "running": 300,
+}
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_mutated_files_raise_nothing_of_their_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutated_files_raise_nothing_of_their_own(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fuzzing.targets._scratch", lambda: tmp_path / "fuzzed.safetensors")
     files = seeds(name, FILES)
     rng = random.Random(name)

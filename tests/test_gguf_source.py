@@ -1,4 +1,6 @@
-"""A GGUF file as a source: the bytes are those of converting its own source directly, everything else in it stays, and shards are one model."""
+"""A GGUF file as a source: the bytes are those of converting its own source directly, everything else in it
+stays, and shards are one model.
+"""
 
 from __future__ import annotations
 
@@ -57,11 +59,16 @@ def test_by_way_of_a_file_or_directly(tmp_path: Path, llama: Path, bf16: Path, k
     conversion.convert(llama, tmp_path / "one.gguf", type=kind)
     assert tensors_of(tmp_path / "two.gguf") == tensors_of(tmp_path / "one.gguf")
     one, two = (dict(describe.inspect_file(tmp_path / name).metadata) for name in ("one.gguf", "two.gguf"))
-    for key in ("gguflow.integrity.header", "gguflow.integrity.length", "gguflow.source.files", "gguflow.source.digests"):
+    for key in (
+        "gguflow.integrity.header",
+        "gguflow.integrity.length",
+        "gguflow.source.files",
+        "gguflow.source.digests",
+    ):
         del one[key], two[key]
-    assert {key: (v.type, list(v.value) if v.type is ValueType.ARRAY else v.value) for key, v in two.items()} == {
-        key: (v.type, list(v.value) if v.type is ValueType.ARRAY else v.value) for key, v in one.items()
-    }
+    assert {
+        key: (v.type, list(v.value) if v.type is ValueType.ARRAY else v.value) for key, v in two.items()
+    } == {key: (v.type, list(v.value) if v.type is ValueType.ARRAY else v.value) for key, v in one.items()}
 
 
 @pytest.mark.parametrize("kind", [name for name, f in FORMATS.items() if f.is_quantized])
@@ -73,10 +80,14 @@ def test_every_quantized_format_can_be_a_source(tmp_path: Path, kind: str) -> No
     packed = ggml.quantize(rng.standard_normal((6, 512)).astype(np.float32), block_format, importance)
     info = TensorInfo("x.weight", (512, 6), block_format.id, 0)
     source = tmp_path / "source.gguf"
-    source.write_bytes(build({"general.architecture": string("any")}, [info]) + packed.tobytes() + bytes(-packed.nbytes % 32))
+    source.write_bytes(
+        build({"general.architecture": string("any")}, [info]) + packed.tobytes() + bytes(-packed.nbytes % 32)
+    )
     with pytest.raises(UsageError, match="--allow-requantize"):
         conversion.convert(source, tmp_path / "out.gguf", type="f32")
-    conversion.convert(source, tmp_path / "out.gguf", type="f32", options=REQUANTIZE, threads=1, memory_limit=12 * 256)
+    conversion.convert(
+        source, tmp_path / "out.gguf", type="f32", options=REQUANTIZE, threads=1, memory_limit=12 * 256
+    )
     assert tensors_of(tmp_path / "out.gguf")["x.weight"][2] == ggml.dequantize(packed, block_format).tobytes()
 
 
@@ -93,7 +104,9 @@ def test_requantizing_is_decoding_and_encoding(tmp_path: Path, bf16: Path) -> No
 
 
 def test_all_that_is_not_known_stays(tmp_path: Path) -> None:
-    """Another program's architecture, keys of every type, integers, text that is not UTF-8; only what describes the file is made anew."""
+    """Another program's architecture, keys of every type, integers, text that is not UTF-8; only what
+    describes the file is made anew.
+    """
     metadata: Metadata = {
         "general.architecture": string("of-tomorrow"),
         "of-tomorrow.block_count": u32(2),
@@ -120,13 +133,25 @@ def test_all_that_is_not_known_stays(tmp_path: Path) -> None:
     assert (model.n_layers, model.n_heads, model.n_kv_heads, model.n_experts) == (2, 8, 2, 8)
     conversion.convert(source, tmp_path / "out.gguf", type="q8_0")
     before, after = tensors_of(source), tensors_of(tmp_path / "out.gguf")
-    assert {name: kind for name, (kind, _, _) in after.items()} == {**{n: k for n, (k, _) in contents.items()}, "blk.0.ffn_up.weight": "q8_0"}
+    assert {name: kind for name, (kind, _, _) in after.items()} == {
+        **{n: k for n, (k, _) in contents.items()},
+        "blk.0.ffn_up.weight": "q8_0",
+    }
     assert all(after[name] == before[name] for name in contents if name != "blk.0.ffn_up.weight")
     written = describe.inspect_file(tmp_path / "out.gguf").metadata
     kept = [key for key in metadata if not key.startswith("gguflow.") and key != "general.file_type"]
     assert [written[key].type for key in kept] == [metadata[key].type for key in kept]
-    assert all(list(written[k].value) == list(metadata[k].value) if written[k].element_type else written[k] == metadata[k] for k in kept)
-    assert written["general.file_type"] == u32(7) and written["gguflow.recipe"] == string("q8_0") and "gguflow.future" not in written
+    assert all(
+        list(written[k].value) == list(metadata[k].value)
+        if written[k].element_type
+        else written[k] == metadata[k]
+        for k in kept
+    )
+    assert (
+        written["general.file_type"] == u32(7)
+        and written["gguflow.recipe"] == string("q8_0")
+        and "gguflow.future" not in written
+    )
 
 
 def test_copy_keeps_every_format(tmp_path: Path, bf16: Path) -> None:
@@ -154,7 +179,11 @@ def test_the_default_name_is_the_sources(tmp_path: Path, name: str, stem: str) -
 
 def shards(directory: Path) -> list[Path]:
     """A model of four tensors in three files."""
-    contents: list[Contents] = [{"a.weight": ("f16", (2, 32))}, {"b.weight": ("f32", (2, 32)), "c.weight": ("f16", (3, 32))}, {"d": ("f32", (5,))}]
+    contents: list[Contents] = [
+        {"a.weight": ("f16", (2, 32))},
+        {"b.weight": ("f32", (2, 32)), "c.weight": ("f16", (3, 32))},
+        {"d": ("f32", (5,))},
+    ]
     paths = []
     for i, part in enumerate(contents):
         metadata = shard_metadata(i, 3, 4)
@@ -169,7 +198,9 @@ def test_shards_are_one_model(tmp_path: Path) -> None:
     conversion.convert(paths[0], tmp_path / "merged.gguf", type="copy")
     expected = {name: tensor for path in paths for name, tensor in tensors_of(path).items()}
     assert tensors_of(tmp_path / "merged.gguf") == expected
-    assert not [key for key in describe.inspect_file(tmp_path / "merged.gguf").metadata if key.startswith("split.")]
+    assert not [
+        key for key in describe.inspect_file(tmp_path / "merged.gguf").metadata if key.startswith("split.")
+    ]
     assert models.load(sources.open_checkpoint(paths[0])).file_stem == "model-{type}"
     with pytest.raises(UsageError, match="is a source"):
         conversion.convert(paths[0], paths[2], type="copy", overwrite=True)
@@ -189,10 +220,16 @@ BROKEN_SETS: dict[str, tuple[str, Callable[[list[Path]], object]]] = {
     "first renamed": ("C-042", lambda paths: paths[0].rename(paths[0].with_name("model.gguf"))),
     "one missing": ("C-043", lambda paths: paths[1].unlink()),
     "one of another model": ("C-044", rewritten(1, {COUNT_KEY: Value(ValueType.UINT16, 2)}, {})),
-    "two exchanged": ("C-044", lambda paths: (paths[1].rename(paths[0].with_name("x")), paths[2].rename(paths[1]))),
+    "two exchanged": (
+        "C-044",
+        lambda paths: (paths[1].rename(paths[0].with_name("x")), paths[2].rename(paths[1])),
+    ),
     "one without keys": ("C-044", lambda paths: write(paths[2], {}, {"d": ("f32", (5,))})),
     "a tensor lacking": ("C-045", rewritten(2, {}, {})),
-    "another count of tensors": ("C-045", rewritten(0, {TENSORS_KEY: i32(5)}, {"a.weight": ("f16", (2, 32))})),
+    "another count of tensors": (
+        "C-045",
+        rewritten(0, {TENSORS_KEY: i32(5)}, {"a.weight": ("f16", (2, 32))}),
+    ),
     "a tensor twice": ("C-046", rewritten(2, {}, {"a.weight": ("f16", (2, 32))})),
     "one cut short": ("C-019", lambda paths: paths[1].write_bytes(paths[1].read_bytes()[:-40])),
 }
@@ -246,7 +283,9 @@ def test_a_truncated_source_is_survived_by_pread(tmp_path: Path, bf16: Path) -> 
 
 
 def test_a_damaged_source_is_refused(tmp_path: Path, bf16: Path) -> None:
-    """I-015. Also one that only the digests tell apart, and where the damaged leaf was converted by an earlier run, which saw it whole."""
+    """I-015. Also one that only the digests tell apart, and where the damaged leaf was converted by an
+    earlier run, which saw it whole.
+    """
 
     def damage() -> None:
         status = bf16.stat()

@@ -1,4 +1,6 @@
-"""The grids of the I-quants: the tables are ggml's, the encoders' neighbour lists are the definition's, and what is peculiar to a format."""
+"""The grids of the I-quants: the tables are ggml's, the encoders' neighbour lists are the definition's, and
+what is peculiar to a format.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ NAMES = pytest.mark.parametrize("name", SHAPES)
 
 
 def test_grid_tables_are_what_ggml_decodes() -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "tools/make_grids"), "--check"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/make_grids"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -57,7 +64,9 @@ def test_eight_signs_have_an_even_number_of_minuses(bits: int) -> None:
 
 
 def test_zero_sub_block_of_iq3_s_shifts_those_after_it() -> None:
-    """ggml writes the indices and signs after a sub-block of zeros one place too early; with equal bytes goes that the block decodes wrongly."""
+    """ggml writes the indices and signs after a sub-block of zeros one place too early; with equal bytes goes
+    that the block decodes wrongly.
+    """
     iq3_s = FORMATS["iq3_s"]
     x = np.random.default_rng(1).standard_normal(256).astype(np.float32)
     x[64:96] = 0

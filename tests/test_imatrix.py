@@ -1,4 +1,6 @@
-"""Importance matrices: both formats, every way in which they can lie, and what importance does to a conversion."""
+"""Importance matrices: both formats, every way in which they can lie, and what importance does to a
+conversion.
+"""
 
 from __future__ import annotations
 
@@ -55,16 +57,27 @@ def dat(entries: list[tuple[bytes, int, list[float]]], end: bytes = b"") -> byte
     """A .dat file: (name, calls, values) each."""
     parts = [struct.pack("<i", len(entries))]
     for name, calls, values in entries:
-        parts.append(struct.pack("<i", len(name)) + name + struct.pack(f"<ii{len(values)}f", calls, len(values), *values))
+        parts.append(
+            struct.pack("<i", len(name))
+            + name
+            + struct.pack(f"<ii{len(values)}f", calls, len(values), *values)
+        )
     return b"".join(parts) + end
 
 
 def test_gguf(tmp_path: Path) -> None:
     """Averages over rounded counts, expert by expert; what an expert never saw counts the same."""
     sums = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [0, 0, 0, 0]], f32)
-    path = gguf(tmp_path / "m.gguf", {**entry("a.weight", sums, [3.5, 2.49, 0.0]), **entry("b.weight", sums[:1], [3.0])})
+    path = gguf(
+        tmp_path / "m.gguf",
+        {**entry("a.weight", sums, [3.5, 2.49, 0.0]), **entry("b.weight", sums[:1], [3.0])},
+    )
     found = imatrix.read(path)
-    assert (set(found.entries), found.datasets, found.n_chunks) == ({"a.weight", "b.weight"}, ("wiki.txt", "more.txt"), 3)
+    assert (set(found.entries), found.datasets, found.n_chunks) == (
+        {"a.weight", "b.weight"},
+        ("wiki.txt", "more.txt"),
+        3,
+    )
     experts = found.find("a.weight", (3, 10, 4))
     assert experts is not None
     assert np.array_equal(experts.of_matrix(0, 4), sums[0] / f32(4))
@@ -85,7 +98,12 @@ def test_one_count_for_all_experts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("end", "n_chunks", "datasets"),
-    [(b"", 0, ()), (struct.pack("<i", 7), 7, ()), (struct.pack("<ii", 7, 0), 7, ()), (struct.pack("<ii", 7, 3) + b"abc", 7, ("abc",))],
+    [
+        (b"", 0, ()),
+        (struct.pack("<i", 7), 7, ()),
+        (struct.pack("<ii", 7, 0), 7, ()),
+        (struct.pack("<ii", 7, 3) + b"abc", 7, ("abc",)),
+    ],
     ids=["the oldest", "chunks", "an empty name", "dataset"],
 )
 def test_dat(tmp_path: Path, end: bytes, n_chunks: int, datasets: tuple[str, ...]) -> None:
@@ -107,7 +125,10 @@ BROKEN_DAT: dict[str, tuple[str, bytes]] = {
     "a name of two gigabytes": ("A-001", struct.pack("<ii", 1, 2**31 - 1) + b"a"),
     "no values": ("A-002", dat([(b"a", 1, [])])),
     "a negative number of values": ("A-002", struct.pack("<ii", 1, 1) + b"a" + struct.pack("<ii", 1, -1)),
-    "eight gigabytes of values": ("A-001", struct.pack("<ii", 1, 1) + b"a" + struct.pack("<ii", 1, 2**31 - 1)),
+    "eight gigabytes of values": (
+        "A-001",
+        struct.pack("<ii", 1, 1) + b"a" + struct.pack("<ii", 1, 2**31 - 1),
+    ),
     "a name that is not text": ("A-003", dat([(b"\xff", 1, [1.0])])),
     "a name twice": ("A-004", dat([(b"a", 1, [1.0]), (b"a", 1, [1.0])])),
     "a dataset's name cut short": ("A-001", GOOD + struct.pack("<ii", 1, 4) + b"abc"),
@@ -141,7 +162,11 @@ ONES = np.ones((1, 4), f32)
 BROKEN_GGUF: dict[str, tuple[str, Arrays, dict[str, Value | None]]] = {
     "no entry": ("A-007", {"other": ONES}, {}),
     "no datasets": ("A-008", entry("a", ONES, [1.0]), {"imatrix.datasets": None}),
-    "datasets as numbers": ("A-008", entry("a", ONES, [1.0]), {"imatrix.datasets": array(ValueType.UINT32, [1])}),
+    "datasets as numbers": (
+        "A-008",
+        entry("a", ONES, [1.0]),
+        {"imatrix.datasets": array(ValueType.UINT32, [1])},
+    ),
     "no chunks": ("A-008", entry("a", ONES, [1.0]), {"imatrix.chunk_count": None}),
     "chunks as u64": ("A-008", entry("a", ONES, [1.0]), {"imatrix.chunk_count": u64(1)}),
     "no size of chunks": ("A-008", entry("a", ONES, [1.0]), {"imatrix.chunk_size": None}),
@@ -199,9 +224,15 @@ def test_mutations_give_an_answer_or_a_rule(tmp_path: Path, suffix: str) -> None
 
 
 def test_another_model_s(tmp_path: Path) -> None:
-    found = imatrix.read(gguf(tmp_path / "m.gguf", {**entry("a.weight", ONES, [1.0]), **entry("token_embd.weight", ONES, [1.0])}))
+    found = imatrix.read(
+        gguf(
+            tmp_path / "m.gguf", {**entry("a.weight", ONES, [1.0]), **entry("token_embd.weight", ONES, [1.0])}
+        )
+    )
     for shape in ((10, 5), (2, 10, 4)):
-        with pytest.raises(InvalidError, match=r"A-014: the entry for a.weight is for a tensor of another size"):
+        with pytest.raises(
+            InvalidError, match=r"A-014: the entry for a.weight is for a tensor of another size"
+        ):
             found.find("a.weight", shape)
     assert found.find("token_embd.weight", (10, 5)) is None
     with pytest.raises(InvalidError, match=r"A-015: no entry is for a tensor of this model"):
@@ -231,11 +262,15 @@ def importance_for(shape: tuple[int, ...], seed: int = 1) -> tuple[NDArray[np.fl
     return sums, counts
 
 
-def expected_blocks(x: NDArray[np.float32], kind: str, sums: NDArray[np.float32], counts: list[float]) -> bytes:
+def expected_blocks(
+    x: NDArray[np.float32], kind: str, sums: NDArray[np.float32], counts: list[float]
+) -> bytes:
     """Matrix by matrix with the array functions."""
     matrices = x.reshape(-1, *x.shape[-2:])
     rows = [np.ones_like(sums[i]) if count == 0 else sums[i] / f32(count) for i, count in enumerate(counts)]
-    return b"".join(quantize(matrix, kind, importance=row).tobytes() for matrix, row in zip(matrices, rows, strict=True))
+    return b"".join(
+        quantize(matrix, kind, importance=row).tobytes() for matrix, row in zip(matrices, rows, strict=True)
+    )
 
 
 def tensor_bytes(path: Path, name: str) -> tuple[str, bytes]:
@@ -258,7 +293,9 @@ SHAPES: dict[str, tuple[int, ...]] = {
 @pytest.mark.parametrize("kind", ["q4_0", "q4_k", "iq4_nl"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_conversion_with_importance(tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
-    """Pieces of any size, in any number of threads, give the bytes of each matrix quantized whole with its importance."""
+    """Pieces of any size, in any number of threads, give the bytes of each matrix quantized whole with its
+    importance.
+    """
     x = np.random.default_rng(0).standard_normal(shape).astype(f32)
     name = "blk.0.ffn_down_exps.weight"
     source = write_safetensors(tmp_path / "x.safetensors", {name: x})
@@ -291,7 +328,9 @@ PAYLOADS: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("shape", "kind"), [(SHAPES[shape], kind) for shape, kind in PAYLOADS.values()], ids=PAYLOADS)
+@pytest.mark.parametrize(
+    ("shape", "kind"), [(SHAPES[shape], kind) for shape, kind in PAYLOADS.values()], ids=PAYLOADS
+)
 def test_payloads_with_importance(tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
     """Each matrix is what `quantize` makes of it with its importance, and not what it makes without."""
     x = np.random.default_rng(0).standard_t(3, shape).astype(f32)
@@ -299,7 +338,14 @@ def test_payloads_with_importance(tmp_path: Path, shape: tuple[int, ...], kind: 
     source = write_safetensors(tmp_path / "x.safetensors", {name: x})
     sums, counts = importance_for(shape)
     path = gguf(tmp_path / "m.gguf", entry(name, sums, counts))
-    out = conversion.convert(source, tmp_path / "out.gguf", type=kind, architecture="test", imatrix=path, options=Options(pure=True)).output
+    out = conversion.convert(
+        source,
+        tmp_path / "out.gguf",
+        type=kind,
+        architecture="test",
+        imatrix=path,
+        options=Options(pure=True),
+    ).output
     with gguflow.open(out, verify=True) as model:
         found = model[name].dequantize().reshape(-1, *shape[-2:])
     for i, matrix in enumerate(x.reshape(found.shape)):
@@ -325,18 +371,26 @@ def llama_imatrix(tmp_path: Path) -> Path:
     return gguf(tmp_path / "imatrix.gguf", entries)
 
 
-def test_a_model_with_importance(tmp_path: Path, llama: Path, llama_imatrix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_with_importance(
+    tmp_path: Path, llama: Path, llama_imatrix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Recorded, used, and honest about what it has not."""
     out = tmp_path / "out.gguf"
-    assert main(["convert", str(llama), "-o", str(out), "-t", "q4_k_m", "--imatrix", str(llama_imatrix), "-q"]) == 0
+    assert (
+        main(["convert", str(llama), "-o", str(out), "-t", "q4_k_m", "--imatrix", str(llama_imatrix), "-q"])
+        == 0
+    )
     said = capsys.readouterr().err
     assert (
-        "3 tensors are quantized without importance, for the imatrix has no entry of them: output.weight, token_embd.weight, blk.1.ffn_gate" in said
+        "3 tensors are quantized without importance, for the imatrix has no entry of them: output.weight, token_embd.weight, blk.1.ffn_gate"
+        in said
     )
     metadata = inspect_file(out).metadata
     assert metadata["quantize.imatrix.entries_count"] == u32(13)
     assert metadata["quantize.imatrix.dataset"] == string("wiki.txt")
-    x = llama_tensors({**CONFIG, "hidden_size": 256, "intermediate_size": 512})["model.layers.1.mlp.down_proj.weight"]
+    x = llama_tensors({**CONFIG, "hidden_size": 256, "intermediate_size": 512})[
+        "model.layers.1.mlp.down_proj.weight"
+    ]
     sums, counts = importance_for((1, 512), seed=1)
     assert tensor_bytes(out, "blk.1.ffn_down.weight") == ("q6_k", expected_blocks(x, "q6_k", sums, counts))
     plain = tmp_path / "plain.gguf"
@@ -345,14 +399,27 @@ def test_a_model_with_importance(tmp_path: Path, llama: Path, llama_imatrix: Pat
     assert tensor_bytes(plain, "blk.1.ffn_down.weight") != tensor_bytes(out, "blk.1.ffn_down.weight")
 
 
-CONFIG = {"vocab_size": 4096, "head_dim": 64, "num_key_value_heads": 2, "num_hidden_layers": 2, "tie_word_embeddings": False}
+CONFIG = {
+    "vocab_size": 4096,
+    "head_dim": 64,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "tie_word_embeddings": False,
+}
 
 
-def test_formats_that_need_importance(tmp_path: Path, llama: Path, llama_imatrix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_formats_that_need_importance(
+    tmp_path: Path, llama: Path, llama_imatrix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out.gguf"
-    with pytest.raises(UsageError, match=r"blk.0.attn_k.weight as IQ2_XS is worth nothing without importance \(iq2_xs: base\); pass --imatrix"):
+    with pytest.raises(
+        UsageError,
+        match=r"blk.0.attn_k.weight as IQ2_XS is worth nothing without importance \(iq2_xs: base\); pass --imatrix",
+    ):
         conversion.convert(llama, out, type="iq2_xs")
-    with pytest.raises(UsageError, match=r"blk.1.ffn_gate.weight as IQ2_XS .* the imatrix has no entry for it"):
+    with pytest.raises(
+        UsageError, match=r"blk.1.ffn_gate.weight as IQ2_XS .* the imatrix has no entry for it"
+    ):
         conversion.convert(llama, out, type="iq2_xs", imatrix=llama_imatrix)
     assert not out.exists()
     assert main(["convert", str(llama), "-t", "iq2_xs", "--dry-run"]) == 0
@@ -361,7 +428,10 @@ def test_formats_that_need_importance(tmp_path: Path, llama: Path, llama_imatrix
 
 @pytest.mark.parametrize(
     ("change", "rule"),
-    [(lambda path: gguf(path, entry("x", ONES, [1.0])), "A-015"), (lambda path: gguf(path, entry("blk.0.attn_q.weight", ONES, [1.0])), "A-014")],
+    [
+        (lambda path: gguf(path, entry("x", ONES, [1.0])), "A-015"),
+        (lambda path: gguf(path, entry("blk.0.attn_q.weight", ONES, [1.0])), "A-014"),
+    ],
     ids=["other names", "other sizes"],
 )
 def test_an_imatrix_of_another_model(

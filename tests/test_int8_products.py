@@ -1,4 +1,6 @@
-"""matmul with activations of eight bits: their rounding against a scalar reference, the integer products against float64, and both against ggml."""
+"""matmul with activations of eight bits: their rounding against a scalar reference, the integer products
+against float64, and both against ggml.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +56,14 @@ def q8_0(x: Floats) -> tuple[np.float32, list[int]]:
     return half_value(fields["d"]), fields["qs"]
 
 
-@pytest.mark.parametrize(("name", "size", "reference"), [("q4_0", 32, q8_0), ("nvfp4", 32, q8_0), ("q4_k", 256, q8_k), ("tq2_0", 256, q8_k)])
+@pytest.mark.parametrize(
+    ("name", "size", "reference"),
+    [("q4_0", 32, q8_0), ("nvfp4", 32, q8_0), ("q4_k", 256, q8_k), ("tq2_0", 256, q8_k)],
+)
 @pytest.mark.parametrize("x", adversarial(512).values(), ids=adversarial(512))
-def test_activations_are_rounded_like_the_reference(name: str, size: int, reference: Reference, x: Floats) -> None:
+def test_activations_are_rounded_like_the_reference(
+    name: str, size: int, reference: Reference, x: Floats
+) -> None:
     with np.errstate(over="ignore"):
         found = EightBits.of(x[np.newaxis], FORMATS[name])
         expected = [reference(part) for part in x.reshape(-1, size)]
@@ -78,14 +85,18 @@ def test_equals_the_product_of_rounded_activations(name: str) -> None:
         rounded = EightBits.of(x, block_format).as_floats(x.shape).astype(np.float64)
         weights = dequantize(packed, block_format).astype(np.float64)
         assert result.dtype == f32
-        assert (np.abs(result - rounded @ weights.T) <= TOLERANCE * (np.abs(rounded) @ np.abs(weights).T)).all()
+        assert (
+            np.abs(result - rounded @ weights.T) <= TOLERANCE * (np.abs(rounded) @ np.abs(weights).T)
+        ).all()
         assert (np.abs(rounded - x) <= np.abs(x).max() / 100).all()
         assert (result != matmul(packed, name, x)).any()
 
 
 @pytest.mark.parametrize("name", INTEGER_PRODUCTS)
 def test_every_code(name: str) -> None:
-    """All bytes but those of the scales at random, activations at the ends of their codes: no sum may overflow."""
+    """All bytes but those of the scales at random, activations at the ends of their codes: no sum may
+    overflow.
+    """
     block_format = FORMATS[name]
     n = 4 * block_format.block_size
     packed = np.random.default_rng(6).integers(0, 256, (64, block_format.row_bytes(n)), np.uint8)
@@ -104,7 +115,11 @@ def test_every_code(name: str) -> None:
 def from_ggml(packed: Bytes, n: int, block_format: BlockFormat) -> EightBits:
     """ggml's activations (`block_q8_0`, `block_q8_K`) as ours."""
     size = 256 if block_format.block_size == 256 else 32
-    dtype = np.dtype([("d", "<f4"), ("qs", "i1", 256), ("bsums", "<i2", 16)] if size == 256 else [("d", "<f2"), ("qs", "i1", 32)])
+    dtype = np.dtype(
+        [("d", "<f4"), ("qs", "i1", 256), ("bsums", "<i2", 16)]
+        if size == 256
+        else [("d", "<f2"), ("qs", "i1", 32)]
+    )
     blocks = packed[: n // size * dtype.itemsize].view(dtype)
     codes, scales = np.zeros((1, n + 32), np.uint8), np.zeros((1, n // size + 32), f32)
     codes[0, :n], scales[0, : n // size] = blocks["qs"].reshape(-1).view(np.uint8), blocks["d"]
@@ -113,7 +128,9 @@ def from_ggml(packed: Bytes, n: int, block_format: BlockFormat) -> EightBits:
 
 @pytest.mark.parametrize("name", INTEGER_PRODUCTS)
 def test_equals_ggml(name: str) -> None:
-    """Its vec_dot on its own activations: the same integers, other rounding of sums. And the activations: a tie may be rounded elsewhere."""
+    """Its vec_dot on its own activations: the same integers, other rounding of sums. And the activations: a
+    tie may be rounded elsewhere.
+    """
     block_format = FORMATS[name]
     n = 1024
     packed, x = rows_of(name, 37, n), activations(n)

@@ -31,13 +31,23 @@ json.dump({"values": out.tolist(), "directory": directory and str(directory), "h
 """
 
 
-def run(cache: Path | str | None, package_parent: Path = PACKAGE.parent, **environment: str) -> dict[str, Any]:
+def run(
+    cache: Path | str | None, package_parent: Path = PACKAGE.parent, **environment: str
+) -> dict[str, Any]:
     """One kernel in a fresh process. cache: GGUFLOW_CACHE_DIR, or None to leave it to the platform."""
-    variables = {key: value for key, value in os.environ.items() if key not in ("GGUFLOW_CACHE_DIR", "XDG_CACHE_HOME")}
+    variables = {
+        key: value for key, value in os.environ.items() if key not in ("GGUFLOW_CACHE_DIR", "XDG_CACHE_HOME")
+    }
     variables |= {"PYTHONPATH": str(package_parent), **environment}
     if cache is not None:
         variables["GGUFLOW_CACHE_DIR"] = str(cache)
-    done = subprocess.run([sys.executable, "-W", "error", "-c", PROBE], env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROBE],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     assert report["values"] == [1.5, -2.0]
@@ -51,7 +61,9 @@ def test_second_process_hits(tmp_path: Path) -> None:
     assert (second["hits"], second["misses"]) == (1, 0)
     assert first["directory"] == second["directory"]
     if os.name == "posix":
-        assert Path(first["directory"]).stat().st_mode & 0o077 == 0  # machine code: nobody else may write it, or read it
+        assert (
+            Path(first["directory"]).stat().st_mode & 0o077 == 0
+        )  # machine code: nobody else may write it, or read it
 
 
 @pytest.mark.parametrize("place", ["below a file", "below /proc"])
@@ -108,4 +120,8 @@ def test_caches_that_nothing_uses_are_removed(tmp_path: Path) -> None:
     other.mkdir()
     os.utime(other, (year_ago, year_ago))
     report = run(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"kernels-recent", "someone-else's", Path(report["directory"]).name}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "kernels-recent",
+        "someone-else's",
+        Path(report["directory"]).name,
+    }

@@ -1,4 +1,6 @@
-"""What is peculiar to the formats of one level of scales: signed zeros and peaks, overflow on the way to a code, importance over whole rows."""
+"""What is peculiar to the formats of one level of scales: signed zeros and peaks, overflow on the way to a
+code, importance over whole rows.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +42,17 @@ def test_of_two_peaks_the_first_gives_the_sign(name: str) -> None:
 @pytest.mark.parametrize("name", AFFINE)
 def test_a_minimum_of_zero_has_the_sign_of_the_first_zero(name: str) -> None:
     rng = np.random.default_rng(3)
-    x = np.where(rng.random((256, 32)) < 0.2, rng.choice(np.array([0.0, -0.0], f32), (256, 32)), rng.random((256, 32), f32))
+    x = np.where(
+        rng.random((256, 32)) < 0.2,
+        rng.choice(np.array([0.0, -0.0], f32), (256, 32)),
+        rng.random((256, 32), f32),
+    )
     assert_as_ggml(x.astype(f32), name)
     zeros = rng.choice(np.array([0.0, -0.0], f32), (64, 32))
     assert_as_ggml(zeros, name)
-    assert (np.signbit(quantize(zeros, name)[:, 2:4].copy().view("<f2")[:, 0]) == np.signbit(zeros[:, 0])).all()
+    assert (
+        np.signbit(quantize(zeros, name)[:, 2:4].copy().view("<f2")[:, 0]) == np.signbit(zeros[:, 0])
+    ).all()
 
 
 @pytest.mark.parametrize("name", [*WEIGHTED, "q8_0", "q1_0", "q2_0", "tq1_0", "tq2_0"])
@@ -81,12 +89,17 @@ def test_a_long_row_is_not_cut(name: str) -> None:
     x = (rng.standard_normal((2, n)) * np.linspace(0.01, 3, n)).astype(f32)
     importance = rng.random(n).astype(f32)
     assert_as_ggml(x, name, importance)
-    assert (quantize(x.astype(np.float16), name, importance, threads=2) == quantize(x.astype(np.float16), name, importance)).all()
+    assert (
+        quantize(x.astype(np.float16), name, importance, threads=2)
+        == quantize(x.astype(np.float16), name, importance)
+    ).all()
 
 
 @pytest.mark.parametrize("name", ["f16", "bf16", "q8_0"])
 def test_output_anywhere_in_memory(name: str) -> None:
-    """Decoders begin at a cache line where they can: the same floats from every start, and nothing written outside."""
+    """Decoders begin at a cache line where they can: the same floats from every start, and nothing written
+    outside.
+    """
     rng = np.random.default_rng(7)
     packed = quantize(rng.standard_normal((1, 96)).astype(f32), name)
     expected = dequantize(packed, name)

@@ -1,7 +1,8 @@
-"""The same bytes from every processor: nothing in the machine code may reorder or contract float operations, and narrower machines agree.
+"""The same bytes from every processor: nothing in the machine code may reorder or contract float operations,
+and narrower machines agree.
 
-Three processes compile the kernels for this processor, for it without AVX-512, and for LLVM's "generic" one. The usual run takes one format of each
-kind; `-m slow` takes all.
+Three processes compile the kernels for this processor, for it without AVX-512, and for LLVM's "generic" one.
+The usual run takes one format of each kind; `-m slow` takes all.
 """
 
 from __future__ import annotations
@@ -26,19 +27,32 @@ from kernel_probe import forbidden
 
 ROOT = Path(__file__).resolve().parent
 USUAL = ("bf16", "q8_0", "tq1_0", "mxfp4", "q4_k", "iq4_nl")
-EVERY = tuple(name for name, f in FORMATS.items() if f.number_type is None or f.number_type.name in ("float32", "float16"))
+EVERY = tuple(
+    name
+    for name, f in FORMATS.items()
+    if f.number_type is None or f.number_type.name in ("float32", "float16")
+)
 FORMAT_SETS = [pytest.param(USUAL, id="usual"), pytest.param(EVERY, id="every", marks=pytest.mark.slow)]
 is_x86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def without_avx512() -> dict[str, str]:
-    """This processor with every entry negated that brings 512-bit registers (AVX10 is AVX-512 under another name)."""
-    features = {name: on and not name.startswith(("avx512", "avx10", "amx-avx512")) for name, on in llvm.get_host_cpu_features().items()}
+    """This processor with every entry negated that brings 512-bit registers (AVX10 is AVX-512 under another
+    name).
+    """
+    features = {
+        name: on and not name.startswith(("avx512", "avx10", "amx-avx512"))
+        for name, on in llvm.get_host_cpu_features().items()
+    }
     flags = ",".join(("+" if on else "-") + name for name, on in sorted(features.items()))
     return {"NUMBA_CPU_NAME": llvm.get_host_cpu_name(), "NUMBA_CPU_FEATURES": flags}
 
 
-PROCESSORS = {"host": dict[str, str](), "no-avx512": without_avx512(), "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}}
+PROCESSORS = {
+    "host": dict[str, str](),
+    "no-avx512": without_avx512(),
+    "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+}
 
 
 @functools.cache
@@ -49,7 +63,13 @@ def probes(names: tuple[str, ...]) -> dict[str, subprocess.CompletedProcess[str]
         no_cache = {"GGUFLOW_CACHE_DIR": f"{__file__}/none"}  # below a regular file nothing can be created
         path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT.parent / "src")])}
         command = [sys.executable, str(ROOT / "kernel_probe.py"), *names]
-        return subprocess.run(command, env={**os.environ, **no_cache, **path, **environment}, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command,
+            env={**os.environ, **no_cache, **path, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(PROCESSORS, pool.map(run, PROCESSORS.values()), strict=True))
@@ -81,7 +101,10 @@ def test_every_processor_gives_the_same_bytes(names: tuple[str, ...], processor:
 @pytest.mark.parametrize("names", FORMAT_SETS)
 def test_the_processors_differ(names: tuple[str, ...]) -> None:
     """Otherwise the comparison of bytes would compare the same code."""
-    registers = {processor: set(itertools.chain(*probe(names, processor)["registers"].values())) for processor in PROCESSORS}
+    registers = {
+        processor: set(itertools.chain(*probe(names, processor)["registers"].values()))
+        for processor in PROCESSORS
+    }
     assert "zmm" not in registers["no-avx512"]
     assert not registers["generic"] & {"ymm", "zmm"}
     if llvm.get_host_cpu_features().get("avx512f"):

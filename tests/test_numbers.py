@@ -39,7 +39,9 @@ def test_reference_agrees(name: str) -> None:
     block_format = FORMATS[name]
     assert block_format.number_type is not None
     x = np.array(extremes(block_format.number_type), block_format.number_type)
-    packed = b"".join(block_format.grammar.build(block_format.encode_block(x[i : i + 1], None)) for i in range(len(x)))
+    packed = b"".join(
+        block_format.grammar.build(block_format.encode_block(x[i : i + 1], None)) for i in range(len(x))
+    )
     assert packed == quantize(x, name).tobytes()
     size = block_format.type_size
     for i, value in enumerate(x):

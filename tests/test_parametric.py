@@ -1,4 +1,6 @@
-"""The parametric family: kernels against the scalar twin, payloads against the grammar, worked examples, and what is refused."""
+"""The parametric family: kernels against the scalar twin, payloads against the grammar, worked examples, and
+what is refused.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,20 @@ import gguflow
 from gguflow.errors import NonFiniteError, ShapeError, UnknownFormatError, UsageError
 from gguflow.kernels import nested_scales
 from gguflow.kernels import parametric as kernels
-from gguflow.parametric import Encoder, Encoding, Payload, about, axes, codebooks, find, grammar, is_name, presets, reference, reference_decoding
+from gguflow.parametric import (
+    Encoder,
+    Encoding,
+    Payload,
+    about,
+    axes,
+    codebooks,
+    find,
+    grammar,
+    is_name,
+    presets,
+    reference,
+    reference_decoding,
+)
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.names import name_of
 
@@ -78,7 +93,9 @@ def parts_of(x: NDArray[Any], geometry: Geometry) -> list[NDArray[Any]]:
 
 
 def adversarial(columns: int) -> Floats:
-    """Rows that have broken encoders: zeros of both signs, constants, one value, ties, extremes, subnormal numbers."""
+    """Rows that have broken encoders: zeros of both signs, constants, one value, ties, extremes, subnormal
+    numbers.
+    """
     ramp = np.linspace(-1, 1, columns, dtype=np.float32)
     rows = [
         np.zeros(columns),
@@ -126,11 +143,16 @@ def reference_sections(encoder: Encoder, x: Floats) -> dict[str, bytes]:
     return {name: kind.build(fields[name]) for name, kind in kinds.items() if name != "outliers"}
 
 
-# --- the twins ------------------------------------------------------------------------------------------------------------------------------------
+# --- the twins
+# ------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_numbers_in_kernels_are_those_of_the_descriptor() -> None:
-    for module, enumeration in ((kernels, axes.Quantizer), (kernels, axes.Nesting), (nested_scales, axes.ScaleType)):
+    for module, enumeration in (
+        (kernels, axes.Quantizer),
+        (kernels, axes.Nesting),
+        (nested_scales, axes.ScaleType),
+    ):
         for member in enumeration:
             if member.name not in ("LOSSLESS", "NONE"):
                 assert getattr(module, member.name) == member
@@ -153,7 +175,9 @@ def test_encode_equals_the_reference(name: str, columns: int) -> None:
 
 @pytest.mark.parametrize("name", [name for name in QUANTIZED if find(name).is_fixed_size])
 def test_decode_equals_the_reference_on_any_bytes(name: str) -> None:
-    """Random sections: scales may be NaN or infinite, codes are what they are. (Random bytes do not come through entropy coding.)"""
+    """Random sections: scales may be NaN or infinite, codes are what they are. (Random bytes do not come
+    through entropy coding.)
+    """
     rng = generator(name)
     geometry = Geometry(find(name), (5, 208))
     encoder = ready_encoder(find(name), rng.standard_normal((5, 208)).astype(np.float32))
@@ -172,7 +196,11 @@ def test_decode_equals_the_reference_on_any_bytes(name: str) -> None:
     with np.errstate(all="ignore"):
         expected = reference_decoding.decode(geometry, 5, fields, encoder.tables)
     if geometry.encoding.has_outliers:
-        places = [p + 65536 * g for g, n in enumerate(fields["outliers"]["counts"]) for p in fields["outliers"]["places"][:n]]
+        places = [
+            p + 65536 * g
+            for g, n in enumerate(fields["outliers"]["counts"])
+            for p in fields["outliers"]["places"][:n]
+        ]
         expected[places] = fields["outliers"]["values"]
     assert_same_floats(payload.decode_rows().reshape(-1), expected)
 
@@ -205,13 +233,28 @@ def test_the_prefix_parses_by_the_grammar(name: str) -> None:
     assert grammar.prefix(geometry).build(parsed) == payload[: geometry.prefix_nbytes].tobytes()
     head, e = parsed.descriptor, geometry.encoding
     assert tuple(head.shape[: head.n_dimensions]) == (9, 208)
-    for parameter in ("quantizer", "bits", "granularity", "codebook", "scale_type", "nesting", "scale_bits", "min_bits", "range", "entropy", "block"):
+    for parameter in (
+        "quantizer",
+        "bits",
+        "granularity",
+        "codebook",
+        "scale_type",
+        "nesting",
+        "scale_bits",
+        "min_bits",
+        "range",
+        "entropy",
+        "block",
+    ):
         assert head[parameter] == getattr(e, parameter)
     assert head.payload_nbytes == payload.size
-    assert [entry.nbytes for entry in parsed.index] == ([] if e.is_fixed_size else [Payload(payload).chunk_span(0)[1]])
+    assert [entry.nbytes for entry in parsed.index] == (
+        [] if e.is_fixed_size else [Payload(payload).chunk_span(0)[1]]
+    )
 
 
-# --- whole payloads -------------------------------------------------------------------------------------------------------------------------------
+# --- whole payloads
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 @every_point
@@ -222,7 +265,11 @@ def test_any_rows_decode_alone(name: str, shape: tuple[int, ...]) -> None:
     payload = Payload(packed)
     assert payload.shape == shape
     assert payload.encoding == find(name)
-    assert packed.size == payload.geometry.payload_nbytes if payload.encoding.is_fixed_size else packed.size <= payload.geometry.payload_nbytes
+    assert (
+        packed.size == payload.geometry.payload_nbytes
+        if payload.encoding.is_fixed_size
+        else packed.size <= payload.geometry.payload_nbytes
+    )
     assert list(payload.check_values()) == []
     whole = gguflow.dequantize(packed, "auto", threads=2)
     assert whole.shape == shape
@@ -279,21 +326,28 @@ def test_lossless_pays_for_weights() -> None:
     assert (payload.decode_rows() == (words.astype(np.uint32) << 16).view(np.float32)).all()
 
 
-# --- worked examples ------------------------------------------------------------------------------------------------------------------------------
+# --- worked examples
+# ------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_asymmetric_four_bits() -> None:
-    """The zero point is rounded, then added to the rounded quotient: zero stays zero, and every weight is within half a step."""
+    """The zero point is rounded, then added to the rounded quotient: zero stays zero, and every weight is
+    within half a step.
+    """
     packed = gguflow.quantize(np.array([-0.9, -0.3, 0.2, 0.5, 1.0], np.float32), "affine4_b64")
     sections = Payload(packed).sections(0)
     assert sections["codes"][:3].tobytes().hex() == "059bf0"
     assert sections["zeros"].tolist() == [7]
     assert sections["scales"].view("<f4")[0] == np.float32(1.9) / np.float32(15)
-    assert np.round(gguflow.dequantize(packed, "affine4_b64"), 4).tolist() == pytest.approx([-0.8867, -0.2533, 0.2533, 0.5067, 1.0133], abs=1e-6)
+    assert np.round(gguflow.dequantize(packed, "affine4_b64"), 4).tolist() == pytest.approx(
+        [-0.8867, -0.2533, 0.2533, 0.5067, 1.0133], abs=1e-6
+    )
 
 
 def test_absmax_four_bits() -> None:
-    sections = Payload(gguflow.quantize(np.array([0.0234, -0.0156, 0.0312, -0.0078], np.float32), "int4_b128")).sections(0)
+    sections = Payload(
+        gguflow.quantize(np.array([0.0234, -0.0156, 0.0312, -0.0078], np.float32), "int4_b128")
+    ).sections(0)
     assert sections["codes"][:2].tolist() == [0x5C, 0x7E]
     assert sections["scales"].view("<f4")[0] == np.float32(0.0312) / np.float32(7)
 
@@ -304,10 +358,13 @@ def test_double_quantization_of_ten_thousand_scales() -> None:
     sizes = {section.name: section.nbytes for section in geometry.sections(1)}
     assert sizes["scales"] == 10_000
     assert sizes["meta"] == 40 * 8
-    assert {s.name: s.nbytes for s in Geometry(find("affine4_b64"), (1, 640_000)).sections(1)}["scales"] == 40_000
+    assert {s.name: s.nbytes for s in Geometry(find("affine4_b64"), (1, 640_000)).sections(1)}[
+        "scales"
+    ] == 40_000
 
 
-# --- names ----------------------------------------------------------------------------------------------------------------------------------------
+# --- names
+# ----------------------------------------------------------------------------------------------------------------------------------------
 
 
 @every_point
@@ -352,7 +409,8 @@ def test_names_that_are_none(name: str, error: type[Exception]) -> None:
         find(name)
 
 
-# --- calls that cannot be carried out ---------------------------------------------------------------------------------------------------------------
+# --- calls that cannot be carried out
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_calls_that_are_refused() -> None:
@@ -387,7 +445,15 @@ def test_non_finite_weights_are_refused(name: str) -> None:
         gguflow.quantize(x, name)
 
 
-@pytest.mark.parametrize("name", ["sb:bits=4,block=32", "sb:bits=3,block=64,quantizer=affine,min_bits=8", "sb:bits=3,block=32,quantizer=min", "nf4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sb:bits=4,block=32",
+        "sb:bits=3,block=64,quantizer=affine,min_bits=8",
+        "sb:bits=3,block=32,quantizer=min",
+        "nf4",
+    ],
+)
 def test_a_searched_range_has_less_error(name: str) -> None:
     """Overall, and, with importance, where it matters."""
     name = "sb:bits=4,block=64,codebook=nf4" if name == "nf4" else name
@@ -405,11 +471,17 @@ def test_a_searched_range_has_less_error(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["kmeans4_row", "sb:bits=3,per=tensor,codebook=kmeans"])
 def test_importance_moves_learned_codebooks(name: str) -> None:
-    x = generator(name).standard_normal((8, 512)).astype(np.float32) + np.where(np.arange(512) < 256, 0, 3).astype(np.float32)
+    x = generator(name).standard_normal((8, 512)).astype(np.float32) + np.where(
+        np.arange(512) < 256, 0, 3
+    ).astype(np.float32)
     importance = np.where(np.arange(512) < 256, 100, 1).astype(np.float32)
     errors = [
         float((importance * np.square(x.astype(np.float64) - gguflow.dequantize(packed, "auto"))).sum())
-        for packed in (gguflow.quantize(x, name), gguflow.quantize(x, name, importance), gguflow.quantize(x, name, 0 * importance))
+        for packed in (
+            gguflow.quantize(x, name),
+            gguflow.quantize(x, name, importance),
+            gguflow.quantize(x, name, 0 * importance),
+        )
     ]
     assert errors[1] < 0.9 * errors[0]
     assert errors[2] == errors[0]
@@ -424,7 +496,9 @@ def test_codes_are_packed_as_one_long_number(bits: int) -> None:
         packed = np.empty(3 * -(-run * bits // 8), np.uint8)
         bit_packing.pack(codes, run, bits, packed)
         kind = grammar.bit_fields(run, bits)
-        assert packed.tobytes() == b"".join(kind.build(codes[r * run : r * run + run].tolist()) for r in range(3))
+        assert packed.tobytes() == b"".join(
+            kind.build(codes[r * run : r * run + run].tolist()) for r in range(3)
+        )
         back = np.empty_like(codes)
         bit_packing.unpack(packed, run, bits, back)
         assert (back == codes).all()

@@ -1,4 +1,6 @@
-"""Payloads that break a rule of spec/blocks/parametric.md: every one is refused, by the right rule, and none takes memory for what it promises."""
+"""Payloads that break a rule of spec/blocks/parametric.md: every one is refused, by the right rule, and none
+takes memory for what it promises.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +53,15 @@ def in_chunk(offset: int, *values: int) -> Change:
 
 
 def in_section(name: str, offset: int, *values: int) -> Change:
-    """Write bytes into a section of the first chunk, counted from its end where the offset is negative. For fixed sizes."""
+    """Write bytes into a section of the first chunk, counted from its end where the offset is negative. For
+    fixed sizes.
+    """
 
     def change(payload: bytearray) -> bytearray:
         geometry = Payload(bytes(payload)).geometry
-        section = next(section for section in geometry.sections(geometry.chunk_rows(0)) if section.name == name)
+        section = next(
+            section for section in geometry.sections(geometry.chunk_rows(0)) if section.name == name
+        )
         at = section.offset + (offset if offset >= 0 else section.nbytes + offset)
         return in_chunk(at, *values)(payload)
 
@@ -90,7 +96,13 @@ def with_frame(frame: Callable[[bytes, int], bytes], decoded: int | None = None)
         rest = old[8 * n_sections + -(-stored // 8) * 8 :]
         new = frame(old[8 * n_sections : 8 * n_sections + stored], size)
         second = old[8 : 8 * n_sections]
-        return struct.pack("<2I", len(new), size if decoded is None else decoded) + second + new + bytes(-len(new) % 8) + rest
+        return (
+            struct.pack("<2I", len(new), size if decoded is None else decoded)
+            + second
+            + new
+            + bytes(-len(new) % 8)
+            + rest
+        )
 
     return refilled(chunk)
 
@@ -139,7 +151,11 @@ CASES: dict[str, tuple[str, str, Change]] = {
     "a dimension of 2**64 - 1": ("E-007", "int4_b128", put(64, "Q", (1 << 64) - 1)),
     "a row of 2**40": ("E-007", "int4_b128", put(72, "Q", 1 << 40)),
     "column groups that do not divide": ("E-007", "sb:bits=4,block=16,per=columns", put(72, "Q", 90)),
-    "a chunk of 2**40 rows": ("E-008", "int4_b128", lambda p: put(128, "Q", 1 << 40)(put(64, "Q", 1 << 40)(p))),
+    "a chunk of 2**40 rows": (
+        "E-008",
+        "int4_b128",
+        lambda p: put(128, "Q", 1 << 40)(put(64, "Q", 1 << 40)(p)),
+    ),
     "no rows in a chunk": ("E-009", "int4_b128", put(128, "Q", 0)),
     "more rows in a chunk than there are": ("E-009", "int4_b128", put(128, "Q", 41)),
     "one chunk more": ("E-009", "int4_b128", put(136, "Q", 2)),
@@ -147,8 +163,16 @@ CASES: dict[str, tuple[str, str, Change]] = {
     "tables where there are none": ("E-010", "int4_b128", put(144, "Q", 256)),
     "an index where there is none": ("E-010", "int4_b128", put(160, "Q", 256)),
     "another size": ("E-010", "int4_b128", lambda p: put(184, "Q", 64)(put(56, "Q", 320)(p))),
-    "a size beyond what it can be": ("E-010", "int4_b128+zstd", lambda p: put(184, "Q", (1 << 62) - 320)(put(56, "Q", 1 << 62)(p))),
-    "an index of 2**50 entries": ("E-010", "int4_b128+zstd", lambda p: put(136, "Q", 1 << 50)(put(128, "Q", 1)(put(64, "Q", 1 << 50)(p)))),
+    "a size beyond what it can be": (
+        "E-010",
+        "int4_b128+zstd",
+        lambda p: put(184, "Q", (1 << 62) - 320)(put(56, "Q", 1 << 62)(p)),
+    ),
+    "an index of 2**50 entries": (
+        "E-010",
+        "int4_b128+zstd",
+        lambda p: put(136, "Q", 1 << 50)(put(128, "Q", 1)(put(64, "Q", 1 << 50)(p))),
+    ),
     "cut at the end": ("E-011", "int4_b128", lambda p: p[:-1]),
     "something behind the end": ("E-011", "int4_b128", lambda p: p + b"\0"),
     "cut in the prefix": ("E-011", "int4_b128", lambda p: p[:260]),
@@ -158,16 +182,36 @@ CASES: dict[str, tuple[str, str, Change]] = {
     "a chunk that ends elsewhere": ("E-013", "int4_b128+zstd", put(DESCRIPTOR_BYTES + 8, "Q", 64)),
     "an infinite offset in the tables": ("E-014", "nf4_b64_dq", put(DESCRIPTOR_BYTES, "f", float("inf"))),
     "a negative scale in the tables": ("E-014", "ternary_absmean", put(DESCRIPTOR_BYTES, "f", -1.0)),
-    "a zero point that is no code": ("E-014", "sb:bits=4,per=tensor,quantizer=affine,min_bits=4", put(DESCRIPTOR_BYTES + 4, "f", 16.0)),
+    "a zero point that is no code": (
+        "E-014",
+        "sb:bits=4,per=tensor,quantizer=affine,min_bits=4",
+        put(DESCRIPTOR_BYTES + 4, "f", 16.0),
+    ),
     "a codebook that descends": ("E-014", "quantile4_b256", put(DESCRIPTOR_BYTES, "f", 1e6)),
     "a chunk that was changed": ("E-015", "int4_b128+zstd", in_chunk(40, 255)),
-    "a section of another size": ("E-016", "int4_b128+zstd", refilled(lambda c: c[:4] + struct.pack("<I", 1 << 31) + c[8:])),
-    "a section that is larger stored": ("E-016", "int4_b128+zstd", refilled(lambda c: struct.pack("<I", 1 << 31) + c[4:])),
+    "a section of another size": (
+        "E-016",
+        "int4_b128+zstd",
+        refilled(lambda c: c[:4] + struct.pack("<I", 1 << 31) + c[8:]),
+    ),
+    "a section that is larger stored": (
+        "E-016",
+        "int4_b128+zstd",
+        refilled(lambda c: struct.pack("<I", 1 << 31) + c[4:]),
+    ),
     "sections that do not fill the chunk": ("E-016", "int4_b128+zstd", refilled(lambda c: c + bytes(64))),
-    "compressed where nothing is": ("E-016", "int4_b128+outliers=>2.5", refilled(lambda c: struct.pack("<I", 8) + c[4:])),
+    "compressed where nothing is": (
+        "E-016",
+        "int4_b128+outliers=>2.5",
+        refilled(lambda c: struct.pack("<I", 8) + c[4:]),
+    ),
     "no frame": ("E-017", "int4_b128+zstd", with_frame(lambda frame, size: bytes(len(frame)))),
     "a frame that is cut": ("E-017", "int4_b128+zstd", with_frame(lambda frame, size: frame[:-3])),
-    "a frame and something behind it": ("E-017", "int4_b128+zstd", with_frame(lambda frame, size: frame + b"\0")),
+    "a frame and something behind it": (
+        "E-017",
+        "int4_b128+zstd",
+        with_frame(lambda frame, size: frame + b"\0"),
+    ),
     "two frames": (
         "E-017",
         "int4_b128+zstd",
@@ -176,7 +220,9 @@ CASES: dict[str, tuple[str, str, Change]] = {
     "a frame that does not say its size": (
         "E-017",
         "int4_b128+zstd",
-        with_frame(lambda frame, size: zstandard.ZstdCompressor(write_content_size=False).compress(bytes(size))),
+        with_frame(
+            lambda frame, size: zstandard.ZstdCompressor(write_content_size=False).compress(bytes(size))
+        ),
     ),
     "a bomb": ("E-017", "int4_b128+zstd", with_frame(lambda frame, size: BOMB[:512])),
     "padding in a chunk": ("E-018", "int4_b128", in_chunk(-1 + 40 * 96 // 2 + 30 * 4 + 8, 1)),
@@ -191,7 +237,11 @@ CASES: dict[str, tuple[str, str, Change]] = {
     "the lowest code": ("E-021", "int4_b128", in_section("codes", 0, 0x88)),
     "codes behind the last weight": ("E-022", "sb:bits=4,block=1024", in_section("codes", -1, 1)),
     "bits behind a run": ("E-022", "sb:bits=3,per=row", in_section("codes", 37, 255)),
-    "outliers that are more than there are": ("E-023", "int4_b128+outliers=1%", in_section("outliers", 0, 255)),
+    "outliers that are more than there are": (
+        "E-023",
+        "int4_b128+outliers=1%",
+        in_section("outliers", 0, 255),
+    ),
     "outliers out of order": ("E-023", "int4_b128+outliers=1%", in_section("outliers", 4, 255, 255)),
     "an infinite outlier": ("E-023", "int4_b128+outliers=1%", in_section("outliers", -2, 0x00, 0x7C)),
 }
@@ -222,7 +272,9 @@ def test_broken_payloads_are_judged_right(rule: str, name: str, change: Change) 
 
 
 def test_every_rule_is_in_code_specification_and_cases() -> None:
-    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "gguflow" / "parametric").glob("*.py"))
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "src" / "gguflow" / "parametric").glob("*.py")
+    )
     in_code = set(re.findall(r'"(E-0\d{2})"', code))
     assert in_code == RULES.keys() == {rule for rule, _, _ in CASES.values()}
     assert {rule: VERDICTS[rule].verdict for rule in VERDICTS if rule in RULES} == {
@@ -230,7 +282,17 @@ def test_every_rule_is_in_code_specification_and_cases() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["int4_b128", "nf4_b64_dq", "int4_b128+zstd", "lossless", "affine3_b64_dq+outliers=1%+zstd", "kmeans4_row"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "int4_b128",
+        "nf4_b64_dq",
+        "int4_b128+zstd",
+        "lossless",
+        "affine3_b64_dq+outliers=1%+zstd",
+        "kmeans4_row",
+    ],
+)
 def test_any_changed_byte_ends_in_a_rule_or_in_values(name: str) -> None:
     """Damaged payloads, resealed so that the digest does not hide them: typed errors only."""
     found = set()

@@ -1,4 +1,6 @@
-"""Golden vectors of the family: payloads written by tools/make_fixtures, and what bitsandbytes makes of the same weights."""
+"""Golden vectors of the family: payloads written by tools/make_fixtures, and what bitsandbytes makes of the
+same weights.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def test_golden_vectors(vector: dict[str, Any]) -> None:
     x = array(vector["weights"]).reshape(vector["shape"])
     payload = gguflow.quantize(x, vector["encoding"])
     assert payload.tobytes().hex() == vector["payload"]
-    assert (gguflow.dequantize(array(vector["payload"], "u1"), "auto") == array(vector["decoded"]).reshape(x.shape)).all()
+    assert (
+        gguflow.dequantize(array(vector["payload"], "u1"), "auto")
+        == array(vector["decoded"]).reshape(x.shape)
+    ).all()
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])

@@ -1,4 +1,6 @@
-"""Tensors of the parametric family in files: converted, resumed, sharded, copied, exported, compared, validated, opened."""
+"""Tensors of the parametric family in files: converted, resumed, sharded, copied, exported, compared,
+validated, opened.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,13 @@ from gguflow.parametric import presets
 from gguflow.validation import examine
 from test_experts import checkpoint as mixture
 
-FIXED = ("nf4_b64", "nf4_b64_dq", "affine4_b64", "int8_b128", "sb:bits=3,block=16,super=512,scale_bits=6,min_bits=6")
+FIXED = (
+    "nf4_b64",
+    "nf4_b64_dq",
+    "affine4_b64",
+    "int8_b128",
+    "sb:bits=3,block=16,super=512,scale_bits=6,min_bits=6",
+)
 VARYING = ("lossless", "int4_b128+zstd")
 MATRIX = "blk.0.ffn_up.weight"
 
@@ -47,15 +55,17 @@ def encodings(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", FIXED + VARYING)
 def test_matrices_are_encoded_and_all_else_is_as_it_was(tmp_path: Path, llama: Path, name: str) -> None:
-    """The payload of every matrix is what `quantize` gives; embeddings and norms keep the numbers of the model."""
+    """The payload of every matrix is what `quantize` gives; embeddings and norms keep the numbers of the
+    model.
+    """
     path = conversion.convert(llama, tmp_path / "model.gguf", type=name).output
     assert examine(path, "strict") == ("valid", [])
     given = sources.open_checkpoint(llama).tensors
     with gguflow.open(path, verify=True) as model:
         assert model.metadata[MUST_UNDERSTAND_KEY] == [name]
-        assert set(model.metadata[PAYLOADS_KEY]) == {n for n in model if n.startswith("blk") and "norm" not in n} | {"output.weight"} | (
-            {"token_embd.weight"} if name == "lossless" else set()
-        )
+        assert set(model.metadata[PAYLOADS_KEY]) == {
+            n for n in model if n.startswith("blk") and "norm" not in n
+        } | {"output.weight"} | ({"token_embd.weight"} if name == "lossless" else set())
         for tensor in model.values():
             if tensor.name in model.metadata[PAYLOADS_KEY]:
                 assert repr(tensor).endswith(f"{list(tensor.shape)} {name}, {tensor.nbytes} bytes>")
@@ -88,8 +98,12 @@ def test_rows_of_an_open_model(tmp_path: Path, llama: Path, name: str, mode: str
         for rows in (slice(2000, 2100), [8191, 0, 4096], 17, slice(None, None, -1000), []):
             expected = whole[np.asarray(rows, int) if isinstance(rows, list) else rows]
             assert np.array_equal(tensor.dequantize(rows), expected), rows
-            assert np.array_equal(tensor.dequantize(rows, dtype="float16", threads=2), expected.astype(np.float16)), rows
-        assert np.array_equal(tensor.dequantize([5], dtype="bfloat16"), model[MATRIX].dequantize(dtype="bfloat16")[[5]])
+            assert np.array_equal(
+                tensor.dequantize(rows, dtype="float16", threads=2), expected.astype(np.float16)
+            ), rows
+        assert np.array_equal(
+            tensor.dequantize([5], dtype="bfloat16"), model[MATRIX].dequantize(dtype="bfloat16")[[5]]
+        )
         assert np.array_equal(tensor[7].dequantize(), whole[7])
         assert np.allclose(tensor.matmul(x, threads=2), x @ whole.T, atol=1e-3)
         with pytest.raises(UsageError, match="no view as numbers"):
@@ -126,7 +140,9 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path, llama: Path, name: st
 
 def _steps(source: Path, path: Path, name: str) -> list[int]:
     steps: list[int] = []
-    conversion.convert(source, path, type=name, progress=lambda planned, n_weights, nbytes: steps.append(n_weights))
+    conversion.convert(
+        source, path, type=name, progress=lambda planned, n_weights, nbytes: steps.append(n_weights)
+    )
     return steps
 
 
@@ -154,13 +170,18 @@ def test_a_torn_chunk_is_done_again(tmp_path: Path, llama: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nf4_b64", "lossless"])
 def test_threads_do_not_matter(tmp_path: Path, llama: Path, name: str) -> None:
-    files = [conversion.convert(llama, tmp_path / f"{n}.gguf", type=name, threads=n).output.read_bytes() for n in (1, 3)]
+    files = [
+        conversion.convert(llama, tmp_path / f"{n}.gguf", type=name, threads=n).output.read_bytes()
+        for n in (1, 3)
+    ]
     assert files[0] == files[1]
 
 
 def test_shards(tmp_path: Path, llama: Path) -> None:
     """The keys stand in the first; the set is judged, opened and copied as one."""
-    first = conversion.convert(llama, tmp_path / "cut.gguf", type="nf4_b64+zstd", shards=Split(max_tensors=4)).output
+    first = conversion.convert(
+        llama, tmp_path / "cut.gguf", type="nf4_b64+zstd", shards=Split(max_tensors=4)
+    ).output
     whole = conversion.convert(llama, tmp_path / "whole.gguf", type="nf4_b64+zstd").output
     assert examine(first, "strict")[0] == "valid"
     with gguflow.open(first, verify=True) as cut, gguflow.open(whole) as one:
@@ -173,33 +194,57 @@ def test_shards(tmp_path: Path, llama: Path) -> None:
         assert all(np.array_equal(one[name].raw, other[name].raw) for name in other)
 
 
-def test_several_types_from_one_command(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_types_from_one_command(
+    tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A text form has commas of its own."""
     types = "q8_0,sb:bits=3,block=32,nf4_b64+zstd"
     assert main(["convert", str(llama), "-t", types, "-o", str(tmp_path / "{type}.gguf"), "-q"]) == 0
     written = {p.name: set(encodings(p).values()) for p in tmp_path.iterdir()}
-    assert written == {"Q8_0.gguf": set(), "SB-BITS-3-BLOCK-32.gguf": {"sb:bits=3,block=32"}, "NF4_B64+ZSTD.gguf": {"nf4_b64+zstd"}}
+    assert written == {
+        "Q8_0.gguf": set(),
+        "SB-BITS-3-BLOCK-32.gguf": {"sb:bits=3,block=32"},
+        "NF4_B64+ZSTD.gguf": {"nf4_b64+zstd"},
+    }
 
 
 def test_by_tensor(tmp_path: Path, llama: Path) -> None:
     """--tensor-type takes both kinds of name, in both kinds of recipe."""
-    mixed = recipes.Options(tensor_types=("attn_v=q8_0", "ffn_down=int8_b128"), token_embedding_type="int4_b128")
+    mixed = recipes.Options(
+        tensor_types=("attn_v=q8_0", "ffn_down=int8_b128"), token_embedding_type="int4_b128"
+    )
     formats = {}
     for name in ("nf4_b64", "q4_k_m"):
-        planned = conversion.prepare(llama, tmp_path / "model.gguf", type=name, options=mixed).targets[0].plans[0].tensors
+        planned = (
+            conversion.prepare(llama, tmp_path / "model.gguf", type=name, options=mixed)
+            .targets[0]
+            .plans[0]
+            .tensors
+        )
         formats[name] = {p.name.removeprefix("blk.0."): p.format.name for p in planned}
     for chosen in formats.values():
-        assert (chosen["attn_v.weight"], chosen["ffn_down.weight"], chosen["token_embd.weight"]) == ("Q8_0", "int8_b128", "int4_b128")
+        assert (chosen["attn_v.weight"], chosen["ffn_down.weight"], chosen["token_embd.weight"]) == (
+            "Q8_0",
+            "int8_b128",
+            "int4_b128",
+        )
     assert (formats["nf4_b64"]["ffn_up.weight"], formats["q4_k_m"]["ffn_up.weight"]) == ("nf4_b64", "Q4_K")
 
 
 def test_dry_run_marks_bounds(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What depends on the data is called a bound, and is one."""
     for name, is_bound in (("nf4_b64", False), ("int4_b128+zstd", True)):
-        assert main(["convert", str(llama), "-t", name, "--dry-run", "--json", "-o", str(tmp_path / "m.gguf")]) == 0
+        assert (
+            main(["convert", str(llama), "-t", name, "--dry-run", "--json", "-o", str(tmp_path / "m.gguf")])
+            == 0
+        )
         plan = json.loads(capsys.readouterr().out)
         tensor = next(t for t in plan["tensors"] if t["name"] == MATRIX)
-        assert (tensor["format"], tensor["shape"], tensor.get("is_bound", False)) == (name, [8192, 256], is_bound)
+        assert (tensor["format"], tensor["shape"], tensor.get("is_bound", False)) == (
+            name,
+            [8192, 256],
+            is_bound,
+        )
         nbytes = conversion.convert(llama, tmp_path / f"{name}.gguf", type=name).nbytes
         assert nbytes < plan["nbytes"] if is_bound else nbytes == plan["nbytes"]
         assert main(["inspect", str(tmp_path / f"{name}.gguf"), "--json"]) == 0
@@ -214,7 +259,10 @@ def test_back_to_safetensors_and_compared(tmp_path: Path, llama: Path) -> None:
     quantized = conversion.convert(llama, tmp_path / "nf4.gguf", type="nf4_b64").output
     exporting.export(quantized, tmp_path / "nf4.safetensors", dtype="f32")
     with gguflow.open(quantized) as model:
-        assert np.array_equal(load_file(tmp_path / "nf4.safetensors")["model.layers.0.mlp.up_proj.weight"], model[MATRIX].dequantize())
+        assert np.array_equal(
+            load_file(tmp_path / "nf4.safetensors")["model.layers.0.mlp.up_proj.weight"],
+            model[MATRIX].dequantize(),
+        )
     compared = {t.name: t for t in gguflow.compare(llama, quantized).tensors}
     assert compared[MATRIX].formats == ("BF16", "nf4_b64")
     assert compared["token_embd.weight"].formats == ("BF16", "BF16")
@@ -222,11 +270,16 @@ def test_back_to_safetensors_and_compared(tmp_path: Path, llama: Path) -> None:
 
 def load_bits(path: Path) -> dict[str, bytes]:
     content = path.read_bytes()
-    return {t.name: content[t.offset : t.offset + t.nbytes] for t in sources.open_checkpoint(path).tensors.values()}
+    return {
+        t.name: content[t.offset : t.offset + t.nbytes]
+        for t in sources.open_checkpoint(path).tensors.values()
+    }
 
 
 def test_as_a_source(tmp_path: Path, llama: Path) -> None:
-    """Lossless stands for what it holds; what was quantized is not quantized again by accident. Damaged chunks are found on the way."""
+    """Lossless stands for what it holds; what was quantized is not quantized again by accident. Damaged
+    chunks are found on the way.
+    """
     lossless = conversion.convert(llama, tmp_path / "lossless.gguf", type="lossless").output
     direct = conversion.convert(llama, tmp_path / "direct.gguf", type="q8_0").output
     by_way = conversion.convert(lossless, tmp_path / "by_way.gguf", type="q8_0").output
@@ -241,7 +294,9 @@ def test_as_a_source(tmp_path: Path, llama: Path) -> None:
         content[model[MATRIX].offset + 5000] ^= 1
     quantized.write_bytes(content)
     with pytest.raises(InvalidError, match="I-006"):
-        conversion.convert(quantized, tmp_path / "no.gguf", type="q8_0", options=recipes.Options(allow_requantize=True))
+        conversion.convert(
+            quantized, tmp_path / "no.gguf", type="q8_0", options=recipes.Options(allow_requantize=True)
+        )
 
 
 def test_experts(tmp_path: Path) -> None:
@@ -277,13 +332,18 @@ def test_not_finite(tmp_path: Path) -> None:
 
 
 def payload_file(path: Path, payload: bytes, metadata: Metadata, dims: tuple[int, ...] | None = None) -> Path:
-    header = build({"general.architecture": string("gguflow-test")} | metadata, [TensorInfo("t", dims or (len(payload),), 24, 0)])
+    header = build(
+        {"general.architecture": string("gguflow-test")} | metadata,
+        [TensorInfo("t", dims or (len(payload),), 24, 0)],
+    )
     path.write_bytes(header + payload + bytes(-len(payload) % 32))
     return path
 
 
 def good() -> bytes:
-    return gguflow.quantize(np.random.default_rng(0).standard_normal((16, 256), np.float32), "nf4_b64").tobytes()
+    return gguflow.quantize(
+        np.random.default_rng(0).standard_normal((16, 256), np.float32), "nf4_b64"
+    ).tobytes()
 
 
 KEYS = payload_metadata({"t": "nf4_b64"})
@@ -292,9 +352,21 @@ FILES: list[Any] = [
     pytest.param(KEYS, None, None, [], id="good"),
     pytest.param({MUST_UNDERSTAND_KEY: KEYS[MUST_UNDERSTAND_KEY]}, None, None, ["E-101"], id="one key"),
     pytest.param({**KEYS, PAYLOADS_KEY: u32(1)}, None, None, ["E-101"], id="a key of another type"),
-    pytest.param(payload_metadata({"t": "nf4_b64", "u": "nf4_b64"}), None, None, ["E-102"], id="a tensor that is not there"),
+    pytest.param(
+        payload_metadata({"t": "nf4_b64", "u": "nf4_b64"}),
+        None,
+        None,
+        ["E-102"],
+        id="a tensor that is not there",
+    ),
     pytest.param(KEYS, None, 2, ["E-102"], id="two dimensions"),
-    pytest.param({**KEYS, MUST_UNDERSTAND_KEY: array(ValueType.STRING, ["nf4_b64", "nf9"])}, None, None, ["E-103"], id="an unknown encoding"),
+    pytest.param(
+        {**KEYS, MUST_UNDERSTAND_KEY: array(ValueType.STRING, ["nf4_b64", "nf9"])},
+        None,
+        None,
+        ["E-103"],
+        id="an unknown encoding",
+    ),
     pytest.param(payload_metadata({"t": "int4_b128"}), None, None, ["E-104"], id="another encoding"),
     pytest.param(KEYS, 0, None, ["E-002"], id="another magic"),
     pytest.param(KEYS, 40, None, ["E-005"], id="contradicting parameters"),
@@ -304,7 +376,9 @@ FILES: list[Any] = [
 
 
 @pytest.mark.parametrize(("metadata", "flipped", "n_dims", "rules"), FILES)
-def test_files(tmp_path: Path, metadata: Metadata, flipped: int | None, n_dims: int | None, rules: list[str]) -> None:
+def test_files(
+    tmp_path: Path, metadata: Metadata, flipped: int | None, n_dims: int | None, rules: list[str]
+) -> None:
     payload = bytearray(good())
     if flipped is not None:
         payload[flipped] ^= 7
@@ -323,12 +397,19 @@ def test_values_are_judged(tmp_path: Path) -> None:
     path = payload_file(tmp_path / "model.gguf", payload.tobytes(), KEYS)
     content = bytearray(path.read_bytes())
     header: Header = parse(bytes(content), "x")
-    content[header.data_offset + len(payload) - 64 * 4 :] = b"\xff" * (len(content) - header.data_offset - len(payload) + 64 * 4)
+    content[header.data_offset + len(payload) - 64 * 4 :] = b"\xff" * (
+        len(content) - header.data_offset - len(payload) + 64 * 4
+    )
     path.write_bytes(content)
     assert gguflow.validate(path) == []
     findings = gguflow.validate(path, "values")
     assert findings
-    assert all(f.rule.startswith("E-") and f.path.startswith("$.tensors[0].data") and (f.offset or 0) > header.data_offset for f in findings)
+    assert all(
+        f.rule.startswith("E-")
+        and f.path.startswith("$.tensors[0].data")
+        and (f.offset or 0) > header.data_offset
+        for f in findings
+    )
 
 
 CUTS: list[Callable[[bytearray], object]] = [
@@ -338,7 +419,9 @@ CUTS: list[Callable[[bytearray], object]] = [
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_touching_broken_payloads_raises_typed_errors(tmp_path: Path, cut: Callable[[bytearray], object]) -> None:
+def test_touching_broken_payloads_raises_typed_errors(
+    tmp_path: Path, cut: Callable[[bytearray], object]
+) -> None:
     for name in ("nf4_b64", "int4_b128+zstd", "lossless"):
         payload = bytearray(gguflow.quantize(np.ones((4, 256), np.float32), name).tobytes())
         cut(payload)
@@ -356,10 +439,18 @@ def test_every_preset_converts(tmp_path: Path) -> None:
         assert examine(path, "values")[0] == "valid", name
 
 
-def test_what_entropy_coding_brings_is_said(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_entropy_coding_brings_is_said(
+    tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Where it hardly pays, that too; and blocks of ggml's formats are not coded at all."""
-    for name, said in (("lossless", "times smaller\n"), ("quantile4_b256+zstd", "it hardly pays"), ("nf4_b64", "")):
-        assert main(["convert", str(llama), "-t", name, "-o", str(tmp_path / "model.gguf"), "--overwrite"]) == 0
+    for name, said in (
+        ("lossless", "times smaller\n"),
+        ("quantile4_b256+zstd", "it hardly pays"),
+        ("nf4_b64", ""),
+    ):
+        assert (
+            main(["convert", str(llama), "-t", name, "-o", str(tmp_path / "model.gguf"), "--overwrite"]) == 0
+        )
         shown = capsys.readouterr().err
         assert said in shown
         assert ("entropy coding" in shown) == bool(said)

@@ -1,4 +1,6 @@
-"""How work is cut: pieces and tiles cover everything once, on block boundaries, for sizes that no test could allocate."""
+"""How work is cut: pieces and tiles cover everything once, on block boundaries, for sizes that no test could
+allocate.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def test_pieces_cover_all_rows(n_rows: int, row_blocks: int, target_blocks: int)
     assert (cut[-1][1] if cut else 0) == n_rows * row
     for first, last in cut:
         assert first % BLOCK == 0
-        assert (first % row == 0 and last % row == 0) or first // row == (last - 1) // row, "whole rows, or a part of one"
+        assert (first % row == 0 and last % row == 0) or first // row == (last - 1) // row, (
+            "whole rows, or a part of one"
+        )
         assert last - first <= max(target, BLOCK)
 
 

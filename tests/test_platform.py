@@ -94,7 +94,9 @@ class TestPwriteAll:
         platform.pwrite_all(fd, np.arange(12, dtype=np.uint8).reshape(3, 4), 0)
         assert (tmp_path / "file").read_bytes() == bytes(range(12))
 
-    def test_large_buffers_are_written_in_parts(self, tmp_path: Path, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_large_buffers_are_written_in_parts(
+        self, tmp_path: Path, fd: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(platform, "_MAX_WRITE", 7)
         content = bytes(range(100))
         platform.pwrite_all(fd, content, 1)
@@ -118,13 +120,18 @@ class TestPwriteAll:
     def test_full_disk(self) -> None:
         full = os.open("/dev/full", os.O_WRONLY)
         try:
-            with pytest.raises(StorageError, match="no space left"), platform.storage_errors("write", "/dev/full"):
+            with (
+                pytest.raises(StorageError, match="no space left"),
+                platform.storage_errors("write", "/dev/full"),
+            ):
                 platform.pwrite_all(full, b"x", 0)
         finally:
             os.close(full)
 
 
-def test_a_part_that_was_written_is_continued(tmp_path: Path, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_was_written_is_continued(
+    tmp_path: Path, fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Systems may write less than they are asked to."""
     original = platform._write_at
     monkeypatch.setattr(platform, "_write_at", lambda fd, buffer, offset: original(fd, buffer[:3], offset))
@@ -139,8 +146,14 @@ def test_a_system_that_writes_nothing_does_not_hang(fd: int, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 100_000])
-@pytest.mark.parametrize("trouble", [None, errno.EOPNOTSUPP, errno.EINVAL, "missing"], ids=["works", "unsupported", "refused", "missing"])
-def test_preallocate(tmp_path: Path, fd: int, monkeypatch: pytest.MonkeyPatch, nbytes: int, trouble: int | str | None) -> None:
+@pytest.mark.parametrize(
+    "trouble",
+    [None, errno.EOPNOTSUPP, errno.EINVAL, "missing"],
+    ids=["works", "unsupported", "refused", "missing"],
+)
+def test_preallocate(
+    tmp_path: Path, fd: int, monkeypatch: pytest.MonkeyPatch, nbytes: int, trouble: int | str | None
+) -> None:
     if trouble == "missing":
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
     elif isinstance(trouble, int):
@@ -165,7 +178,10 @@ def test_preallocate_tells_of_a_full_disk(fd: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve")
 def test_preallocate_more_than_there_is(fd: int) -> None:
-    with pytest.raises(StorageError, match=r"no space left|does not allow"), platform.storage_errors("write", "file"):
+    with (
+        pytest.raises(StorageError, match=r"no space left|does not allow"),
+        platform.storage_errors("write", "file"),
+    ):
         platform.preallocate(fd, 2**60)
 
 
@@ -234,14 +250,22 @@ def test_is_same_file_through_a_link(tmp_path: Path) -> None:
     assert platform.is_same_file(tmp_path / "file", tmp_path / "link")
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 1), (5, 3 * mmap.PAGESIZE), (mmap.PAGESIZE, 3 * mmap.PAGESIZE + 7), (7, 9)])
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(0, 0), (0, 1), (5, 3 * mmap.PAGESIZE), (mmap.PAGESIZE, 3 * mmap.PAGESIZE + 7), (7, 9)],
+)
 @pytest.mark.parametrize("has_madvise", [True, False])
-def test_released_pages_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, last: int, has_madvise: bool) -> None:
+def test_released_pages_read_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, last: int, has_madvise: bool
+) -> None:
     if not has_madvise:
         monkeypatch.delattr(mmap, "MADV_DONTNEED", raising=False)
     content = np.random.default_rng(1).bytes(3 * mmap.PAGESIZE + 7)
     (tmp_path / "file").write_bytes(content)
-    with open(tmp_path / "file", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+    with (
+        open(tmp_path / "file", "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
+    ):
         assert mapping[:] == content
         platform.release_pages(mapping, first, last)
         assert mapping[:] == content
@@ -255,7 +279,10 @@ def test_reading_ahead_is_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.delattr(mmap, "MADV_WILLNEED", raising=False)
     content = np.random.default_rng(1).bytes(3 * mmap.PAGESIZE + 7)
     (tmp_path / "file").write_bytes(content)
-    with open(tmp_path / "file", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+    with (
+        open(tmp_path / "file", "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
+    ):
         for first, last in [(0, 0), (5, 9), (mmap.PAGESIZE + 1, len(content)), (0, 10 * len(content))]:
             platform.begin_read(file.fileno(), last - first, first)
             for in_large_pages in (True, False):

@@ -1,4 +1,6 @@
-"""matmul against its twins: the dequantized matrix times x in float64, and, to the bit, the sums in their stated order."""
+"""matmul against its twins: the dequantized matrix times x in float64, and, to the bit, the sums in their
+stated order.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ f32 = np.float32
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-EVERY = [pytest.param(f, id=name) for name, f in FORMATS.items() if f.number_type is None or f.number_type.kind == "f"]
+EVERY = [
+    pytest.param(f, id=name)
+    for name, f in FORMATS.items()
+    if f.number_type is None or f.number_type.kind == "f"
+]
 FAST_NAMES = ("f32", "f16", "bf16", "q4_0", "q8_0", "q4_k", "q5_k", "q6_k", "iq4_xs", "mxfp4")
 FAST = [pytest.param(FORMATS[name], id=name) for name in FAST_NAMES]
 MANY = SOME + 3
@@ -34,7 +40,9 @@ def test_the_formats_with_a_path_of_their_own() -> None:
 
 
 def packed_rows(block_format: BlockFormat, rows: int, n: int, highest: int = 60) -> Bytes:
-    """Random bytes; below 60 they make finite weights in every format (of plain numbers: normal ones), up to 256 NaN and infinity as well."""
+    """Random bytes; below 60 they make finite weights in every format (of plain numbers: normal ones), up to
+    256 NaN and infinity as well.
+    """
     if block_format.block_size == 1 and highest < 256:
         return quantize(np.random.default_rng(rows + n).standard_normal((rows, n)), block_format)
     return np.random.default_rng(rows + n).integers(1, highest, (rows, block_format.row_bytes(n)), np.uint8)
@@ -45,7 +53,9 @@ def activations(*shape: int) -> Floats:
 
 
 def check_close(result: Floats, packed: Bytes, block_format: BlockFormat, x: NDArray[Any]) -> None:
-    """Within TOLERANCE of the product in float64; and of half a denormal for each product, for those that are denormal themselves."""
+    """Within TOLERANCE of the product in float64; and of half a denormal for each product, for those that are
+    denormal themselves.
+    """
     weights = dequantize(packed, block_format).astype(np.float64)
     wide = x.astype(f32).astype(np.float64)
     limit = TOLERANCE * (np.abs(wide) @ np.abs(weights).T) + x.shape[-1] * 2.0**-150
@@ -55,7 +65,9 @@ def check_close(result: Floats, packed: Bytes, block_format: BlockFormat, x: NDA
 
 
 def ordered_sums(packed: Bytes, block_format: BlockFormat, x: Floats) -> Floats:
-    """The twin of the kernels: product i to partial sum i mod 32, then halves onto halves. x: float32[n] -> float32[rows]."""
+    """The twin of the kernels: product i to partial sum i mod 32, then halves onto halves. x: float32[n] ->
+    float32[rows].
+    """
     with np.errstate(all="ignore"):
         weights = dequantize(packed, block_format).astype(f32)
         terms = weights * x
@@ -81,14 +93,18 @@ def lengths(block_format: BlockFormat) -> list[int]:
 
 @pytest.mark.parametrize("block_format", EVERY)
 def test_equals_the_product_in_float64(block_format: BlockFormat) -> None:
-    for n, rows, shape in itertools.product(lengths(block_format), (1, 3, 37), ((), (1,), (FEW,), (SOME,), (MANY,), (2, 1, 5))):
+    for n, rows, shape in itertools.product(
+        lengths(block_format), (1, 3, 37), ((), (1,), (FEW,), (SOME,), (MANY,), (2, 1, 5))
+    ):
         packed, x = packed_rows(block_format, rows, n), activations(*shape, n)
         check_close(matmul(packed, block_format, x), packed, block_format, x)
 
 
 @pytest.mark.parametrize("block_format", EVERY)
 def test_sums_are_in_the_stated_order(block_format: BlockFormat) -> None:
-    """To the bit, with random bytes: NaN and infinity come out where the dequantized product has them. From one vector to SOME."""
+    """To the bit, with random bytes: NaN and infinity come out where the dequantized product has them. From
+    one vector to SOME.
+    """
     for n in lengths(block_format):
         packed, x = packed_rows(block_format, 19, n, highest=256), activations(SOME, n)
         expected = np.stack([ordered_sums(packed, block_format, vector) for vector in x])
@@ -141,7 +157,9 @@ def test_activations(block_format: BlockFormat, x: NDArray[Any]) -> None:
 
 @pytest.mark.parametrize("count", [1, FEW, SOME, MANY])
 @pytest.mark.parametrize("name", ["q4_k", "q8_0", "f32", "f64", "iq2_xs"])
-def test_neither_threads_nor_pieces_change_a_bit(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
+def test_neither_threads_nor_pieces_change_a_bit(
+    monkeypatch: pytest.MonkeyPatch, name: str, count: int
+) -> None:
     packed, x = packed_rows(FORMATS[name], 101, 512), activations(count, 512)
     monkeypatch.setattr(packed_matmul, "TILE", 7 * 512)
     expected = matmul(packed, name, x)
@@ -191,7 +209,9 @@ EMPTY = {
 
 
 @pytest.mark.parametrize(("packed", "x", "expected"), EMPTY.values(), ids=EMPTY)
-def test_nothing_times_nothing(packed: tuple[int, int], x: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_nothing_times_nothing(
+    packed: tuple[int, int], x: tuple[int, int], expected: tuple[int, int]
+) -> None:
     result = matmul(np.zeros(packed, np.uint8), "q4_k", np.ones(x, f32))
     assert result.shape == expected
     assert not result.any()
@@ -206,18 +226,30 @@ ERRORS: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] 
     "packed is flat": ((BLOCKS[0], "q4_k", X), {}, ShapeError, r"not uint8\[144\]"),
     "packed is a list": (([[0]], "q4_k", X), {}, ShapeError, "not list"),
     "packed has strides": ((np.zeros((6, 144), np.uint8)[::2], "q4_k", X), {}, ShapeError, "C-contiguous"),
-    "part of a block": ((np.zeros((3, 100), np.uint8), "q4_k", X), {}, ShapeError, "a row of 100 bytes does not divide into Q4_K blocks of 144"),
+    "part of a block": (
+        (np.zeros((3, 100), np.uint8), "q4_k", X),
+        {},
+        ShapeError,
+        "a row of 100 bytes does not divide into Q4_K blocks of 144",
+    ),
     "x too short": ((BLOCKS, "q4_k", X[:-1]), {}, ShapeError, r"takes x\[..., 256\], not x\[255\]"),
     "x is a scalar": ((BLOCKS, "q4_k", f32(1)), {}, ShapeError, r"not x\[\]"),
     "x holds integers": ((BLOCKS, "q4_k", X.astype(np.int32)), {}, ShapeError, "not int32"),
     "x holds complex numbers": ((BLOCKS, "q4_k", X.astype(np.complex64)), {}, ShapeError, "not complex64"),
-    "out of another shape": ((BLOCKS, "q4_k", X), {"out": np.zeros(4, f32)}, ShapeError, r"float32\[3\], not float32\[4\]"),
+    "out of another shape": (
+        (BLOCKS, "q4_k", X),
+        {"out": np.zeros(4, f32)},
+        ShapeError,
+        r"float32\[3\], not float32\[4\]",
+    ),
     "out of another type": ((BLOCKS, "q4_k", X), {"out": np.zeros(3)}, ShapeError, "not float64"),
     "no threads": ((BLOCKS, "q4_k", X), {"threads": 0}, UsageError, "threads must be 1 or more"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "options", "error", "message"), ERRORS.values(), ids=ERRORS)
-def test_errors(arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_errors(
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         matmul(*arguments, **options)

@@ -1,4 +1,6 @@
-"""The rules: llama-quantize's own answers for models of many shapes, and cases of our own, one per rule and edge."""
+"""The rules: llama-quantize's own answers for models of many shapes, and cases of our own, one per rule and
+edge.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,18 @@ MIXTRAL = ModelFacts("llama", n_layers=32, n_heads=32, n_kv_heads=8, n_experts=8
 FALCON = ModelFacts("falcon", n_layers=32, n_heads=71, n_kv_heads=1)
 
 
-def model_tensors(facts: ModelFacts, row: int = 2048, tied: bool = False, source: str = "bf16") -> list[TensorFacts]:
+def model_tensors(
+    facts: ModelFacts, row: int = 2048, tied: bool = False, source: str = "bf16"
+) -> list[TensorFacts]:
     """A dense model of these proportions, in no particular order."""
     names = ["token_embd.weight", "output_norm.weight"] + ([] if tied else ["output.weight"])
     for i in reversed(range(facts.n_layers)):
         kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm")
         names += [f"blk.{i}.{kind}.weight" for kind in kinds] + [f"blk.{i}.attn_q.bias"]
-    return [TensorFacts(n, (row,) if n.endswith(("norm.weight", "bias")) else (64, row), FORMATS[source]) for n in names]
+    return [
+        TensorFacts(n, (row,) if n.endswith(("norm.weight", "bias")) else (64, row), FORMATS[source])
+        for n in names
+    ]
 
 
 def layers(recipe: str, facts: ModelFacts, kind: str) -> list[str]:
@@ -46,9 +53,15 @@ def layers(recipe: str, facts: ModelFacts, kind: str) -> list[str]:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_every_recipe_is_llama_quantize_s(shape: Shape) -> None:
-    """tools/compare_recipes wrote what llama-quantize chose for every tensor, by every recipe, with importance, without, and with options."""
+    """tools/compare_recipes wrote what llama-quantize chose for every tensor, by every recipe, with
+    importance, without, and with options.
+    """
     tables = read_tables(shape)
-    different = [case.key for case in cases(shape) if our_table(shape, case) != (tables.get(case.key) or tables[case.key.removesuffix(" --imatrix")])]
+    different = [
+        case.key
+        for case in cases(shape)
+        if our_table(shape, case) != (tables.get(case.key) or tables[case.key.removesuffix(" --imatrix")])
+    ]
     assert not different
 
 
@@ -71,7 +84,12 @@ CASES: dict[str, tuple[str, ModelFacts, str, dict[int, str]]] = {
     "q4_k_s attn_v, the first four": ("q4_k_s", LLAMA_1B, "attn_v", {0: "q5_k", 3: "q5_k", 4: "q4_k"}),
     "q4_k_s ffn_down, the first eighth": ("q4_k_s", LLAMA_1B, "ffn_down", {0: "q5_k", 1: "q5_k", 2: "q4_k"}),
     "q4_k_s ffn_down of falcon": ("q4_k_s", FALCON, "ffn_down", {0: "q4_k"}),
-    "q4_k_m ffn_down of falcon": ("q4_k_m", FALCON, "ffn_down", {0: "q6_k", 1: "q6_k", 2: "q5_k", 4: "q4_k", 6: "q5_k"}),
+    "q4_k_m ffn_down of falcon": (
+        "q4_k_m",
+        FALCON,
+        "ffn_down",
+        {0: "q6_k", 1: "q6_k", 2: "q5_k", 4: "q4_k", 6: "q5_k"},
+    ),
     "q2_k attn_v with shared heads": ("q2_k", LLAMA_1B, "attn_v", {0: "q4_k"}),
     "q2_k attn_v without": ("q2_k", MHA, "attn_v", {0: "q3_k"}),
     "q2_k attn_output": ("q2_k", MHA, "attn_output", {0: "q3_k"}),
@@ -100,10 +118,21 @@ def test_rules(recipe: str, facts: ModelFacts, kind: str, expected: dict[int, st
     assert {i: chosen[i] for i in expected} == expected
 
 
-def one(recipe: str, name: str, shape: tuple[int, ...], source: str = "bf16", facts: ModelFacts = LLAMA_1B, tied: bool = False) -> str:
+def one(
+    recipe: str,
+    name: str,
+    shape: tuple[int, ...],
+    source: str = "bf16",
+    facts: ModelFacts = LLAMA_1B,
+    tied: bool = False,
+) -> str:
     """The format of one tensor beside an output matrix (or none)."""
-    others = [] if tied or name == "output.weight" else [TensorFacts("output.weight", (4, 256), FORMATS[source])]
-    return choose(resolve(recipe), [TensorFacts(name, shape, FORMATS[source]), *others], facts)[name].format.key
+    others = (
+        [] if tied or name == "output.weight" else [TensorFacts("output.weight", (4, 256), FORMATS[source])]
+    )
+    return choose(resolve(recipe), [TensorFacts(name, shape, FORMATS[source]), *others], facts)[
+        name
+    ].format.key
 
 
 SINGLE: dict[str, tuple[partial[str], str]] = {
@@ -112,7 +141,10 @@ SINGLE: dict[str, tuple[partial[str], str]] = {
     "output of an odd width": (partial(one, "q4_k_m", "output.weight", (9, 96)), "q8_0"),
     "output of falcon": (partial(one, "q4_k_m", "output.weight", (9, 256), facts=FALCON), "q8_0"),
     "embeddings": (partial(one, "q4_k_m", "token_embd.weight", (9, 256)), "q4_k"),
-    "embeddings tied to the output": (partial(one, "q4_k_m", "token_embd.weight", (9, 256), tied=True), "q6_k"),
+    "embeddings tied to the output": (
+        partial(one, "q4_k_m", "token_embd.weight", (9, 256), tied=True),
+        "q6_k",
+    ),
     "embeddings in a pure format": (partial(one, "q4_k", "token_embd.weight", (9, 256), tied=True), "q4_k"),
     "vector": (partial(one, "q4_k_m", "output_norm.weight", (256,)), "f32"),
     "bias": (partial(one, "q4_k_m", "blk.0.attn_q.bias", (256,)), "f32"),
@@ -129,16 +161,34 @@ SINGLE: dict[str, tuple[partial[str], str]] = {
     "row of 384 for q3_k": (partial(one, "q3_k_s", "blk.0.attn_q.weight", (4, 384)), "q4_0"),
     "row of 384 for iq4_xs": (partial(one, "iq4_xs", "blk.0.attn_q.weight", (4, 384)), "iq4_nl"),
     "row of 40": (partial(one, "q4_k_m", "blk.0.attn_q.weight", (4, 40)), "f16"),
-    "routing table of integers": (partial(one, "q4_k_m", "blk.0.ffn_gate_tid2eid.weight", (4, 256), source="i32"), "i32"),
+    "routing table of integers": (
+        partial(one, "q4_k_m", "blk.0.ffn_gate_tid2eid.weight", (4, 256), source="i32"),
+        "i32",
+    ),
     "vector of integers": (partial(one, "q4_k_m", "x", (4,), source="i64"), "i64"),
-    "stacked experts for mxfp4_moe": (partial(one, "mxfp4_moe", "blk.0.ffn_up_exps.weight", (4, 4, 256)), "mxfp4"),
+    "stacked experts for mxfp4_moe": (
+        partial(one, "mxfp4_moe", "blk.0.ffn_up_exps.weight", (4, 4, 256)),
+        "mxfp4",
+    ),
     "other matrix for mxfp4_moe": (partial(one, "mxfp4_moe", "blk.0.attn_q.weight", (4, 256)), "q8_0"),
     "stacked, not experts, of bailingmoe3": (
-        partial(one, "mxfp4_moe", "blk.0.attn_k_b.weight", (4, 4, 256), facts=ModelFacts("bailingmoe3", n_layers=4)),
+        partial(
+            one,
+            "mxfp4_moe",
+            "blk.0.attn_k_b.weight",
+            (4, 4, 256),
+            facts=ModelFacts("bailingmoe3", n_layers=4),
+        ),
         "q8_0",
     ),
-    "glm5-next, never coarser": (partial(one, "q4_k_m", "blk.0.attn_q_a.weight", (4, 256), facts=ModelFacts("glm5-next", n_layers=4)), "q8_0"),
-    "glm5-next, never quantized": (partial(one, "q4_k_m", "blk.0.hc_attn.weight", (4, 256), facts=ModelFacts("glm5-next", n_layers=4)), "bf16"),
+    "glm5-next, never coarser": (
+        partial(one, "q4_k_m", "blk.0.attn_q_a.weight", (4, 256), facts=ModelFacts("glm5-next", n_layers=4)),
+        "q8_0",
+    ),
+    "glm5-next, never quantized": (
+        partial(one, "q4_k_m", "blk.0.hc_attn.weight", (4, 256), facts=ModelFacts("glm5-next", n_layers=4)),
+        "bf16",
+    ),
     "row of 40 for q8_0": (partial(one, "q8_0", "blk.0.attn_q.weight", (4, 40)), "f16"),
 }
 
@@ -158,14 +208,24 @@ def test_every_recipe_can_be_followed(recipe: str) -> None:
         assert all(choice.rule for choice in chosen.values())
 
 
-def with_options(recipe: str, facts: ModelFacts = LLAMA_1B, tied: bool = False, row: int = 2048, **options: Any) -> dict[str, Choice]:
+def with_options(
+    recipe: str, facts: ModelFacts = LLAMA_1B, tied: bool = False, row: int = 2048, **options: Any
+) -> dict[str, Choice]:
     return choose(resolve(recipe), model_tensors(facts, row, tied), facts, Options(**options))
 
 
 def test_a_named_tensor_does_not_count() -> None:
     """Without the first two, the others move up: the third attn_v is the first of those that are raised."""
     chosen = with_options("q4_k_s", tensor_types=(r"blk\.[01]\.ATTN_V=q8_0",))
-    assert [chosen[f"blk.{i}.attn_v.weight"].format.key for i in range(7)] == ["q8_0", "q8_0", "q5_k", "q5_k", "q5_k", "q5_k", "q4_k"]
+    assert [chosen[f"blk.{i}.attn_v.weight"].format.key for i in range(7)] == [
+        "q8_0",
+        "q8_0",
+        "q5_k",
+        "q5_k",
+        "q5_k",
+        "q5_k",
+        "q4_k",
+    ]
     assert chosen["blk.1.attn_v.weight"].rule == r"--tensor-type blk\.[01]\.ATTN_V"
 
 
@@ -177,25 +237,60 @@ OPTIONS: dict[str, tuple[partial[dict[str, Choice]], str, str, str]] = {
         "q8_0",
         "--tensor-type",
     ),
-    "output": (partial(with_options, "q4_k_m", output_tensor_type="Q8_0"), "output.weight", "q8_0", "--output-tensor-type"),
+    "output": (
+        partial(with_options, "q4_k_m", output_tensor_type="Q8_0"),
+        "output.weight",
+        "q8_0",
+        "--output-tensor-type",
+    ),
     "output beats pattern": (
         partial(with_options, "q4_k_m", output_tensor_type="f16", tensor_types=("output=q8_0",)),
         "output.weight",
         "f16",
         "--output",
     ),
-    "output, tied": (partial(with_options, "q4_k_m", tied=True, output_tensor_type="q5_0"), "token_embd.weight", "q5_0", "tied"),
-    "output, tied, in a pure one": (partial(with_options, "q4_k", tied=True, output_tensor_type="q5_0"), "token_embd.weight", "q4_k", "base"),
-    "embeddings": (partial(with_options, "q4_k_m", token_embedding_type="iq4_nl"), "token_embd.weight", "iq4_nl", "--token-embedding-type"),
-    "embeddings of f16": (partial(with_options, "f16", token_embedding_type="q8_0"), "token_embd.weight", "q8_0", "--token-embedding-type"),
-    "output left": (partial(with_options, "q4_k_m", leave_output_tensor=True), "output.weight", "bf16", "--leave-output-tensor"),
+    "output, tied": (
+        partial(with_options, "q4_k_m", tied=True, output_tensor_type="q5_0"),
+        "token_embd.weight",
+        "q5_0",
+        "tied",
+    ),
+    "output, tied, in a pure one": (
+        partial(with_options, "q4_k", tied=True, output_tensor_type="q5_0"),
+        "token_embd.weight",
+        "q4_k",
+        "base",
+    ),
+    "embeddings": (
+        partial(with_options, "q4_k_m", token_embedding_type="iq4_nl"),
+        "token_embd.weight",
+        "iq4_nl",
+        "--token-embedding-type",
+    ),
+    "embeddings of f16": (
+        partial(with_options, "f16", token_embedding_type="q8_0"),
+        "token_embd.weight",
+        "q8_0",
+        "--token-embedding-type",
+    ),
+    "output left": (
+        partial(with_options, "q4_k_m", leave_output_tensor=True),
+        "output.weight",
+        "bf16",
+        "--leave-output-tensor",
+    ),
     "a pattern that does not fit": (
         partial(with_options, "q8_0", row=96, tensor_types=("attn_k=q6_k",)),
         "blk.0.attn_k.weight",
         "q8_0",
         "Q6_K blocks of 256",
     ),
-    "a pattern for norms": (partial(with_options, "q8_0", tensor_types=("norm=q6_k",)), "output_norm.weight", "f32", "stay"),
+    "a pattern for norms": (
+        partial(with_options, "q8_0", tensor_types=("norm=q6_k",)),
+        "output_norm.weight",
+        "f32",
+        "stay",
+    ),
 }
 
 
@@ -207,24 +302,44 @@ def test_options(chosen: partial[dict[str, Choice]], name: str, expected: str, r
 
 
 def test_embeddings_per_layer_may_be_named() -> None:
-    """--token-embedding-type is for them too, unless --tensor-type names them; the token embeddings themselves cannot be named away."""
-    tensors = [TensorFacts(name, (4, 256), FORMATS["bf16"]) for name in ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")]
+    """--token-embedding-type is for them too, unless --tensor-type names them; the token embeddings
+    themselves cannot be named away.
+    """
+    tensors = [
+        TensorFacts(name, (4, 256), FORMATS["bf16"])
+        for name in ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
+    ]
     options = Options(token_embedding_type="q8_0", tensor_types=("token_embd=q4_0",))
     chosen = choose(resolve("q4_k_m"), tensors, LLAMA_1B, options)
     assert [chosen[tensor.name].format.key for tensor in tensors] == ["q8_0", "q4_0", "q6_k"]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a pattern that matches nothing": ({"recipe": "q4_k_m", "tensor_types": ("atn_v=q8_0",)}, "'atn_v' is found in no tensor's name"),
-    "patterns where nothing is quantized": ({"recipe": "f16", "tensor_types": ("attn=q8_0",)}, "with f16 it would have no effect"),
-    "embeddings that do not divide": ({"recipe": "q8_0", "row": 96, "token_embedding_type": "q6_k"}, "token_embd.weight have 96 weights"),
-    "output that does not divide": ({"recipe": "q8_0", "row": 40, "output_tensor_type": "q4_0"}, "--output-tensor-type: the rows of output.weight"),
+    "a pattern that matches nothing": (
+        {"recipe": "q4_k_m", "tensor_types": ("atn_v=q8_0",)},
+        "'atn_v' is found in no tensor's name",
+    ),
+    "patterns where nothing is quantized": (
+        {"recipe": "f16", "tensor_types": ("attn=q8_0",)},
+        "with f16 it would have no effect",
+    ),
+    "embeddings that do not divide": (
+        {"recipe": "q8_0", "row": 96, "token_embedding_type": "q6_k"},
+        "token_embd.weight have 96 weights",
+    ),
+    "output that does not divide": (
+        {"recipe": "q8_0", "row": 40, "output_tensor_type": "q4_0"},
+        "--output-tensor-type: the rows of output.weight",
+    ),
     "no substitute": ({"recipe": "q1_0", "row": 96}, "no format is known to take its place"),
     "no equals sign": ({"recipe": "q8_0", "tensor_types": ("attn",)}, "REGEX=FORMAT"),
     "no format": ({"recipe": "q8_0", "tensor_types": ("attn=",)}, "REGEX=FORMAT"),
     "a wrong expression": ({"recipe": "q8_0", "tensor_types": ("attn(=q8_0",)}, "in the regular expression"),
     "a POSIX class": ({"recipe": "q8_0", "tensor_types": ("[[:digit:]]=q8_0",)}, "write \\[0-9\\]"),
-    "an unknown format": ({"recipe": "q8_0", "output_tensor_type": "q4_k_m"}, "unknown block format 'q4_k_m'; known: .*q4_k"),
+    "an unknown format": (
+        {"recipe": "q8_0", "output_tensor_type": "q4_k_m"},
+        "unknown block format 'q4_k_m'; known: .*q4_k",
+    ),
     "a format of integers": ({"recipe": "q8_0", "tensor_types": ("attn=i32",)}, "cannot be converted to I32"),
     "override without a type": ({"recipe": "q8_0", "override_kv": ("k=1",)}, "KEY=TYPE:VALUE"),
     "override of an unknown type": ({"recipe": "q8_0", "override_kv": ("k=u8:1",)}, "KEY=TYPE:VALUE"),
@@ -251,7 +366,9 @@ def test_quantized_sources_are_not_quantized_anew_by_accident() -> None:
         TensorFacts("output.weight", (4, 256), FORMATS["q6_k"], is_final=True),
         TensorFacts("a.weight", (4, 256), FORMATS["q8_0"], is_final=True),
     ]
-    with pytest.raises(UsageError, match=r"a.weight is Q8_0 already; quantizing it to Q4_K loses more \(--allow-requantize"):
+    with pytest.raises(
+        UsageError, match=r"a.weight is Q8_0 already; quantizing it to Q4_K loses more \(--allow-requantize"
+    ):
         choose(resolve("q4_k_m"), tensors, LLAMA_1B)
     chosen = choose(resolve("q4_k_m"), tensors, LLAMA_1B, Options(allow_requantize=True))
     assert [choice.format.key for choice in chosen.values()] == ["q4_k", "q6_k"]
@@ -259,7 +376,11 @@ def test_quantized_sources_are_not_quantized_anew_by_accident() -> None:
 
 def test_a_final_source_keeps_what_is_not_quantized() -> None:
     """Of a GGUF file; what a checkpoint has in its place becomes F32."""
-    for name, shape in (("output_norm.weight", (256,)), ("blk.0.ffn_gate_inp.weight", (8, 256)), ("x.scales", (4, 256))):
+    for name, shape in (
+        ("output_norm.weight", (256,)),
+        ("blk.0.ffn_gate_inp.weight", (8, 256)),
+        ("x.scales", (4, 256)),
+    ):
         for is_final, expected in ((True, "bf16"), (False, "f32")):
             tensor = TensorFacts(name, shape, FORMATS["bf16"], is_final)
             assert choose(resolve("q8_0"), [tensor], LLAMA_1B)[name].format.key == expected
@@ -306,8 +427,24 @@ def shown_plan(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[s
 def test_options_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "types.txt"
     file.write_text("ffn_up=q5_1\n\n  attn_v=q2_k ffn_gate=f16\n")
-    named = ["--tensor-type", "attn_v=q8_0", "--tensor-type-file", file, "--output-tensor-type", "q5_0", "--token-embedding-type", "bf16"]
-    overrides = ["--override-kv", "llama.context_length=int:64", "--override-kv", "general.name=str:Renamed", "--override-kv", "new.key=float:0.1"]
+    named = [
+        "--tensor-type",
+        "attn_v=q8_0",
+        "--tensor-type-file",
+        file,
+        "--output-tensor-type",
+        "q5_0",
+        "--token-embedding-type",
+        "bf16",
+    ]
+    overrides = [
+        "--override-kv",
+        "llama.context_length=int:64",
+        "--override-kv",
+        "general.name=str:Renamed",
+        "--override-kv",
+        "new.key=float:0.1",
+    ]
     plan = shown_plan(capsys, TINY, "-t", "q4_k_m", *named, *overrides)
     formats = {tensor["name"]: tensor["format"] for tensor in plan["tensors"]}
     expected = {
@@ -324,7 +461,10 @@ def test_options_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert metadata["new.key"] == pytest.approx(0.1, rel=1e-6)
     assert shown_plan(capsys, TINY, "-t", "q4_k_m", "--pure")["tensors"][-1]["format"] == "Q4_K"
     left = shown_plan(capsys, TINY, "-t", "q4_k_m", "--leave-output-tensor")
-    assert next(tensor["rule"] for tensor in left["tensors"] if tensor["name"] == "output.weight") == "--leave-output-tensor"
+    assert (
+        next(tensor["rule"] for tensor in left["tensors"] if tensor["name"] == "output.weight")
+        == "--leave-output-tensor"
+    )
 
 
 def test_overridden_metadata_is_what_rules_ask(capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,7 +475,11 @@ def test_overridden_metadata_is_what_rules_ask(capsys: pytest.CaptureFixture[str
 def test_a_llama_without_shared_heads_is_no_70b(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The oldest files of 65B have no number of key-value heads, which then is that of heads."""
     for kv_heads, expected in ((None, "Q3_K"), (64, "Q3_K"), (8, "Q5_K")):
-        keys = {"general.architecture": string("llama"), "llama.block_count": u32(80), "llama.attention.head_count": u32(64)}
+        keys = {
+            "general.architecture": string("llama"),
+            "llama.block_count": u32(80),
+            "llama.attention.head_count": u32(64),
+        }
         keys |= {} if kv_heads is None else {"llama.attention.head_count_kv": u32(kv_heads)}
         file = tmp_path / "model.gguf"
         file.write_bytes(build(keys, [TensorInfo("blk.9.attn_v.weight", (256, 1, 2), 1, 0)]) + bytes(1024))
@@ -348,7 +492,9 @@ def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rule not in capsys.readouterr().out
     assert main(["convert", str(TINY), "--dry-run", "--explain"]) == 0
     assert rule in capsys.readouterr().out
-    assert main(["convert", str(TINY), "-o", str(tmp_path / "out.gguf"), "-t", "q8_0", "--explain", "-q"]) == 0
+    assert (
+        main(["convert", str(TINY), "-o", str(tmp_path / "out.gguf"), "-t", "q8_0", "--explain", "-q"]) == 0
+    )
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path / 'out.gguf'}\n"
     assert captured.err.count("q8_0: base") == len(re.findall("Q8_0", captured.err))
@@ -359,7 +505,9 @@ def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [(b"attn_v", 2, "REGEX=FORMAT"), (b"\xff\xfe", 2, "not UTF-8"), (None, 4, "no such file")],
     ids=["no format", "not text", "no file"],
 )
-def test_files_of_types(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, status: int, message: str) -> None:
+def test_files_of_types(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, status: int, message: str
+) -> None:
     file = tmp_path / "types.txt"
     if content is not None:
         file.write_bytes(content)

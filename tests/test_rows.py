@@ -1,4 +1,6 @@
-"""Row stores: what a row is, what readers see and when, what a writer that is stopped leaves, and what a file that grows may say."""
+"""Row stores: what a row is, what readers see and when, what a writer that is stopped leaves, and what a file
+that grows may say.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +56,21 @@ ROOT = Path(__file__).resolve().parent.parent
 
 BLOCKS = [("q8_0", 96), ("q4_0", 32), ("q4_k", 512), ("iq4_nl", 64), ("f16", 7), ("bf16", 5), ("f32", 1)]
 CHUNKS = [
-    *(("int8_row", 128), ("int8_row", 1), ("affine4_b64", 128), ("affine4_b64", 100), ("nf4_b64", 192), ("nf4_b64", 5), ("int4_b128", 256)),
-    *(("sign_b128", 130), ("affine3_b32", 32), ("affine4_b64_dq", 128), ("sb:bits=3,block=16,super=4,scale_bits=6,min_bits=6", 64)),
+    *(
+        ("int8_row", 128),
+        ("int8_row", 1),
+        ("affine4_b64", 128),
+        ("affine4_b64", 100),
+        ("nf4_b64", 192),
+        ("nf4_b64", 5),
+        ("int4_b128", 256),
+    ),
+    *(
+        ("sign_b128", 130),
+        ("affine3_b32", 32),
+        ("affine4_b64_dq", 128),
+        ("sb:bits=3,block=16,super=4,scale_bits=6,min_bits=6", 64),
+    ),
     *(("sb:bits=3,block=16,super=2,scale_bits=5", 64), ("kmeans4_row", 100)),
 ]
 REFUSED = {"nf4_b64_dq", "ternary_absmean", "quantile4_b256", "lossless"}
@@ -76,14 +91,19 @@ def rules_of(path: Path, level: str = "structure") -> set[str]:
     return {finding.rule for finding in gguflow.validate(path, level)}
 
 
-# --- what a row is ----------------------------------------------------------------------------------------------------------------------------------
+# --- what a row is
+# ----------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("format", "width"), BLOCKS)
 def test_a_row_in_a_block_format_is_what_quantize_gives(tmp_path: Path, format: str, width: int) -> None:
     x = vectors(23, width)
     with RowStore(tmp_path / "x.gguf", format, width) as store:
-        assert [store.append(x[:20]), store.append(x[20]), store.append(x[21:].astype(np.float64))] == [range(20), range(20, 21), range(21, 23)]
+        assert [store.append(x[:20]), store.append(x[20]), store.append(x[21:].astype(np.float64))] == [
+            range(20),
+            range(20, 21),
+            range(21, 23),
+        ]
         packed = gguflow.quantize(x, format)
         np.testing.assert_array_equal(store.raw(), packed)
         np.testing.assert_array_equal(store.rows(), gguflow.dequantize(packed, format))
@@ -91,7 +111,9 @@ def test_a_row_in_a_block_format_is_what_quantize_gives(tmp_path: Path, format: 
 
 
 @pytest.mark.parametrize(("format", "width"), CHUNKS)
-def test_a_row_in_the_family_is_the_chunk_of_a_tensor_of_one_row(tmp_path: Path, format: str, width: int) -> None:
+def test_a_row_in_the_family_is_the_chunk_of_a_tensor_of_one_row(
+    tmp_path: Path, format: str, width: int
+) -> None:
     """Whether rows are encoded many at a time or one by one."""
     x = vectors(9, width)
     payloads = [parametric.Payload(gguflow.quantize(row[None], format)) for row in x]
@@ -102,7 +124,9 @@ def test_a_row_in_the_family_is_the_chunk_of_a_tensor_of_one_row(tmp_path: Path,
             chunk = payload.chunk(0)
             np.testing.assert_array_equal(row, chunk[: len(row)])
             assert not chunk[len(row) :].any() and len(row) % 8 == 0 and len(chunk) - len(row) < 64
-        np.testing.assert_array_equal(store.rows(), np.concatenate([payload.decode_rows() for payload in payloads]))
+        np.testing.assert_array_equal(
+            store.rows(), np.concatenate([payload.decode_rows() for payload in payloads])
+        )
     assert examine(tmp_path / "x.gguf", "strict") == ("valid", [])
 
 
@@ -177,7 +201,8 @@ def test_stores_that_cannot_be(tmp_path: Path, arguments: Any, error: type[Ggufl
     assert list(tmp_path.iterdir()) == []
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------------------------------------
+# --- reading
+# ----------------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", ["q8_0", "int8_row"])
@@ -222,15 +247,23 @@ def test_a_reader_sees_what_was_flushed(tmp_path: Path, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["q4_0", "affine4_b64"])
-def test_an_open_model_gives_the_rows(tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_open_model_gives_the_rows(
+    tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = store_of(tmp_path / "x.gguf", 40, format, 128)
-    with RowStore.open(path) as store, gguflow.open(path) as model, gguflow.open(path, mode="pread") as copied:
+    with (
+        RowStore.open(path) as store,
+        gguflow.open(path) as model,
+        gguflow.open(path, mode="pread") as copied,
+    ):
         tensor = model["rows"]
         np.testing.assert_array_equal(tensor.dequantize(), store.rows())
         np.testing.assert_array_equal(copied["rows"].dequantize(slice(30, 33)), store.rows(30, 33))
         np.testing.assert_array_equal(tensor.raw, store.raw())
         np.testing.assert_array_equal(tensor[7].dequantize(), store.rows(7, 8)[0])
-        np.testing.assert_allclose(tensor.matmul(vectors(2, 128)), vectors(2, 128) @ store.rows().T, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            tensor.matmul(vectors(2, 128)), vectors(2, 128) @ store.rows().T, rtol=1e-4, atol=1e-4
+        )
     assert main(["inspect", str(path)]) == 0
     assert re.search(rf"rows +{format} +40x128", capsys.readouterr().out, re.IGNORECASE)
 
@@ -242,7 +275,9 @@ class _Params(ctypes.Structure):
 @pytest.mark.parametrize("tail", [0, 3], ids=["flushed", "with a tail"])
 @pytest.mark.parametrize("n", [0, 1, 7])
 @pytest.mark.parametrize(("format", "width"), [("q8_0", 32), ("int8_row", 36), ("f16", 5)])
-def test_other_readers_see_the_counted_rows(tmp_path: Path, format: str, width: int, n: int, tail: int) -> None:
+def test_other_readers_see_the_counted_rows(
+    tmp_path: Path, format: str, width: int, n: int, tail: int
+) -> None:
     """gguf-py and llama.cpp, which loads the data section whole."""
     path = tmp_path / "x.gguf"
     with RowStore(path, format, width) as store:
@@ -252,10 +287,17 @@ def test_other_readers_see_the_counted_rows(tmp_path: Path, format: str, width: 
             store.append(vectors(tail, width))
         (tensor,) = gguf.GGUFReader(path).tensors
         assert (tensor.name, tensor.n_elements) == ("rows", n * find_codec(format, width).row_length)
-        np.testing.assert_array_equal(np.asarray(tensor.data).reshape(-1).view(np.uint8), store.raw(0, n).reshape(-1))
+        np.testing.assert_array_equal(
+            np.asarray(tensor.data).reshape(-1).view(np.uint8), store.raw(0, n).reshape(-1)
+        )
         library = ggml.library()
-        library.gguf_init_from_file.restype, library.gguf_init_from_file.argtypes = ctypes.c_void_p, [ctypes.c_char_p, _Params]
-        assert library.gguf_init_from_file(os.fsencode(path), _Params(False, ctypes.pointer(ctypes.c_void_p())))
+        library.gguf_init_from_file.restype, library.gguf_init_from_file.argtypes = (
+            ctypes.c_void_p,
+            [ctypes.c_char_p, _Params],
+        )
+        assert library.gguf_init_from_file(
+            os.fsencode(path), _Params(False, ctypes.pointer(ctypes.c_void_p()))
+        )
 
 
 def test_readers_while_threads_append(tmp_path: Path) -> None:
@@ -303,7 +345,8 @@ def test_readers_while_threads_append(tmp_path: Path) -> None:
         np.testing.assert_array_equal(reader.raw(), packed[[chosen for _, chosen in sorted(numbers)]])
 
 
-# --- going on, and who may write --------------------------------------------------------------------------------------------------------------------
+# --- going on, and who may write
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_going_on(tmp_path: Path) -> None:
@@ -386,14 +429,17 @@ def test_a_file_that_is_shortened_or_emptied_is_refused(tmp_path: Path) -> None:
     }.values(),
     ids=["no file", "a directory", "a pipe", "empty", "another file", "another GGUF file", "cut"],
 )
-def test_files_that_are_no_stores(tmp_path: Path, make: Callable[[Path], object], error: type[GguflowError]) -> None:
+def test_files_that_are_no_stores(
+    tmp_path: Path, make: Callable[[Path], object], error: type[GguflowError]
+) -> None:
     path = tmp_path / "x.gguf"
     make(path)
     with pytest.raises(error):
         RowStore.open(path)
 
 
-# --- what a writer that is stopped leaves -----------------------------------------------------------------------------------------------------------
+# --- what a writer that is stopped leaves
+# -----------------------------------------------------------------------------------------------------------
 
 
 class Medium:
@@ -405,7 +451,9 @@ class Medium:
         write, sync = platform.pwrite_all, platform.sync_data
 
         def recorded_write(fd: int, buffer: Any, offset: int) -> None:
-            self.log.append(("write", offset, bytes(memoryview(buffer).cast("B")) if memoryview(buffer).nbytes else b""))
+            self.log.append(
+                ("write", offset, bytes(memoryview(buffer).cast("B")) if memoryview(buffer).nbytes else b"")
+            )
             write(fd, buffer, offset)
 
         def recorded_sync(fd: int) -> None:
@@ -420,13 +468,20 @@ class Medium:
         self.log.append(("flushed", n_rows, b""))
 
     def after_power_cuts(self) -> Iterator[tuple[bytes, int]]:
-        """Files, each with the rows that were flushed before. All that was synced is there, and of later writes none, all, each, all but each."""
+        """Files, each with the rows that were flushed before. All that was synced is there, and of later
+        writes none, all, each, all but each.
+        """
         for k in range(len(self.log) + 1):
             before = self.log[:k]
             synced = max((i for i, (kind, _, _) in enumerate(before) if kind == "sync"), default=-1) + 1
             later = [entry for entry in before[synced:] if entry[0] == "write"]
             flushed = max((n for kind, n, _ in before if kind == "flushed"), default=0)
-            for chosen in ([], later, *([entry] for entry in later), *([e for e in later if e is not left_out] for left_out in later)):
+            for chosen in (
+                [],
+                later,
+                *([entry] for entry in later),
+                *([e for e in later if e is not left_out] for left_out in later),
+            ):
                 yield self._file([*before[:synced], *chosen]), flushed
 
     def _file(self, entries: list[tuple[str, int, bytes]]) -> bytes:
@@ -439,9 +494,15 @@ class Medium:
 
 
 @pytest.mark.parametrize("format", ["q8_0", "int8_row"])
-def test_whatever_a_power_cut_leaves_is_a_prefix_with_all_that_was_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+def test_whatever_a_power_cut_leaves_is_a_prefix_with_all_that_was_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
     """R-111."""
-    path, left, x = tmp_path / "x.gguf", tmp_path / "left.gguf", vectors(12, 36 if format == "int8_row" else 32)
+    path, left, x = (
+        tmp_path / "x.gguf",
+        tmp_path / "left.gguf",
+        vectors(12, 36 if format == "int8_row" else 32),
+    )
     RowStore(path, format, x.shape[1]).close()
     medium = Medium(monkeypatch, path)
     with RowStore(path, mode="a") as store:
@@ -477,7 +538,11 @@ def refuse_once(monkeypatch: pytest.MonkeyPatch, name: str, k: int) -> None:
     def refusing(fd: int, *arguments: Any) -> None:
         if next(calls) == k:
             if arguments:
-                function(fd, memoryview(arguments[0]).cast("B")[: memoryview(arguments[0]).nbytes // 2], arguments[1])
+                function(
+                    fd,
+                    memoryview(arguments[0]).cast("B")[: memoryview(arguments[0]).nbytes // 2],
+                    arguments[1],
+                )
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         function(fd, *arguments)
 
@@ -499,8 +564,12 @@ def test_a_full_disk_while_appending(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert examine(path, "strict") == ("valid", [])
 
 
-@pytest.mark.parametrize(("call", "k", "there"), [("sync_data", 1, 10), ("pwrite_all", 2, 15), ("sync_data", 2, 15)])
-def test_a_flush_that_fails_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, k: int, there: int) -> None:
+@pytest.mark.parametrize(
+    ("call", "k", "there"), [("sync_data", 1, 10), ("pwrite_all", 2, 15), ("sync_data", 2, 15)]
+)
+def test_a_flush_that_fails_is_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, k: int, there: int
+) -> None:
     """R-118: what the system could not write it may have forgotten, and would not say so again."""
     path = store_of(tmp_path / "x.gguf", width=64)
     store = RowStore(path, mode="a")
@@ -519,7 +588,8 @@ def test_a_flush_that_fails_is_the_last(tmp_path: Path, monkeypatch: pytest.Monk
         np.testing.assert_array_equal(store.raw(0, 10), gguflow.quantize(vectors(10, 64), "q8_0"))
 
 
-# --- what a file that grows may say -----------------------------------------------------------------------------------------------------------------
+# --- what a file that grows may say
+# -----------------------------------------------------------------------------------------------------------------
 
 Change = Callable[[Metadata, list[TensorInfo]], None]
 
@@ -555,10 +625,18 @@ BROKEN: dict[str, tuple[str, str, Change]] = {
     "version 2": ("R-102", "q8_0", setting(layout.VERSION_KEY, u32(2))),
     "an unknown format": ("R-103", "q8_0", setting(layout.FORMAT_KEY, string("q9_9"))),
     "a text form that does not parse": ("R-103", "q8_0", setting(layout.FORMAT_KEY, string("sb:bits=99"))),
-    "a format of entropy-coded rows": ("R-103", "int8_row", setting(layout.FORMAT_KEY, string("int8_row+zstd"))),
+    "a format of entropy-coded rows": (
+        "R-103",
+        "int8_row",
+        setting(layout.FORMAT_KEY, string("int8_row+zstd")),
+    ),
     "a width that does not divide": ("R-103", "q8_0", setting(layout.WIDTH_KEY, u64(65))),
     "a width beyond all": ("R-103", "int8_row", setting(layout.WIDTH_KEY, u64(1 << 62))),
-    "two tensors": ("R-104", "q8_0", lambda metadata, tensors: tensors.append(TensorInfo("more", (0, 1), 0, 4 * 2 * 34 + 16))),
+    "two tensors": (
+        "R-104",
+        "q8_0",
+        lambda metadata, tensors: tensors.append(TensorInfo("more", (0, 1), 0, 4 * 2 * 34 + 16)),
+    ),
     "no tensor": ("R-104", "q8_0", lambda metadata, tensors: tensors.clear()),
     "another name": ("R-104", "q8_0", tensor(name="row")),
     "another width than the tensor's": ("R-104", "q8_0", setting(layout.WIDTH_KEY, u64(32))),
@@ -567,10 +645,22 @@ BROKEN: dict[str, tuple[str, str, Change]] = {
     "three dimensions": ("R-104", "q8_0", tensor(dims=(64, 2, 2))),
     "bytes for blocks": ("R-104", "q8_0", setting(layout.FORMAT_KEY, string("int8_row"))),
     "nothing that must be understood": ("R-105", "int8_row", removing(MUST_UNDERSTAND_KEY)),
-    "something that must be understood": ("R-105", "q8_0", setting(MUST_UNDERSTAND_KEY, array(ValueType.STRING, ["int8_row"]))),
-    "another encoding to understand": ("R-105", "int8_row", setting(MUST_UNDERSTAND_KEY, array(ValueType.STRING, ["nf4_b64"]))),
+    "something that must be understood": (
+        "R-105",
+        "q8_0",
+        setting(MUST_UNDERSTAND_KEY, array(ValueType.STRING, ["int8_row"])),
+    ),
+    "another encoding to understand": (
+        "R-105",
+        "int8_row",
+        setting(MUST_UNDERSTAND_KEY, array(ValueType.STRING, ["nf4_b64"])),
+    ),
     "no array to understand": ("R-105", "int8_row", setting(MUST_UNDERSTAND_KEY, string("int8_row"))),
-    "rows that pass for a payload": ("R-105", "int8_row", setting(PAYLOADS_KEY, array(ValueType.STRING, ["rows"]))),
+    "rows that pass for a payload": (
+        "R-105",
+        "int8_row",
+        setting(PAYLOADS_KEY, array(ValueType.STRING, ["rows"])),
+    ),
 }
 
 
@@ -579,7 +669,11 @@ def test_headers_that_are_refused(tmp_path: Path, rule: str, format: str, change
     path = changed(tmp_path / "x.gguf", format, change)
     verdict, findings = examine(path, "values")
     assert (verdict, findings[0].rule) == ("unsupported" if rule in ("R-102", "R-103") else "invalid", rule)
-    for opening in (lambda: RowStore.open(path), lambda: RowStore(path, mode="a"), lambda: gguflow.open(path)):
+    for opening in (
+        lambda: RowStore.open(path),
+        lambda: RowStore(path, mode="a"),
+        lambda: gguflow.open(path),
+    ):
         with pytest.raises(FileError, match=rule) as refused:
             opening()
         assert isinstance(refused.value, UnsupportedError if verdict == "unsupported" else InvalidError)
@@ -640,13 +734,20 @@ def test_rows_are_judged_at_the_level_values(tmp_path: Path, at: int, patch: byt
         file.write(patch)
     assert rules_of(path) == set()
     (found,) = gguflow.validate(path, "values")
-    assert (found.rule, found.path, found.offset) == (rule, f"$.tensors[0].rows[{at // ROW}]", start + at // ROW * ROW)
+    assert (found.rule, found.path, found.offset) == (
+        rule,
+        f"$.tensors[0].rows[{at // ROW}]",
+        start + at // ROW * ROW,
+    )
 
 
 def test_mutated_files_raise_nothing_of_their_own(tmp_path: Path) -> None:
     """A file is read, or refused with a rule; and what its judge calls valid can be decoded."""
     path, rng = tmp_path / "mutated.gguf", random.Random(0)
-    seeds = [store_of(tmp_path / f"{i}.gguf", 3, *kind).read_bytes() for i, kind in enumerate([("q8_0", 32), ("affine4_b64", 64), ("f16", 3)])]
+    seeds = [
+        store_of(tmp_path / f"{i}.gguf", 3, *kind).read_bytes()
+        for i, kind in enumerate([("q8_0", 32), ("affine4_b64", 64), ("f16", 3)])
+    ]
     n_read = 0
     for _ in range(1500):
         path.write_bytes(mutated(seeds, rng))
@@ -676,13 +777,16 @@ def test_rules_are_those_of_the_specification() -> None:
     of_bytes = set(re.findall(r"^\| (R-10\d) \|.*\| \w+ \|$", text, re.MULTILINE))
     of_behaviour = set(re.findall(r"^\| (R-11\d) \|", text, re.MULTILINE))
     mine = Path(__file__).read_text(encoding="utf-8")
-    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "gguflow" / "rows").glob("*.py"))
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "src" / "gguflow" / "rows").glob("*.py")
+    )
     assert len(of_bytes) == 8 and {rule for rule in of_bytes if rule not in code} == set()
     assert of_behaviour and {rule for rule in of_bytes | of_behaviour if rule not in mine} == set()
     assert set(re.findall(r"R-1\d\d", code)) <= of_bytes | of_behaviour
 
 
-# --- a cache ----------------------------------------------------------------------------------------------------------------------------------------
+# --- a cache
+# ----------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_cache_in_row_stores_is_a_cache(tmp_path: Path) -> None:
@@ -698,7 +802,9 @@ def test_a_cache_in_row_stores_is_a_cache(tmp_path: Path) -> None:
 
         def opened(n_layers: int) -> list[tuple[RowStore, RowStore]]:
             paths = [[tmp_path / f"{i}.{kind}.gguf" for kind in ("keys", "values")] for i in range(n_layers)]
-            return [(RowStore(k, "q8_0", width, mode="a"), RowStore(v, "q8_0", width, mode="a")) for k, v in paths]
+            return [
+                (RowStore(k, "q8_0", width, mode="a"), RowStore(v, "q8_0", width, mode="a")) for k, v in paths
+            ]
 
         for part, logits in zip(parts, expected, strict=True):
             stores = opened(transformer.sizes.n_layers)

@@ -1,4 +1,6 @@
-"""The specification of the container, the code and the corpus are about the same rules: every id is in all of them, with the same verdict."""
+"""The specification of the container, the code and the corpus are about the same rules: every id is in all of
+them, with the same verdict.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ CASES = json.loads((FILES / "manifest.json").read_text(encoding="utf-8"))
 
 ABOUT_BYTES = r"[CGV]-\d{3}"
 ABOUT_BEHAVIOUR = r"[WP]-\d{3}"
-RULES: dict[str, str] = dict(re.findall(rf"^\| ({ABOUT_BYTES}) \|.*\| (\w+) \|$", SPECIFICATION, re.MULTILINE))
+RULES: dict[str, str] = dict(
+    re.findall(rf"^\| ({ABOUT_BYTES}) \|.*\| (\w+) \|$", SPECIFICATION, re.MULTILINE)
+)
 BEHAVIOUR = set(re.findall(rf"^\| ({ABOUT_BEHAVIOUR}) \|", SPECIFICATION, re.MULTILINE))
 
 WITHOUT_FILE = {
@@ -32,12 +36,20 @@ WITHOUT_FILE = {
 
 ABOUT_PAYLOADS = r"E-\d{3}"
 OF_PAYLOADS: dict[str, str] = dict(
-    re.findall(rf"^\| ({ABOUT_PAYLOADS}) \|.*\| (\w+) \|$", (ROOT / "spec/blocks/parametric.md").read_text(encoding="utf-8"), re.MULTILINE)
+    re.findall(
+        rf"^\| ({ABOUT_PAYLOADS}) \|.*\| (\w+) \|$",
+        (ROOT / "spec/blocks/parametric.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
 )
 
 
 def text_of(directory: Path) -> str:
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(directory.rglob("*.py")) if path != Path(__file__).resolve())
+    return "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in sorted(directory.rglob("*.py"))
+        if path != Path(__file__).resolve()
+    )
 
 
 def test_every_rule_of_the_specification_is_in_the_code_and_the_other_way_round() -> None:
@@ -62,14 +74,19 @@ def test_rules_that_the_text_mentions_exist() -> None:
     assert mentioned <= RULES.keys() | BEHAVIOUR
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in CASES if case["rules"] and case["rules"][0] in RULES])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case["id"]) for case in CASES if case["rules"] and case["rules"][0] in RULES],
+)
 def test_the_verdict_of_a_file_is_that_of_a_rule_it_breaks(case: dict[str, str]) -> None:
     verdicts = {RULES[rule] for rule in case["rules"] if rule in RULES}
     assert case["verdict"] in verdicts or (case["verdict"] == "valid" and case["rules"])
 
 
 def test_payloads_have_the_same_rules_in_specification_code_and_corpus() -> None:
-    """And every rule the same verdict: of the error that is raised, and of a file that breaks it and no other."""
+    """And every rule the same verdict: of the error that is raised, and of a file that breaks it and no
+    other.
+    """
     assert set(re.findall(rf'"({ABOUT_PAYLOADS})"', text_of(PACKAGE))) == OF_PAYLOADS.keys()
     assert {rule: error_class_of(rule).verdict for rule in OF_PAYLOADS} == OF_PAYLOADS
     broken = [case for case in CASES if case.get("category") == "E" and case["file"].startswith("invalid/")]
@@ -79,7 +96,11 @@ def test_payloads_have_the_same_rules_in_specification_code_and_corpus() -> None
 
 
 def test_every_preset_of_the_family_has_a_good_file_of_its_kind() -> None:
-    names = {case["id"].removeprefix("payload-").rstrip("0123456789") for case in CASES if case["id"].startswith("payload-")}
+    names = {
+        case["id"].removeprefix("payload-").rstrip("0123456789")
+        for case in CASES
+        if case["id"].startswith("payload-")
+    }
     kinds = {re.sub(r"affine\d_b\d+", "affine4_b64", name).rstrip("0123456789") for name in presets()}
     assert kinds <= names
 
@@ -87,7 +108,14 @@ def test_every_preset_of_the_family_has_a_good_file_of_its_kind() -> None:
 DECIDED_BY_THE_PARSER = {"C-002", "C-003"}
 
 
-@pytest.mark.parametrize("rule", sorted(rule for rule in RULES if RULES[rule] not in ("malformed", "warning") and rule not in DECIDED_BY_THE_PARSER))
+@pytest.mark.parametrize(
+    "rule",
+    sorted(
+        rule
+        for rule in RULES
+        if RULES[rule] not in ("malformed", "warning") and rule not in DECIDED_BY_THE_PARSER
+    ),
+)
 def test_the_error_of_a_rule_is_that_of_the_specification(rule: str) -> None:
     """What is malformed is the parser's to say, and so are versions; the corpus shows it."""
     assert error_class(rule).verdict == RULES[rule]

@@ -1,4 +1,6 @@
-"""Output in several files: cut where gguf-split cuts, loadable by llama.cpp, each file proving itself, all or none there."""
+"""Output in several files: cut where gguf-split cuts, loadable by llama.cpp, each file proving itself, all or
+none there.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ def convert(source: Path, output: Path, shards: Split | None, kind: str = "q8_0"
         (Split(max_tensors=7), [7, 7, 7]),
         (Split(max_tensors=100), [21]),
         (Split(max_tensors=15, is_first_empty=True), [0, 15, 6]),
-        (Split(max_nbytes=300_000), [2, 7, 12]),  # two matrices of 4096 x 64 come first: 278528 bytes each, and a norm between
+        (
+            Split(max_nbytes=300_000),
+            [2, 7, 12],
+        ),  # two matrices of 4096 x 64 come first: 278528 bytes each, and a norm between
         (Split(max_nbytes=278_528), [1, 1, 1, 18]),
         (Split(max_nbytes=1), [1] * 21),
         (Split(max_nbytes=10**9), [21]),
@@ -47,10 +52,14 @@ def convert(source: Path, output: Path, shards: Split | None, kind: str = "q8_0"
     ids=str,
 )
 def test_the_shards_are_the_file(tmp_path: Path, llama: Path, how: Split, counts: list[int]) -> None:
-    """The same tensors in the same order; keys and names as gguf-split has them; metadata in the first; every file keeps the rules."""
+    """The same tensors in the same order; keys and names as gguf-split has them; metadata in the first; every
+    file keeps the rules.
+    """
     files = convert(llama, tmp_path / "model.gguf", how)
     (whole,) = convert(llama, tmp_path / "whole.gguf", None)
-    assert [path.name for path in files] == [f"model-{i + 1:05d}-of-{len(counts):05d}.gguf" for i in range(len(counts))]
+    assert [path.name for path in files] == [
+        f"model-{i + 1:05d}-of-{len(counts):05d}.gguf" for i in range(len(counts))
+    ]
     assert [len(tensors_of(path)) for path in files] == counts
     assert [item for path in files for item in tensors_of(path).items()] == list(tensors_of(whole).items())
     headers = [describe.inspect_file(path) for path in files]
@@ -60,10 +69,14 @@ def test_the_shards_are_the_file(tmp_path: Path, llama: Path, how: Split, counts
         assert header.metadata["split.tensors.count"] == i32(21)
         assert {key.split(".")[0] for key in header.metadata if number} <= {"split", "gguflow"}
     expected = describe.inspect_file(whole).metadata
-    assert [key for key in headers[0].metadata if not key.startswith(("split.", "gguflow."))] == [k for k in expected if not k.startswith("gguflow.")]
+    assert [key for key in headers[0].metadata if not key.startswith(("split.", "gguflow."))] == [
+        k for k in expected if not k.startswith("gguflow.")
+    ]
     assert len({header.metadata[SHARDS_KEY].value for header in headers}) == 1
     for path in files:
-        assert not [finding for finding in validation.validate(path, level="values") if finding.severity == "error"]
+        assert not [
+            finding for finding in validation.validate(path, level="values") if finding.severity == "error"
+        ]
 
 
 def test_the_id_of_the_shards_is_that_of_their_weights(tmp_path: Path) -> None:
@@ -83,7 +96,9 @@ def test_merging_gives_the_file_back(tmp_path: Path, llama: Path) -> None:
     (whole,) = convert(llama, tmp_path / "whole.gguf", None, "q4_k_m")
     assert tensors_of(merged) == tensors_of(whole)
     a, b = (dict(describe.inspect_file(path).metadata) for path in (merged, whole))
-    assert [key for key in a if not key.startswith("gguflow.")] == [key for key in b if not key.startswith("gguflow.")]
+    assert [key for key in a if not key.startswith("gguflow.")] == [
+        key for key in b if not key.startswith("gguflow.")
+    ]
     assert a["general.file_type"] == b["general.file_type"]
     again = convert(merged, tmp_path / "again.gguf", Split(max_tensors=4, is_first_empty=True), "copy")
     assert [tensors_of(path) for path in again] == [tensors_of(path) for path in files]
@@ -98,17 +113,30 @@ def test_llama_cpp_loads_the_shards(tmp_path: Path) -> None:
 
 
 def test_several_types_are_split_each_by_its_sizes(tmp_path: Path, llama: Path) -> None:
-    prepared = conversion.prepare(llama, tmp_path / "m-{type}.gguf", type="q8_0,f32", shards=Split(max_nbytes=300_000))
+    prepared = conversion.prepare(
+        llama, tmp_path / "m-{type}.gguf", type="q8_0,f32", shards=Split(max_nbytes=300_000)
+    )
     reports = conversion.run(prepared, threads=3)
     assert [len(report.files) for report in reports] == [3, 4]
     for report in reports:
         (single,) = convert(llama, tmp_path / f"single-{report.recipe}.gguf", None, report.recipe)
-        assert [item for path in report.files for item in tensors_of(path).items()] == list(tensors_of(single).items())
+        assert [item for path in report.files for item in tensors_of(path).items()] == list(
+            tensors_of(single).items()
+        )
         assert report.nbytes == sum(path.stat().st_size for path in report.files)
 
 
 def test_the_command_line(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["convert", str(llama), "-t", "q8_0", "-o", str(tmp_path / "model.gguf"), "--split-max-size", "300K"]
+    command = [
+        "convert",
+        str(llama),
+        "-t",
+        "q8_0",
+        "-o",
+        str(tmp_path / "model.gguf"),
+        "--split-max-size",
+        "300K",
+    ]
     assert main([*command, "--dry-run", "--json"]) == 0
     plans = json.loads(capsys.readouterr().out)
     assert main([*command, "-q"]) == 0
@@ -120,7 +148,10 @@ def test_the_command_line(tmp_path: Path, llama: Path, capsys: pytest.CaptureFix
 
 
 BAD_CALLS = {
-    "both limits": (["--split-max-size", "1G", "--split-max-tensors", "3"], "either --split-max-size or --split-max-tensors"),
+    "both limits": (
+        ["--split-max-size", "1G", "--split-max-tensors", "3"],
+        "either --split-max-size or --split-max-tensors",
+    ),
     "no limit": (["--no-tensor-first-split"], "either --split-max-size or --split-max-tensors"),
     "no room": (["--split-max-size", "0"], "1 or more"),
     "no tensors": (["--split-max-tensors", "-1"], "1 or more"),
@@ -150,7 +181,9 @@ def test_one_name_that_is_taken_stops_all(tmp_path: Path, llama: Path, number: i
     assert taken.read_bytes() == b"precious"
 
 
-def test_nothing_is_named_before_all_is_whole(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_named_before_all_is_whole(
+    tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the first file gets its name, all are flushed; the first shard is the last to get it."""
     flush, commit = OutputFile.flush, OutputFile.commit
     order: list[ShardName | None] = []
@@ -175,10 +208,25 @@ def test_an_interrupted_split_goes_on(tmp_path: Path) -> None:
     """kill -9, then again: the same bytes as in one go, and leaves of all shards were kept."""
     source = tiny_llama(tmp_path / "checkpoint", hidden=1024, ffn=2816, n_layers=8, dtype="bfloat16")
     (tmp_path / "out").mkdir()
-    command = [sys.executable, "-m", "gguflow", "convert", str(source), "-t", "q4_k_m", "--split-max-tensors", "20", "--threads", "1", "-o"]
+    command = [
+        sys.executable,
+        "-m",
+        "gguflow",
+        "convert",
+        str(source),
+        "-t",
+        "q4_k_m",
+        "--split-max-tensors",
+        "20",
+        "--threads",
+        "1",
+        "-o",
+    ]
     out = tmp_path / "out" / "model.gguf"
     process = subprocess.Popen([*command, str(out), "-q"])
-    while process.poll() is None and sum(path.stat().st_size for path in out.parent.glob(".*.journal")) < 3000:
+    while (
+        process.poll() is None and sum(path.stat().st_size for path in out.parent.glob(".*.journal")) < 3000
+    ):
         pass
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

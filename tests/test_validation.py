@@ -1,4 +1,6 @@
-"""The validator beyond the corpus: ggml as a third party on blocks, the promises about memory, time and behaviour, and the command."""
+"""The validator beyond the corpus: ggml as a third party on blocks, the promises about memory, time and
+behaviour, and the command.
+"""
 
 from __future__ import annotations
 
@@ -48,16 +50,23 @@ def rules(findings: list[gguflow.Finding]) -> list[str]:
     return [finding.rule for finding in findings]
 
 
-# --- blocks -------------------------------------------------------------------------------------------------------------------------------------
+# --- blocks
+# -------------------------------------------------------------------------------------------------------------------------------------
 
-CODES = [pytest.param(f, code, id=f"{f.name} {code.what}") for f in FORMATS.values() for code in f.reserved_codes]
+CODES = [
+    pytest.param(f, code, id=f"{f.name} {code.what}") for f in FORMATS.values() for code in f.reserved_codes
+]
 
 
 def good_blocks(block_format: BlockFormat, n: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """n random blocks without a reserved code."""
-    packed = np.random.default_rng(block_format.id).integers(0, 256, (n, block_format.type_size), dtype=np.uint8)
+    packed = np.random.default_rng(block_format.id).integers(
+        0, 256, (n, block_format.type_size), dtype=np.uint8
+    )
     for code in block_format.reserved_codes:
-        packed[:, code.offset : code.offset + code.width] &= np.frombuffer((~code.mask % 256**code.width).to_bytes(code.width, "little"), np.uint8)
+        packed[:, code.offset : code.offset + code.width] &= np.frombuffer(
+            (~code.mask % 256**code.width).to_bytes(code.width, "little"), np.uint8
+        )
         packed[0, code.offset] |= 1
     return packed
 
@@ -73,7 +82,9 @@ def ggml_takes(block_format: BlockFormat, packed: np.ndarray[Any, np.dtype[np.ui
 
 @pytest.mark.parametrize(("block_format", "code"), CODES)
 def test_reserved_codes_are_what_ggml_refuses(block_format: BlockFormat, code: Any) -> None:
-    """Each bit pattern of the code alone, in the middle of good blocks; ggml says the same, but for what it tolerates."""
+    """Each bit pattern of the code alone, in the middle of good blocks; ggml says the same, but for what it
+    tolerates.
+    """
     packed = good_blocks(block_format, 37)
     assert values.first_reserved(packed.reshape(-1), block_format, code) == -1
     assert ggml_takes(block_format, packed)
@@ -93,7 +104,10 @@ def test_ggml_refuses_no_block_that_we_take(block_format: BlockFormat) -> None:
     packed = np.random.default_rng(1).integers(0, 256, (400, block_format.type_size), dtype=np.uint8)
     packed[::2, -2:] = 0xFF
     for row in packed:
-        ours = all(code.tolerated or values.first_reserved(row, block_format, code) == -1 for code in block_format.reserved_codes)
+        ours = all(
+            code.tolerated or values.first_reserved(row, block_format, code) == -1
+            for code in block_format.reserved_codes
+        )
         if block_format.name == "F64" and ours:  # ggml narrows to F32 before it looks
             with np.errstate(over="ignore"):
                 ours = bool(np.isfinite(row.view("<f8").astype(np.float32)[0]))
@@ -101,7 +115,9 @@ def test_ggml_refuses_no_block_that_we_take(block_format: BlockFormat) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_all_bad_blocks_are_counted_across_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+def test_all_bad_blocks_are_counted_across_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
     """A leaf of Q8_0 has 32,768 blocks; here are two and a part."""
     monkeypatch.setattr(values, "_STRIP", 34 * 3000)
     packed = np.tile(good_blocks(FORMATS["q8_0"], 1), (70_000, 1))
@@ -109,16 +125,27 @@ def test_all_bad_blocks_are_counted_across_leaves(tmp_path: Path, monkeypatch: p
         packed[block, :2] = (0x00, 0x7C)
     infos = [TensorInfo("t", (32, 70_000), 8, 0)]
     head = build({"general.architecture": string("example"), "general.quantization_version": u32(2)}, infos)
-    (finding,) = gguflow.validate(write(tmp_path / "m.gguf", head + packed.tobytes()), "values", threads=threads)
-    assert (finding.rule, finding.offset, finding.path) == ("V-001", len(head) + 7 * 34, "$.tensors[0].data[7].d")
+    (finding,) = gguflow.validate(
+        write(tmp_path / "m.gguf", head + packed.tobytes()), "values", threads=threads
+    )
+    assert (finding.rule, finding.offset, finding.path) == (
+        "V-001",
+        len(head) + 7 * 34,
+        "$.tensors[0].data[7].d",
+    )
     assert "6 of 70000" in finding.message
 
 
-# --- behaviour of readers -------------------------------------------------------------------------------------------------------------------------
+# --- behaviour of readers
+# -------------------------------------------------------------------------------------------------------------------------
 
 HOSTILE = [
     pytest.param(header_only([ARCHITECTURE], []), id="good"),
-    *(pytest.param(path.read_bytes(), id=path.name) for path in sorted((FILES / "invalid").glob("*.gguf")) if path.stat().st_size < 4096),
+    *(
+        pytest.param(path.read_bytes(), id=path.name)
+        for path in sorted((FILES / "invalid").glob("*.gguf"))
+        if path.stat().st_size < 4096
+    ),
 ]
 
 
@@ -152,13 +179,21 @@ def test_any_bytes_give_a_verdict(content: bytes, level: str) -> None:
             header = parse(data, "file")
         except FileError:
             continue
-        list(gguflow.validation.judge_gguf(Path("m.gguf"), memoryview(data), header, level, gguflow.validation.DEFAULT_LIMITS, 1))  # type: ignore[attr-defined]
+        list(
+            gguflow.validation.judge_gguf(
+                Path("m.gguf"), memoryview(data), header, level, gguflow.validation.DEFAULT_LIMITS, 1
+            )
+        )  # type: ignore[attr-defined]
 
 
 def test_templates_are_data(tmp_path: Path) -> None:
-    """P-004: a template that would not end, and one that would act, are judged as text; nothing that renders is loaded."""
+    """P-004: a template that would not end, and one that would act, are judged as text; nothing that renders
+    is loaded.
+    """
     template = "{% for i in range(10**12) %}{{ ''.__class__ }}{% endfor %}"
-    path = write(tmp_path / "m.gguf", gguf([ARCHITECTURE, key_value("tokenizer.chat_template", STRING, template)]))
+    path = write(
+        tmp_path / "m.gguf", gguf([ARCHITECTURE, key_value("tokenizer.chat_template", STRING, template)])
+    )
     program = f"import sys, gguflow; print([f.rule for f in gguflow.validate({str(path)!r}, 'strict')], 'jinja2' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout == "['G-017'] False\n", done.stderr
@@ -167,7 +202,9 @@ def test_templates_are_data(tmp_path: Path) -> None:
 def test_what_is_shown_is_escaped() -> None:
     """P-005."""
     done = command(
-        FILES / "valid" / "T04-name-with-escape.gguf", FILES / "valid" / "V25-terminal-escapes.gguf", FILES / "valid" / "K05-key-with-escape.gguf"
+        FILES / "valid" / "T04-name-with-escape.gguf",
+        FILES / "valid" / "V25-terminal-escapes.gguf",
+        FILES / "valid" / "K05-key-with-escape.gguf",
     )
     assert done.stdout
     assert all(c.isprintable() or c == "\n" for c in done.stdout)
@@ -202,7 +239,9 @@ def test_nesting_does_not_recurse() -> None:
     assert caught.value.finding.rule == "C-007"
 
 
-@pytest.mark.parametrize("name", ["D08-empty-tensor-at-a-page", "D08-empty-tensor-at-the-end", "T08-dimension-0"])
+@pytest.mark.parametrize(
+    "name", ["D08-empty-tensor-at-a-page", "D08-empty-tensor-at-the-end", "T08-dimension-0"]
+)
 def test_tensors_without_bytes(name: str) -> None:
     """P-008: at every level, at the end of the file and of a page."""
     for level in LEVELS[:2]:
@@ -217,7 +256,8 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     assert rules(gguflow.validate(pipe)) == ["C-035"]
 
 
-# --- behaviour of writers -------------------------------------------------------------------------------------------------------------------------
+# --- behaviour of writers
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -237,14 +277,18 @@ def test_the_size_is_known_before_the_data(converted: Path, capsys: pytest.Captu
     assert main(["convert", str(TINY), "-t", "q4_k_m", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["nbytes"] == converted.stat().st_size
-    assert [tensor["offset"] for tensor in plan["tensors"]] == [tensor.offset for tensor in parse(converted.read_bytes(), "file").tensors]
+    assert [tensor["offset"] for tensor in plan["tensors"]] == [
+        tensor.offset for tensor in parse(converted.read_bytes(), "file").tensors
+    ]
 
 
 def test_a_header_that_breaks_a_rule_is_not_written(tmp_path: Path) -> None:
     """W-002: a name that no other reader takes."""
     from sources.files import safetensors_bytes
 
-    source = write(tmp_path / "model.safetensors", safetensors_bytes({"n" * 64: np.ones((2, 32), np.float32)}))
+    source = write(
+        tmp_path / "model.safetensors", safetensors_bytes({"n" * 64: np.ones((2, 32), np.float32)})
+    )
     output = tmp_path / "model.gguf"
     with pytest.raises(InvalidError):
         gguflow.convert(source, output, type="f16", architecture="example")
@@ -265,17 +309,22 @@ def test_a_source_is_not_written_to(tmp_path: Path) -> None:
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
-    """W-003: a conversion that fails at a weight leaves what was there before, and nothing half written under the name."""
+    """W-003: a conversion that fails at a weight leaves what was there before, and nothing half written under
+    the name.
+    """
     from sources.files import safetensors_bytes
 
-    source = write(tmp_path / "model.safetensors", safetensors_bytes({"t.weight": np.full((2, 32), np.nan, np.float32)}))
+    source = write(
+        tmp_path / "model.safetensors", safetensors_bytes({"t.weight": np.full((2, 32), np.nan, np.float32)})
+    )
     output = write(tmp_path / "model.gguf", b"what was there")
     with pytest.raises(gguflow.GguflowError):
         gguflow.convert(source, output, type="q8_0", architecture="example", overwrite=True)
     assert output.read_bytes() == b"what was there"
 
 
-# --- strings --------------------------------------------------------------------------------------------------------------------------------------
+# --- strings
+# --------------------------------------------------------------------------------------------------------------------------------------
 
 
 def chain(texts: list[bytes]) -> bytes:
@@ -283,7 +332,11 @@ def chain(texts: list[bytes]) -> bytes:
 
 
 texts = st.lists(
-    st.one_of(st.binary(max_size=4), st.sampled_from([b"", b"\0" * 9, b"x" * 255, b"x" * 256, b"\1" + b"\0" * 12, b"x" * 5000])), max_size=300
+    st.one_of(
+        st.binary(max_size=4),
+        st.sampled_from([b"", b"\0" * 9, b"x" * 255, b"x" * 256, b"\1" + b"\0" * 12, b"x" * 5000]),
+    ),
+    max_size=300,
 )
 
 
@@ -299,9 +352,13 @@ def test_strings_are_found_as_a_loop_finds_them(found: list[bytes], behind: byte
 
 
 def test_a_large_vocabulary_takes_no_time(tmp_path: Path) -> None:
-    """150,000 tokens and 280,000 merges; the time of the processor, as others may be at work: 25 ms where it was measured."""
+    """150,000 tokens and 280,000 merges; the time of the processor, as others may be at work: 25 ms where it
+    was measured.
+    """
     tokens = [f"tok{i * 2654435761 % 999983:x}" for i in range(150_000)]
-    merges = [f"{a} {b}" for a, b in zip(tokens + tokens[:130_000], tokens[1:] + tokens[:130_001], strict=True)]
+    merges = [
+        f"{a} {b}" for a, b in zip(tokens + tokens[:130_000], tokens[1:] + tokens[:130_001], strict=True)
+    ]
     metadata = {
         "general.architecture": string("example"),
         "tokenizer.ggml.model": string("gpt2"),
@@ -319,7 +376,8 @@ def test_a_large_vocabulary_takes_no_time(tmp_path: Path) -> None:
     assert min(times) < 0.1
 
 
-# --- strict ---------------------------------------------------------------------------------------------------------------------------------------
+# --- strict
+# ---------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_grammar_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +392,8 @@ def test_the_grammar_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rules(list(canonical.judge_canonical(memoryview(content), header, lambda _: None))) == ["C-066"]
 
 
-# --- messages, command ------------------------------------------------------------------------------------------------------------------------------
+# --- messages, command
+# ------------------------------------------------------------------------------------------------------------------------------
 
 WORDS = {
     "H03-web-page": "web page",
@@ -369,23 +428,48 @@ def test_truncation_says_how_much_is_missing(converted: Path, tmp_path: Path) ->
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gguflow", "validate", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "gguflow", "validate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_the_command(tmp_path: Path) -> None:
     """An object on a line for each file, the worst exit status, and what cannot be read beside what can."""
     good, warned = FILES / "valid" / "llama.gguf", FILES / "valid" / "V15-nan.gguf"
     bad = FILES / "invalid" / "D03-half.gguf"
-    for files, status in (([good], 0), ([good, warned], 0), ([good, bad], 3), ([bad, tmp_path / "none.gguf"], 4)):
+    for files, status in (
+        ([good], 0),
+        ([good, warned], 0),
+        ([good, bad], 3),
+        ([bad, tmp_path / "none.gguf"], 4),
+    ):
         done = command(*files, "--json")
         assert done.returncode == status, done.stderr
         reports = [json.loads(line) for line in done.stdout.splitlines()]
         assert [entry["file"] for entry in reports] == [str(file) for file in files]
     assert [entry["verdict"] for entry in reports] == ["invalid", "io"]
-    assert set(reports[0]["findings"][0]) == {"rule", "severity", "path", "offset", "found", "expected", "message"}
+    assert set(reports[0]["findings"][0]) == {
+        "rule",
+        "severity",
+        "path",
+        "offset",
+        "found",
+        "expected",
+        "message",
+    }
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in sorted(FILES.rglob("*.gguf")) if path.stat().st_size < 70_000][::5])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.name)
+        for path in sorted(FILES.rglob("*.gguf"))
+        if path.stat().st_size < 70_000
+    ][::5],
+)
 def test_reports_are_json_and_text(path: Path) -> None:
     done = report(path, "strict")
     assert json.loads(json.dumps(done.data()))["verdict"] == done.verdict
@@ -409,7 +493,9 @@ def test_arrays_around_the_lengths_at_which_readers_switch(n: int) -> None:
 
 def test_offsets_of_findings(tmp_path: Path) -> None:
     """Where the bytes are that a finding speaks of."""
-    content = header_only([ARCHITECTURE], [tensor_info("first", (32,), 0, 0), tensor_info("second", (32,), 0, 96)], bytes(224))
+    content = header_only(
+        [ARCHITECTURE], [tensor_info("first", (32,), 0, 0), tensor_info("second", (32,), 0, 96)], bytes(224)
+    )
     (finding,) = gguflow.validate(write(tmp_path / "m.gguf", content))
     assert finding.offset is not None
     assert content[finding.offset + 8 :].startswith(b"second")

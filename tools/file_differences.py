@@ -1,4 +1,6 @@
-"""What is different between two GGUF files: metadata by key and type, tensors by name, format, shape and bytes."""
+"""What is different between two GGUF files: metadata by key and type, tensors by name, format, shape and
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class _Tensor:
 
 
 def compare_files(ours: Path, peer: Path) -> Iterator[str]:
-    """What differs, one line for each key and each tensor; what describes the file itself (`gguflow.*`) does not count."""
+    """What differs, one line for each key and each tensor; what describes the file itself (`gguflow.*`) does
+    not count.
+    """
     (our_keys, our_tensors), (peer_keys, peer_tensors) = _contents(ours), _contents(peer)
     for key in sorted(our_keys.keys() | peer_keys.keys()):
         found, expected = our_keys.get(key, "absent"), peer_keys.get(key, "absent")
@@ -52,8 +56,12 @@ def _contents(path: Path) -> tuple[dict[str, tuple[str, Any]], dict[str, _Tensor
             raise ValueError(f"{path}: {tensor.name} is of type {tensor.type_id}")
         start = header.data_offset + tensor.offset
         nbytes = tensor.n_weights // block_format.block_size * block_format.type_size
-        tensors[tensor.name] = _Tensor(f"{block_format} {list(tensor.shape)}", content[start : start + nbytes])
-    return {key: _typed(value) for key, value in header.metadata.items() if not key.startswith("gguflow.")}, tensors
+        tensors[tensor.name] = _Tensor(
+            f"{block_format} {list(tensor.shape)}", content[start : start + nbytes]
+        )
+    return {
+        key: _typed(value) for key, value in header.metadata.items() if not key.startswith("gguflow.")
+    }, tensors
 
 
 def _typed(value: Value) -> tuple[str, Any]:

@@ -39,7 +39,9 @@ def _ask(model: str, request: dict[str, Any], embedding: bool = False) -> dict[s
     parameters.embedding = embedding
     with _quiet():
         server = xllamacpp.Server(parameters)
-        answer: dict[str, Any] = server.handle_embeddings(request) if embedding else server.handle_completions(request)
+        answer: dict[str, Any] = (
+            server.handle_embeddings(request) if embedding else server.handle_completions(request)
+        )
         del server
     if "error" in answer:
         raise RuntimeError(f"llama.cpp refused: {json.dumps(answer)[:500]}")

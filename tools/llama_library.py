@@ -1,7 +1,9 @@
-"""llama.cpp's own functions (llama.h), out of the xllamacpp wheel through ctypes: the judge of our tokenizers, logits and perplexities.
+"""llama.cpp's own functions (llama.h), out of the xllamacpp wheel through ctypes: the judge of our
+tokenizers, logits and perplexities.
 
-Its two structures of parameters are passed by value and grow with every version, so they are opaque here but for the few fields that are set; the
-defaults beside those are checked first, and another layout is an error rather than a crash.
+Its two structures of parameters are passed by value and grow with every version, so they are opaque here but
+for the few fields that are set; the defaults beside those are checked first, and another layout is an error
+rather than a crash.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ _SILENT = _LogCallback(_say_nothing)
 
 @functools.cache
 def library() -> Any:
-    """The functions, with their types. Raises ImportError without the wheel, RuntimeError where its structures have another layout."""
+    """The functions, with their types. Raises ImportError without the wheel, RuntimeError where its
+    structures have another layout.
+    """
     spec = importlib.util.find_spec("xllamacpp")
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("this needs the xllamacpp wheel: pip install -e '.[test]'")
@@ -97,7 +101,11 @@ def library() -> Any:
         function = getattr(llama, name)
         function.restype, function.argtypes = result, arguments
     of_models, of_contexts = llama.llama_model_default_params(), llama.llama_context_default_params()
-    known = of_models.get(_N_GPU_LAYERS, "i") == (-1,) and of_models.get(_VOCAB_ONLY, "3?") == (False, False, True)
+    known = of_models.get(_N_GPU_LAYERS, "i") == (-1,) and of_models.get(_VOCAB_ONLY, "3?") == (
+        False,
+        False,
+        True,
+    )
     known &= (
         of_contexts.get(_FLASH_ATTENTION, "i") == (-1,)
         and of_contexts.get(_N_CTX, "3I") == (512, 2048, 512)
@@ -113,10 +121,19 @@ def library() -> Any:
 class Llama(AbstractContextManager["Llama"]):
     """A model that llama.cpp has loaded.
 
-    vocab_only: its tokenizer only. cache: the format of keys and values; with f32, attention is computed in binary32 throughout.
+    vocab_only: its tokenizer only. cache: the format of keys and values; with f32, attention is computed in
+    binary32 throughout.
     """
 
-    def __init__(self, path: Path, *, vocab_only: bool = False, n_context: int = 512, cache: str = "f16", threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        vocab_only: bool = False,
+        n_context: int = 512,
+        cache: str = "f16",
+        threads: int = 1,
+    ) -> None:
         self._llama = library()
         self._context = None
         parameters = self._llama.llama_model_default_params()
@@ -139,7 +156,9 @@ class Llama(AbstractContextManager["Llama"]):
         if not self._context:
             raise RuntimeError(f"llama.cpp made no context for {path}")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._context:
             self._llama.llama_free(self._context)
         self._llama.llama_model_free(self._model)
@@ -148,7 +167,9 @@ class Llama(AbstractContextManager["Llama"]):
         """The ids of a text's tokens."""
         raw = text.encode("utf-8")
         ids = np.empty(2 * len(raw) + 16, np.int32)
-        n = self._llama.llama_tokenize(self._vocab, raw, len(raw), ids.ctypes.data, ids.size, add_special, parse_special)
+        n = self._llama.llama_tokenize(
+            self._vocab, raw, len(raw), ids.ctypes.data, ids.size, add_special, parse_special
+        )
         if n < 0:
             raise RuntimeError(f"llama.cpp needs room for {-n} tokens")
         return [int(token) for token in ids[:n]]

@@ -1,4 +1,6 @@
-"""Golden vectors of the parametric family: worked examples and a small matrix, made by the scalar reference and the grammar alone."""
+"""Golden vectors of the parametric family: worked examples and a small matrix, made by the scalar reference
+and the grammar alone.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +49,18 @@ def vectors() -> Iterator[dict[str, Any]]:
     for name, encoding in presets().items():
         if encoding.is_fixed_size and (not encoding.needs_first_pass or name == "ternary_absmean"):
             yield vector(name, matrix())
-    for name in ("sb:bits=3,block=16,super=512,scale_bits=6,min_bits=6", "sb:bits=5,block=32,scale=bf16", "sb:bits=4,per=row,codebook=nf4,scale=f16"):
+    for name in (
+        "sb:bits=3,block=16,super=512,scale_bits=6,min_bits=6",
+        "sb:bits=5,block=32,scale=bf16",
+        "sb:bits=4,per=row,codebook=nf4,scale=f16",
+    ):
         yield vector(name, matrix())
 
 
 def vector(name: str, x: Floats) -> dict[str, Any]:
-    """An encoding, weights, the payload that they make, and what it decodes to; all bytes in hexadecimal, little-endian."""
+    """An encoding, weights, the payload that they make, and what it decodes to; all bytes in hexadecimal,
+    little-endian.
+    """
     tables = {"scales": mean_magnitude(x)} if name == "ternary_absmean" else None
     encoder = Encoder(find(name), x.shape, given=tables)
     geometry = encoder.geometry

@@ -1,7 +1,8 @@
-"""Tables of what each recipe makes of models of many shapes: the shapes, the cases, and our own answer. tools/compare_recipes asks llama-quantize.
+"""Tables of what each recipe makes of models of many shapes: the shapes, the cases, and our own answer.
+tools/compare_recipes asks llama-quantize.
 
-A table says the format of every tensor, layer by layer, run by run: {"blk.*.attn_v.weight": "2 q5_k, 14 q4_k"} is Q5_K in the first two of sixteen
-layers that have such a tensor.
+A table says the format of every tensor, layer by layer, run by run: {"blk.*.attn_v.weight": "2 q5_k, 14
+q4_k"} is Q5_K in the first two of sixteen layers that have such a tensor.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ Table = dict[str, str]
 class Shape:
     """A model: what it is of, and its tensors.
 
-    outside, layer: of no layer, and of each, by the rest of the name; dims in NumPy order. dense_layer: of the first dense_layers in place of layer.
-    keys: other metadata. recipes: those that are asked for.
+    outside, layer: of no layer, and of each, by the rest of the name; dims in NumPy order. dense_layer: of
+    the first dense_layers in place of layer. keys: other metadata. recipes: those that are asked for.
     """
 
     name: str
@@ -52,7 +53,9 @@ class Shape:
                 yield f"blk.{i}.{name}", dims
 
     def facts(self, has_importance: bool) -> ModelFacts:
-        return ModelFacts(self.architecture, self.n_layers, self.n_heads, self.n_kv_heads, self.n_experts, has_importance)
+        return ModelFacts(
+            self.architecture, self.n_layers, self.n_heads, self.n_kv_heads, self.n_experts, has_importance
+        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,10 @@ class Case:
         pairs = [("--tensor-type", t) for t in o.tensor_types]
         pairs += [("--output-tensor-type", o.output_tensor_type)] if o.output_tensor_type else []
         pairs += [("--token-embedding-type", o.token_embedding_type)] if o.token_embedding_type else []
-        flags = [*(["--pure"] if o.pure else []), *(["--leave-output-tensor"] if o.leave_output_tensor else [])]
+        flags = [
+            *(["--pure"] if o.pure else []),
+            *(["--leave-output-tensor"] if o.leave_output_tensor else []),
+        ]
         return flags + [part for pair in pairs for part in pair]
 
     @property
@@ -88,7 +94,9 @@ def _ffn(row: int = 256, wide: int = 512) -> dict[str, tuple[int, ...]]:
 
 def _experts(n: int, row: int = 256, wide: int = 256) -> dict[str, tuple[int, ...]]:
     shapes = {"gate": (n, wide, row), "up": (n, wide, row), "down": (n, row, wide)}
-    return {f"ffn_{kind}_exps.weight": dims for kind, dims in shapes.items()} | {"ffn_gate_inp.weight": (n, row)}
+    return {f"ffn_{kind}_exps.weight": dims for kind, dims in shapes.items()} | {
+        "ffn_gate_inp.weight": (n, row)
+    }
 
 
 def _shared(row: int = 256) -> dict[str, tuple[int, ...]]:
@@ -120,21 +128,64 @@ _EXPERT_KEYS: dict[str, int | float | bool] = {
     "ssm.conv_kernel": 4,
     "kda.head_dim": 64,
 }
-_VECTORS: dict[str, tuple[int, ...]] = {"attn_norm.weight": (256,), "attn_q_norm.weight": (2, 256), "attn_q.bias": (8,)}
-_FUSED: dict[str, tuple[int, ...]] = dict.fromkeys(("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight"), (8, 256))
+_VECTORS: dict[str, tuple[int, ...]] = {
+    "attn_norm.weight": (256,),
+    "attn_q_norm.weight": (2, 256),
+    "attn_q.bias": (8,),
+}
+_FUSED: dict[str, tuple[int, ...]] = dict.fromkeys(
+    ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight"), (8, 256)
+)
 
 _GLM5_NEXT = (
     *("attn_q_a", "attn_q_b", "nextn.eh_proj", "attn_output", "attn_v", "attn_k", "attn_q"),
-    *("hc_attn_fn", "indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer_compressor_gate", "indexer_compressor_ape"),
+    *(
+        "hc_attn_fn",
+        "indexer.attn_q_b",
+        "indexer.attn_k",
+        "indexer.proj",
+        "indexer_compressor_gate",
+        "indexer_compressor_ape",
+    ),
     *("ssm_f_a", "ssm_f_b", "ssm_g_a", "ssm_g_b", "ssm_beta", "attn_kv_a_mqa", "attn_k_b", "attn_v_b"),
 )
 
 _SENSITIVE = (
-    *("attn_q_norm", "ffn_gate_inp", "ffn_gate_inp_shexp", "ffn_gate_tid2eid", "altup_proj", "laurel_l", "per_layer_model_proj", "ssm_conv1d"),
-    *("shortconv.conv", "shortconv.in_proj", "indexer.k_proj", "indexer.q_proj", "indexer.proj", "attn_rel_b", "position_embd", "token_types"),
-    *(f"time_mix_{part}" for part in ("first", "w0", "w1", "w2", "v0", "v1", "v2", "a0", "a1", "a2", "g1", "g2")),
+    *(
+        "attn_q_norm",
+        "ffn_gate_inp",
+        "ffn_gate_inp_shexp",
+        "ffn_gate_tid2eid",
+        "altup_proj",
+        "laurel_l",
+        "per_layer_model_proj",
+        "ssm_conv1d",
+    ),
+    *(
+        "shortconv.conv",
+        "shortconv.in_proj",
+        "indexer.k_proj",
+        "indexer.q_proj",
+        "indexer.proj",
+        "attn_rel_b",
+        "position_embd",
+        "token_types",
+    ),
+    *(
+        f"time_mix_{part}"
+        for part in ("first", "w0", "w1", "w2", "v0", "v1", "v2", "a0", "a1", "a2", "g1", "g2")
+    ),
     *(f"time_mix_{part}" for part in ("decay_w1", "decay_w2", "lerp_fused", "key", "value", "decay")),
-    *("sam.pos_embd", "sam.neck.0", "sam.net_2", "attn.rel_pos_h", "v.patch_embd", "v.patch_merger", "a.rvq.codebook", "mm.a.code_embd"),
+    *(
+        "sam.pos_embd",
+        "sam.neck.0",
+        "sam.net_2",
+        "attn.rel_pos_h",
+        "v.patch_embd",
+        "v.patch_merger",
+        "a.rvq.codebook",
+        "mm.a.code_embd",
+    ),
     *("attn_v_b", "attn_qkv_x", "cross_attn_v", "cross_attn_output", "ffn_down_x", "ffn_upper", "hc_x"),
 )
 
@@ -146,15 +197,52 @@ SHAPES = (
         4,
         32,
         32,
-        _outside() | {"position_embd.weight": (16, 256), "token_types.weight": (2, 256), "per_layer_token_embd.weight": (16, 256)},
-        _attention() | {f"{name}.weight": (8, 256) for name in _SENSITIVE} | {"x.scales": (8, 256), "one_row.weight": (1, 256)},
+        _outside()
+        | {
+            "position_embd.weight": (16, 256),
+            "token_types.weight": (2, 256),
+            "per_layer_token_embd.weight": (16, 256),
+        },
+        _attention()
+        | {f"{name}.weight": (8, 256) for name in _SENSITIVE}
+        | {"x.scales": (8, 256), "one_row.weight": (1, 256)},
         recipes=("f16", "q8_0", "q4_k_m", "mxfp4_moe"),
     ),
     Shape("gqa", "llama", 16, 32, 8, _outside(), _attention() | _ffn()),
     Shape("tied", "llama", 28, 24, 8, _outside(tied=True), _attention() | _ffn()),
-    Shape("moe-8", "llama", 32, 32, 8, _outside(), _attention() | _experts(8), n_experts=8, keys={"expert_used_count": 2}),
-    Shape("moe-4", "llama", 12, 32, 32, _outside(), _attention() | _experts(4), n_experts=4, keys={"expert_used_count": 2}),
-    Shape("moe-128", "qwen3moe", 48, 32, 4, _outside(), _attention() | _experts(128), n_experts=128, keys={"expert_used_count": 8}),
+    Shape(
+        "moe-8",
+        "llama",
+        32,
+        32,
+        8,
+        _outside(),
+        _attention() | _experts(8),
+        n_experts=8,
+        keys={"expert_used_count": 2},
+    ),
+    Shape(
+        "moe-4",
+        "llama",
+        12,
+        32,
+        32,
+        _outside(),
+        _attention() | _experts(4),
+        n_experts=4,
+        keys={"expert_used_count": 2},
+    ),
+    Shape(
+        "moe-128",
+        "qwen3moe",
+        48,
+        32,
+        4,
+        _outside(),
+        _attention() | _experts(128),
+        n_experts=128,
+        keys={"expert_used_count": 8},
+    ),
     Shape(
         "moe-shared",
         "qwen2moe",
@@ -200,8 +288,15 @@ SHAPES = (
         dict.fromkeys((f"{name}.weight" for name in _GLM5_NEXT), (8, 256)) | _experts(16),
         n_experts=16,
         keys=_EXPERT_KEYS
-        | {f"attention.indexer.{key}": value for key, value in (("head_count", 8), ("key_length", 64), ("top_k", 64), ("kpool", 2))}
-        | {"hyper_connection.count": 4, "hyper_connection.sinkhorn_iterations": 2, "hyper_connection.epsilon": 1e-6},
+        | {
+            f"attention.indexer.{key}": value
+            for key, value in (("head_count", 8), ("key_length", 64), ("top_k", 64), ("kpool", 2))
+        }
+        | {
+            "hyper_connection.count": 4,
+            "hyper_connection.sinkhorn_iterations": 2,
+            "hyper_connection.epsilon": 1e-6,
+        },
     ),
     Shape(
         "fused-qkv",
@@ -221,7 +316,17 @@ SHAPES = (
         _outside(),
         _FUSED,
     ),
-    Shape("falcon-moe-8", "falcon", 60, 128, 8, _outside(), _FUSED | _experts(8), n_experts=8, keys={"expert_used_count": 2}),
+    Shape(
+        "falcon-moe-8",
+        "falcon",
+        60,
+        128,
+        8,
+        _outside(),
+        _FUSED | _experts(8),
+        n_experts=8,
+        keys={"expert_used_count": 2},
+    ),
     Shape("70b", "llama", 80, 64, 8, _outside(), _attention() | _ffn()),
     Shape("65b", "llama", 80, 64, 64, _outside(), _attention() | _ffn()),
     Shape("qwen2-72b", "qwen2", 80, 64, 8, _outside(), _attention() | _ffn()),
@@ -244,7 +349,13 @@ SHAPES = (
         0,
         0,
         _outside(tied=True),
-        {"ssm_in.weight": (8, 256), "ssm_conv1d.weight": (8, 4), "ssm_x.weight": (8, 256), "ssm_dt.weight": (8, 16), "ssm_out.weight": (8, 256)},
+        {
+            "ssm_in.weight": (8, 256),
+            "ssm_conv1d.weight": (8, 4),
+            "ssm_x.weight": (8, 256),
+            "ssm_dt.weight": (8, 16),
+            "ssm_out.weight": (8, 256),
+        },
         keys={"ssm.conv_kernel": 4, "ssm.inner_size": 512, "ssm.state_size": 16, "ssm.time_step_rank": 16},
     ),
 )
@@ -264,7 +375,9 @@ _WITH_OPTIONS = ("q4_k_m", "iq2_s", "mxfp4_moe", "q8_0")
 
 
 def cases(shape: Shape) -> Iterator[Case]:
-    """Every recipe, without importance and with it; some of them with options, where the model has what the options speak of."""
+    """Every recipe, without importance and with it; some of them with options, where the model has what the
+    options speak of.
+    """
     for recipe in shape.recipes:
         yield Case(recipe)
         yield Case(recipe, imatrix=True)
@@ -273,13 +386,18 @@ def cases(shape: Shape) -> Iterator[Case]:
     for options in _OPTIONS:
         is_known = all(any(pattern.search(name) for name in names) for pattern, _ in options.patterns)
         is_even = options.output_format is None or row % options.output_format.block_size == 0
-        if is_known and is_even:  # the peer's dry run announces formats that do not divide the rows, and its real run dies of them
+        if (
+            is_known and is_even
+        ):  # the peer's dry run announces formats that do not divide the rows, and its real run dies of them
             yield from (Case(recipe, options=options) for recipe in _WITH_OPTIONS if recipe in shape.recipes)
 
 
 def our_table(shape: Shape, case: Case) -> Table | str:
     """What `choose` says, or REFUSED."""
-    tensors = [TensorFacts(name, dims, FORMATS["f32" if len(dims) == 1 else "bf16"], is_final=True) for name, dims in shape.tensors()]
+    tensors = [
+        TensorFacts(name, dims, FORMATS["f32" if len(dims) == 1 else "bf16"], is_final=True)
+        for name, dims in shape.tensors()
+    ]
     try:
         chosen = choose(resolve(case.recipe), tensors, shape.facts(case.imatrix), case.options)
     except UsageError:
@@ -294,16 +412,23 @@ def table(formats: dict[str, str]) -> Table:
         match = re.match(r"blk\.(\d+)\.", name)
         kind = f"blk.*.{name[match.end() :]}" if match else name
         runs.setdefault(kind, []).append((int(match[1]) if match else 0, block_format))
-    return {kind: _runs([block_format for _, block_format in sorted(found)]) for kind, found in sorted(runs.items())}
+    return {
+        kind: _runs([block_format for _, block_format in sorted(found)])
+        for kind, found in sorted(runs.items())
+    }
 
 
 def _runs(formats: list[str]) -> str:
     if len(formats) == 1:
         return formats[0]
-    return ", ".join(f"{len(list(group))} {block_format}" for block_format, group in itertools.groupby(formats))
+    return ", ".join(
+        f"{len(list(group))} {block_format}" for block_format, group in itertools.groupby(formats)
+    )
 
 
 def read_tables(shape: Shape) -> dict[str, Any]:
-    """The peer's tables of a shape, by the key of the case; of cases with importance, those that are different without are left out."""
+    """The peer's tables of a shape, by the key of the case; of cases with importance, those that are
+    different without are left out.
+    """
     tables: dict[str, Any] = json.loads((TABLES / f"{shape.name}.json").read_text(encoding="utf-8"))["tables"]
     return tables

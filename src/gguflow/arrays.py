@@ -1,4 +1,6 @@
-"""What is asked of arrays in many places: importance and results proved, views that kernels may read, the largest magnitude."""
+"""What is asked of arrays in many places: importance and results proved, views that kernels may read, the
+largest magnitude.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from gguflow.errors import NonFiniteError, ShapeError, UsageError
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """The same memory, not writable: mapped files are, and one signature for both means that a kernel is compiled once."""
+    """The same memory, not writable: mapped files are, and one signature for both means that a kernel is
+    compiled once.
+    """
     if array.flags.writeable:
         array = array.view()
         array.flags.writeable = False
@@ -19,9 +23,11 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def largest_magnitude(words: NDArray[Any]) -> int:
-    """Of floats, given as their bits in unsigned integers: those of the largest |x|, without the sign; 0 where there are none.
+    """Of floats, given as their bits in unsigned integers: those of the largest |x|, without the sign; 0
+    where there are none.
 
-    Among the positive, and among the negative, bits are in the order of the magnitudes; those of infinity and of NaN come after all others.
+    Among the positive, and among the negative, bits are in the order of the magnitudes; those of infinity and
+    of NaN come after all others.
     """
     sign = 1 << 8 * words.itemsize - 1
     return max(int(words.view(f"<i{words.itemsize}").max(initial=0)), int(words.max(initial=0)) % sign)
@@ -35,7 +41,9 @@ def output_array(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dty
         except ValueError as error:  # a file may say 0 x 2**62
             raise ShapeError(f"{list(shape)} is more than an array can be: {error}") from error
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
-        raise ShapeError(f"out must be writable, C-contiguous {dtype.name}{list(shape)}, not {out.dtype.name}{list(out.shape)}")
+        raise ShapeError(
+            f"out must be writable, C-contiguous {dtype.name}{list(shape)}, not {out.dtype.name}{list(out.shape)}"
+        )
     return out
 
 

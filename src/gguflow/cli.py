@@ -1,4 +1,5 @@
-"""The command line: parses, calls, prints, and turns errors into exit codes. Each command imports what it needs when it runs.
+"""The command line: parses, calls, prints, and turns errors into exit codes. Each command imports what it
+needs when it runs.
 
 Results go to stdout, everything for people (progress, tables of a conversion, errors) to stderr.
 """
@@ -96,42 +97,98 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line as argparse has it."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
-        prog="gguflow", description="safetensors to GGUF in one streaming pass, and a look inside GGUF files.", epilog=_EPILOG, formatter_class=raw
+        prog="gguflow",
+        description="safetensors to GGUF in one streaming pass, and a look inside GGUF files.",
+        epilog=_EPILOG,
+        formatter_class=raw,
     )
     top.add_argument("--version", action="version", version=f"gguflow {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     convert = commands.add_parser(
-        "convert", help="convert a safetensors checkpoint or a GGUF file to GGUF", description=_CONVERT, epilog=_CONVERT_EPILOG, formatter_class=raw
+        "convert",
+        help="convert a safetensors checkpoint or a GGUF file to GGUF",
+        description=_CONVERT,
+        epilog=_CONVERT_EPILOG,
+        formatter_class=raw,
     )
-    convert.add_argument("source", metavar="SOURCE", help="a checkpoint directory, *.safetensors, *.index.json, or *.gguf")
-    convert.add_argument("-o", "--output", metavar="OUT", help="the file to write (default: llama.cpp's name, here); {type} stands for the type")
     convert.add_argument(
-        "-t", "--type", default="q4_k_m", metavar="TYPE", help="recipe or block format, or several with commas (default: %(default)s)"
+        "source", metavar="SOURCE", help="a checkpoint directory, *.safetensors, *.index.json, or *.gguf"
     )
-    convert.add_argument("--arch", metavar="NAME", help="set general.architecture and keep tensor names as they are")
-    convert.add_argument("--strip-prefix", metavar="PREFIX", help="remove PREFIX from the tensor names that begin with it")
-    convert.add_argument("--threads", type=int, metavar="N", help="threads that quantize (default: all processors)")
     convert.add_argument(
-        "--memory-limit", default="192M", metavar="SIZE", help="for all buffers together: bytes, or with K, M or G (default: %(default)s)"
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="the file to write (default: llama.cpp's name, here); {type} stands for the type",
     )
-    convert.add_argument("--io", choices=("mmap", "pread"), default="mmap", help="how to read; pread survives a source that is truncated meanwhile")
-    convert.add_argument("--no-resume", action="store_true", help="forget what an interrupted run left, and start afresh")
     convert.add_argument(
-        "--no-integrity", action="store_true", help="leave out the keys by which the file can prove itself (length, digests, recipe)"
+        "-t",
+        "--type",
+        default="q4_k_m",
+        metavar="TYPE",
+        help="recipe or block format, or several with commas (default: %(default)s)",
+    )
+    convert.add_argument(
+        "--arch", metavar="NAME", help="set general.architecture and keep tensor names as they are"
+    )
+    convert.add_argument(
+        "--strip-prefix", metavar="PREFIX", help="remove PREFIX from the tensor names that begin with it"
+    )
+    convert.add_argument(
+        "--threads", type=int, metavar="N", help="threads that quantize (default: all processors)"
+    )
+    convert.add_argument(
+        "--memory-limit",
+        default="192M",
+        metavar="SIZE",
+        help="for all buffers together: bytes, or with K, M or G (default: %(default)s)",
+    )
+    convert.add_argument(
+        "--io",
+        choices=("mmap", "pread"),
+        default="mmap",
+        help="how to read; pread survives a source that is truncated meanwhile",
+    )
+    convert.add_argument(
+        "--no-resume", action="store_true", help="forget what an interrupted run left, and start afresh"
+    )
+    convert.add_argument(
+        "--no-integrity",
+        action="store_true",
+        help="leave out the keys by which the file can prove itself (length, digests, recipe)",
     )
     convert.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    convert.add_argument("--dry-run", action="store_true", help="print the plan and the final size; read no weights, write nothing")
-    convert.add_argument("--explain", action="store_true", help="print for every tensor which rule chose its format")
+    convert.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the plan and the final size; read no weights, write nothing",
+    )
+    convert.add_argument(
+        "--explain", action="store_true", help="print for every tensor which rule chose its format"
+    )
     convert.add_argument("--json", action="store_true", help="print the report (or the plan) as JSON")
     convert.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
     _add_split_options(convert.add_argument_group("several files (as gguf-split makes them)"))
     _add_recipe_options(convert.add_argument_group("what the recipe chooses (as llama-quantize has it)"))
     convert.set_defaults(run=_convert)
 
-    _add_export(commands.add_parser("export", help="write a GGUF file's weights as safetensors", description=_EXPORT, formatter_class=raw))
+    _add_export(
+        commands.add_parser(
+            "export",
+            help="write a GGUF file's weights as safetensors",
+            description=_EXPORT,
+            formatter_class=raw,
+        )
+    )
 
-    _add_compare(commands.add_parser("compare", help="say how far one model's weights are from another's", description=_COMPARE, formatter_class=raw))
+    _add_compare(
+        commands.add_parser(
+            "compare",
+            help="say how far one model's weights are from another's",
+            description=_COMPARE,
+            formatter_class=raw,
+        )
+    )
 
     inspect = commands.add_parser(
         "inspect",
@@ -139,7 +196,11 @@ def parser() -> argparse.ArgumentParser:
         description="Show the metadata and the tensor table of a GGUF file. Only the header is read, and checked; long arrays are abridged.",
     )
     inspect.add_argument("file", metavar="FILE", help="a .gguf file")
-    inspect.add_argument("--json", action="store_true", help="print everything as JSON: shapes in NumPy order, offsets in the data section")
+    inspect.add_argument(
+        "--json",
+        action="store_true",
+        help="print everything as JSON: shapes in NumPy order, offsets in the data section",
+    )
     inspect.set_defaults(run=_inspect)
 
     validate = commands.add_parser(
@@ -150,18 +211,51 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     validate.add_argument("files", metavar="FILE", nargs="+", help=".gguf or .safetensors files")
-    validate.add_argument("--level", choices=("structure", "values", "strict"), default="structure", help="how closely (default: %(default)s)")
-    validate.add_argument("--threads", type=int, metavar="N", help="threads that look at values (default: all processors)")
-    validate.add_argument("--json", action="store_true", help="print an object for each file, one on a line: verdict and findings")
+    validate.add_argument(
+        "--level",
+        choices=("structure", "values", "strict"),
+        default="structure",
+        help="how closely (default: %(default)s)",
+    )
+    validate.add_argument(
+        "--threads", type=int, metavar="N", help="threads that look at values (default: all processors)"
+    )
+    validate.add_argument(
+        "--json",
+        action="store_true",
+        help="print an object for each file, one on a line: verdict and findings",
+    )
     validate.set_defaults(run=_validate)
 
-    edit = commands.add_parser("edit", help="change the metadata of a GGUF file", description=_EDIT, epilog=_EDIT_EPILOG, formatter_class=raw)
+    edit = commands.add_parser(
+        "edit",
+        help="change the metadata of a GGUF file",
+        description=_EDIT,
+        epilog=_EDIT_EPILOG,
+        formatter_class=raw,
+    )
     edit.add_argument("file", metavar="FILE", help="a .gguf file")
-    edit.add_argument("--set", action="append", default=[], metavar="KEY=TYPE:VALUE", help="set a key, there before or not; may be repeated")
-    edit.add_argument("--remove", action="append", default=[], metavar="KEY", help="remove a key that is there; may be repeated")
+    edit.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=TYPE:VALUE",
+        help="set a key, there before or not; may be repeated",
+    )
+    edit.add_argument(
+        "--remove",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="remove a key that is there; may be repeated",
+    )
     edit.add_argument("-o", "--output", metavar="OUT", help="write another file (default: replace FILE)")
     edit.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    edit.add_argument("--no-integrity", action="store_true", help="leave out the keys by which the file can prove itself, and verify nothing")
+    edit.add_argument(
+        "--no-integrity",
+        action="store_true",
+        help="leave out the keys by which the file can prove itself, and verify nothing",
+    )
     edit.add_argument("--threads", type=int, metavar="N", help="threads that copy (default: all processors)")
     edit.add_argument("-q", "--quiet", action="store_true", help="do not show what changed")
     edit.set_defaults(run=_edit)
@@ -169,7 +263,9 @@ def parser() -> argparse.ArgumentParser:
     inference_cli.add_commands(commands)
 
     formats = commands.add_parser(
-        "formats", help="list the block formats", description="List the block formats: id, weights and bytes per block, bits per weight, formula."
+        "formats",
+        help="list the block formats",
+        description="List the block formats: id, weights and bytes per block, bits per weight, formula.",
     )
     formats.add_argument("--json", action="store_true", help="print them as JSON")
     formats.set_defaults(run=_formats)
@@ -179,10 +275,17 @@ def parser() -> argparse.ArgumentParser:
 def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("source", metavar="FILE", help="a .gguf file; of several shards, the first")
     export.add_argument(
-        "-o", "--output", metavar="OUT", required=True, help="a file *.safetensors, or a directory that will have model.safetensors in it"
+        "-o",
+        "--output",
+        metavar="OUT",
+        required=True,
+        help="a file *.safetensors, or a directory that will have model.safetensors in it",
     )
     export.add_argument(
-        "--to", choices=("safetensors", "bnb", "safetensors-quantized"), default="safetensors", help="what is written (default: %(default)s)"
+        "--to",
+        choices=("safetensors", "bnb", "safetensors-quantized"),
+        default="safetensors",
+        help="what is written (default: %(default)s)",
     )
     export.add_argument(
         "--dtype",
@@ -190,12 +293,24 @@ def _add_export(export: argparse.ArgumentParser) -> None:
         default="bf16",
         help="of weights that are decoded, now or by bitsandbytes (default: %(default)s)",
     )
-    export.add_argument("--threads", type=int, metavar="N", help="threads that decode (default: all processors)")
     export.add_argument(
-        "--memory-limit", default="192M", metavar="SIZE", help="for all buffers together: bytes, or with K, M or G (default: %(default)s)"
+        "--threads", type=int, metavar="N", help="threads that decode (default: all processors)"
     )
-    export.add_argument("--io", choices=("mmap", "pread"), default="mmap", help="how to read; pread survives a source that is truncated meanwhile")
-    export.add_argument("--no-resume", action="store_true", help="forget what an interrupted run left, and start afresh")
+    export.add_argument(
+        "--memory-limit",
+        default="192M",
+        metavar="SIZE",
+        help="for all buffers together: bytes, or with K, M or G (default: %(default)s)",
+    )
+    export.add_argument(
+        "--io",
+        choices=("mmap", "pread"),
+        default="mmap",
+        help="how to read; pread survives a source that is truncated meanwhile",
+    )
+    export.add_argument(
+        "--no-resume", action="store_true", help="forget what an interrupted run left, and start afresh"
+    )
     export.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     export.add_argument("--json", action="store_true", help="print the report as JSON")
     export.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
@@ -203,12 +318,25 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument("a", metavar="A", help="the model that is taken as the truth: .gguf, .safetensors, *.index.json or a checkpoint directory")
-    compare.add_argument("b", metavar="B", help="the other model, in any of these forms")
-    compare.add_argument("--threads", type=int, metavar="N", help="threads that compare (default: all processors)")
-    compare.add_argument("--io", choices=("mmap", "pread"), default="mmap", help="how to read; pread survives a file that is truncated meanwhile")
     compare.add_argument(
-        "--plot", metavar="FILE", help="also draw bars for each kind of tensor by layer, to FILE.html or FILE.png; replaces the file"
+        "a",
+        metavar="A",
+        help="the model that is taken as the truth: .gguf, .safetensors, *.index.json or a checkpoint directory",
+    )
+    compare.add_argument("b", metavar="B", help="the other model, in any of these forms")
+    compare.add_argument(
+        "--threads", type=int, metavar="N", help="threads that compare (default: all processors)"
+    )
+    compare.add_argument(
+        "--io",
+        choices=("mmap", "pread"),
+        default="mmap",
+        help="how to read; pread survives a file that is truncated meanwhile",
+    )
+    compare.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="also draw bars for each kind of tensor by layer, to FILE.html or FILE.png; replaces the file",
     )
     compare.add_argument("--json", action="store_true", help="print the measures of every tensor as JSON")
     compare.set_defaults(run=_compare)
@@ -221,11 +349,15 @@ def _add_split_options(group: argparse._ArgumentGroup) -> None:
         help="shards whose tensors have at most so many bytes: a number with K, M or G, powers of 1000; a larger tensor gets a shard of its own",
     )
     group.add_argument("--split-max-tensors", type=int, metavar="N", help="shards of at most N tensors")
-    group.add_argument("--no-tensor-first-split", action="store_true", help="the first shard has the metadata only")
+    group.add_argument(
+        "--no-tensor-first-split", action="store_true", help="the first shard has the metadata only"
+    )
 
 
 def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--pure", action="store_true", help="the recipe's base format for every matrix, no mixture")
+    group.add_argument(
+        "--pure", action="store_true", help="the recipe's base format for every matrix, no mixture"
+    )
     group.add_argument(
         "--tensor-type",
         action="append",
@@ -233,12 +365,26 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         metavar="REGEX=FORMAT",
         help="this format where REGEX is found in a tensor's name; may be repeated, the first that is found decides (attn_v=q6_k)",
     )
-    group.add_argument("--tensor-type-file", metavar="FILE", help="more of them, separated by white space; they come after those of --tensor-type")
+    group.add_argument(
+        "--tensor-type-file",
+        metavar="FILE",
+        help="more of them, separated by white space; they come after those of --tensor-type",
+    )
     group.add_argument("--output-tensor-type", metavar="FORMAT", help="for output.weight")
     group.add_argument("--token-embedding-type", metavar="FORMAT", help="for the token embeddings")
-    group.add_argument("--leave-output-tensor", action="store_true", help="output.weight stays as it is in the source")
-    group.add_argument("--allow-requantize", action="store_true", help="quantize anew what is quantized already, and lose more")
-    group.add_argument("--imatrix", metavar="FILE", help="how much each column matters, by llama-imatrix (GGUF, or the older .dat)")
+    group.add_argument(
+        "--leave-output-tensor", action="store_true", help="output.weight stays as it is in the source"
+    )
+    group.add_argument(
+        "--allow-requantize",
+        action="store_true",
+        help="quantize anew what is quantized already, and lose more",
+    )
+    group.add_argument(
+        "--imatrix",
+        metavar="FILE",
+        help="how much each column matters, by llama-imatrix (GGUF, or the older .dat)",
+    )
     group.add_argument(
         "--override-kv",
         action="append",
@@ -259,7 +405,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("gguflow: " + printable(str(error), keep="\n"), file=sys.stderr)
         return int(error.exit_status)
     except KeyboardInterrupt:
-        again = "; the same command goes on where this one stopped" if arguments.command in ("convert", "export") else ""
+        again = (
+            "; the same command goes on where this one stopped"
+            if arguments.command in ("convert", "export")
+            else ""
+        )
         print(f"gguflow: interrupted{again}", file=sys.stderr)
         return int(ExitStatus.INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone
@@ -300,7 +450,10 @@ def _convert(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from gguflow import exporting
 
-    _run(exporting.prepare(arguments.source, arguments.output, dtype=arguments.dtype, form=arguments.to), arguments)
+    _run(
+        exporting.prepare(arguments.source, arguments.output, dtype=arguments.dtype, form=arguments.to),
+        arguments,
+    )
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -308,7 +461,9 @@ def _compare(arguments: argparse.Namespace) -> None:
     from gguflow.comparison import plot, report
 
     if arguments.plot is not None and not arguments.plot.endswith(plot.WRITERS):
-        raise UsageError(f"--plot writes HTML or PNG; name a file that ends in .html or .png, not {arguments.plot}")
+        raise UsageError(
+            f"--plot writes HTML or PNG; name a file that ends in .html or .png, not {arguments.plot}"
+        )
     found = comparison.compare(arguments.a, arguments.b, threads=arguments.threads, io=arguments.io)
     if arguments.plot is not None:
         plot.write(found, arguments.plot)
@@ -338,7 +493,12 @@ def _run(prepared: Prepared, arguments: argparse.Namespace) -> None:
             reports = run(progress=callback)
         print("\n\n".join(map(describe.report_text, reports)), file=sys.stderr)
     if arguments.json:
-        _print_json(*({**asdict(report), "output": str(report.output), "files": list(map(str, report.files))} for report in reports))
+        _print_json(
+            *(
+                {**asdict(report), "output": str(report.output), "files": list(map(str, report.files))}
+                for report in reports
+            )
+        )
     else:
         print(*(file for report in reports for file in report.files), sep="\n")
 
@@ -346,7 +506,11 @@ def _run(prepared: Prepared, arguments: argparse.Namespace) -> None:
 def _split(arguments: argparse.Namespace) -> Split | None:
     from gguflow.conversion.splitting import Split
 
-    if arguments.split_max_size is None and arguments.split_max_tensors is None and not arguments.no_tensor_first_split:
+    if (
+        arguments.split_max_size is None
+        and arguments.split_max_tensors is None
+        and not arguments.no_tensor_first_split
+    ):
         return None
     nbytes = None if arguments.split_max_size is None else _size(arguments.split_max_size, 1000)
     return Split(nbytes, arguments.split_max_tensors, arguments.no_tensor_first_split)
@@ -357,7 +521,10 @@ def _recipe_options(arguments: argparse.Namespace) -> Options:
 
     return Options(
         pure=arguments.pure,
-        tensor_types=(*arguments.tensor_type, *(_words(arguments.tensor_type_file) if arguments.tensor_type_file else ())),
+        tensor_types=(
+            *arguments.tensor_type,
+            *(_words(arguments.tensor_type_file) if arguments.tensor_type_file else ()),
+        ),
         output_tensor_type=arguments.output_tensor_type,
         token_embedding_type=arguments.token_embedding_type,
         leave_output_tensor=arguments.leave_output_tensor,

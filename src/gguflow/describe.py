@@ -1,4 +1,6 @@
-"""What `gguflow inspect`, `formats`, and the plans and reports of `convert` look like: as text for people, as plain data for JSON."""
+"""What `gguflow inspect`, `formats`, and the plans and reports of `convert` look like: as text for people, as
+plain data for JSON.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class Decoded:
 
 
 def decoded(path: str | Path, header: Header) -> dict[str, Decoded]:
-    """The payloads of a file by tensor name. Raises a FileError with the broken rule where a descriptor is no good."""
+    """The payloads of a file by tensor name. Raises a FileError with the broken rule where a descriptor is no
+    good.
+    """
     if is_row_store(header.metadata):
         return _decoded_rows(header)
     names = payload_names(header.metadata)
@@ -70,11 +74,16 @@ def _decoded_rows(header: Header) -> dict[str, Decoded]:
     if any(finding.severity == "error" for finding in judge_rows(header, 0)):
         return {}
     codec = codec_of(header)
-    return {TENSOR: Decoded(codec.name, (header.tensors[0].dims[1], codec.width))} if isinstance(codec, ChunkRows) else {}
+    return (
+        {TENSOR: Decoded(codec.name, (header.tensors[0].dims[1], codec.width))}
+        if isinstance(codec, ChunkRows)
+        else {}
+    )
 
 
 def header_data(header: Header, payloads: Mapping[str, Decoded] = MappingProxyType({})) -> dict[str, Any]:
-    """The header as JSON-ready data: metadata in full, tensors with shape in NumPy order, format, offset in the data section, nbytes.
+    """The header as JSON-ready data: metadata in full, tensors with shape in NumPy order, format, offset in
+    the data section, nbytes.
 
     payloads: those of the file; format and shape are then what they stand for.
     """
@@ -94,12 +103,22 @@ def header_data(header: Header, payloads: Mapping[str, Decoded] = MappingProxyTy
     }
 
 
-def header_text(header: Header, path: str | Path, payloads: Mapping[str, Decoded] = MappingProxyType({})) -> str:
-    """The header for people: metadata with long arrays abridged, then a line for each tensor, then totals. payloads: as in `header_data`."""
+def header_text(
+    header: Header, path: str | Path, payloads: Mapping[str, Decoded] = MappingProxyType({})
+) -> str:
+    """The header for people: metadata with long arrays abridged, then a line for each tensor, then totals.
+    payloads: as in `header_data`.
+    """
     keys = [(key, _type_name(value), _abridged(value)) for key, value in header.metadata.items()]
     forms = [_form(tensor, payloads) for tensor in header.tensors]
     rows = [
-        (t.name, name, "x".join(map(str, shape)), nbytes_text(_nbytes(t.n_weights, t.type_id)), f"{t.offset:,}")
+        (
+            t.name,
+            name,
+            "x".join(map(str, shape)),
+            nbytes_text(_nbytes(t.n_weights, t.type_id)),
+            f"{t.offset:,}",
+        )
         for t, (name, shape) in zip(header.tensors, forms, strict=True)
     ]
     n_weights = sum(math.prod(shape) for _, shape in forms)
@@ -111,7 +130,8 @@ def header_text(header: Header, path: str | Path, payloads: Mapping[str, Decoded
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON-ready data: the tensors as `inspect` gives them, why each has its format, and the file's size.
+    """A plan as JSON-ready data: the tensors as `inspect` gives them, why each has its format, and the file's
+    size.
 
     is_bound marks sizes that depend on the data: the most that they can be.
     """
@@ -138,7 +158,15 @@ def plan_text(plan: Plan, *, explain: bool = False) -> str:
     """A plan for people. explain: say of each tensor which rule chose its format."""
     titles = ("tensor", "format", "shape", "size", "offset", "rule")
     rows = [
-        (p.name, p.format.name, "x".join(map(str, p.shape)), "≤ " * p.is_bound + nbytes_text(p.nbytes), f"{p.offset:,}", p.rule) for p in plan.tensors
+        (
+            p.name,
+            p.format.name,
+            "x".join(map(str, p.shape)),
+            "≤ " * p.is_bound + nbytes_text(p.nbytes),
+            f"{p.offset:,}",
+            p.rule,
+        )
+        for p in plan.tensors
     ]
     bound = "at most " if plan.is_bound else ""
     columns = len(titles) if explain else len(titles) - 1
@@ -152,23 +180,41 @@ def plan_text(plan: Plan, *, explain: bool = False) -> str:
 def importance_text(plan: Plan) -> str:
     """A sentence about tensors that lack importance, "" where all is well."""
     if plan.has_imatrix:
-        lacking, why = plan.without_importance, "quantized without importance, for the imatrix has no entry of them"
+        lacking, why = (
+            plan.without_importance,
+            "quantized without importance, for the imatrix has no entry of them",
+        )
     else:
-        lacking, why = [p for p in plan.tensors if p.needs_importance and p.is_encoded], "worth nothing without an imatrix"
-    names = [printable(planned.name) for planned in lacking[:_SHOWN_NAMES]] + (["…"] if len(lacking) > _SHOWN_NAMES else [])
+        lacking, why = (
+            [p for p in plan.tensors if p.needs_importance and p.is_encoded],
+            "worth nothing without an imatrix",
+        )
+    names = [printable(planned.name) for planned in lacking[:_SHOWN_NAMES]] + (
+        ["…"] if len(lacking) > _SHOWN_NAMES else []
+    )
     return f"{plan.recipe}: {len(lacking)} tensors are {why}: {', '.join(names)}" if lacking else ""
 
 
 def report_text(report: Report) -> str:
     """What a conversion did, for people: a line for each format, the sizes before and after, the time."""
     rows = [
-        (name, str(total.n_tensors), f"{total.n_weights:,}", f"{8 * total.nbytes / max(total.n_weights, 1):g}", nbytes_text(total.nbytes))
+        (
+            name,
+            str(total.n_tensors),
+            f"{total.n_weights:,}",
+            f"{8 * total.nbytes / max(total.n_weights, 1):g}",
+            nbytes_text(total.nbytes),
+        )
         for name, total in report.formats.items()
     ]
     weights_per_second = report.n_weights / max(report.seconds, 1e-9)
     sizes = f"{nbytes_text(report.source_nbytes)} -> {nbytes_text(report.nbytes)}, {report.bits_per_weight:.3f} bits per weight"
     pace = f"{report.seconds:.2f} s, {weights_per_second / 1e6:.0f} M weights/s"
-    return table(("format", "tensors", "weights", "bits/weight", "size"), rows, right=(1, 2, 3, 4)) + f"\n{sizes}; {pace}" + _coding_text(report)
+    return (
+        table(("format", "tensors", "weights", "bits/weight", "size"), rows, right=(1, 2, 3, 4))
+        + f"\n{sizes}; {pace}"
+        + _coding_text(report)
+    )
 
 
 def _coding_text(report: Report) -> str:
@@ -177,8 +223,12 @@ def _coding_text(report: Report) -> str:
         return ""
     before, after = report.coded
     ratio = before / max(after, 1)
-    verdict = "" if ratio >= _WORTH_CODING else ": it hardly pays, and rows decode more slowly; leave +zstd out"
-    return f"\nentropy coding: {nbytes_text(before)} -> {nbytes_text(after)}, {ratio:.2f} times smaller{verdict}"
+    verdict = (
+        "" if ratio >= _WORTH_CODING else ": it hardly pays, and rows decode more slowly; leave +zstd out"
+    )
+    return (
+        f"\nentropy coding: {nbytes_text(before)} -> {nbytes_text(after)}, {ratio:.2f} times smaller{verdict}"
+    )
 
 
 def changes_text(changes: Iterable[tuple[str, Value | None, Value | None]]) -> str:
@@ -187,11 +237,15 @@ def changes_text(changes: Iterable[tuple[str, Value | None, Value | None]]) -> s
     def shown(value: Value | None) -> str:
         return "-" if value is None else f"{_type_name(value)} {_abridged(value)}"
 
-    return table(("key", "was", "is"), [(printable(key), shown(old), shown(new)) for key, old, new in changes])
+    return table(
+        ("key", "was", "is"), [(printable(key), shown(old), shown(new)) for key, old, new in changes]
+    )
 
 
 def formats_data() -> list[dict[str, Any]]:
-    """Every block format, then every preset of the parametric family, as JSON-ready data. A preset has no ggml id, and no bytes per block."""
+    """Every block format, then every preset of the parametric family, as JSON-ready data. A preset has no
+    ggml id, and no bytes per block.
+    """
     return _block_formats_data() + [
         {
             "name": name,
@@ -249,24 +303,37 @@ ENCODING_TITLES = ("encoding", "bits/weight", "SNR dB", "formula", "")
 def encodings_rows() -> list[tuple[str, ...]]:
     """Every preset of the parametric family as a row of the table that people see."""
     return [
-        (name, f"{e.bits_per_weight:.4g}", f"{about.SNR[name]:.1f}" if name in about.SNR else "", about.formula(e), about.summary(e))
+        (
+            name,
+            f"{e.bits_per_weight:.4g}",
+            f"{about.SNR[name]:.1f}" if name in about.SNR else "",
+            about.formula(e),
+            about.summary(e),
+        )
         for name, e in presets().items()
     ]
 
 
 def formats_text() -> str:
-    """Every block format and every preset of the parametric family, for people. SNR: signal to noise on Gaussian weights."""
+    """Every block format and every preset of the parametric family, for people. SNR: signal to noise on
+    Gaussian weights.
+    """
     block_formats = table(FORMAT_TITLES, formats_rows(), right=(1, 2, 3, 4, 5))
     encodings = table(ENCODING_TITLES, encodings_rows(), right=(1, 2))
     return f"{block_formats}\n\n{encodings}\n\neach encoding also with +zstd or +outliers=0.5%; any point of the family as sb:bits=4,block=32,..."
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Rows in aligned columns under their titles, control characters escaped; the columns in `right` are set to the right."""
+    """Rows in aligned columns under their titles, control characters escaped; the columns in `right` are set
+    to the right.
+    """
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
     aligned = [
-        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in [titles, *rows]
     ]
     return "\n".join(line.rstrip() for line in aligned)
@@ -314,7 +381,11 @@ def _abridged(value: Value) -> str:
             shown += text
         return f"[{shown}{', …' if len(value.value) > _SHOWN_ELEMENTS else ''}]"
     shown = _scalar_text(value.value)
-    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}… ({len(shown)} characters)"
+    return (
+        shown
+        if len(shown) <= _SHOWN_CHARACTERS
+        else f"{shown[:_SHOWN_CHARACTERS]}… ({len(shown)} characters)"
+    )
 
 
 def _scalar_text(value: Any) -> str:
@@ -322,7 +393,13 @@ def _scalar_text(value: Any) -> str:
 
 
 def _plain_text(value: Any) -> str:
-    return f"{value:.7g}" if isinstance(value, float | np.floating) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        f"{value:.7g}"
+        if isinstance(value, float | np.floating)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,9 @@
-"""Changing the metadata of a GGUF file: a new file beside it, the data streamed and verified on the way, and one rename. Rules I-011 to I-013.
+"""Changing the metadata of a GGUF file: a new file beside it, the data streamed and verified on the way, and
+one rename. Rules I-011 to I-013.
 
-Keys that are not named stay as they are and where they are, new ones come last, and no tensor changes. What comes out keeps the rules as well as
-what went in: an edit that would break one is refused before anything is written.
+Keys that are not named stay as they are and where they are, new ones come last, and no tensor changes. What
+comes out keeps the rules as well as what went in: an edit that would break one is refused before anything is
+written.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ Change = tuple[str, Value | None, Value | None]
 
 @dataclass(frozen=True)
 class Edited:
-    """What an edit did. nbytes: of the whole new file. verified: whether the data was held against the file's own digests."""
+    """What an edit did. nbytes: of the whole new file. verified: whether the data was held against the file's
+    own digests.
+    """
 
     output: Path
     nbytes: int
@@ -73,14 +77,17 @@ class Edited:
 
 
 def parse_assignment(text: str) -> tuple[str, Value]:
-    """KEY=TYPE:VALUE as a key and its value. A string of the form @FILE is read from that file, and @@TEXT stands for @TEXT.
+    """KEY=TYPE:VALUE as a key and its value. A string of the form @FILE is read from that file, and @@TEXT
+    stands for @TEXT.
 
     Raises UsageError where the text has another form, TYPE is unknown or VALUE does not fit it; StorageError.
     """
     key, equals, typed = text.partition("=")
     name, colon, written = typed.partition(":")
     if not key or not equals or not colon:
-        raise UsageError(f"{text!r} is no assignment; write KEY=TYPE:VALUE, as in tokenizer.ggml.eos_token_id=u32:2")
+        raise UsageError(
+            f"{text!r} is no assignment; write KEY=TYPE:VALUE, as in tokenizer.ggml.eos_token_id=u32:2"
+        )
     if name not in TYPES:
         raise UsageError(f"unknown type {name!r} for {key}; known: {', '.join(TYPES)}")
     value = _parsed(TYPES[name], written)
@@ -99,16 +106,20 @@ def edit(
     integrity: bool = True,
     threads: int | None = None,
 ) -> Edited:
-    """Set and remove metadata keys of a GGUF file; in place, or into `output`. Whatever stops it, either file is as it was, or whole and new.
+    """Set and remove metadata keys of a GGUF file; in place, or into `output`. Whatever stops it, either file
+    is as it was, or whole and new.
 
-    overwrite: replace an output that exists. integrity: False leaves out the keys by which the file can prove itself, unverified; otherwise a file
-    that has them is held against them, and they are made anew.
-    Raises UsageError (a key that is not there, or not to be changed by hand; an output that exists), a FileError where the file is no good GGUF file,
-    does not match its own digests (I-001 to I-007), or would break a rule with these changes; StorageError.
+    overwrite: replace an output that exists. integrity: False leaves out the keys by which the file can prove
+    itself, unverified; otherwise a file that has them is held against them, and they are made anew.
+    Raises UsageError (a key that is not there, or not to be changed by hand; an output that exists), a
+    FileError where the file is no good GGUF file, does not match its own digests (I-001 to I-007), or would
+    break a rule with these changes; StorageError.
     """
     path = Path(path)
     if output is None and path.is_symlink():
-        raise UsageError(f"{path} is a symbolic link, which a file would replace; name the file itself ({path.resolve()}), or an output (-o)")
+        raise UsageError(
+            f"{path} is a symbolic link, which a file would replace; name the file itself ({path.resolve()}), or an output (-o)"
+        )
     if not assign and not remove and integrity:
         raise UsageError("nothing to change; name keys to set or to remove")
     if threads is not None and threads < 1:
@@ -133,7 +144,9 @@ def edit(
         with contextlib.suppress(OSError):
             shutil.copymode(path, written.partial)
         written.commit()
-    changes = tuple((key, old.metadata.get(key), metadata.get(key)) for key in (*remove, *(key for key, _ in assign)))
+    changes = tuple(
+        (key, old.metadata.get(key), metadata.get(key)) for key in (*remove, *(key for key, _ in assign))
+    )
     return Edited(target, written.nbytes, changes, has_set(metadata))
 
 
@@ -174,12 +187,16 @@ def _domain(kind: ValueType) -> str:
     if kind in (ValueType.FLOAT32, ValueType.FLOAT64):
         return "a finite number in its range"
     bits = 8 * struct.calcsize("<" + SCALAR_CODES[kind])
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if kind.name.startswith("INT") else (0, (1 << bits) - 1)
+    low, high = (
+        (-(1 << bits - 1), (1 << bits - 1) - 1) if kind.name.startswith("INT") else (0, (1 << bits) - 1)
+    )
     return f"an integer from {low} to {high}"
 
 
 def _read_header(path: Path, *, verified: bool) -> Header:
-    """The header, judged, and held against its own digest; in memory of its own, so that the file can be replaced."""
+    """The header, judged, and held against its own digest; in memory of its own, so that the file can be
+    replaced.
+    """
     content = map_file(path)
     header = parse(content, str(path))
     rules.refuse(path, rules.judge(header, block_sizes, len(content)))
@@ -189,11 +206,15 @@ def _read_header(path: Path, *, verified: bool) -> Header:
 
 
 def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Sequence[str]) -> Metadata:
-    """The metadata after the edit. Raises UsageError for keys that are not there to be removed, or not to be touched, or named twice."""
+    """The metadata after the edit. Raises UsageError for keys that are not there to be removed, or not to be
+    touched, or named twice.
+    """
     named = [*(key for key, _ in assign), *remove]
     for key in named:
         if key.startswith(NAMESPACE):
-            raise UsageError(f"{key} is kept by gguflow itself; to leave out all keys under {NAMESPACE} pass --no-integrity (integrity=False)")
+            raise UsageError(
+                f"{key} is kept by gguflow itself; to leave out all keys under {NAMESPACE} pass --no-integrity (integrity=False)"
+            )
         if key == _ALIGNMENT:
             raise UsageError(f"{_ALIGNMENT} is where the data lies: changing it takes a conversion")
         if named.count(key) > 1:
@@ -205,7 +226,9 @@ def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Se
 
 
 def _planned(old: Header, metadata: Metadata, target: Path) -> Header:
-    """The new header, with the old key set as its placeholder. Raises InvalidError for a rule that only the new one breaks."""
+    """The new header, with the old key set as its placeholder. Raises InvalidError for a rule that only the
+    new one breaks.
+    """
     data_offset = len(build(metadata, old.tensors, old.alignment))
     new = Header(VERSION, metadata, old.tensors, old.alignment, data_offset)
     known = {(finding.rule, finding.message) for finding in _judged(old)}
@@ -240,7 +263,9 @@ def _data_nbytes(header: Header) -> int:
 
 
 def _copier(fd: int, path: Path, output: OutputFile, shift: int) -> Callable[[int, int], bytes]:
-    """A function that copies the bytes [first, last) of the open file to the output, `shift` bytes further on, and returns their digest."""
+    """A function that copies the bytes [first, last) of the open file to the output, `shift` bytes further
+    on, and returns their digest.
+    """
 
     def copy(first: int, last: int) -> bytes:
         digest = new_leaf_digest()
@@ -258,5 +283,10 @@ def _check_same(path: Path, before: os.stat_result) -> None:
     """Raises InvalidError (R-002) where the path no longer leads to the file that was read, as it was."""
     with platform.storage_errors("read", path):
         now = os.stat(path)
-    if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != (before.st_dev, before.st_ino, before.st_size, before.st_mtime_ns):
+    if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != (
+        before.st_dev,
+        before.st_ino,
+        before.st_size,
+        before.st_mtime_ns,
+    ):
         raise InvalidError(path, Finding("R-002", "the file changed while it was read"))

@@ -1,7 +1,8 @@
 """Everything that can go wrong, as types: the error tree, Finding, ExitStatus.
 
-One rule decides the type of an error: *who can do something about it*. A wrong call is a UsageError or ShapeError, a bad file is a FileError with the
-Finding that says which rule it breaks and where, a full disk is a StorageError. The command line turns each into its exit status; nothing
+One rule decides the type of an error: *who can do something about it*. A wrong call is a UsageError or
+ShapeError, a bad file is a FileError with the Finding that says which rule it breaks and where, a full disk
+is a StorageError. The command line turns each into its exit status; nothing
 else in the package does.
 """
 
@@ -59,8 +60,13 @@ def _shown(value: object) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Text from a file with control characters and lone surrogates escaped: what is shown must not steer the terminal. keep: characters that pass."""
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+    """Text from a file with control characters and lone surrogates escaped: what is shown must not steer the
+    terminal. keep: characters that pass.
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )
 
 
 def listed(names: Sequence[str], limit: int = 10) -> str:
@@ -92,7 +98,8 @@ class ShapeError(UsageError):
 class MismatchError(UsageError):
     """A file and a model that do not belong together.
 
-    missing: names of tensors that the model has and the file has not. left_over: names of those in the file that the model has no place for.
+    missing: names of tensors that the model has and the file has not. left_over: names of those in the file
+    that the model has no place for.
     """
 
     def __init__(self, file: str | Path, missing: Sequence[str], left_over: Sequence[str]) -> None:
@@ -117,7 +124,9 @@ class NonFiniteError(GguflowError, ValueError):
 
 
 class FileError(GguflowError, ValueError):
-    """An input file that cannot be used, with the rule that it breaks. `verdict` is the word that reports use."""
+    """An input file that cannot be used, with the rule that it breaks. `verdict` is the word that reports
+    use.
+    """
 
     exit_status = ExitStatus.INVALID_FILE
     verdict = "invalid"
@@ -153,7 +162,9 @@ class LimitError(FileError):
 
 
 class StorageError(GguflowError, OSError):
-    """The system refused to read or write: no space, no permission, no such directory. `errno` is the system's number for why, where it gave one."""
+    """The system refused to read or write: no space, no permission, no such directory. `errno` is the
+    system's number for why, where it gave one.
+    """
 
     exit_status = ExitStatus.IO
 

@@ -50,17 +50,58 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def add_commands(commands: Any) -> None:
     """Put `run` and `perplexity` among the commands of argparse."""
     raw = argparse.RawDescriptionHelpFormatter
-    run = commands.add_parser("run", help="let a model go on with a text", description=_RUN, epilog=_RUN_EPILOG, formatter_class=raw)
+    run = commands.add_parser(
+        "run", help="let a model go on with a text", description=_RUN, epilog=_RUN_EPILOG, formatter_class=raw
+    )
     run.add_argument("model", metavar="MODEL", help="a .gguf file (of several shards, the first)")
     prompt = run.add_mutually_exclusive_group()
-    prompt.add_argument("-p", "--prompt", default="", metavar="TEXT", help="what to go on with (default: nothing but the model's first token)")
+    prompt.add_argument(
+        "-p",
+        "--prompt",
+        default="",
+        metavar="TEXT",
+        help="what to go on with (default: nothing but the model's first token)",
+    )
     prompt.add_argument("-f", "--file", metavar="FILE", help="a text file that holds the prompt")
-    run.add_argument("-n", "--n-tokens", type=int, default=128, metavar="N", help="new tokens at most (default: %(default)s)")
-    run.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token; more draws more freely (default: 0)")
-    run.add_argument("--top-k", type=int, default=40, metavar="K", help="draw among the K likeliest; 0 for all (default: %(default)s)")
-    run.add_argument("--top-p", type=float, default=0.95, metavar="P", help="of these, the fewest that together have P (default: %(default)s)")
-    run.add_argument("--min-p", type=float, default=0.05, metavar="P", help="of these, those with P times the best's or more (default: %(default)s)")
-    run.add_argument("--seed", type=int, metavar="N", help="repeat what was drawn (default: another run, another text)")
+    run.add_argument(
+        "-n",
+        "--n-tokens",
+        type=int,
+        default=128,
+        metavar="N",
+        help="new tokens at most (default: %(default)s)",
+    )
+    run.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 takes the likeliest token; more draws more freely (default: 0)",
+    )
+    run.add_argument(
+        "--top-k",
+        type=int,
+        default=40,
+        metavar="K",
+        help="draw among the K likeliest; 0 for all (default: %(default)s)",
+    )
+    run.add_argument(
+        "--top-p",
+        type=float,
+        default=0.95,
+        metavar="P",
+        help="of these, the fewest that together have P (default: %(default)s)",
+    )
+    run.add_argument(
+        "--min-p",
+        type=float,
+        default=0.05,
+        metavar="P",
+        help="of these, those with P times the best's or more (default: %(default)s)",
+    )
+    run.add_argument(
+        "--seed", type=int, metavar="N", help="repeat what was drawn (default: another run, another text)"
+    )
     run.add_argument("--no-echo", action="store_true", help="print the new text only, without the prompt")
     _add_computing(run)
     run.set_defaults(run=_run)
@@ -74,9 +115,15 @@ def add_commands(commands: Any) -> None:
     )
     perplexity.add_argument("model", metavar="MODEL", help="a .gguf file (of several shards, the first)")
     perplexity.add_argument("-f", "--file", required=True, metavar="FILE", help="the text, UTF-8")
-    perplexity.add_argument("--context", type=int, default=512, metavar="N", help="tokens of a chunk (default: %(default)s)")
+    perplexity.add_argument(
+        "--context", type=int, default=512, metavar="N", help="tokens of a chunk (default: %(default)s)"
+    )
     perplexity.add_argument("--chunks", type=int, metavar="N", help="read N chunks at most (default: all)")
-    perplexity.add_argument("--reference", metavar="OTHER.gguf", help="a model with the same vocabulary to measure the divergence from")
+    perplexity.add_argument(
+        "--reference",
+        metavar="OTHER.gguf",
+        help="a model with the same vocabulary to measure the divergence from",
+    )
     perplexity.add_argument("--json", action="store_true", help="print the figures as JSON")
     perplexity.add_argument("-q", "--quiet", action="store_true", help="no progress")
     _add_computing(perplexity)
@@ -84,8 +131,18 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_computing(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--threads", type=int, metavar="N", help="threads for products with the weights (default: all processors)")
-    command.add_argument("--cache", choices=("f16", "q8_0"), default="f16", help="how keys and values are kept (default: %(default)s)")
+    command.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads for products with the weights (default: all processors)",
+    )
+    command.add_argument(
+        "--cache",
+        choices=("f16", "q8_0"),
+        default="f16",
+        help="how keys and values are kept (default: %(default)s)",
+    )
     activations = command.add_argument("--activations", choices=("float32", "int8"), default="float32")
     activations.help = "what weights are multiplied with; int8 as llama.cpp does (default: %(default)s)"
 
@@ -97,7 +154,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
     if arguments.n_tokens < 0:
         raise UsageError(f"-n is 0 or more, not {arguments.n_tokens}")
-    sampler = Sampler(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p, arguments.seed)
+    sampler = Sampler(
+        arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p, arguments.seed
+    )
     prompt = arguments.prompt if arguments.file is None else _text(arguments.file)
     with gguflow.open(arguments.model) as model:
         transformer, tokenizer = _loaded(model, arguments)
@@ -118,7 +177,11 @@ def _speed(generation: Generation) -> str:
     prompt = f"prompt {len(generation.prompt_tokens)} tokens in {generation.prompt_seconds:.2f} s"
     new = f"{len(generation.tokens)} new in {generation.seconds:.2f} s"
     rate = f" ({len(generation.tokens) / generation.seconds:.1f} tokens/s)" if generation.seconds > 0 else ""
-    why = {"length": "as many as asked for", "end": "the model ended the text", "context": "the model's context is full"}[generation.stopped]
+    why = {
+        "length": "as many as asked for",
+        "end": "the model ended the text",
+        "context": "the model's context is full",
+    }[generation.stopped]
     return f"gguflow: {prompt}; {new}{rate}; {why}"
 
 
@@ -129,13 +192,18 @@ def _perplexity(arguments: argparse.Namespace) -> None:
     if arguments.chunks is not None and arguments.chunks < 1:
         raise UsageError(f"--chunks is 1 or more, not {arguments.chunks}")
     text = _text(arguments.file)
-    with gguflow.open(arguments.model) as model, gguflow.open(arguments.reference or arguments.model) as other:
+    with (
+        gguflow.open(arguments.model) as model,
+        gguflow.open(arguments.reference or arguments.model) as other,
+    ):
         transformer, tokenizer = _loaded(model, arguments)
         reference = None
         if arguments.reference is not None:
             reference, vocabulary = _loaded(other, arguments)
             if vocabulary.texts != tokenizer.texts:
-                raise UsageError(f"{arguments.reference} has another vocabulary than {arguments.model}: their probabilities do not compare")
+                raise UsageError(
+                    f"{arguments.reference} has another vocabulary than {arguments.model}: their probabilities do not compare"
+                )
         score = perplexity.score(
             transformer,
             tokenizer,
@@ -175,7 +243,9 @@ def _loaded(model: Model, arguments: argparse.Namespace) -> tuple[Transformer, T
     from gguflow.platform import available_cpus
 
     threads = available_cpus() if arguments.threads is None else arguments.threads
-    return Transformer(model, activations=arguments.activations, threads=threads), Tokenizer(model.metadata, model.path)
+    return Transformer(model, activations=arguments.activations, threads=threads), Tokenizer(
+        model.metadata, model.path
+    )
 
 
 def _text(path: str) -> str:

@@ -1,8 +1,9 @@
 """Activations times packed matrices, without a dequantized copy of the matrix: the public `matmul`.
 
-By the number of vectors in x: a few (a token is decoded) are multiplied one by one straight from the packed blocks, by the kernels of
-`gguflow.kernels.matmul`. More, and formats without such kernels, need decoded rows: a tile of them at a time, small enough for the second-level
-cache, which meets some vectors in a kernel of ours, many (a prompt) in BLAS.
+By the number of vectors in x: a few (a token is decoded) are multiplied one by one straight from the packed
+blocks, by the kernels of `gguflow.kernels.matmul`. More, and formats without such kernels, need decoded rows:
+a tile of them at a time, small enough for the second-level cache, which meets some vectors in a kernel of
+ours, many (a prompt) in BLAS.
 """
 
 from __future__ import annotations
@@ -34,26 +35,37 @@ TILE = 1 << 18
 """Weights in a tile of decoded rows: 1 MiB of float32. Twice that for BLAS."""
 
 PIECE = 1 << 20
-"""Bytes of packed rows that a thread takes at a time, about: they stay in its cache while the vectors are multiplied one by one."""
+"""Bytes of packed rows that a thread takes at a time, about: they stay in its cache while the vectors are
+multiplied one by one.
+"""
 
 Work = Callable[[Bytes, Floats], None]
 """Some rows of the matrix -> their columns of the result."""
 
 
 def matmul(
-    packed: Bytes, format: str | BlockFormat, x: ArrayLike, *, activations: str = "float32", threads: int = 1, out: Floats | None = None
+    packed: Bytes,
+    format: str | BlockFormat,
+    x: ArrayLike,
+    *,
+    activations: str = "float32",
+    threads: int = 1,
+    out: Floats | None = None,
 ) -> Floats:
-    """Multiply vectors with a packed matrix: x float32[..., n] -> float32[..., rows], x @ dequantize(packed).T.
+    """Multiply vectors with a packed matrix: x float32[..., n] -> float32[..., rows], x @
+    dequantize(packed).T.
 
-    packed: uint8[rows, row_bytes], C-contiguous; a read-only memory map is read in place. x: float32, float16, bfloat16 (ml_dtypes) or float64, any
-    strides. out: where to put the result, C-contiguous.
-    activations: "float32", or "int8": x rounded to eight bits in blocks as llama.cpp does (Q8_0, for super-blocks of 256 Q8_K; no rounding for plain
-    numbers), and, for up to FEW vectors of the commonest formats, integer products.
+    packed: uint8[rows, row_bytes], C-contiguous; a read-only memory map is read in place. x: float32,
+    float16, bfloat16 (ml_dtypes) or float64, any strides. out: where to put the result, C-contiguous.
+    activations: "float32", or "int8": x rounded to eight bits in blocks as llama.cpp does (Q8_0, for
+    super-blocks of 256 Q8_K; no rounding for plain numbers), and, for up to FEW vectors of the commonest
+    formats, integer products.
 
-    Sums are in float32. For up to SOME vectors their order is one for all formats and machines, for more it is that of NumPy's BLAS; it does not
-    change with `threads` (these are ours: BLAS has its own). NaN and infinity among scales and activations propagate as in the product with the
-    dequantized matrix.
-    Raises ShapeError, UnknownFormatError, UsageError (a format of integers), NonFiniteError (what cannot be rounded to eight bits).
+    Sums are in float32. For up to SOME vectors their order is one for all formats and machines, for more it
+    is that of NumPy's BLAS; it does not change with `threads` (these are ours: BLAS has its own). NaN and
+    infinity among scales and activations propagate as in the product with the dequantized matrix.
+    Raises ShapeError, UnknownFormatError, UsageError (a format of integers), NonFiniteError (what cannot be
+    rounded to eight bits).
     """
     block_format = resolve(format)
     if block_format.number_type is not None and block_format.number_type.kind == "i":
@@ -83,12 +95,18 @@ def matmul(
 def _columns(packed: Bytes, block_format: BlockFormat) -> int:
     """Weights in a row of the matrix."""
     if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.ndim != 2:
-        found = f"{packed.dtype.name}{list(packed.shape)}" if isinstance(packed, np.ndarray) else type(packed).__name__
+        found = (
+            f"{packed.dtype.name}{list(packed.shape)}"
+            if isinstance(packed, np.ndarray)
+            else type(packed).__name__
+        )
         raise ShapeError(f"a packed matrix is uint8[rows, row_bytes], not {found}")
     if not packed.flags.c_contiguous:
         raise ShapeError("a packed matrix must be C-contiguous: it is read in place, not copied")
     if packed.shape[1] % block_format.type_size:
-        raise ShapeError(f"a row of {packed.shape[1]} bytes does not divide into {block_format.name} blocks of {block_format.type_size}")
+        raise ShapeError(
+            f"a row of {packed.shape[1]} bytes does not divide into {block_format.name} blocks of {block_format.type_size}"
+        )
     return int(packed.shape[1]) // block_format.type_size * block_format.block_size
 
 
@@ -110,7 +128,9 @@ def _rows_per_tile(shape: tuple[int, ...]) -> int:
 
 
 def _rows_per_piece(shape: tuple[int, ...], tile: int, threads: int) -> int:
-    """About PIECE bytes, less where a thread would have nothing to do. Whole tiles: so they are the same however many threads there are."""
+    """About PIECE bytes, less where a thread would have nothing to do. Whole tiles: so they are the same
+    however many threads there are.
+    """
     rows, row_bytes = shape
     wanted = min(max(PIECE // row_bytes, 1), -(-rows // max(threads, 1)))
     return -(-wanted // tile) * tile
@@ -167,7 +187,9 @@ def _many(block_format: BlockFormat, vectors: Floats, matrix: Bytes, sums: Float
 
 
 def _tiles(matrix: Bytes, block_format: BlockFormat, shape: tuple[int, ...]) -> Iterator[tuple[int, Floats]]:
-    """The decoded rows, some at a time: the number of the first, and float32[rows, n], valid until the next. shape: of x."""
+    """The decoded rows, some at a time: the number of the first, and float32[rows, n], valid until the next.
+    shape: of x.
+    """
     n = shape[1]
     step = _rows_per_tile(shape)
     scratch = np.empty(min(step, len(matrix)) * n, np.float32)
@@ -183,7 +205,9 @@ def _tiles(matrix: Bytes, block_format: BlockFormat, shape: tuple[int, ...]) -> 
 
 
 class EightBits(NamedTuple):
-    """Vectors rounded to eight bits: codes (of int8) uint8[vectors, n + 32] and scales float32[vectors, blocks + 32], zeros behind both."""
+    """Vectors rounded to eight bits: codes (of int8) uint8[vectors, n + 32] and scales float32[vectors,
+    blocks + 32], zeros behind both.
+    """
 
     codes: Bytes
     scales: Floats
@@ -209,7 +233,9 @@ class EightBits(NamedTuple):
             scales[:, : n // block_size] = blocks["d"].view("<f2")
         if bad >= 0:
             at, i = divmod(bad, n)
-            raise NonFiniteError(f"{vectors[at, i]} at weight {i} of vector {at} of x cannot be rounded to eight bits", bad)
+            raise NonFiniteError(
+                f"{vectors[at, i]} at weight {i} of vector {at} of x cannot be rounded to eight bits", bad
+            )
         return cls(codes, scales, block_size)
 
     def as_floats(self, shape: tuple[int, ...]) -> Floats:

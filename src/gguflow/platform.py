@@ -1,9 +1,12 @@
-"""What differs between operating systems, in one small file: positioned writes, durability, page hints, processors.
+"""What differs between operating systems, in one small file: positioned writes, durability, page hints,
+processors.
 
-Tested on Linux. On macOS a plain fsync stops at the drive's own cache (F_FULLFSYNC goes through it), and there is no posix_fallocate. Windows has
-no pwrite, no directory handles to sync, and does not replace a file that is mapped.
+Tested on Linux. On macOS a plain fsync stops at the drive's own cache (F_FULLFSYNC goes through it), and
+there is no posix_fallocate. Windows has no pwrite, no directory handles to sync, and does not replace a file
+that is mapped.
 
-Functions here raise OSError as the system gives it; `storage_errors` turns one into a StorageError that says what was being done to which file.
+Functions here raise OSError as the system gives it; `storage_errors` turns one into a StorageError that says
+what was being done to which file.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ _position_lock = threading.Lock()
 
 @contextlib.contextmanager
 def storage_errors(action: str, path: str | Path) -> Iterator[None]:
-    """Turn an OSError of the block into a StorageError "cannot ACTION PATH: reason", with the errno kept. A StorageError passes as it is."""
+    """Turn an OSError of the block into a StorageError "cannot ACTION PATH: reason", with the errno kept. A
+    StorageError passes as it is.
+    """
     try:
         yield
     except StorageError:
@@ -60,17 +65,20 @@ def storage_errors(action: str, path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptions_deferred() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block is over: what it makes and the note of it are not torn apart. Only the main thread gets signals.
+    """Ctrl-C and SIGTERM wait until the block is over: what it makes and the note of it are not torn apart.
+    Only the main thread gets signals.
 
-    The handlers are exchanged, not the thread's signal mask: with a mask the system gives the signal to another thread (NumPy has some), and Python
-    runs the handler in the main thread all the same.
+    The handlers are exchanged, not the thread's signal mask: with a mask the system gives the signal to
+    another thread (NumPy has some), and Python runs the handler in the main thread all the same.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's to restore
+    handlers = {
+        number: handler for number, handler in handlers.items() if handler is not None
+    }  # None: not Python's to restore
     for number in handlers:
         signal.signal(number, lambda signum, frame: came.append(signum))
     try:
@@ -90,9 +98,11 @@ def available_cpus() -> int:
 
 
 def pwrite_all(fd: int, buffer: memoryview | bytes | NDArray[np.uint8], offset: int) -> None:
-    """Write all of a C-contiguous buffer at `offset` bytes from the start of the file. Threads may write to one file side by side.
+    """Write all of a C-contiguous buffer at `offset` bytes from the start of the file. Threads may write to
+    one file side by side.
 
-    A call that wrote a part is continued; one that a signal interrupted is repeated by Python itself (PEP 475).
+    A call that wrote a part is continued; one that a signal interrupted is repeated by Python itself (PEP
+    475).
     Raises OSError, ENOSPC included; the file then holds some prefix of the buffer.
     """
     view = buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
@@ -114,7 +124,8 @@ def _write_at(fd: int, buffer: memoryview, offset: int) -> int:
 
 
 def preallocate(fd: int, nbytes: int) -> None:
-    """Make the file nbytes long, with its blocks reserved where the file system can, so that a full disk shows before any work is done.
+    """Make the file nbytes long, with its blocks reserved where the file system can, so that a full disk
+    shows before any work is done.
 
     Raises OSError: ENOSPC, EDQUOT or EFBIG where the bytes are not to be had.
     """
@@ -122,7 +133,12 @@ def preallocate(fd: int, nbytes: int) -> None:
         try:
             os.posix_fallocate(fd, 0, nbytes)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):  # no such thing on this file system
+            if error.errno not in (
+                errno.EOPNOTSUPP,
+                errno.ENOTSUP,
+                errno.EINVAL,
+                errno.ENOSYS,
+            ):  # no such thing on this file system
                 raise
     os.ftruncate(fd, nbytes)
 
@@ -150,10 +166,14 @@ def sync_file(fd: int) -> None:
 
 
 def begin_sync(fd: int, nbytes: int, offset: int) -> None:
-    """Let the system begin to write these bytes to the medium, so that `sync_file` has less to wait for. Only a hint: nothing where it takes none."""
+    """Let the system begin to write these bytes to the medium, so that `sync_file` has less to wait for. Only
+    a hint: nothing where it takes none.
+    """
     call = _sync_file_range()
     if call is not None:
-        call(fd, offset, nbytes, 2)  # SYNC_FILE_RANGE_WRITE: begin, do not wait. What fails here, sync_file reports
+        call(
+            fd, offset, nbytes, 2
+        )  # SYNC_FILE_RANGE_WRITE: begin, do not wait. What fails here, sync_file reports
 
 
 @functools.cache
@@ -170,7 +190,9 @@ def _sync_file_range() -> Callable[..., int] | None:
 
 
 def sync_data(fd: int) -> None:
-    """As sync_file, without what the file's bytes do not need (its times): for a file that is flushed again and again."""
+    """As sync_file, without what the file's bytes do not need (its times): for a file that is flushed again
+    and again.
+    """
     if sys.platform != "darwin" and hasattr(os, "fdatasync"):
         os.fdatasync(fd)
     else:
@@ -178,7 +200,9 @@ def sync_data(fd: int) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename inside the directory durable. Nothing on Windows, and nothing on file systems that cannot."""
+    """Make a rename inside the directory durable. Nothing on Windows, and nothing on file systems that
+    cannot.
+    """
     if os.name == "nt":
         return
     fd = os.open(path, os.O_RDONLY)
@@ -192,7 +216,9 @@ def sync_directory(path: Path) -> None:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Give the finished file its name, in one step: whoever opens `target` sees the old file or the new one, never a part. Same file system."""
+    """Give the finished file its name, in one step: whoever opens `target` sees the old file or the new one,
+    never a part. Same file system.
+    """
     os.replace(source, target)
 
 
@@ -205,9 +231,11 @@ def is_same_file(a: Path, b: Path) -> bool:
 
 
 def release_pages(mapping: mmap.mmap, first: int, last: int) -> None:
-    """Tell the system that the mapped file's bytes [first, last), already read, need not stay in this process's memory.
+    """Tell the system that the mapped file's bytes [first, last), already read, need not stay in this
+    process's memory.
 
-    Only a hint, for read-only mappings of files: a later access reads the page again. The page that holds `last` is kept for the next reader.
+    Only a hint, for read-only mappings of files: a later access reads the page again. The page that holds
+    `last` is kept for the next reader.
     """
     if not hasattr(mapping, "madvise") or not hasattr(mmap, "MADV_DONTNEED"):
         return
@@ -217,7 +245,8 @@ def release_pages(mapping: mmap.mmap, first: int, last: int) -> None:
 
 
 def advise_use(mapping: mmap.mmap, first: int, last: int, *, in_large_pages: bool = True) -> None:
-    """Tell the system that the mapped file's bytes [first, last) will be wanted soon: it reads them ahead, and maps them in large pages if it can.
+    """Tell the system that the mapped file's bytes [first, last) will be wanted soon: it reads them ahead,
+    and maps them in large pages if it can.
 
     Only a hint, and nothing where the system takes none.
     """
@@ -231,7 +260,9 @@ def advise_use(mapping: mmap.mmap, first: int, last: int, *, in_large_pages: boo
 
 
 def begin_read(fd: int, nbytes: int, offset: int) -> None:
-    """Let the system begin to read these bytes of a file, which will be wanted soon. Only a hint: nothing where it takes none."""
+    """Let the system begin to read these bytes of a file, which will be wanted soon. Only a hint: nothing
+    where it takes none.
+    """
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
@@ -242,9 +273,11 @@ BEYOND_ALL_FILES = (1 << 63) - 2
 
 
 def try_lock(fd: int, offset: int = 0) -> bool:
-    """Lock an open file against every other process that asks, until it is closed; False where another holds the lock.
+    """Lock an open file against every other process that asks, until it is closed; False where another holds
+    the lock.
 
-    offset: of the byte that stands for the file where the system locks bytes (Windows), and keeps others from reading it.
+    offset: of the byte that stands for the file where the system locks bytes (Windows), and keeps others from
+    reading it.
     Where the file system has no locks (some network mounts), nobody is kept out, and the answer is True.
     """
     try:
@@ -277,7 +310,9 @@ def unlock(fd: int, offset: int = 0) -> None:
 
 
 def read_at(fd: int, nbytes: int, offset: int) -> bytes:
-    """Up to nbytes from `offset` bytes after the start of the file; fewer only at its end. Threads may read one file side by side."""
+    """Up to nbytes from `offset` bytes after the start of the file; fewer only at its end. Threads may read
+    one file side by side.
+    """
     parts = []
     while nbytes:
         part = _read_at(fd, min(nbytes, _MAX_WRITE), offset)

@@ -16,7 +16,9 @@ _PLAIN_INTERVAL = 5.0
 
 
 @contextmanager
-def shown(plans: Sequence[Plan], stream: TextIO | None = None) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
+def shown(
+    plans: Sequence[Plan], stream: TextIO | None = None
+) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
     """A callback for `conversion.run` that shows tensors and bytes done, the rate, and the time left."""
     stream = sys.stderr if stream is None else stream
     if stream.isatty():
@@ -44,7 +46,15 @@ def _bar(plans: Sequence[Plan], stream: TextIO) -> Iterator[Callable[[PlannedTen
     from tqdm import tqdm
 
     count = _Count(plans)
-    with tqdm(total=count.total_nbytes, unit="B", unit_scale=True, unit_divisor=1024, file=stream, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(
+        total=count.total_nbytes,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        file=stream,
+        dynamic_ncols=True,
+        leave=False,
+    ) as bar:
 
         def update(planned: PlannedTensor, n_weights: int, nbytes: int) -> None:
             bar.set_description_str(count.add(planned, n_weights), refresh=False)

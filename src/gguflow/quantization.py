@@ -1,4 +1,6 @@
-"""Arrays to blocks and back: `quantize`, `dequantize`, `fake_quantize`, which prove what kernels trust; and the two steps that streaming takes."""
+"""Arrays to blocks and back: `quantize`, `dequantize`, `fake_quantize`, which prove what kernels trust; and
+the two steps that streaming takes.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,18 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 SMALLEST_PIECE = 1 << 17
-"""Weights for a thread at a time, at least: with fewer, threads spend more on handing each other the interpreter's lock than they gain."""
+"""Weights for a thread at a time, at least: with fewer, threads spend more on handing each other the
+interpreter's lock than they gain.
+"""
 
 
 def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None) -> int:
     """Encode flat float32 x into flat out; both sizes fit the format, which the caller has proved.
 
-    importance: one value for each weight of a row; x then holds whole rows (some formats weigh by the mean square of the row).
-    Returns the index of the first NaN or infinity, and `out` is then not whole, or -1. The number formats encode what they are given: always -1.
+    importance: one value for each weight of a row; x then holds whole rows (some formats weigh by the mean
+    square of the row).
+    Returns the index of the first NaN or infinity, and `out` is then not whole, or -1. The number formats
+    encode what they are given: always -1.
     """
     from gguflow import kernels
 
@@ -65,29 +71,42 @@ def first_non_finite(x: Floats) -> int:
 
 
 def kernels_digest() -> str:
-    """What decides the bytes that kernels give, in 16 characters: their sources and the versions of the compiler."""
+    """What decides the bytes that kernels give, in 16 characters: their sources and the versions of the
+    compiler.
+    """
     from gguflow.kernels import policy
 
     return policy.source_digest()
 
 
-def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | None = None, threads: int = 1, out: Bytes | None = None) -> Bytes:
+def quantize(
+    x: ArrayLike,
+    format: str | BlockFormat,
+    importance: ArrayLike | None = None,
+    threads: int = 1,
+    out: Bytes | None = None,
+) -> Bytes:
     """Quantize the rows of x: float[..., n] -> uint8[..., row_bytes].
 
-    x: float32, float16, bfloat16 (ml_dtypes) or float64 (rounded to float32 first); any strides. Integer formats take integers of their own type.
-    importance: float32[n], or None: how much the error of each column matters; see `BlockFormat.importance`.
+    x: float32, float16, bfloat16 (ml_dtypes) or float64 (rounded to float32 first); any strides. Integer
+    formats take integers of their own type. importance: float32[n], or None: how much the error of each
+    column matters; see `BlockFormat.importance`.
     out: where to put the blocks, C-contiguous uint8[..., row_bytes].
 
     The bytes are those of ggml's reference encoder, and do not depend on `threads`.
 
-    format may also name an encoding of the parametric family ("nf4_b64", "int4_b128+zstd", "sb:bits=3,block=16"): the result is then uint8[nbytes], a
-    payload that describes itself, for an x of any shape.
+    format may also name an encoding of the parametric family ("nf4_b64", "int4_b128+zstd",
+    "sb:bits=3,block=16"): the result is then uint8[nbytes], a payload that describes itself, for an x of any
+    shape.
 
-    Raises ShapeError (n is no multiple of the block size), NonFiniteError (NaN or infinity, names the first), UnknownFormatError, UsageError.
+    Raises ShapeError (n is no multiple of the block size), NonFiniteError (NaN or infinity, names the first),
+    UnknownFormatError, UsageError.
     """
     if isinstance(format, str) and parametric.is_name(format):
         if out is not None:
-            raise UsageError(f"a payload of {format} has a size of its own, and is returned: out cannot be given")
+            raise UsageError(
+                f"a payload of {format} has a size of its own, and is returned: out cannot be given"
+            )
         return parametric.encode(np.asarray(x), parametric.find(format), importance, threads)
     block_format = resolve(format)
     array = _with_rows(x)
@@ -107,13 +126,20 @@ def quantize(x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | No
 
 
 def fake_quantize(
-    x: ArrayLike, format: str | BlockFormat, importance: ArrayLike | None = None, threads: int = 1, out: Floats | None = None
+    x: ArrayLike,
+    format: str | BlockFormat,
+    importance: ArrayLike | None = None,
+    threads: int = 1,
+    out: Floats | None = None,
 ) -> Floats:
-    """What is left of x after quantizing: `dequantize(quantize(x))` bit for bit, as float32 of x's shape. For quantization-aware training.
+    """What is left of x after quantizing: `dequantize(quantize(x))` bit for bit, as float32 of x's shape. For
+    quantization-aware training.
 
-    x, format, importance, errors: as in `quantize`. Blocks pass through the cache, piece by piece, and are never kept; a payload of the parametric
-    family, whose chunks may depend on each other, is made whole, decoded, and let go.
-    out: where to put the weights, C-contiguous float32 of x's shape; x itself for in place. Not whole after an error.
+    x, format, importance, errors: as in `quantize`. Blocks pass through the cache, piece by piece, and are
+    never kept; a payload of the parametric family, whose chunks may depend on each other, is made whole,
+    decoded, and let go.
+    out: where to put the weights, C-contiguous float32 of x's shape; x itself for in place. Not whole after
+    an error.
 
     Raises UsageError for formats of integers and for F64, which are no approximation of float32.
     """
@@ -124,12 +150,16 @@ def fake_quantize(
         return parametric.decode(payload, threads=threads, out=out)
     block_format = resolve(format)
     if _copied_type(block_format) is not None:
-        raise UsageError(f"{block_format.name} does not approximate float32 weights: there is nothing to simulate")
+        raise UsageError(
+            f"{block_format.name} does not approximate float32 weights: there is nothing to simulate"
+        )
     array = _with_rows(x)
     block_format.row_bytes(array.shape[-1])
     weights = output_array(out, array.shape, np.dtype(np.float32))
     if np.may_share_memory(array, weights) and array.__array_interface__ != weights.__array_interface__:
-        array = array.copy()  # they overlap, but not weight for weight: a piece would be written before another has been read
+        array = (
+            array.copy()
+        )  # they overlap, but not weight for weight: a piece would be written before another has been read
     encoding, target = _Encoding(array, block_format, importance), weights.reshape(-1)
 
     def work(first: int, last: int) -> None:
@@ -142,7 +172,9 @@ def fake_quantize(
 
 
 class _Encoding:
-    """Rows of weights on their way into blocks, in pieces: proved to fit the format, whatever float type they have."""
+    """Rows of weights on their way into blocks, in pieces: proved to fit the format, whatever float type they
+    have.
+    """
 
     def __init__(self, array: NDArray[Any], block_format: BlockFormat, importance: ArrayLike | None) -> None:
         self.importance = _importance(importance, block_format, array.shape[-1])
@@ -177,22 +209,32 @@ class _Encoding:
             raise non_finite(weights[bad], first + bad, self._shape)
 
 
-def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Dequantize packed rows: uint8[..., row_bytes] -> float32[..., n]; integer formats and F64 give their own type.
+def dequantize(
+    blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Dequantize packed rows: uint8[..., row_bytes] -> float32[..., n]; integer formats and F64 give their
+    own type.
 
-    A payload of the parametric family (uint8[nbytes]; format: its name, or "auto") becomes an array of the shape that it was.
+    A payload of the parametric family (uint8[nbytes]; format: its name, or "auto") becomes an array of the
+    shape that it was.
 
-    out: where to put the weights, C-contiguous, of that type and shape. Bit-identical to ggml's dequantize_row functions.
-    Raises ShapeError where row_bytes is no multiple of the block's bytes, UnknownFormatError, UsageError; FileError where a payload breaks a rule.
+    out: where to put the weights, C-contiguous, of that type and shape. Bit-identical to ggml's
+    dequantize_row functions.
+    Raises ShapeError where row_bytes is no multiple of the block's bytes, UnknownFormatError, UsageError;
+    FileError where a payload breaks a rule.
     """
     if isinstance(format, str) and (format.lower() == parametric.AUTO or parametric.is_name(format)):
         return parametric.decode(blocks, format, threads, out)
     block_format = resolve(format)
     array = np.asarray(blocks)
     if array.dtype != np.uint8 or array.ndim == 0:
-        raise ShapeError(f"packed blocks are uint8[..., row_bytes], not {array.dtype.name}{list(array.shape)}")
+        raise ShapeError(
+            f"packed blocks are uint8[..., row_bytes], not {array.dtype.name}{list(array.shape)}"
+        )
     if array.shape[-1] % block_format.type_size:
-        raise ShapeError(f"a row of {array.shape[-1]} bytes does not divide into {block_format.name} blocks of {block_format.type_size}")
+        raise ShapeError(
+            f"a row of {array.shape[-1]} bytes does not divide into {block_format.name} blocks of {block_format.type_size}"
+        )
     n = array.shape[-1] // block_format.type_size * block_format.block_size
     shape = (*array.shape[:-1], n)
     raw = np.ascontiguousarray(array).reshape(-1)
@@ -205,17 +247,34 @@ def dequantize(blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, o
     target = weights.reshape(-1)
 
     def work(first: int, last: int) -> None:
-        start, stop = (position // block_format.block_size * block_format.type_size for position in (first, last))
+        start, stop = (
+            position // block_format.block_size * block_format.type_size for position in (first, last)
+        )
         decode(raw[start:stop], block_format, target[first:last])
 
-    run(work, list(pieces(target.size, target.size, block_format.block_size, _piece_size(target.size, threads, reads_twice=False))), threads)
+    run(
+        work,
+        list(
+            pieces(
+                target.size,
+                target.size,
+                block_format.block_size,
+                _piece_size(target.size, threads, reads_twice=False),
+            )
+        ),
+        threads,
+    )
     return weights
 
 
 def _copied_type(block_format: BlockFormat) -> np.dtype[Any] | None:
     """The number type of the formats without kernels: integers and F64, which are stored as they are."""
     number_type = block_format.number_type
-    return number_type if number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8) else None
+    return (
+        number_type
+        if number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8)
+        else None
+    )
 
 
 def _with_rows(x: ArrayLike) -> NDArray[Any]:
@@ -230,7 +289,9 @@ def resolve(format: str | BlockFormat) -> BlockFormat:
 
 
 def _as_blocks(array: NDArray[Any]) -> tuple[BlockFormat, Bytes]:
-    """A float array as the blocks of the number format that it already is: flat bytes, without a copy where it is contiguous."""
+    """A float array as the blocks of the number format that it already is: flat bytes, without a copy where
+    it is contiguous.
+    """
     if array.dtype == np.float64:
         array = array.astype(np.float32)
     name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(array.dtype.name)
@@ -242,7 +303,9 @@ def _as_blocks(array: NDArray[Any]) -> tuple[BlockFormat, Bytes]:
 
 
 def _same_numbers(array: NDArray[Any], name: str, number_type: np.dtype[Any]) -> NDArray[Any]:
-    """The numbers of a format without kernels, little-endian and contiguous: integers of its own type only, for F64 any finite floats."""
+    """The numbers of a format without kernels, little-endian and contiguous: integers of its own type only,
+    for F64 any finite floats.
+    """
     accepted = ("float16", "float32", "float64") if number_type.kind == "f" else (number_type.name,)
     if array.dtype.name not in accepted:
         raise ShapeError(f"{name} stores {number_type.name}, not {array.dtype.name}")
@@ -255,7 +318,9 @@ def _same_numbers(array: NDArray[Any], name: str, number_type: np.dtype[Any]) ->
 def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int) -> Floats | None:
     if importance is None:
         if block_format.importance == "required":
-            raise UsageError(f"{block_format.name} is too coarse to encode without importance; pass importance=float32[{n}]")
+            raise UsageError(
+                f"{block_format.name} is too coarse to encode without importance; pass importance=float32[{n}]"
+            )
         return None
     if block_format.importance == "unused":
         return None

@@ -15,7 +15,9 @@ from gguflow.errors import UsageError
 
 
 def pieces(size: int, row: int, block_size: int, target: int) -> Iterator[tuple[int, int]]:
-    """Cut `size` flat weights, in rows of `row`, into pieces [first, last) of about `target`: some whole rows, or whole blocks of one row."""
+    """Cut `size` flat weights, in rows of `row`, into pieces [first, last) of about `target`: some whole
+    rows, or whole blocks of one row.
+    """
     if row <= target:
         step = target // max(row, 1) * row
         yield from ((first, min(first + step, size)) for first in range(0, size, step or 1))
@@ -26,9 +28,11 @@ def pieces(size: int, row: int, block_size: int, target: int) -> Iterator[tuple[
 
 
 def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int) -> None:
-    """Do the pieces, on `threads` threads, the caller's own among them; the first error in the order of the pieces is the one raised.
+    """Do the pieces, on `threads` threads, the caller's own among them; the first error in the order of the
+    pieces is the one raised.
 
-    A thread that is done with a piece takes the next: none waits to be told, and the caller is not woken for each.
+    A thread that is done with a piece takes the next: none waits to be told, and the caller is not woken for
+    each.
     """
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")

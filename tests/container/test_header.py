@@ -1,4 +1,6 @@
-"""The header: what is built is parsed again, the fast parser agrees with the grammar and with gguf-py, and any bytes at all give a typed error."""
+"""The header: what is built is parsed again, the fast parser agrees with the grammar and with gguf-py, and
+any bytes at all give a typed error.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,17 @@ from hypothesis import strategies as st
 from gguflow.blocks import block_sizes
 from gguflow.container import grammar
 from gguflow.container.header import Header, TensorInfo, align, parse
-from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType, array, boolean, f32, string, u32
+from gguflow.container.metadata import (
+    SCALAR_CODES,
+    Metadata,
+    Value,
+    ValueType,
+    array,
+    boolean,
+    f32,
+    string,
+    u32,
+)
 from gguflow.container.reader import read_header
 from gguflow.container.rules import judge
 from gguflow.container.strings import StringArray, encode_text
@@ -33,7 +45,11 @@ METADATA: Metadata = {
     "a.flags": array(ValueType.BOOL, [True, False] * 50),
     "a.empty": array(ValueType.INT32, []),
 }
-TENSORS = (TensorInfo("a.weight", (32, 2), 8, 0), TensorInfo("b.bias", (3,), 0, 128), TensorInfo("c.scalar", (), 0, 192))
+TENSORS = (
+    TensorInfo("a.weight", (32, 2), 8, 0),
+    TensorInfo("b.bias", (3,), 0, 128),
+    TensorInfo("c.scalar", (), 0, 192),
+)
 FILE = build(METADATA, TENSORS, 64) + bytes(256)
 
 
@@ -46,7 +62,9 @@ def plain(value: Any) -> Any:
 
 def tree(header: Header) -> Any:
     """A parsed header as comparable data."""
-    values = {key: (value.type, value.element_type, plain(value.value)) for key, value in header.metadata.items()}
+    values = {
+        key: (value.type, value.element_type, plain(value.value)) for key, value in header.metadata.items()
+    }
     return values, [(t.name, t.dims, t.type_id, t.offset) for t in header.tensors]
 
 
@@ -64,7 +82,11 @@ def grammar_tree(data: bytes) -> Any:
     for kv in parsed.metadata:
         if kv.type == ValueType.ARRAY:
             kind = kv.value.element_type
-            values[text(kv.key)] = (ValueType.ARRAY, ValueType(kind), [scalar(kind, e) for e in kv.value.elements])
+            values[text(kv.key)] = (
+                ValueType.ARRAY,
+                ValueType(kind),
+                [scalar(kind, e) for e in kv.value.elements],
+            )
         else:
             values[text(kv.key)] = (ValueType(kv.type), None, scalar(kv.type, kv.value))
     return values, [(text(t.name), tuple(t.dims), t.type, t.offset) for t in parsed.tensors]
@@ -72,7 +94,12 @@ def grammar_tree(data: bytes) -> Any:
 
 def test_what_is_built_is_parsed_again() -> None:
     header = parse(FILE, "file")
-    assert (header.version, header.alignment, header.data_offset, len(FILE)) == (3, 64, len(FILE) - 256, header.data_offset + 256)
+    assert (header.version, header.alignment, header.data_offset, len(FILE)) == (
+        3,
+        64,
+        len(FILE) - 256,
+        header.data_offset + 256,
+    )
     assert tree(header) == tree(Header(3, METADATA, TENSORS, 64, 0))
     assert list(judge(header, block_sizes, len(FILE))) == []
     assert build(header.metadata, header.tensors, 64) == FILE[: header.data_offset]
@@ -88,7 +115,9 @@ def test_gguf_py_reads_the_same(tmp_path: Path) -> None:
     reader = gguf.GGUFReader(path)
     header = read_header(path, block_sizes)
     assert [t.name for t in reader.tensors] == [t.name for t in header.tensors]
-    assert [int(t.data_offset) for t in reader.tensors] == [header.data_offset + t.offset for t in header.tensors]
+    assert [int(t.data_offset) for t in reader.tensors] == [
+        header.data_offset + t.offset for t in header.tensors
+    ]
     for key, value in header.metadata.items():
         assert plain(value.value) == reader.fields[key].contents(), key
 
@@ -105,7 +134,10 @@ scalars = st.sampled_from(sorted(SCALAR_CODES)).flatmap(
             *(
                 (0, 256 ** struct.calcsize(SCALAR_CODES[kind]) - 1)
                 if SCALAR_CODES[kind].isupper()
-                else (-(256 ** struct.calcsize(SCALAR_CODES[kind])) // 2, 256 ** struct.calcsize(SCALAR_CODES[kind]) // 2 - 1)
+                else (
+                    -(256 ** struct.calcsize(SCALAR_CODES[kind])) // 2,
+                    256 ** struct.calcsize(SCALAR_CODES[kind]) // 2 - 1,
+                )
             )
         ),
     )
@@ -125,7 +157,10 @@ tensor_infos = st.builds(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.text(), st.one_of(scalars, strings, arrays), max_size=5), st.lists(tensor_infos, max_size=4))
+@given(
+    st.dictionaries(st.text(), st.one_of(scalars, strings, arrays), max_size=5),
+    st.lists(tensor_infos, max_size=4),
+)
 def test_any_header_survives(metadata: Metadata, tensors: list[TensorInfo]) -> None:
     metadata = {key: value for key, value in metadata.items() if key != "general.alignment"}
     data = build(metadata, tensors)
@@ -175,18 +210,37 @@ MALFORMED = {
     "key longer than the file": (header_bytes(n_kv=1) + struct.pack("<Q", 2**62) + bytes(50), "C-004"),
     "unknown value type": (header_bytes(n_kv=1) + key_value(b"k", 13, bytes(8)), "C-006"),
     "unknown element type": (header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 99, 0)), "C-006"),
-    "array of arrays": (header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 9, 1) + bytes(20)), "C-007"),
+    "array of arrays": (
+        header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 9, 1) + bytes(20)),
+        "C-007",
+    ),
     "bool of 2": (header_bytes(n_kv=1) + key_value(b"k", 7, b"\2"), "C-008"),
-    "bool of 2 in an array": (header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 7, 2) + b"\0\2"), "C-008"),
-    "bool of 2 in a long array": (header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 7, 99) + b"\2" * 99), "C-008"),
+    "bool of 2 in an array": (
+        header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 7, 2) + b"\0\2"),
+        "C-008",
+    ),
+    "bool of 2 in a long array": (
+        header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 7, 99) + b"\2" * 99),
+        "C-008",
+    ),
     "duplicate key": (header_bytes(n_kv=2) + key_value(b"k", 4, bytes(4)) * 2, "C-010"),
-    "array longer than the file": (header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 10, 2**61) + bytes(20)), "C-004"),
-    "strings longer than the file": (header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 8, 2) + struct.pack("<Q", 90) + bytes(9)), "C-004"),
+    "array longer than the file": (
+        header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 10, 2**61) + bytes(20)),
+        "C-004",
+    ),
+    "strings longer than the file": (
+        header_bytes(n_kv=1)
+        + key_value(b"k", 9, struct.pack("<IQ", 8, 2) + struct.pack("<Q", 90) + bytes(9)),
+        "C-004",
+    ),
     "second string without a length": (
         header_bytes(n_kv=1) + key_value(b"k", 9, struct.pack("<IQ", 8, 2) + struct.pack("<Q", 7) + bytes(9)),
         "C-004",
     ),
-    "dimensions past the end": (header_bytes(n_tensors=1) + struct.pack("<Q", 1) + b"t" + struct.pack("<I", 2**32 - 1) + bytes(30), "C-004"),
+    "dimensions past the end": (
+        header_bytes(n_tensors=1) + struct.pack("<Q", 1) + b"t" + struct.pack("<I", 2**32 - 1) + bytes(30),
+        "C-004",
+    ),
 }
 
 
@@ -199,14 +253,18 @@ def test_malformed(data: bytes, rule: str) -> None:
         grammar.HEADER.parse(data)
 
 
-def rules_broken(metadata: Metadata | None = None, tensors: tuple[TensorInfo, ...] = (), extra: int = 0) -> list[str]:
+def rules_broken(
+    metadata: Metadata | None = None, tensors: tuple[TensorInfo, ...] = (), extra: int = 0
+) -> list[str]:
     metadata = metadata or {}
     header = parse(build(metadata, tensors), "file")
     nbytes = 0
     for tensor in header.tensors:
         sizes = block_sizes(tensor.type_id)
         if sizes and tensor.n_weights < 2**40:
-            nbytes = max(nbytes, align(tensor.offset + tensor.n_weights // sizes[0] * sizes[1], header.alignment))
+            nbytes = max(
+                nbytes, align(tensor.offset + tensor.n_weights // sizes[0] * sizes[1], header.alignment)
+            )
     return [finding.rule for finding in judge(header, block_sizes, header.data_offset + nbytes + extra)]
 
 
@@ -263,7 +321,9 @@ def test_truncation_anywhere_is_noticed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "error"), [(b"", MalformedError), (b"GGUF", MalformedError), (None, StorageError)], ids=["empty", "magic", "none"]
+    ("content", "error"),
+    [(b"", MalformedError), (b"GGUF", MalformedError), (None, StorageError)],
+    ids=["empty", "magic", "none"],
 )
 def test_unreadable_files(tmp_path: Path, content: bytes | None, error: type[GguflowError]) -> None:
     path = tmp_path / "model.gguf"

@@ -1,4 +1,6 @@
-"""Files that prove themselves: any bit that flips is found, what other tools rewrite is told apart from it, and the spec's example is true."""
+"""Files that prove themselves: any bit that flips is found, what other tools rewrite is told apart from it,
+and the spec's example is true.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,16 @@ from gguflow import conversion
 from gguflow.blocks import block_sizes
 from gguflow.container import integrity, verification
 from gguflow.container.header import TensorInfo
-from gguflow.container.integrity import HEADER_KEY, KEY_SET, LEAF_WEIGHTS, LENGTH_KEY, SHARDS_KEY, SOURCE_DIGESTS_KEY, TENSORS_KEY, VERSION_KEY
+from gguflow.container.integrity import (
+    HEADER_KEY,
+    KEY_SET,
+    LEAF_WEIGHTS,
+    LENGTH_KEY,
+    SHARDS_KEY,
+    SOURCE_DIGESTS_KEY,
+    TENSORS_KEY,
+    VERSION_KEY,
+)
 from gguflow.container.metadata import Metadata, Value, ValueType, array, string, u32, u64
 from gguflow.container.reader import read_header
 from gguflow.container.writer import build
@@ -34,8 +45,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A file of 1.5 KB as convert writes it: three tensors, one of them padded."""
     directory = tmp_path_factory.mktemp("small")
     rng = np.random.default_rng(0)
-    tensors = {"a.weight": rng.standard_normal((4, 256)), "b.weight": rng.standard_normal((2, 32)), "c": np.ones(3)}
-    source = write_safetensors(directory / "x.safetensors", {name: tensor.astype(np.float32) for name, tensor in tensors.items()})
+    tensors = {
+        "a.weight": rng.standard_normal((4, 256)),
+        "b.weight": rng.standard_normal((2, 32)),
+        "c": np.ones(3),
+    }
+    source = write_safetensors(
+        directory / "x.safetensors", {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    )
     conversion.convert(source, directory / "out.gguf", type="q4_k", architecture="any")
     return (directory / "out.gguf").read_bytes()
 
@@ -53,7 +70,9 @@ def test_any_bit_that_flips_is_found(path: Path, small: bytes) -> None:
     assert errors(path) == []
     data_offset = read_header(path, block_sizes).data_offset
     rng = np.random.default_rng(1)
-    bits = [8 * i + int(rng.integers(8)) for i in range(data_offset)] + [int(bit) for bit in rng.integers(8 * len(small), size=1000)]
+    bits = [8 * i + int(rng.integers(8)) for i in range(data_offset)] + [
+        int(bit) for bit in rng.integers(8 * len(small), size=1000)
+    ]
     unnoticed = []
     with path.open("r+b", buffering=0) as file:
         for bit in bits:
@@ -93,12 +112,19 @@ def test_padding_is_covered(path: Path, small: bytes) -> None:
 def test_leaves_of_a_large_tensor(tmp_path: Path, kind: str) -> None:
     """What the conversion digests, leaf by leaf and on threads, is what the verification looks at."""
     x = np.random.default_rng(0).standard_normal((2 * LEAF_WEIGHTS // 768 + 5, 768)).astype(np.float32)
-    source = write_safetensors(tmp_path / "x.safetensors", {"x.weight": x, "empty": np.empty(0, np.float32), "y": np.ones(7, np.float32)})
+    source = write_safetensors(
+        tmp_path / "x.safetensors",
+        {"x.weight": x, "empty": np.empty(0, np.float32), "y": np.ones(7, np.float32)},
+    )
     conversion.convert(source, tmp_path / "out.gguf", type=kind, architecture="any", threads=2)
     assert errors(tmp_path / "out.gguf") == []
     header = read_header(tmp_path / "out.gguf", block_sizes)
     index = next(i for i, tensor in enumerate(header.tensors) if tensor.name == "x.weight")
-    leaves = list(integrity.leaf_ranges(header, header.tensors[index], block_sizes(header.tensors[index].type_id) or (1, 1)))
+    leaves = list(
+        integrity.leaf_ranges(
+            header, header.tensors[index], block_sizes(header.tensors[index].type_id) or (1, 1)
+        )
+    )
     assert len(leaves) == 3
     with (tmp_path / "out.gguf").open("r+b") as file:
         for first, last in leaves:
@@ -150,7 +176,9 @@ SETS: dict[str, tuple[dict[str, Value | None], str]] = {
 
 
 @pytest.mark.parametrize(("keys", "rule"), SETS.values(), ids=SETS)
-def test_sets_that_are_not_of_their_file(path: Path, small: bytes, keys: dict[str, Value | None], rule: str) -> None:
+def test_sets_that_are_not_of_their_file(
+    path: Path, small: bytes, keys: dict[str, Value | None], rule: str
+) -> None:
     """I-010: each way is told, and apart from damaged data."""
     path.write_bytes(changed(small, path, keys))
     found = [finding for finding in examine(path, "structure")[1] if finding.rule.startswith("I-")]
@@ -176,7 +204,9 @@ def rewritten(source: Path, target: Path) -> None:
     writer = gguf.GGUFWriter(target, "any")
     for field in reader.fields.values():
         if not field.name.startswith("GGUF.") and field.name != "general.architecture":
-            writer.add_key_value(field.name, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
+            writer.add_key_value(
+                field.name, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None
+            )
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float16))
     writer.write_header_to_file()
@@ -198,7 +228,9 @@ def test_what_other_tools_do(path: Path, tmp_path: Path) -> None:
         for level in ("structure", "values"):
             found = [finding for finding in examine(file, level)[1] if finding.rule.startswith("I-")]
             assert {finding.rule for finding in found} == rules
-            assert all(finding.message.startswith("rewritten by another tool, or damaged") for finding in found)
+            assert all(
+                finding.message.startswith("rewritten by another tool, or damaged") for finding in found
+            )
 
 
 def test_sources_and_recipe_are_named(tmp_path: Path) -> None:
@@ -210,8 +242,12 @@ def test_sources_and_recipe_are_named(tmp_path: Path) -> None:
     assert list(metadata["gguflow.source.files"].value) == ["x.safetensors"]
     assert list(metadata["gguflow.source.digests"].value) == [integrity.hexdigest(content[: 8 + length])]
     assert metadata["gguflow.recipe"].value == "q8_0"
-    conversion.convert(source, tmp_path / "out.gguf", type="q8_0", architecture="any", integrity=False, overwrite=True)
-    assert not [key for key in read_header(tmp_path / "out.gguf", block_sizes).metadata if key.startswith("gguflow.")]
+    conversion.convert(
+        source, tmp_path / "out.gguf", type="q8_0", architecture="any", integrity=False, overwrite=True
+    )
+    assert not [
+        key for key in read_header(tmp_path / "out.gguf", block_sizes).metadata if key.startswith("gguflow.")
+    ]
 
 
 def test_a_source_has_no_say_in_the_set(tmp_path: Path) -> None:
@@ -226,17 +262,26 @@ def test_a_source_has_no_say_in_the_set(tmp_path: Path) -> None:
     assert list(metadata["gguflow.source.files"].value) == ["one.gguf"]
     assert list(metadata["gguflow.source.digests"].value) == [integrity.hexdigest(head)]
     conversion.convert(tmp_path / "one.gguf", tmp_path / "three.gguf", type="q8_0", integrity=False)
-    assert not [key for key in read_header(tmp_path / "three.gguf", block_sizes).metadata if key.startswith("gguflow.")]
+    assert not [
+        key
+        for key in read_header(tmp_path / "three.gguf", block_sizes).metadata
+        if key.startswith("gguflow.")
+    ]
 
 
 def test_every_rule_is_judged_and_tested() -> None:
-    """Those about files in the code, with a case in this file; those about behaviour with a test that names them."""
+    """Those about files in the code, with a case in this file; those about behaviour with a test that names
+    them.
+    """
     text = SPEC.read_text(encoding="utf-8")
     ids = set(re.findall(r"^\| (I-\d{3}) ", text, re.MULTILINE))
     judged = set(re.findall(r'"(I-\d{3})"', Path(verification.__file__).read_text(encoding="utf-8")))
     tests = "".join(
         path.read_text(encoding="utf-8")
-        for path in (Path(__file__), *map(Path(__file__).parents[1].joinpath, ("test_editing.py", "test_gguf_source.py")))
+        for path in (
+            Path(__file__),
+            *map(Path(__file__).parents[1].joinpath, ("test_editing.py", "test_gguf_source.py")),
+        )
     )
     assert judged == {rule for rule in ids if rule < "I-010"}
     assert ids == set(re.findall(r"I-\d{3}", tests)), "and no id that the text lacks"
@@ -245,7 +290,9 @@ def test_every_rule_is_judged_and_tested() -> None:
 def test_the_example_of_the_spec() -> None:
     """Its bytes are those that the writer makes, and its digests those of these bytes."""
     text = SPEC.read_text(encoding="utf-8")
-    dump = bytes.fromhex("".join(re.findall(r"^    [0-9a-f]{4}  ((?:[0-9a-f]{2} ?){1,16})", text, re.MULTILINE)))
+    dump = bytes.fromhex(
+        "".join(re.findall(r"^    [0-9a-f]{4}  ((?:[0-9a-f]{2} ?){1,16})", text, re.MULTILINE))
+    )
     metadata = {"general.architecture": string("any")}
     metadata |= integrity.placeholder(1, "f32", "llama-quantize 2026-09", [("x.safetensors", DIGEST)])
     tensors = (TensorInfo("a", (3,), 0, 0),)

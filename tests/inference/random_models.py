@@ -52,12 +52,18 @@ def random_model(directory: Path, variation: str = "llama", type: str = "f32") -
         block = f"model.layers.{layer}"
         if family == "llama":
             for name in ("k_proj", "v_proj"):
-                wanted[f"{block}.self_attn.{name}.weight"] = (width * config["num_key_value_heads"], config["hidden_size"])
+                wanted[f"{block}.self_attn.{name}.weight"] = (
+                    width * config["num_key_value_heads"],
+                    config["hidden_size"],
+                )
         if config.get("attention_bias"):
             linear = [name for name in wanted if name.startswith(block) and "norm" not in name]
             wanted |= {name.replace(".weight", ".bias"): wanted[name][:1] for name in linear}
     rng = np.random.default_rng(0)
     scale = {1: 0.3, 2: 0.3}
-    tensors = {name: (rng.standard_normal(shape) * scale[len(shape)] + ("norm" in name)).astype(np.float32) for name, shape in wanted.items()}
+    tensors = {
+        name: (rng.standard_normal(shape) * scale[len(shape)] + ("norm" in name)).astype(np.float32)
+        for name, shape in wanted.items()
+    }
     write_safetensors(directory / "model.safetensors", tensors)
     return gguflow.convert(directory, directory / "model.gguf", type=type).output

@@ -34,7 +34,10 @@ TEXT = (TINY / "heldout.txt").read_text(encoding="utf-8")[:2500]
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("tiny")
-    return {name: gguflow.convert(TINY, directory / f"{name}.gguf", type=name).output for name in ("f16", "q4_k_m")}
+    return {
+        name: gguflow.convert(TINY, directory / f"{name}.gguf", type=name).output
+        for name in ("f16", "q4_k_m")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,9 @@ def test_a_prompt_without_tokens(tmp_path: Path) -> None:
     """The tokenizer of this model puts nothing before a text."""
     from gguflow.editing import edit, parse_assignment
 
-    path = edit(random_model(tmp_path), [parse_assignment("tokenizer.ggml.add_bos_token=bool:false")], []).output
+    path = edit(
+        random_model(tmp_path), [parse_assignment("tokenizer.ggml.add_bos_token=bool:false")], []
+    ).output
     with gguflow.open(path) as model, pytest.raises(UsageError, match="nothing to go on with"):
         Generation(Transformer(model), Tokenizer(model.metadata, model.path), "", 1)
 
@@ -131,13 +136,17 @@ def test_scores_by_their_definition(loaded: tuple[Transformer, Tokenizer], paths
     assert (found.n_chunks, found.n_scored) == (n_chunks, 63 * n_chunks)
     perplexity = math.exp(np.mean(losses))
     assert found.perplexity.mean == pytest.approx(perplexity, rel=1e-3)
-    assert found.perplexity.error == pytest.approx(perplexity * np.std(losses) / math.sqrt(len(losses) - 1), rel=1e-2)
+    assert found.perplexity.error == pytest.approx(
+        perplexity * np.std(losses) / math.sqrt(len(losses) - 1), rel=1e-2
+    )
     assert found.divergence is not None
     assert (found.divergence.kullback_leibler.mean, found.divergence.same_top) == (0, 1)
     assert found.divergence.reference_perplexity == found.perplexity.mean
 
 
-@pytest.mark.parametrize(("context", "message"), [(3, "between 4"), (2000, "its own|own, 1024"), (1000, "two chunks of 1000")])
+@pytest.mark.parametrize(
+    ("context", "message"), [(3, "between 4"), (2000, "its own|own, 1024"), (1000, "two chunks of 1000")]
+)
 def test_scores_that_are_refused(loaded: tuple[Transformer, Tokenizer], context: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         score(*loaded, TEXT, context=context)
@@ -166,7 +175,22 @@ def test_run(paths: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None
 def test_run_options(paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The prompt from a file, drawn with a seed, on a cache in Q8_0, activations in 8 bits: twice the same."""
     (tmp_path / "prompt.txt").write_text(PROMPT)
-    options = ("-n", "8", "--temperature", "1", "--top-k", "20", "--top-p", "0.9", "--min-p", "0.01", "--seed", "5", "--threads", "2")
+    options = (
+        "-n",
+        "8",
+        "--temperature",
+        "1",
+        "--top-k",
+        "20",
+        "--top-p",
+        "0.9",
+        "--min-p",
+        "0.01",
+        "--seed",
+        "5",
+        "--threads",
+        "2",
+    )
     packed = ("--cache", "q8_0", "--activations", "int8", "--no-echo")
     shown = []
     for _ in range(2):
@@ -178,7 +202,17 @@ def test_run_options(paths: dict[str, Path], tmp_path: Path, capsys: pytest.Capt
 
 def test_perplexity(paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
-    command = ["perplexity", str(paths["q4_k_m"]), "-f", str(tmp_path / "text.txt"), "--context", "128", "--chunks", "3", "-q"]
+    command = [
+        "perplexity",
+        str(paths["q4_k_m"]),
+        "-f",
+        str(tmp_path / "text.txt"),
+        "--context",
+        "128",
+        "--chunks",
+        "3",
+        "-q",
+    ]
     assert main([*command, "--reference", str(paths["f16"]), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["n_chunks"], found["n_scored"], found["context"]) == (3, 189, 128)
@@ -223,7 +257,12 @@ def test_errors(
 def test_an_architecture_that_cannot_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from gguflow.editing import edit, parse_assignment
 
-    other = edit(random_model(tmp_path / "model"), [parse_assignment("general.architecture=str:falcon")], [], output=tmp_path / "falcon.gguf")
+    other = edit(
+        random_model(tmp_path / "model"),
+        [parse_assignment("general.architecture=str:falcon")],
+        [],
+        output=tmp_path / "falcon.gguf",
+    )
     assert main(["run", str(other.output), "-p", "a"]) == 3
     assert "X-001" in capsys.readouterr().err
 

@@ -42,7 +42,9 @@ def test_how_often(temperature: float) -> None:
 
 
 def test_a_seed_repeats() -> None:
-    first, second = ([sampler.pick(LOGITS) for _ in range(50)] for sampler in (Sampler(1.0, seed=7), Sampler(1.0, seed=7)))
+    first, second = (
+        [sampler.pick(LOGITS) for _ in range(50)] for sampler in (Sampler(1.0, seed=7), Sampler(1.0, seed=7))
+    )
     assert first == second
     assert first != [Sampler(1.0, seed=8).pick(LOGITS) for _ in range(50)]
 

@@ -66,7 +66,9 @@ def test_ids_of_random_texts(both: Both) -> None:
 
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=80))
 def test_ids_of_any_text(both: Both, text: str) -> None:
-    """Of characters that Python's Unicode has: those of later versions are letters for one and unassigned for the other."""
+    """Of characters that Python's Unicode has: those of later versions are letters for one and unassigned for
+    the other.
+    """
     assert both.ours.encode(text) == both.theirs.tokenize(text)
 
 
@@ -109,7 +111,9 @@ def test_pre_tokenizers_differ(tmp_path: Path) -> None:
     """Else the test above would show nothing."""
     texts = (*TEXTS.values(), *random_texts(300))
     words = {tuple(tuple(splitter.words(text)) for text in texts) for splitter in ONE_OF_EACH}
-    assert len(words) >= len({splitter.expressions for splitter in ONE_OF_EACH}) - 1, "bailingmoe and qwen2 cut the same texts the same way"
+    assert len(words) >= len({splitter.expressions for splitter in ONE_OF_EACH}) - 1, (
+        "bailingmoe and qwen2 cut the same texts the same way"
+    )
 
 
 @pytest.mark.parametrize("pre", ONE_OF_EACH.values())
@@ -162,7 +166,12 @@ def test_flags(change: dict[str, Any], text: str, ids: list[int]) -> None:
     ("change", "rule", "found"),
     [
         pytest.param({"tokenizer.ggml.model": "bert"}, "X-010", "bert", id="another kind"),
-        pytest.param({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "new\x1b"}, "X-011", "new\\x1b", id="another pre-tokenizer"),
+        pytest.param(
+            {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "new\x1b"},
+            "X-011",
+            "new\\x1b",
+            id="another pre-tokenizer",
+        ),
     ],
 )
 def test_what_is_refused(change: dict[str, Any], rule: str, found: str) -> None:

@@ -29,12 +29,19 @@ TOKENS = [(7 * i * i + 3 * i) % 24 for i in range(48)]
 """Of the random models' 24."""
 
 
-def logits_of(path: Path, tokens: list[int], cache: str = "f16", pieces: int = 1, activations: str = "float32") -> Floats:
+def logits_of(
+    path: Path, tokens: list[int], cache: str = "f16", pieces: int = 1, activations: str = "float32"
+) -> Floats:
     """After every token, the tokens read in so many pieces."""
     with gguflow.open(path) as model:
         transformer = Transformer(model, activations=activations)
         kept = transformer.cache(len(tokens), cache)
-        return np.concatenate([transformer.forward(piece.tolist(), kept, len(piece)) for piece in np.array_split(np.asarray(tokens), pieces)])
+        return np.concatenate(
+            [
+                transformer.forward(piece.tolist(), kept, len(piece))
+                for piece in np.array_split(np.asarray(tokens), pieces)
+            ]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,11 @@ def test_logits_are_those_of_llama_cpp(tmp_path: Path, variation: str) -> None:
 
 def test_a_scaling_of_rope_changes_the_logits(tmp_path: Path) -> None:
     """Else the test above would show nothing about it."""
-    found = [logits_of(random_model(tmp_path / str(i), name), TOKENS) for i, name in enumerate(VARIATIONS) if name == "llama" or "rope" in name]
+    found = [
+        logits_of(random_model(tmp_path / str(i), name), TOKENS)
+        for i, name in enumerate(VARIATIONS)
+        if name == "llama" or "rope" in name
+    ]
     found = found[:-1]  # qwen3 has other weights
     for other in found[1:]:
         assert np.abs(other - found[0]).max() > 0.1 * found[0].std()
@@ -63,21 +74,29 @@ def test_a_scaling_of_rope_changes_the_logits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pieces", [2, 5, 48])
 @pytest.mark.parametrize("cache", ["f16", "q8_0"])
 def test_reading_in_pieces_changes_nothing(tmp_path: Path, pieces: int, cache: str) -> None:
-    path = random_model(tmp_path, "qwen3, norms of heads") if cache == "f16" else gguflow.convert(TINY, tmp_path / "tiny.gguf", type="q8_0").output
+    path = (
+        random_model(tmp_path, "qwen3, norms of heads")
+        if cache == "f16"
+        else gguflow.convert(TINY, tmp_path / "tiny.gguf", type="q8_0").output
+    )
     whole = logits_of(path, TOKENS, cache)
     np.testing.assert_allclose(logits_of(path, TOKENS, cache, pieces), whole, atol=2e-3 * whole.std())
 
 
 @pytest.fixture(scope="module", params=["f16", "q8_0", "q4_k_m"])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gguflow.convert(TINY, tmp_path_factory.mktemp("tiny") / f"{request.param}.gguf", type=request.param).output
+    return gguflow.convert(
+        TINY, tmp_path_factory.mktemp("tiny") / f"{request.param}.gguf", type=request.param
+    ).output
 
 
 @pytest.mark.parametrize("activations", ["float32", "int8"])
 def test_best_tokens_are_those_of_llama_cpp(tiny: Path, activations: str) -> None:
     """Where they differ, both nearly tie. tools/compare_runtime does the same at 2,000 positions."""
     with gguflow.open(tiny) as model:
-        tokens = Tokenizer(model.metadata, model.path).encode((TINY / "heldout.txt").read_text(encoding="utf-8")[:2000])[:400]
+        tokens = Tokenizer(model.metadata, model.path).encode(
+            (TINY / "heldout.txt").read_text(encoding="utf-8")[:2000]
+        )[:400]
     with Llama(tiny) as llama_cpp:
         theirs = llama_cpp.logits(tokens)
     ours = logits_of(tiny, tokens, activations=activations)
@@ -91,14 +110,19 @@ def test_best_tokens_are_those_of_llama_cpp(tiny: Path, activations: str) -> Non
 @pytest.mark.parametrize(("n", "length"), [(1, 1), (1, 7), (5, 5), (3, 9)])
 def test_attention_by_its_formula(n: int, length: int, n_heads: int, n_kv_heads: int) -> None:
     rng = np.random.default_rng(n)
-    q, k, v = (rng.standard_normal(shape).astype(np.float32) for shape in ((n, n_heads, 8), (length, n_kv_heads, 8), (length, n_kv_heads, 8)))
+    q, k, v = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((n, n_heads, 8), (length, n_kv_heads, 8), (length, n_kv_heads, 8))
+    )
     found = attend(q, k, v)
     for t in range(n):
         seen = length - n + t + 1
         for head in range(n_heads):
             shared = head // (n_heads // n_kv_heads)
             weights = np.exp(k[:seen, shared] @ q[t, head] / np.sqrt(8))
-            np.testing.assert_allclose(found[t, head], weights @ v[:seen, shared] / weights.sum(), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                found[t, head], weights @ v[:seen, shared] / weights.sum(), rtol=1e-4, atol=1e-5
+            )
 
 
 def test_memory_is_that_of_the_map(tmp_path: Path) -> None:
@@ -186,13 +210,18 @@ def test_numbers_out_of_range(llama: Path, assignment: str) -> None:
     assert key in caught.value.finding.path
 
 
-@pytest.mark.parametrize("factors", [[1.0] * 3, [1.0] * 5, [1.0, 1.0, 0.0, 1.0], [1.0, 1.0, math.nan, 1.0]], ids=str)
+@pytest.mark.parametrize(
+    "factors", [[1.0] * 3, [1.0] * 5, [1.0, 1.0, 0.0, 1.0], [1.0, 1.0, math.nan, 1.0]], ids=str
+)
 def test_factors_of_rope_that_are_refused(tmp_path: Path, factors: list[float]) -> None:
     """The file has four, for heads of 8."""
     path = random_model(tmp_path, "llama, llama3 rope")
     content = path.read_bytes()
     old = parse(content, str(path))
-    infos = [replace(info, dims=(len(factors),)) if info.name == "rope_freqs.weight" else info for info in old.tensors]
+    infos = [
+        replace(info, dims=(len(factors),)) if info.name == "rope_freqs.weight" else info
+        for info in old.tensors
+    ]
     metadata = {key: value for key, value in old.metadata.items() if not key.startswith("gguflow.")}
     data = bytearray(content[old.data_offset :])
     at = next(info.offset for info in infos if info.name == "rope_freqs.weight")
@@ -216,7 +245,11 @@ def test_infinity_is_an_error(tmp_path: Path) -> None:
 
 def test_the_specification_has_the_rules_that_the_code_has() -> None:
     root = Path(__file__).resolve().parent.parent.parent
-    in_text = set(re.findall(r"^\| (E-\d{3}) \|", (root / "spec" / "inference.md").read_text(encoding="utf-8"), re.MULTILINE))
+    in_text = set(
+        re.findall(
+            r"^\| (E-\d{3}) \|", (root / "spec" / "inference.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     sources, tests = (
         "\n".join(path.read_text(encoding="utf-8") for path in directory.glob("*.py"))
         for directory in (root / "src" / "gguflow" / "inference", Path(__file__).parent)
@@ -239,17 +272,39 @@ NASTY = {
     "nothing": Value(ValueType.ARRAY, [], ValueType.FLOAT32),
 }
 MORE_KEYS = (
-    *(f"llama.rope.scaling.{name}" for name in ("factor", "attn_factor", "original_context_length", "yarn_ext_factor", "yarn_attn_factor")),
+    *(
+        f"llama.rope.scaling.{name}"
+        for name in (
+            "factor",
+            "attn_factor",
+            "original_context_length",
+            "yarn_ext_factor",
+            "yarn_attn_factor",
+        )
+    ),
     *(f"llama.rope.scaling.{name}" for name in ("yarn_beta_fast", "yarn_beta_slow")),
-    *("llama.rope.scale_linear", "llama.expert_count", "llama.nextn_predict_layers", "llama.attention.value_length", "llama.attention.causal"),
-    *("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.scores"),
+    *(
+        "llama.rope.scale_linear",
+        "llama.expert_count",
+        "llama.nextn_predict_layers",
+        "llama.attention.value_length",
+        "llama.attention.causal",
+    ),
+    *(
+        "tokenizer.ggml.add_bos_token",
+        "tokenizer.ggml.add_eos_token",
+        "tokenizer.ggml.add_space_prefix",
+        "tokenizer.ggml.scores",
+    ),
     *("tokenizer.ggml.eot_token_id", "tokenizer.ggml.merges"),
 )
 
 
 @pytest.mark.parametrize("nasty", NASTY.values(), ids=NASTY)
 def test_hostile_metadata_gives_typed_errors(tmp_path: Path, nasty: Value) -> None:
-    """Every key of a model, and those that it might have, with a value that it must not have; or must, then the model runs."""
+    """Every key of a model, and those that it might have, with a value that it must not have; or must, then
+    the model runs.
+    """
     path = random_model(tmp_path / "model", "llama, yarn rope")
     content = path.read_bytes()
     old = parse(content, str(path))

@@ -52,14 +52,21 @@ def random_texts(n: int) -> list[str]:
 
 
 def byte_level_file(path: Path, pre: str) -> Path:
-    """A byte-level vocabulary of all bytes and nearly all pairs of those that the texts are made of: two that are not cut apart are merged."""
+    """A byte-level vocabulary of all bytes and nearly all pairs of those that the texts are made of: two that
+    are not cut apart are merged.
+    """
     letters = byte_letters()
     used = sorted({byte for text in (*TEXTS.values(), _ALPHABET) for byte in text.encode("utf-8")})
     pairs = [letters[a] + " " + letters[b] for a, b in itertools.product(used, used)]
     merges = random.Random(1).sample(pairs, len(pairs) * 9 // 10)
     special = ["<|im_start|>", "<|im_end|>", "<tool_call>", "<|endoftext|>"]
     tokens = [*letters.values(), *(merge.replace(" ", "") for merge in merges), *special]
-    types = [TokenType.NORMAL] * (len(tokens) - len(special)) + [TokenType.CONTROL, TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.CONTROL]
+    types = [TokenType.NORMAL] * (len(tokens) - len(special)) + [
+        TokenType.CONTROL,
+        TokenType.NORMAL,
+        TokenType.USER_DEFINED,
+        TokenType.CONTROL,
+    ]
     metadata: Metadata = {
         "general.architecture": string("llama"),
         "tokenizer.ggml.model": string("gpt2"),

@@ -1,4 +1,6 @@
-"""Small checkpoints of every family, in memory: a directory with configuration and tokenizer, and tensors that are names and shapes only."""
+"""Small checkpoints of every family, in memory: a directory with configuration and tokenizer, and tensors
+that are names and shapes only.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 LLAMA3_SPLIT = {
     "type": "Split",
-    "pattern": {"Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"},
+    "pattern": {
+        "Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    },
     "behavior": "Isolated",
     "invert": False,
 }
@@ -70,12 +74,19 @@ BPE: dict[str, Any] = {
     },
 }
 WORDPIECE: dict[str, Any] = {
-    "added_tokens": [{"id": i, "content": text, "special": True} for i, text in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))],
+    "added_tokens": [
+        {"id": i, "content": text, "special": True}
+        for i, text in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+    ],
     "normalizer": {"type": "BertNormalizer", "lowercase": True, "strip_accents": None},
     "pre_tokenizer": {"type": "BertPreTokenizer"},
     "post_processor": {
         "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "[CLS]"}}, {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "[SEP]"}}],
+        "single": [
+            {"SpecialToken": {"id": "[CLS]"}},
+            {"Sequence": {"id": "A"}},
+            {"SpecialToken": {"id": "[SEP]"}},
+        ],
         "pair": [
             {"SpecialToken": {"id": "[CLS]"}},
             {"Sequence": {"id": "A"}},
@@ -85,18 +96,29 @@ WORDPIECE: dict[str, Any] = {
         ],
     },
     "decoder": {"type": "WordPiece"},
-    "model": {"type": "WordPiece", "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "play": 5, "##ing": 6}},
+    "model": {
+        "type": "WordPiece",
+        "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "play": 5, "##ing": 6},
+    },
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "bpe": {"bos_token": "<|begin|>", "eos_token": {"content": "<|end|>"}, "chat_template": "{{ messages }}"},
-    "wordpiece": {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"},
+    "wordpiece": {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    },
 }
 
 
 def files(family: str) -> dict[str, Any]:
     """The JSON files of a family's checkpoint, by name; a copy that a test may change."""
     kind, tokenizer = ("wordpiece", WORDPIECE) if family == "bert" else ("bpe", BPE)
-    return copy.deepcopy({"config.json": CONFIGS[family], "tokenizer.json": tokenizer, "tokenizer_config.json": SETTINGS[kind]})
+    return copy.deepcopy(
+        {"config.json": CONFIGS[family], "tokenizer.json": tokenizer, "tokenizer_config.json": SETTINGS[kind]}
+    )
 
 
 def shapes(family: str) -> Shapes:
@@ -123,7 +145,10 @@ def shapes(family: str) -> Shapes:
         }.items():
             tensors[f"{block}.{name}.weight"] = shape
         if family == "qwen2":
-            tensors |= {f"{block}.self_attn.{name}_proj.bias": (rows,) for name, rows in (("q", q), ("k", kv), ("v", kv))}
+            tensors |= {
+                f"{block}.self_attn.{name}_proj.bias": (rows,)
+                for name, rows in (("q", q), ("k", kv), ("v", kv))
+            }
         if family == "qwen3":
             tensors |= {f"{block}.self_attn.{name}_norm.weight": (head_dim,) for name in "qk"}
     return tensors
@@ -148,8 +173,15 @@ def bert_shapes() -> Shapes:
     }
     for layer in range(N_LAYERS):
         for name, shape in linear.items():
-            tensors |= {f"encoder.layer.{layer}.{name}.weight": shape, f"encoder.layer.{layer}.{name}.bias": shape[:1]}
-    norms = ["embeddings"] + [f"encoder.layer.{layer}.{name}" for layer in range(N_LAYERS) for name in ("attention.output", "output")]
+            tensors |= {
+                f"encoder.layer.{layer}.{name}.weight": shape,
+                f"encoder.layer.{layer}.{name}.bias": shape[:1],
+            }
+    norms = ["embeddings"] + [
+        f"encoder.layer.{layer}.{name}"
+        for layer in range(N_LAYERS)
+        for name in ("attention.output", "output")
+    ]
     for norm in norms:
         tensors |= {f"{norm}.LayerNorm.weight": (HIDDEN,), f"{norm}.LayerNorm.bias": (HIDDEN,)}
     return tensors
@@ -159,7 +191,12 @@ def checkpoint(directory: Path, contents: dict[str, Any], tensors: Shapes) -> Ch
     """Write the side files (JSON, or text as it is) and describe the tensors."""
     for name, content in contents.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        (directory / name).write_text(
+            content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+        )
     file = SourceFile(directory / "model.safetensors", 0, 0)
-    sources = {name: SourceTensor(name, blocks.FORMATS["f32"], shape, file, 0, "F32") for name, shape in tensors.items()}
+    sources = {
+        name: SourceTensor(name, blocks.FORMATS["f32"], shape, file, 0, "F32")
+        for name, shape in tensors.items()
+    }
     return Checkpoint(directory, sources, (file,), directory, contents.get("config.json"))

@@ -1,4 +1,6 @@
-"""What each family makes of a small checkpoint: keys, tensor names, row orders. tools/compare_with_peer compares whole files with llama.cpp's."""
+"""What each family makes of a small checkpoint: keys, tensor names, row orders. tools/compare_with_peer
+compares whole files with llama.cpp's.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ COMMON = {
     "feed_forward_length": u32(48),
     "attention.head_count": u32(4),
 }
-DECODER = {**COMMON, "attention.head_count_kv": u32(2), "rope.freq_base": f32(10000.0), "attention.layer_norm_rms_epsilon": f32(1e-5)}
+DECODER = {
+    **COMMON,
+    "attention.head_count_kv": u32(2),
+    "rope.freq_base": f32(10000.0),
+    "attention.layer_norm_rms_epsilon": f32(1e-5),
+}
 KEYS: dict[str, dict[str, Value]] = {
     "llama": {
         **DECODER,
@@ -47,7 +54,11 @@ KEYS: dict[str, dict[str, Value]] = {
 def test_hyper_parameters(family: str, tmp_path: Path) -> None:
     """Every key of the family itself, in llama.cpp's order."""
     model = models.load(checkpoint(tmp_path, files(family), shapes(family)))
-    keys = {key.removeprefix(f"{family}."): value for key, value in model.metadata.items() if key.startswith(f"{family}.")}
+    keys = {
+        key.removeprefix(f"{family}."): value
+        for key, value in model.metadata.items()
+        if key.startswith(f"{family}.")
+    }
     assert list(keys.items()) == list(KEYS[family].items())
     assert (model.architecture, model.n_layers, model.n_heads) == (family, 2, 4)
     assert model.n_kv_heads == (4 if family == "bert" else 2)
@@ -55,17 +66,41 @@ def test_hyper_parameters(family: str, tmp_path: Path) -> None:
 
 
 HYPER_PARAMETERS: dict[str, tuple[str, dict[str, Any], dict[str, Value]]] = {
-    "heads default to one key head each": ("llama", {"num_key_value_heads": None}, {"llama.attention.head_count_kv": u32(4)}),
-    "qwen2 writes a head_dim that is said": ("qwen2", {"head_dim": 8}, {"qwen2.attention.key_length": u32(8)}),
-    "rope of transformers 5": ("llama", {"rope_parameters": {"rope_theta": 7.0, "rope_type": "default"}}, {"llama.rope.freq_base": f32(7.0)}),
+    "heads default to one key head each": (
+        "llama",
+        {"num_key_value_heads": None},
+        {"llama.attention.head_count_kv": u32(4)},
+    ),
+    "qwen2 writes a head_dim that is said": (
+        "qwen2",
+        {"head_dim": 8},
+        {"qwen2.attention.key_length": u32(8)},
+    ),
+    "rope of transformers 5": (
+        "llama",
+        {"rope_parameters": {"rope_theta": 7.0, "rope_type": "default"}},
+        {"llama.rope.freq_base": f32(7.0)},
+    ),
     "linear scaling": (
         "llama",
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
-        {"llama.rope.scaling.type": string("linear"), "llama.rope.scaling.factor": f32(2.0), "llama.rope.freq_base": f32(500000.0)},
+        {
+            "llama.rope.scaling.type": string("linear"),
+            "llama.rope.scaling.factor": f32(2.0),
+            "llama.rope.freq_base": f32(500000.0),
+        },
     ),
     "yarn": (
         "qwen2",
-        {"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32, "attn_factor": 0.5, "beta_fast": 16}},
+        {
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4,
+                "original_max_position_embeddings": 32,
+                "attn_factor": 0.5,
+                "beta_fast": 16,
+            }
+        },
         {
             "qwen2.rope.scaling.type": string("yarn"),
             "qwen2.rope.scaling.factor": f32(4.0),
@@ -74,7 +109,11 @@ HYPER_PARAMETERS: dict[str, tuple[str, dict[str, Any], dict[str, Value]]] = {
             "qwen2.rope.scaling.yarn_beta_fast": f32(16.0),
         },
     ),
-    "an encoder of the decoder's shape": ("qwen3", {"head_dim": 16, "is_causal": False}, {"qwen3.attention.causal": boolean(False)}),
+    "an encoder of the decoder's shape": (
+        "qwen3",
+        {"head_dim": 16, "is_causal": False},
+        {"qwen3.attention.causal": boolean(False)},
+    ),
     "classes of a classifier": (
         "bert",
         {"id2label": {str(i): f"class {i}" for i in (10, 2, 0)}},
@@ -83,8 +122,12 @@ HYPER_PARAMETERS: dict[str, tuple[str, dict[str, Any], dict[str, Value]]] = {
 }
 
 
-@pytest.mark.parametrize(("family", "changes", "expected"), HYPER_PARAMETERS.values(), ids=HYPER_PARAMETERS.keys())
-def test_hyper_parameters_follow_the_config(family: str, changes: dict[str, Any], expected: dict[str, Value], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "changes", "expected"), HYPER_PARAMETERS.values(), ids=HYPER_PARAMETERS.keys()
+)
+def test_hyper_parameters_follow_the_config(
+    family: str, changes: dict[str, Any], expected: dict[str, Value], tmp_path: Path
+) -> None:
     contents = files(family)
     contents["config.json"] |= changes
     tensors = shapes(family)
@@ -126,10 +169,17 @@ def test_only_llama_rearranges_rows(family: str, tmp_path: Path) -> None:
     """Of Q by the number of heads, of K by that of key heads; biases like their matrices."""
     tensors = shapes(family)
     if family == "llama":
-        tensors |= {"model.layers.0.self_attn.q_proj.bias": (32,), "model.layers.0.self_attn.k_proj.bias": (16,)}
+        tensors |= {
+            "model.layers.0.self_attn.q_proj.bias": (32,),
+            "model.layers.0.self_attn.k_proj.bias": (16,),
+        }
     model = models.load(checkpoint(tmp_path, files(family), tensors))
     orders = {tensor.name: tensor.row_order for tensor in model.tensors if tensor.row_order is not None}
-    expected = {f"blk.{layer}.attn_{name}.weight": RopeOrder(n) for layer in range(2) for name, n in (("q", 4), ("k", 2))}
+    expected = {
+        f"blk.{layer}.attn_{name}.weight": RopeOrder(n)
+        for layer in range(2)
+        for name, n in (("q", 4), ("k", 2))
+    }
     expected |= {"blk.0.attn_q.bias": RopeOrder(4), "blk.0.attn_k.bias": RopeOrder(2)}
     assert orders == (expected if family == "llama" else {})
 
@@ -147,8 +197,21 @@ def test_rope_order_swaps_halves_for_neighbours(n_heads: int, head_dim: int) -> 
 
 def test_llama3_factors() -> None:
     """Against the formula in binary64: unchanged at high frequencies, stretched at low ones, blended between."""
-    rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    config = Document(Path("config.json"), {"rope_parameters": rope, "original_max_position_embeddings": 8192, "max_position_embeddings": 131072})
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
+    config = Document(
+        Path("config.json"),
+        {
+            "rope_parameters": rope,
+            "original_max_position_embeddings": 8192,
+            "max_position_embeddings": 131072,
+        },
+    )
     factors = llama3_factors(config, 64)
     wavelength = 2 * np.pi * 500000.0 ** (np.arange(0, 64, 2) / 64)
     smooth = np.clip((8192 / wavelength - 1.0) / 3.0, 0.0, 1.0)
@@ -161,7 +224,12 @@ def test_llama3_factors() -> None:
 def test_llama3_scaling_adds_a_tensor(tmp_path: Path) -> None:
     """It comes first, as in llama.cpp's files, and nothing is said of it in metadata."""
     contents = files("llama")
-    contents["config.json"]["rope_scaling"] = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    contents["config.json"]["rope_scaling"] = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
     model = models.load(checkpoint(tmp_path, contents, shapes("llama")))
     first = model.tensors[0]
     assert (first.name, first.shape, first.source) == ("rope_freqs.weight", (4,), None)
@@ -169,11 +237,17 @@ def test_llama3_scaling_adds_a_tensor(tmp_path: Path) -> None:
     assert not any("scaling" in key for key in model.metadata)
 
 
-@pytest.mark.parametrize(("bare", "family"), [("LlamaModel", "llama"), ("Qwen2Model", "qwen2"), ("Qwen3Model", "qwen3")])
+@pytest.mark.parametrize(
+    ("bare", "family"), [("LlamaModel", "llama"), ("Qwen2Model", "qwen2"), ("Qwen3Model", "qwen3")]
+)
 def test_a_bare_model_has_no_head_and_no_prefix(bare: str, family: str, tmp_path: Path) -> None:
     contents = files(family)
     contents["config.json"] |= {"architectures": [bare], "tie_word_embeddings": False}
-    tensors = {name.removeprefix("model."): shape for name, shape in shapes(family).items() if name != "lm_head.weight"}
+    tensors = {
+        name.removeprefix("model."): shape
+        for name, shape in shapes(family).items()
+        if name != "lm_head.weight"
+    }
     model = models.load(checkpoint(tmp_path, contents, tensors))
     assert "output.weight" not in {tensor.name for tensor in model.tensors}
     assert "blk.1.ffn_down.weight" in {tensor.name for tensor in model.tensors}
@@ -181,15 +255,25 @@ def test_a_bare_model_has_no_head_and_no_prefix(bare: str, family: str, tmp_path
 
 @pytest.mark.parametrize(
     ("labels", "expected"),
-    [({"0": "LABEL_0", "1": "LABEL_1"}, "cls"), ({"0": "LABEL_0"}, "cls.output"), ({"0": "no", "1": "yes"}, "cls.output")],
+    [
+        ({"0": "LABEL_0", "1": "LABEL_1"}, "cls"),
+        ({"0": "LABEL_0"}, "cls.output"),
+        ({"0": "no", "1": "yes"}, "cls.output"),
+    ],
     ids=["made-up labels", "one score", "two classes"],
 )
 def test_bert_with_a_head(labels: dict[str, str], expected: str, tmp_path: Path) -> None:
-    """The encoder's names have a prefix, old ones also gamma and beta; a masked language model's head is skipped."""
+    """The encoder's names have a prefix, old ones also gamma and beta; a masked language model's head is
+    skipped.
+    """
     contents = files("bert")
     contents["config.json"] |= {"architectures": ["BertForSequenceClassification"], "id2label": labels}
     tensors = {f"bert.{name}": shape for name, shape in shapes("bert").items()}
-    tensors |= {"classifier.weight": (len(labels), 32), "classifier.bias": (len(labels),), "cls.predictions.bias": (24,)}
+    tensors |= {
+        "classifier.weight": (len(labels), 32),
+        "classifier.bias": (len(labels),),
+        "cls.predictions.bias": (24,),
+    }
     for old, new in (("weight", "gamma"), ("bias", "beta")):
         tensors[f"bert.embeddings.LayerNorm.{new}"] = tensors.pop(f"bert.embeddings.LayerNorm.{old}")
     names = {tensor.name for tensor in models.load(checkpoint(tmp_path, contents, tensors)).tensors}
@@ -199,12 +283,19 @@ def test_bert_with_a_head(labels: dict[str, str], expected: str, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("pooling", "expected"),
-    [({"pooling_mode_mean_tokens": True}, 1), ({"pooling_mode_cls_token": True}, 2), ({"pooling_mode": "lasttoken"}, 3)],
+    [
+        ({"pooling_mode_mean_tokens": True}, 1),
+        ({"pooling_mode_cls_token": True}, 2),
+        ({"pooling_mode": "lasttoken"}, 3),
+    ],
     ids=["mean", "cls", "last"],
 )
 def test_pooling(pooling: dict[str, Any], expected: int, tmp_path: Path) -> None:
     contents = files("bert")
-    contents["modules.json"] = [{"type": "sentence_transformers.models.Transformer", "path": ""}, {"type": "a.b.Pooling", "path": "1_Pooling"}]
+    contents["modules.json"] = [
+        {"type": "sentence_transformers.models.Transformer", "path": ""},
+        {"type": "a.b.Pooling", "path": "1_Pooling"},
+    ]
     contents["1_Pooling/config.json"] = pooling
     metadata = models.load(checkpoint(tmp_path, contents, shapes("bert"))).metadata
     assert metadata["bert.pooling_type"] == u32(expected)
@@ -235,7 +326,13 @@ def test_tied_embeddings(tmp_path: Path) -> None:
 
 
 def test_decoder_sizes_default_like_transformers() -> None:
-    values = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 9}
+    values = {
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 1,
+        "intermediate_size": 8,
+        "vocab_size": 9,
+    }
     sizes = DecoderSizes.of(Document(Path("config.json"), values))
     assert (sizes.n_kv_heads, sizes.head_dim) == (4, 16)
     assert DecoderSizes.of(Document(Path("config.json"), values), 128).head_dim == 128

@@ -1,4 +1,6 @@
-"""Checkpoints that break a rule: each gets the error of its kind, which names the rule, the place and what was wrong."""
+"""Checkpoints that break a rule: each gets the error of its kind, which names the rule, the place and what
+was wrong.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ import pytest
 
 from checkpoints import TINY
 from gguflow import models
-from gguflow.errors import FileError, GguflowError, InvalidError, LimitError, MalformedError, UnsupportedError, UsageError
+from gguflow.errors import (
+    FileError,
+    GguflowError,
+    InvalidError,
+    LimitError,
+    MalformedError,
+    UnsupportedError,
+    UsageError,
+)
 from gguflow.models import documents
 from gguflow.models.architecture import class_name
 from gguflow.models.base import Model
@@ -81,15 +91,45 @@ POOLING = [{"type": "x.Pooling", "path": "1_Pooling"}]
 RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
     "no architectures": ("llama", config(architectures=None), InvalidError, "M-002", "architectures"),
     "no layers": ("llama", config(num_hidden_layers=None), InvalidError, "M-002", "num_hidden_layers"),
-    "no context length": ("bert", config(max_position_embeddings=None), InvalidError, "M-002", "max_position_embeddings"),
+    "no context length": (
+        "bert",
+        config(max_position_embeddings=None),
+        InvalidError,
+        "M-002",
+        "max_position_embeddings",
+    ),
     "a size that is text": ("llama", config(hidden_size="32"), InvalidError, "M-003", "$.hidden_size"),
-    "a size that is a fraction": ("llama", config(intermediate_size=48.5), InvalidError, "M-003", "$.intermediate_size"),
+    "a size that is a fraction": (
+        "llama",
+        config(intermediate_size=48.5),
+        InvalidError,
+        "M-003",
+        "$.intermediate_size",
+    ),
     "a size that is a truth value": ("llama", config(vocab_size=True), InvalidError, "M-003", "$.vocab_size"),
     "no heads": ("llama", config(num_attention_heads=0), InvalidError, "M-003", "$.num_attention_heads"),
     "a million layers": ("llama", config(num_hidden_layers=10**6), InvalidError, "M-003", "512"),
-    "a norm's epsilon beyond float32": ("llama", config(rms_norm_eps=1e300), InvalidError, "M-003", "$.rms_norm_eps"),
-    "a norm's epsilon of 400 digits": ("llama", config(rms_norm_eps=10**400), InvalidError, "M-003", "$.rms_norm_eps"),
-    "key heads that do not divide": ("llama", config(num_key_value_heads=3), InvalidError, "M-003", "divisor"),
+    "a norm's epsilon beyond float32": (
+        "llama",
+        config(rms_norm_eps=1e300),
+        InvalidError,
+        "M-003",
+        "$.rms_norm_eps",
+    ),
+    "a norm's epsilon of 400 digits": (
+        "llama",
+        config(rms_norm_eps=10**400),
+        InvalidError,
+        "M-003",
+        "$.rms_norm_eps",
+    ),
+    "key heads that do not divide": (
+        "llama",
+        config(num_key_value_heads=3),
+        InvalidError,
+        "M-003",
+        "divisor",
+    ),
     "heads of odd width": ("llama", config(head_dim=7), InvalidError, "M-003", "even"),
     "a base of zero": ("llama", config(rope_theta=0), InvalidError, "M-003", "positive"),
     "rope that is no object": ("llama", config(rope_scaling=[1]), InvalidError, "M-003", "$.rope_scaling"),
@@ -100,8 +140,20 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
         "M-003",
         "low_freq_factor",
     ),
-    "an unknown family": ("llama", config(architectures=["MambaForCausalLM"]), UnsupportedError, "M-004", "--arch"),
-    "an unknown rope": ("llama", config(rope_scaling={"rope_type": "longrope"}), UnsupportedError, "M-005", "longrope"),
+    "an unknown family": (
+        "llama",
+        config(architectures=["MambaForCausalLM"]),
+        UnsupportedError,
+        "M-004",
+        "--arch",
+    ),
+    "an unknown rope": (
+        "llama",
+        config(rope_scaling={"rope_type": "longrope"}),
+        UnsupportedError,
+        "M-005",
+        "longrope",
+    ),
     "pooling by maximum": (
         "bert",
         side_files({"modules.json": POOLING, "1_Pooling/config.json": {"pooling_mode_max_tokens": True}}),
@@ -109,36 +161,186 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
         "M-006",
         "pooling_mode_max_tokens",
     ),
-    "quantized by GPTQ": ("llama", config(quantization_config={"quant_method": "gptq"}), UnsupportedError, "M-007", "gptq"),
-    "a reranker by its name": ("qwen3", config(_name_or_path="Qwen/Qwen3-Reranker-0.6B"), UnsupportedError, "M-008", "reranker"),
-    "a reranker by its card": ("qwen3", side_file("README.md", "# Qwen3-Reranker-0.6B\n"), UnsupportedError, "M-008", "reranker"),
-    "pooling outside": ("bert", side_file("modules.json", [{"type": "Pooling", "path": "../.."}]), InvalidError, "H-011", "leaves"),
+    "quantized by GPTQ": (
+        "llama",
+        config(quantization_config={"quant_method": "gptq"}),
+        UnsupportedError,
+        "M-007",
+        "gptq",
+    ),
+    "a reranker by its name": (
+        "qwen3",
+        config(_name_or_path="Qwen/Qwen3-Reranker-0.6B"),
+        UnsupportedError,
+        "M-008",
+        "reranker",
+    ),
+    "a reranker by its card": (
+        "qwen3",
+        side_file("README.md", "# Qwen3-Reranker-0.6B\n"),
+        UnsupportedError,
+        "M-008",
+        "reranker",
+    ),
+    "pooling outside": (
+        "bert",
+        side_file("modules.json", [{"type": "Pooling", "path": "../.."}]),
+        InvalidError,
+        "H-011",
+        "leaves",
+    ),
     "pooling nowhere": ("bert", side_file("modules.json", POOLING), InvalidError, "M-003", "1_Pooling"),
-    "a tensor missing": ("llama", tensor("model.layers.1.mlp.up_proj.weight", None), InvalidError, "M-010", "blk.1.ffn_up.weight"),
+    "a tensor missing": (
+        "llama",
+        tensor("model.layers.1.mlp.up_proj.weight", None),
+        InvalidError,
+        "M-010",
+        "blk.1.ffn_up.weight",
+    ),
     "a head missing": ("llama", tensor("lm_head.weight", None), InvalidError, "M-010", "output.weight"),
-    "a bias missing": ("qwen2", tensor("model.layers.0.self_attn.q_proj.bias", None), InvalidError, "M-010", "blk.0.attn_q.bias"),
-    "a tensor unknown": ("llama", tensor("model.vision_tower.weight", (4, 4)), InvalidError, "M-011", "model.vision_tower.weight"),
-    "a layer too many": ("llama", tensor("model.layers.2.mlp.up_proj.weight", (48, 32)), InvalidError, "M-011", "model.layers.2.mlp"),
-    "a tensor of another family": ("llama", tensor("model.layers.0.self_attn.q_norm.weight", (8,)), InvalidError, "M-011", "q_norm"),
-    "a shape transposed": ("llama", tensor("model.layers.0.mlp.up_proj.weight", (32, 48)), InvalidError, "M-012", "expected [48, 32]"),
-    "a vocabulary too small": ("bert", tensor("embeddings.word_embeddings.weight", (23, 32)), InvalidError, "M-012", "[23, 32]"),
-    "a tensor twice": ("bert", tensor("bert.embeddings.LayerNorm.gamma", (32,)), InvalidError, "M-013", "token_embd_norm.weight"),
-    "a model card that is no YAML": ("llama", side_file("README.md", "---\na: [\n---\n"), InvalidError, "M-020", "model card"),
-    "a model card of wrong types": ("llama", side_file("README.md", "---\nlicense: {a: b}\n---\n"), InvalidError, "M-020", "license"),
-    "a model card with a list of lists": ("llama", side_file("README.md", "---\ntags: [[a]]\n---\n"), InvalidError, "M-020", "tags"),
-    "a tokenizer that is no JSON": ("llama", side_file("tokenizer.json", "{"), MalformedError, "J-002", "tokenizer.json"),
-    "a tokenizer that is no object": ("llama", side_file("tokenizer.json", []), MalformedError, "M-021", "list"),
-    "a tokenizer.model that is none": ("llama", side_file("tokenizer.model", "no protobuf"), MalformedError, "M-021", "tokenizer.model"),
-    "a template that is not UTF-8": ("llama", side_file("tokenizer_config.json", '{"a": "\\ud800"}'), MalformedError, "J-006", "surrogate"),
+    "a bias missing": (
+        "qwen2",
+        tensor("model.layers.0.self_attn.q_proj.bias", None),
+        InvalidError,
+        "M-010",
+        "blk.0.attn_q.bias",
+    ),
+    "a tensor unknown": (
+        "llama",
+        tensor("model.vision_tower.weight", (4, 4)),
+        InvalidError,
+        "M-011",
+        "model.vision_tower.weight",
+    ),
+    "a layer too many": (
+        "llama",
+        tensor("model.layers.2.mlp.up_proj.weight", (48, 32)),
+        InvalidError,
+        "M-011",
+        "model.layers.2.mlp",
+    ),
+    "a tensor of another family": (
+        "llama",
+        tensor("model.layers.0.self_attn.q_norm.weight", (8,)),
+        InvalidError,
+        "M-011",
+        "q_norm",
+    ),
+    "a shape transposed": (
+        "llama",
+        tensor("model.layers.0.mlp.up_proj.weight", (32, 48)),
+        InvalidError,
+        "M-012",
+        "expected [48, 32]",
+    ),
+    "a vocabulary too small": (
+        "bert",
+        tensor("embeddings.word_embeddings.weight", (23, 32)),
+        InvalidError,
+        "M-012",
+        "[23, 32]",
+    ),
+    "a tensor twice": (
+        "bert",
+        tensor("bert.embeddings.LayerNorm.gamma", (32,)),
+        InvalidError,
+        "M-013",
+        "token_embd_norm.weight",
+    ),
+    "a model card that is no YAML": (
+        "llama",
+        side_file("README.md", "---\na: [\n---\n"),
+        InvalidError,
+        "M-020",
+        "model card",
+    ),
+    "a model card of wrong types": (
+        "llama",
+        side_file("README.md", "---\nlicense: {a: b}\n---\n"),
+        InvalidError,
+        "M-020",
+        "license",
+    ),
+    "a model card with a list of lists": (
+        "llama",
+        side_file("README.md", "---\ntags: [[a]]\n---\n"),
+        InvalidError,
+        "M-020",
+        "tags",
+    ),
+    "a tokenizer that is no JSON": (
+        "llama",
+        side_file("tokenizer.json", "{"),
+        MalformedError,
+        "J-002",
+        "tokenizer.json",
+    ),
+    "a tokenizer that is no object": (
+        "llama",
+        side_file("tokenizer.json", []),
+        MalformedError,
+        "M-021",
+        "list",
+    ),
+    "a tokenizer.model that is none": (
+        "llama",
+        side_file("tokenizer.model", "no protobuf"),
+        MalformedError,
+        "M-021",
+        "tokenizer.model",
+    ),
+    "a template that is not UTF-8": (
+        "llama",
+        side_file("tokenizer_config.json", '{"a": "\\ud800"}'),
+        MalformedError,
+        "J-006",
+        "surrogate",
+    ),
     "no tokenizer": ("llama", side_file("tokenizer.json", None), InvalidError, "M-023", "tokenizer.json"),
     "no word list": ("bert", side_file("tokenizer.json", None), InvalidError, "M-023", "vocab.txt"),
-    "a tokenizer of another kind": ("llama", tokenizer("model", "type", value="Unigram"), UnsupportedError, "M-024", "Unigram"),
-    "a pre-tokenizer unknown": ("llama", tokenizer("pre_tokenizer", value={"type": "Whitespace"}), UnsupportedError, "M-024", "Whitespace"),
+    "a tokenizer of another kind": (
+        "llama",
+        tokenizer("model", "type", value="Unigram"),
+        UnsupportedError,
+        "M-024",
+        "Unigram",
+    ),
+    "a pre-tokenizer unknown": (
+        "llama",
+        tokenizer("pre_tokenizer", value={"type": "Whitespace"}),
+        UnsupportedError,
+        "M-024",
+        "Whitespace",
+    ),
     "a token beyond": ("llama", tokenizer("model", "vocab", "far", value=24), InvalidError, "M-025", "'far'"),
-    "an added token beyond": ("llama", tokenizer("added_tokens", value=[{"id": 2**40, "content": "x"}]), InvalidError, "M-003", "id"),
-    "two tokens with one id": ("llama", tokenizer("model", "vocab", "again", value=2), InvalidError, "M-025", "'again'"),
-    "a token id that is none": ("llama", tokenizer("model", "vocab", "x", value="3"), InvalidError, "M-003", "x"),
-    "a merge of three": ("llama", tokenizer("model", "merges", value=["a b c"]), InvalidError, "M-003", "merges[0]"),
+    "an added token beyond": (
+        "llama",
+        tokenizer("added_tokens", value=[{"id": 2**40, "content": "x"}]),
+        InvalidError,
+        "M-003",
+        "id",
+    ),
+    "two tokens with one id": (
+        "llama",
+        tokenizer("model", "vocab", "again", value=2),
+        InvalidError,
+        "M-025",
+        "'again'",
+    ),
+    "a token id that is none": (
+        "llama",
+        tokenizer("model", "vocab", "x", value="3"),
+        InvalidError,
+        "M-003",
+        "x",
+    ),
+    "a merge of three": (
+        "llama",
+        tokenizer("model", "merges", value=["a b c"]),
+        InvalidError,
+        "M-003",
+        "merges[0]",
+    ),
     "too many words": (
         "bert",
         side_files({"vocab.txt": "a\n" * 25, "tokenizer.json": None}),
@@ -146,13 +348,27 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
         "M-025",
         "25",
     ),
-    "a special token of negative id": ("llama", config(pad_token_id=-1), InvalidError, "M-003", "pad_token_id"),
-    "a temperature that is text": ("llama", side_file("generation_config.json", {"temperature": "hot"}), InvalidError, "M-030", "temperature"),
+    "a special token of negative id": (
+        "llama",
+        config(pad_token_id=-1),
+        InvalidError,
+        "M-003",
+        "pad_token_id",
+    ),
+    "a temperature that is text": (
+        "llama",
+        side_file("generation_config.json", {"temperature": "hot"}),
+        InvalidError,
+        "M-030",
+        "temperature",
+    ),
 }
 
 
 @pytest.mark.parametrize(("family", "change", "error", "rule", "says"), RULES.values(), ids=RULES.keys())
-def test_broken_rule(family: str, change: Change, error: type[FileError], rule: str, says: str, tmp_path: Path) -> None:
+def test_broken_rule(
+    family: str, change: Change, error: type[FileError], rule: str, says: str, tmp_path: Path
+) -> None:
     contents, tensors = files(family), shapes(family)
     change(contents, tensors)
     with pytest.raises(error) as caught:
@@ -204,8 +420,13 @@ def test_names_are_kept_where_the_caller_names_the_architecture(tmp_path: Path) 
     """No hyper-parameters, no tokenizer; the directory's or the file's name is the model's."""
     directory = tmp_path / "flux.1{dev}"
     directory.mkdir()
-    model = models.load(checkpoint(directory, {}, {"double_blocks.0.weight": (4, 4), "x": (3,)}), architecture="flux")
-    assert {key: value.value for key, value in model.metadata.items()} == {"general.architecture": "flux", "general.name": "flux.1{dev}"}
+    model = models.load(
+        checkpoint(directory, {}, {"double_blocks.0.weight": (4, 4), "x": (3,)}), architecture="flux"
+    )
+    assert {key: value.value for key, value in model.metadata.items()} == {
+        "general.architecture": "flux",
+        "general.name": "flux.1{dev}",
+    }
     assert [tensor.name for tensor in model.tensors] == ["double_blocks.0.weight", "x"]
     assert model.file_stem == "flux.1-dev--{type}"
 
@@ -221,7 +442,11 @@ def test_strip_prefix(tmp_path: Path) -> None:
 
 def test_strip_prefix_must_not_make_two_of_a_name(tmp_path: Path) -> None:
     with pytest.raises(InvalidError, match="M-013"):
-        models.load(checkpoint(tmp_path, {}, {f"{PREFIX}a": (1,), "a": (2,)}), architecture="flux", strip_prefix=PREFIX)
+        models.load(
+            checkpoint(tmp_path, {}, {f"{PREFIX}a": (1,), "a": (2,)}),
+            architecture="flux",
+            strip_prefix=PREFIX,
+        )
 
 
 @pytest.mark.parametrize(
@@ -242,7 +467,9 @@ def test_names_fit_ggml(name: str, says: str | None, tmp_path: Path) -> None:
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place in a JSON document."""
     yield path
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, item in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
         yield from paths(item, (*path, key))
 
 
@@ -254,7 +481,21 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return value
 
 
-HOSTILE: tuple[Any, ...] = (None, True, -1, 2**70, 1e308, "", "\u2581x", [], ["x"], [[]], {}, {"type": "Sequence"}, {"content": 1})
+HOSTILE: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    2**70,
+    1e308,
+    "",
+    "\u2581x",
+    [],
+    ["x"],
+    [[]],
+    {},
+    {"type": "Sequence"},
+    {"content": 1},
+)
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
@@ -308,7 +549,21 @@ CARD = (
 @pytest.mark.parametrize("key", CARD)
 def test_no_model_card_makes_a_traceback(key: str, tmp_path: Path) -> None:
     source = checkpoint(tmp_path, files("llama"), shapes("llama"))
-    for value in ("7", "1.5", "[1, a]", "[[a]]", "{a: b}", "[{a: 1}]", "2024-01-01", "yes", "''", "../../x", "{0}", '"\\0"', "&a [*a]"):
+    for value in (
+        "7",
+        "1.5",
+        "[1, a]",
+        "[[a]]",
+        "{a: b}",
+        "[{a: 1}]",
+        "2024-01-01",
+        "yes",
+        "''",
+        "../../x",
+        "{0}",
+        '"\\0"',
+        "&a [*a]",
+    ):
         (tmp_path / "README.md").write_text(f"---\n{key}: {value}\n---\n")
         try:
             model = models.load(source)

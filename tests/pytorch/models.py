@@ -10,11 +10,18 @@ import transformers
 
 import gguflow.torch
 
-CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "bert": "BertModel"}
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "bert": "BertModel",
+}
 
 
 def build(checkpoint: Path, name: str = "LlamaForCausalLM", device: str = "cpu", **arguments: Any) -> Any:
-    """A model of that class by the checkpoint's configuration, ready to be asked; its weights are random, or there are none (device meta)."""
+    """A model of that class by the checkpoint's configuration, ready to be asked; its weights are random, or
+    there are none (device meta).
+    """
     model_class = getattr(transformers, name)
     config = model_class.config_class.from_pretrained(checkpoint)
     torch.manual_seed(0)
@@ -22,7 +29,9 @@ def build(checkpoint: Path, name: str = "LlamaForCausalLM", device: str = "cpu",
         return model_class(config, **arguments).eval()
 
 
-def with_decoded_weights(checkpoint: Path, file: Path, name: str = "LlamaForCausalLM", **arguments: Any) -> Any:
+def with_decoded_weights(
+    checkpoint: Path, file: Path, name: str = "LlamaForCausalLM", **arguments: Any
+) -> Any:
     """The model as torch alone computes it, with the file's weights decoded to float32."""
     model = build(checkpoint, name, **arguments)
     found = model.load_state_dict(gguflow.torch.state_dict(file), strict=False)

@@ -1,4 +1,6 @@
-"""Rounding with a gradient: forwards what formats hold, backwards the formulas, which finite differences of a smoothed twin confirm; it trains."""
+"""Rounding with a gradient: forwards what formats hold, backwards the formulas, which finite differences of a
+smoothed twin confirm; it trains.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from gguflow.torch import FakeQuantize, LearnedFakeQuantize, fake_quantize, lear
 
 @pytest.mark.parametrize("format", ["q4_0", "q8_0", "q4_k", "mxfp4", "f16", "nf4_b64"])
 def test_straight_through(format: str) -> None:
-    """Forwards the weights of the format, bit for bit; backwards the identity. In x's own type, in any layout."""
+    """Forwards the weights of the format, bit for bit; backwards the identity. In x's own type, in any
+    layout.
+    """
     x = torch.randn(4, 256, requires_grad=True)
     before = x.detach().clone()
     y = fake_quantize(x, format)
@@ -61,7 +65,9 @@ def test_refusals() -> None:
 
 
 def smooth(x: Any, scale: Any, zero_point: Any, low: int, high: int, at: tuple[Any, Any, Any]) -> Any:
-    """The function whose true gradient the straight-through estimator computes: rounding replaced by adding what rounding added at the point `at`."""
+    """The function whose true gradient the straight-through estimator computes: rounding replaced by adding
+    what rounding added at the point `at`.
+    """
     x0, scale0, zero0 = at
     zero = zero_point + (zero0.round() - zero0)
     clipped0 = (x0 / scale0 + zero0.round()).clamp(low, high)
@@ -79,17 +85,29 @@ GRIDS = {
 
 
 @pytest.mark.parametrize(("scale_shape", "zero_shape", "low", "high"), GRIDS.values(), ids=GRIDS)
-def test_gradients_equal_finite_differences(scale_shape: tuple[int, ...], zero_shape: tuple[int, ...], low: int, high: int) -> None:
-    """Of the smoothed twin in float64, away from ties and from the ends of the grid, where there is no derivative."""
+def test_gradients_equal_finite_differences(
+    scale_shape: tuple[int, ...], zero_shape: tuple[int, ...], low: int, high: int
+) -> None:
+    """Of the smoothed twin in float64, away from ties and from the ends of the grid, where there is no
+    derivative.
+    """
     rng = torch.Generator().manual_seed(3)
     scale = (0.5 + torch.rand(scale_shape, generator=rng, dtype=torch.float64)) * 2 / (high - low)
     zero_point = (low + high) / 2 + torch.rand(zero_shape, generator=rng, dtype=torch.float64) * 0.8 - 0.4
     x = torch.randn(5, 40, generator=rng, dtype=torch.float64)
     steps = x / scale + zero_point.round()
-    near = ((steps - steps.floor() - 0.5).abs() < 1e-2) | ((steps - low).abs() < 1e-2) | ((steps - high).abs() < 1e-2)
+    near = (
+        ((steps - steps.floor() - 0.5).abs() < 1e-2)
+        | ((steps - low).abs() < 1e-2)
+        | ((steps - high).abs() < 1e-2)
+    )
     x = torch.where(near, x + 0.03 * scale, x)
     point: Any = (x, scale, zero_point)
-    assert torch.allclose(learned_fake_quantize(x, scale, zero_point, low, high), smooth(x, scale, zero_point, low, high, point), atol=1e-12)
+    assert torch.allclose(
+        learned_fake_quantize(x, scale, zero_point, low, high),
+        smooth(x, scale, zero_point, low, high, point),
+        atol=1e-12,
+    )
     weights = torch.randn(5, 40, generator=rng, dtype=torch.float64)
     inputs: Any = [value.clone().requires_grad_() for value in point]
     (learned_fake_quantize(inputs[0], inputs[1], inputs[2], low, high, 0.25) * weights).sum().backward()
@@ -106,7 +124,9 @@ def test_gradients_equal_finite_differences(scale_shape: tuple[int, ...], zero_s
 
 
 def test_the_closed_formula() -> None:
-    """The three cases of Esser et al., equation 3, by hand: below, inside, above a grid of 4 bits; and the offset's of LSQ+."""
+    """The three cases of Esser et al., equation 3, by hand: below, inside, above a grid of 4 bits; and the
+    offset's of LSQ+.
+    """
     x = torch.tensor([-9.3, 1.3, 12.0], dtype=torch.float64, requires_grad=True)
     scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     zero = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
@@ -121,25 +141,37 @@ def test_the_closed_formula() -> None:
 @pytest.mark.parametrize("symmetric", [False, True], ids=["affine", "symmetric"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_where_a_learned_grid_begins(bits: int, symmetric: bool, per_row: bool) -> None:
-    """Affine grids reach every weight; the symmetric one is that of the paper; constants do not divide by zero."""
+    """Affine grids reach every weight; the symmetric one is that of the paper; constants do not divide by
+    zero.
+    """
     x = torch.randn(6, 64, generator=torch.Generator().manual_seed(5)) + 0.3
     grid = LearnedFakeQuantize(x, bits, per_row=per_row, symmetric=symmetric)
     assert tuple(grid.scale.shape) == ((6, 1) if per_row else ())
     values = grid(x)
     assert max(len(row.unique()) for row in (values if per_row else values.reshape(1, -1))) <= 1 << bits
     if symmetric:
-        assert torch.allclose(grid.scale.flatten()[0], 2 * (x[0] if per_row else x).abs().mean() / (2 ** (bits - 1) - 1) ** 0.5)
+        assert torch.allclose(
+            grid.scale.flatten()[0], 2 * (x[0] if per_row else x).abs().mean() / (2 ** (bits - 1) - 1) ** 0.5
+        )
     else:
         assert ((values - x).abs() <= grid.scale * (1 + 1e-4)).all()
     assert len(list(grid.parameters())) == (1 if symmetric else 2)
     for constant in (torch.zeros(2, 8), torch.full((2, 8), 3.0)):
-        assert LearnedFakeQuantize(constant, bits, per_row=per_row, symmetric=symmetric)(constant).isfinite().all()
+        assert (
+            LearnedFakeQuantize(constant, bits, per_row=per_row, symmetric=symmetric)(constant)
+            .isfinite()
+            .all()
+        )
 
 
 def problem() -> tuple[Any, Any]:
-    """A regression with 64 by 8 weights on inputs that depend on each other, so that the error of one weight can make good for another's."""
+    """A regression with 64 by 8 weights on inputs that depend on each other, so that the error of one weight
+    can make good for another's.
+    """
     rng = torch.Generator().manual_seed(7)
-    x = torch.randn(512, 16, generator=rng) @ torch.randn(16, 64, generator=rng) + 0.3 * torch.randn(512, 64, generator=rng)
+    x = torch.randn(512, 16, generator=rng) @ torch.randn(16, 64, generator=rng) + 0.3 * torch.randn(
+        512, 64, generator=rng
+    )
     return x, x @ torch.randn(64, 8, generator=rng)
 
 
@@ -161,12 +193,18 @@ def train(layer: Any, rate: float, steps: int = 200) -> list[float]:
 
 @pytest.mark.parametrize("kind", ["q4_0", "q4_1", "affine", "affine rows", "symmetric", "symmetric rows"])
 def test_training(kind: str) -> None:
-    """Weights that were trained without rounding lose by it in 4 bits; trained on under it, they win a good part of it back."""
+    """Weights that were trained without rounding lose by it in 4 bits; trained on under it, they win a good
+    part of it back.
+    """
     torch.manual_seed(0)
     layer = torch.nn.Linear(64, 8)
     train(layer, 0.03)
     options = {"symmetric": "symmetric" in kind, "per_row": "rows" in kind}
-    register_parametrization(layer, "weight", FakeQuantize(kind) if kind in FORMATS else LearnedFakeQuantize(layer.weight, 4, **options))
+    register_parametrization(
+        layer,
+        "weight",
+        FakeQuantize(kind) if kind in FORMATS else LearnedFakeQuantize(layer.weight, 4, **options),
+    )
     history = train(layer, 0.03)
     assert history[-1] < 0.75 * history[0]
 

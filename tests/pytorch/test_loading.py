@@ -1,4 +1,6 @@
-"""load_into: transformers' models on packed blocks compute what they compute with the decoded weights; what does not fit is named."""
+"""load_into: transformers' models on packed blocks compute what they compute with the decoded weights; what
+does not fit is named.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ DEVICES = ("cpu", "meta")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("tiny-py-llama")
-    return {kind: gguflow.convert(TINY, directory / f"{kind}.gguf", type=kind).output for kind in ("f16", "q8_0", "q4_k_m", "nf4_b64")}
+    return {
+        kind: gguflow.convert(TINY, directory / f"{kind}.gguf", type=kind).output
+        for kind in ("f16", "q8_0", "q4_k_m", "nf4_b64")
+    }
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -40,7 +45,9 @@ def test_llama(files: dict[str, Path], kind: str, device: str) -> None:
     assert_close(output(model, ids[:1, :1]), output(expected, ids[:1, :1]))
     settings = {"max_new_tokens": 12, "do_sample": False}
     assert torch.equal(model.generate(ids[:1, :9], **settings), expected.generate(ids[:1, :9], **settings))
-    assert {name for name, _ in model.named_parameters()} == {name for name, _ in expected.named_parameters() if "norm" in name}
+    assert {name for name, _ in model.named_parameters()} == {
+        name for name, _ in expected.named_parameters() if "norm" in name
+    }
     assert model.dtype == torch.float32 and model.device.type == "cpu"
 
 
@@ -80,7 +87,10 @@ def test_types(files: dict[str, Path]) -> None:
     ids = tokens(model, 1, 16)
     assert_close(output(model, ids).float(), output(expected, ids), 0.03)
     assert_close(output(model.to(torch.float32), ids), output(expected, ids), 0.01)  # the norms were rounded
-    assert load_into(build(TINY), files["q8_0"], compute_dtype=torch.float16).lm_head.compute_dtype == torch.float16
+    assert (
+        load_into(build(TINY), files["q8_0"], compute_dtype=torch.float16).lm_head.compute_dtype
+        == torch.float16
+    )
 
 
 def test_copies(files: dict[str, Path]) -> None:
@@ -116,7 +126,9 @@ def test_training_on_top(files: dict[str, Path]) -> None:
 def test_what_is_missing_and_what_is_left_over(files: dict[str, Path], tmp_path: Path) -> None:
     config = transformers.AutoConfig.from_pretrained(TINY)
     config.num_hidden_layers += 1
-    with pytest.raises(MismatchError, match=r"missing in the file: model\.layers\.8\.self_attn\.q_proj\.weight, .*") as caught:
+    with pytest.raises(
+        MismatchError, match=r"missing in the file: model\.layers\.8\.self_attn\.q_proj\.weight, .*"
+    ) as caught:
         load_into(transformers.LlamaForCausalLM(config), files["q8_0"])
     assert len(caught.value.missing) == 9 and not caught.value.left_over
     config.num_hidden_layers -= 2
@@ -145,7 +157,9 @@ def test_shapes_that_differ(files: dict[str, Path]) -> None:
     config = transformers.AutoConfig.from_pretrained(TINY)
     config.intermediate_size = 512
     model = transformers.LlamaForCausalLM(config)
-    with pytest.raises(ShapeError, match=r"layers\.0\.mlp\.gate_proj\.weight as \[768, 256\], the model has \[512, 256\]"):
+    with pytest.raises(
+        ShapeError, match=r"layers\.0\.mlp\.gate_proj\.weight as \[768, 256\], the model has \[512, 256\]"
+    ):
         load_into(model, files["q8_0"])
     assert type(model.lm_head) is torch.nn.Linear, "the model is as it was"
 
@@ -168,7 +182,10 @@ class Forgetful(transformers.LlamaForCausalLM):  # type: ignore[name-defined]
 def test_buffers_that_nobody_fills(files: dict[str, Path]) -> None:
     with torch.device("meta"):
         model = Forgetful(transformers.AutoConfig.from_pretrained(TINY))
-    with pytest.raises(UsageError, match=r"rotary_emb\.inv_freq, model\.rotary_emb\.original_inv_freq; build the model on the CPU"):
+    with pytest.raises(
+        UsageError,
+        match=r"rotary_emb\.inv_freq, model\.rotary_emb\.original_inv_freq; build the model on the CPU",
+    ):
         load_into(model, files["q8_0"])
     load_into(Forgetful(transformers.AutoConfig.from_pretrained(TINY)), files["q8_0"])
 

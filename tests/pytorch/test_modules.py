@@ -1,4 +1,6 @@
-"""GGUFLinear and GGUFEmbedding: as nn.Linear and nn.Embedding with the decoded weights, with gradients, other types, copies and processes."""
+"""GGUFLinear and GGUFEmbedding: as nn.Linear and nn.Embedding with the decoded weights, with gradients, other
+types, copies and processes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from test_fake_quantization import WEIGHT_FORMATS  # noqa: E402
 @pytest.fixture(scope="module")
 def tensors(tmp_path_factory: pytest.TempPathFactory) -> Any:
     directory = tmp_path_factory.mktemp("model")
-    gguflow.convert(tiny_llama(directory / "checkpoint", hidden=256, ffn=512), directory / "model.gguf", type="q4_k_m")
+    gguflow.convert(
+        tiny_llama(directory / "checkpoint", hidden=256, ffn=512), directory / "model.gguf", type="q4_k_m"
+    )
     with gguflow.open(directory / "model.gguf") as model:
         yield checkpoint_tensors(model)
 
@@ -65,7 +69,9 @@ def test_every_format(tmp_path: Path, block_format: Any) -> None:
     """A linear layer and an embedding on random weights of each."""
     n = 2 * block_format.block_size
     weights = np.random.default_rng(0).standard_normal((6, n), np.float32)
-    packed = gguflow.quantize(weights, block_format, np.ones(n) if block_format.importance == "required" else None)
+    packed = gguflow.quantize(
+        weights, block_format, np.ones(n) if block_format.importance == "required" else None
+    )
     with gguflow.open(one_tensor(tmp_path / "x.gguf", block_format, (6, n), packed.tobytes())) as model:
         for n_vectors in (2, 20):
             x = torch.randn(n_vectors, n)
@@ -76,7 +82,9 @@ def test_every_format(tmp_path: Path, block_format: Any) -> None:
 
 @pytest.mark.parametrize("name", ["self_attn.q_proj", "mlp.gate_proj"])
 def test_the_gradient_for_x(tensors: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of torch's own layer, from one tile and from several; the bias has one where it is a parameter that wants it."""
+    """That of torch's own layer, from one tile and from several; the bias has one where it is a parameter
+    that wants it.
+    """
     tensor = tensors[f"model.layers.1.{name}.weight"]
     bias = torch.nn.Parameter(torch.randn(tensor.shape[0]))
     layer, other = GGUFLinear(tensor, bias), reference(tensor, bias.detach())
@@ -106,17 +114,24 @@ def test_ids_outside_the_vocabulary(tensors: Any, row: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_types(tensors: Any, dtype: Any) -> None:
-    """What comes out has the compute_dtype, given or set by .to(); the packed blocks and the float32 sums stay as they are."""
+    """What comes out has the compute_dtype, given or set by .to(); the packed blocks and the float32 sums
+    stay as they are.
+    """
     tensor, table = tensors["model.layers.0.self_attn.q_proj.weight"], tensors["model.embed_tokens.weight"]
     x = torch.randn(2, 256).to(dtype)
     bias = torch.randn(256)
     expected = (GGUFLinear(tensor)(x.float())).to(dtype) + bias.to(dtype)
-    for layer in (GGUFLinear(tensor, bias.to(dtype), compute_dtype=dtype), GGUFLinear(tensor, bias).to(dtype)):
+    for layer in (
+        GGUFLinear(tensor, bias.to(dtype), compute_dtype=dtype),
+        GGUFLinear(tensor, bias).to(dtype),
+    ):
         assert layer.compute_dtype == layer.bias.dtype == dtype and layer.nbytes == tensor.nbytes
         assert layer(x).dtype == dtype and torch.equal(layer(x), expected)
     ids = torch.tensor([7, 1])
     assert torch.equal(GGUFEmbedding(table).to(dtype)(ids), GGUFEmbedding(table, compute_dtype=dtype)(ids))
-    assert torch.equal(GGUFEmbedding(table).to(dtype)(ids), torch.from_numpy(table.dequantize([7, 1])).to(dtype))
+    assert torch.equal(
+        GGUFEmbedding(table).to(dtype)(ids), torch.from_numpy(table.dequantize([7, 1])).to(dtype)
+    )
 
 
 def test_copies_and_processes(tensors: Any) -> None:
@@ -134,9 +149,14 @@ def test_copies_and_processes(tensors: Any) -> None:
 
 def test_repr(tensors: Any, tmp_path: Path) -> None:
     layer = GGUFLinear(tensors["model.layers.0.self_attn.k_proj.weight"])
-    assert repr(layer) == "GGUFLinear(in_features=256, out_features=128, bias=False, Q4_K, 18432 bytes, compute_dtype=torch.float32)"
+    assert (
+        repr(layer)
+        == "GGUFLinear(in_features=256, out_features=128, bias=False, Q4_K, 18432 bytes, compute_dtype=torch.float32)"
+    )
     embedding = GGUFEmbedding(tensors["model.embed_tokens.weight"])
-    path = gguflow.convert(tiny_llama(tmp_path / "checkpoint"), tmp_path / "model.gguf", type="nf4_b64").output
+    path = gguflow.convert(
+        tiny_llama(tmp_path / "checkpoint"), tmp_path / "model.gguf", type="nf4_b64"
+    ).output
     with gguflow.open(path) as model:
         assert ", nf4_b64, " in repr(GGUFLinear(model["blk.0.attn_q.weight"]))
     assert repr(embedding) == "GGUFEmbedding(4096, 256, Q4_K, 589824 bytes, compute_dtype=torch.float32)"

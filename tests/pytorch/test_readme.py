@@ -1,4 +1,6 @@
-"""The README's Python that needs torch runs as it is written, beside a checkpoint and the file that it has been converted to."""
+"""The README's Python that needs torch runs as it is written, beside a checkpoint and the file that it has
+been converted to.
+"""
 
 from __future__ import annotations
 
@@ -27,5 +29,8 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["tokens"].shape == (1, 11)
     assert names["weights"]["lm_head.weight"].dtype == torch.bfloat16
     assert torch.equal(
-        names["layer"].weight, torch.from_numpy(gguflow.fake_quantize(names["layer"].parametrizations.weight.original.detach().numpy(), "q4_k"))
+        names["layer"].weight,
+        torch.from_numpy(
+            gguflow.fake_quantize(names["layer"].parametrizations.weight.original.detach().numpy(), "q4_k")
+        ),
     )

@@ -1,4 +1,6 @@
-"""state_dict: the checkpoint's own tensors come back bit for bit; what is mapped is not copied, and cannot hurt the file."""
+"""state_dict: the checkpoint's own tensors come back bit for bit; what is mapped is not copied, and cannot
+hurt the file.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ def test_a_bf16_checkpoint_comes_back(tmp_path: Path, family: str) -> None:
 
     source = random_checkpoint(tmp_path / "checkpoint", family)
     gguflow.convert(source, tmp_path / "model.gguf", type="bf16")
-    expected, found = load_file(source / "model.safetensors"), gguflow.torch.state_dict(tmp_path / "model.gguf", torch.bfloat16)
+    expected, found = (
+        load_file(source / "model.safetensors"),
+        gguflow.torch.state_dict(tmp_path / "model.gguf", torch.bfloat16),
+    )
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         assert tensor.dtype == expected[name].dtype and torch.equal(tensor, expected[name]), name
@@ -47,7 +52,9 @@ def test_decoded_types(tmp_path: Path, dtype: Any, kind: str) -> None:
     gguflow.convert(TINY, tmp_path / "model.gguf", type=kind)
     exact = gguflow.torch.state_dict(tmp_path / "model.gguf")
     for name, tensor in gguflow.torch.state_dict(tmp_path / "model.gguf", dtype).items():
-        assert tensor.dtype == dtype and tensor.is_contiguous() and torch.equal(tensor, exact[name].to(dtype)), name
+        assert (
+            tensor.dtype == dtype and tensor.is_contiguous() and torch.equal(tensor, exact[name].to(dtype))
+        ), name
     with pytest.raises(UsageError, match=r"float type, not torch\.int8"):
         gguflow.torch.state_dict(tmp_path / "model.gguf", torch.int8)
 
@@ -60,7 +67,9 @@ def test_what_has_its_type_already_is_mapped(tmp_path: Path) -> None:
     with gguflow.open(file) as model:
         down = found["model.layers.0.mlp.down_proj.weight"]
         assert np.array_equal(down.numpy(), model["blk.0.ffn_down.weight"].numpy())
-        mapped = {name for name, tensor in found.items() if tensor.untyped_storage().nbytes() == file.stat().st_size}
+        mapped = {
+            name for name, tensor in found.items() if tensor.untyped_storage().nbytes() == file.stat().st_size
+        }
         rearranged = {name for name in found if "q_proj" in name or "k_proj" in name}
         norms = {name for name in found if "norm" in name}
         assert mapped == found.keys() - rearranged - norms
@@ -82,5 +91,8 @@ def test_shards(tmp_path: Path) -> None:
 
     whole = gguflow.convert(TINY, tmp_path / "whole.gguf", type="f16").output
     first = gguflow.convert(TINY, tmp_path / "parts.gguf", type="f16", shards=Split(max_tensors=30)).output
-    expected, found = gguflow.torch.state_dict(whole, torch.float16), gguflow.torch.state_dict(first, torch.float16)
+    expected, found = (
+        gguflow.torch.state_dict(whole, torch.float16),
+        gguflow.torch.state_dict(first, torch.float16),
+    )
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)

@@ -36,7 +36,9 @@ def test_names_shapes_and_weights_are_those_of_export(tmp_path: Path, family: st
 def query(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A query projection, whose rows GGUF has in another order, and its weights in the checkpoint's."""
     directory = tmp_path_factory.mktemp("model")
-    gguflow.convert(tiny_llama(directory / "checkpoint", hidden=256, ffn=512), directory / "model.gguf", type="q4_k_m")
+    gguflow.convert(
+        tiny_llama(directory / "checkpoint", hidden=256, ffn=512), directory / "model.gguf", type="q4_k_m"
+    )
     gguflow.export(directory / "model.gguf", directory / "back.safetensors", dtype="f32")
     name = "model.layers.1.self_attn.q_proj.weight"
     with gguflow.open(directory / "model.gguf") as model:
@@ -47,8 +49,20 @@ def test_rows(query: Any) -> None:
     tensor, weights = query
     assert tensor.row_order == RopeOrder(4, is_inverse=True)
     assert not np.array_equal(tensor.stored.dequantize(), weights)
-    for rows in (slice(3, 90), slice(64, 128), slice(9, 2), slice(None, 300), slice(None, None, -7), [255, 0, 3], np.array([-1, 64]), [], 5):
-        assert np.array_equal(tensor.dequantize(rows), weights[np.asarray(rows, int) if isinstance(rows, list) else rows]), rows
+    for rows in (
+        slice(3, 90),
+        slice(64, 128),
+        slice(9, 2),
+        slice(None, 300),
+        slice(None, None, -7),
+        [255, 0, 3],
+        np.array([-1, 64]),
+        [],
+        5,
+    ):
+        assert np.array_equal(
+            tensor.dequantize(rows), weights[np.asarray(rows, int) if isinstance(rows, list) else rows]
+        ), rows
     out = np.empty((2, 256), np.float16)
     assert tensor.dequantize(slice(0, 2), out=out, dtype="float16") is out
     assert np.array_equal(out, weights[:2].astype(np.float16))
@@ -74,7 +88,11 @@ def test_it_pickles(query: Any) -> None:
 def test_biases_are_in_the_order_of_the_rows(tmp_path: Path) -> None:
     source = tiny_llama(tmp_path / "checkpoint")
     tensors = llama_tensors(json.loads((source / "config.json").read_text()))
-    biases = {f"model.layers.{i}.self_attn.{x}_proj.bias": np.arange(n, dtype=np.float32) for i in (0, 1) for x, n in (("q", 64), ("k", 32))}
+    biases = {
+        f"model.layers.{i}.self_attn.{x}_proj.bias": np.arange(n, dtype=np.float32)
+        for i in (0, 1)
+        for x, n in (("q", 64), ("k", 32))
+    }
     write_safetensors(source / "model.safetensors", tensors | biases)
     gguflow.convert(source, tmp_path / "model.gguf", type="f32")
     with gguflow.open(tmp_path / "model.gguf") as model:

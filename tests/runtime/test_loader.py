@@ -1,4 +1,6 @@
-"""Opening models: what tensors give is what the files hold; what is broken does not open; nothing is read before it is touched."""
+"""Opening models: what tensors give is what the files hold; what is broken does not open; nothing is read
+before it is touched.
+"""
 
 from __future__ import annotations
 
@@ -35,21 +37,31 @@ MODES = ("mmap", "pread")
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("model")
-    return gguflow.convert(tiny_llama(directory / "checkpoint", hidden=256, ffn=512), directory / "model.gguf", type="q4_k_m").output
+    return gguflow.convert(
+        tiny_llama(directory / "checkpoint", hidden=256, ffn=512), directory / "model.gguf", type="q4_k_m"
+    ).output
 
 
 def one_tensor(path: Path, block_format: BlockFormat, shape: tuple[int, ...], content: bytes) -> Path:
-    header = build({"general.architecture": string("gguflow-test")}, [TensorInfo("t", shape[::-1], block_format.id, 0)])
+    header = build(
+        {"general.architecture": string("gguflow-test")}, [TensorInfo("t", shape[::-1], block_format.id, 0)]
+    )
     path.write_bytes(header + content.ljust(align(len(content), 32), b"\0"))
     return path
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("block_format", FORMATS.values(), ids=FORMATS)
-def test_every_format(tmp_path: Path, block_format: BlockFormat, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """raw, decoded whole and by rows, block by block on threads, and numbers in place: as the arrays' own functions have them."""
+def test_every_format(
+    tmp_path: Path, block_format: BlockFormat, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """raw, decoded whole and by rows, block by block on threads, and numbers in place: as the arrays' own
+    functions have them.
+    """
     shape = (5, 2 * block_format.block_size)
-    content = np.random.default_rng(block_format.id).integers(0, 256, (5, 2 * block_format.type_size), np.uint8)
+    content = np.random.default_rng(block_format.id).integers(
+        0, 256, (5, 2 * block_format.type_size), np.uint8
+    )
     path = one_tensor(tmp_path / "model.gguf", block_format, shape, content.tobytes())
     with gguflow.open(path, mode=mode) as model, np.errstate(invalid="ignore", over="ignore"):
         tensor = model["t"]
@@ -58,10 +70,25 @@ def test_every_format(tmp_path: Path, block_format: BlockFormat, mode: str, monk
         assert np.array_equal(tensor.raw, content)
         assert not tensor.raw.flags.writeable
         expected = gguflow.dequantize(content, block_format).astype(np.float32)
-        for rows in (None, slice(1, 3), slice(None, None, -2), [3, 0, 3], np.array([-1]), slice(9, 12), [], 2):
-            chosen = expected if rows is None else expected[np.asarray(rows, int) if isinstance(rows, list) else rows]
+        for rows in (
+            None,
+            slice(1, 3),
+            slice(None, None, -2),
+            [3, 0, 3],
+            np.array([-1]),
+            slice(9, 12),
+            [],
+            2,
+        ):
+            chosen = (
+                expected
+                if rows is None
+                else expected[np.asarray(rows, int) if isinstance(rows, list) else rows]
+            )
             assert np.array_equal(tensor.dequantize(rows), chosen, equal_nan=True), rows
-            assert np.array_equal(tensor.dequantize(rows, dtype="float16", threads=2), chosen.astype(np.float16), equal_nan=True), rows
+            assert np.array_equal(
+                tensor.dequantize(rows, dtype="float16", threads=2), chosen.astype(np.float16), equal_nan=True
+            ), rows
         monkeypatch.setattr("gguflow.runtime.tensor.STEP", block_format.block_size)
         assert np.array_equal(tensor.dequantize([4, 1, 2], threads=2), expected[[4, 1, 2]], equal_nan=True)
         bits = tensor.dequantize(dtype="bfloat16")
@@ -119,8 +146,12 @@ def test_mapping_protocol(model_path: Path) -> None:
         assert model.get("nothing") is None
         with pytest.raises(KeyError, match=r"did you mean 'blk\.0\.attn_q\.weight'"):
             model["blk.0.attn_q.weigh"]
-        assert repr(model["blk.0.attn_q.weight"]) == "<Tensor blk.0.attn_q.weight [256, 256] Q4_K, 36864 bytes>"
-        assert repr(model).endswith(f"model.gguf (llama): {len(model)} tensors, {model_path.stat().st_size} bytes>")
+        assert (
+            repr(model["blk.0.attn_q.weight"]) == "<Tensor blk.0.attn_q.weight [256, 256] Q4_K, 36864 bytes>"
+        )
+        assert repr(model).endswith(
+            f"model.gguf (llama): {len(model)} tensors, {model_path.stat().st_size} bytes>"
+        )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -128,7 +159,9 @@ def test_shards_and_stacks(tmp_path: Path, mode: str) -> None:
     """Experts of a stack one by one, from whichever shard they are in."""
     mixture(tmp_path / "checkpoint", "llama", dtype="float32")
     whole = gguflow.convert(tmp_path / "checkpoint", tmp_path / "whole.gguf", type="q8_0").output
-    first = gguflow.convert(tmp_path / "checkpoint", tmp_path / "cut.gguf", type="q8_0", shards=Split(max_tensors=4)).output
+    first = gguflow.convert(
+        tmp_path / "checkpoint", tmp_path / "cut.gguf", type="q8_0", shards=Split(max_tensors=4)
+    ).output
     with gguflow.open(first, mode=mode) as cut, gguflow.open(whole, mode=mode) as one:
         assert len(cut.files) > 1
         assert list(cut) == list(one)
@@ -157,7 +190,9 @@ def test_pickles_as_its_place(model_path: Path, tmp_path: Path) -> None:
         pickled = pickle.dumps((tensor, tensor[3]))
         expected = tensor.dequantize()
     code = "import pickle, sys; a, b = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(a.dequantize().tobytes() + b.dequantize().tobytes())"
-    found = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True, check=True).stdout
+    found = subprocess.run(
+        [sys.executable, "-c", code], input=pickled, capture_output=True, check=True
+    ).stdout
     assert found == expected.tobytes() + expected[3].tobytes()
     assert len(pickled) < 1000
     os.utime(copy, ns=(0, 0))
@@ -206,7 +241,11 @@ def test_products(model_path: Path) -> None:
     with gguflow.open(model_path) as model:
         tensor = model["blk.0.ffn_up.weight"]
         expected = x @ tensor.dequantize().T
-        for found in (tensor.matmul(x), gguflow.matmul(tensor, x, threads=2), gguflow.matmul(tensor.raw, x, format="q4_k")):
+        for found in (
+            tensor.matmul(x),
+            gguflow.matmul(tensor, x, threads=2),
+            gguflow.matmul(tensor.raw, x, format="q4_k"),
+        ):
             assert np.allclose(found, expected, atol=1e-4)
         with pytest.raises(UsageError, match="need their format"):
             gguflow.matmul(tensor.raw, x)
@@ -224,7 +263,11 @@ def test_an_empty_tensor_of_a_huge_shape(tmp_path: Path) -> None:
 
 
 def test_unknown_types_are_listed_and_refused(tmp_path: Path) -> None:
-    infos = [TensorInfo("known", (4,), FORMATS["f32"].id, 0), TensorInfo("new", (64,), 4000, 32), TensorInfo("later", (2,), FORMATS["f32"].id, 64)]
+    infos = [
+        TensorInfo("known", (4,), FORMATS["f32"].id, 0),
+        TensorInfo("new", (64,), 4000, 32),
+        TensorInfo("later", (2,), FORMATS["f32"].id, 64),
+    ]
     path = tmp_path / "model.gguf"
     numbers = np.arange(24, dtype="<f4")
     path.write_bytes(build({"general.architecture": string("gguflow-test")}, infos) + numbers.tobytes())
@@ -232,18 +275,31 @@ def test_unknown_types_are_listed_and_refused(tmp_path: Path) -> None:
         assert model["new"].format is None
         assert repr(model["new"]) == "<Tensor new [64] unknown type 4000>"
         assert model["later"].dequantize().tolist() == [16, 17]
-        for touched in (model["new"].dequantize, model["new"].numpy, lambda: model["new"].raw, lambda: model["new"].nbytes):
+        for touched in (
+            model["new"].dequantize,
+            model["new"].numpy,
+            lambda: model["new"].raw,
+            lambda: model["new"].nbytes,
+        ):
             with pytest.raises(UnsupportedError, match="C-016"):
                 touched()
         model.prefetch()
         model.release()
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in MANIFEST if case["file"].endswith(".gguf")])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case["id"]) for case in MANIFEST if case["file"].endswith(".gguf")]
+)
 def test_corpus(case: dict[str, Any]) -> None:
-    """What is not valid at the first level does not open: its first broken rule is why. All else opens, and gives typed errors at most."""
+    """What is not valid at the first level does not open: its first broken rule is why. All else opens, and
+    gives typed errors at most.
+    """
     path = FILES / case["file"]
-    errors = [finding.rule for finding in gguflow.validate(path) if finding.severity == "error" and finding.rule != "C-016"]
+    errors = [
+        finding.rule
+        for finding in gguflow.validate(path)
+        if finding.severity == "error" and finding.rule != "C-016"
+    ]
     shard = ShardName.of(path)
     is_later_shard = not errors and shard is not None and shard.number > 0
     if errors or is_later_shard:
@@ -262,7 +318,9 @@ BAD_CALLS = [
     pytest.param(lambda t: t.dequantize(rows=[256]), IndexError, "asked for 256", id="row past the end"),
     pytest.param(lambda t: t[0].dequantize(rows=0), ShapeError, "no rows", id="rows of a row"),
     pytest.param(lambda t: t[0][0], ShapeError, "axis before the last", id="a weight as a tensor"),
-    pytest.param(lambda t: t.dequantize(out=np.empty((256, 256))), ShapeError, "out must be", id="out of another dtype"),
+    pytest.param(
+        lambda t: t.dequantize(out=np.empty((256, 256))), ShapeError, "out must be", id="out of another dtype"
+    ),
     pytest.param(lambda t: t.dequantize(threads=0), UsageError, "threads", id="no threads"),
 ]
 
@@ -285,9 +343,14 @@ def test_what_cannot_be_opened(tmp_path: Path, model_path: Path) -> None:
 
 
 def test_opening_loads_no_kernels_and_few_pages(tmp_path: Path) -> None:
-    """A vocabulary of 150,000 tokens with 280,000 merges: nothing of it is decoded, and little memory is needed."""
+    """A vocabulary of 150,000 tokens with 280,000 merges: nothing of it is decoded, and little memory is
+    needed.
+    """
     path = tmp_path / "model.gguf"
-    strings = {"tokens": [f"token{i}" for i in range(150_000)], "merges": [f"to ken{i}" for i in range(280_000)]}
+    strings = {
+        "tokens": [f"token{i}" for i in range(150_000)],
+        "merges": [f"to ken{i}" for i in range(280_000)],
+    }
     metadata = {"general.architecture": string("gguflow-test")}
     metadata |= {f"gguflow-test.{name}": array(ValueType.STRING, values) for name, values in strings.items()}
     path.write_bytes(build(metadata, [TensorInfo("t", (4,), 0, 0)]) + bytes(32))
@@ -303,7 +366,11 @@ def test_opening_loads_no_kernels_and_few_pages(tmp_path: Path) -> None:
         "print(grown)"
     )
     small = one_tensor(tmp_path / "small.gguf", FORMATS["f32"], (4,), bytes(16))
-    grown = int(subprocess.run([sys.executable, "-c", code, str(path), str(small)], capture_output=True, check=True, text=True).stdout)
+    grown = int(
+        subprocess.run(
+            [sys.executable, "-c", code, str(path), str(small)], capture_output=True, check=True, text=True
+        ).stdout
+    )
     assert grown < 20 << 20
 
 

@@ -1,4 +1,6 @@
-"""Rows of a payload are decoded from the chunks that hold them: nothing else of the file is read, and nothing else need be whole."""
+"""Rows of a payload are decoded from the chunks that hold them: nothing else of the file is read, and nothing
+else need be whole.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def model_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     directory = tmp_path_factory.mktemp("rows")
     x = (np.random.default_rng(0).standard_normal((3000, 1024)) * 0.02).astype(np.float32)
     write_safetensors(directory / "x.safetensors", {"w.weight": x, "v.weight": x[:4]})
-    return conversion.convert(directory / "x.safetensors", directory / "x.gguf", type=request.param, architecture="any").output
+    return conversion.convert(
+        directory / "x.safetensors", directory / "x.gguf", type=request.param, architecture="any"
+    ).output
 
 
 def payload_of(path: Path) -> tuple[Payload, int]:
@@ -44,7 +48,11 @@ def payload_of(path: Path) -> tuple[Payload, int]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("rows", "chunks"), CASES.values(), ids=CASES)
 def test_only_the_chunks_of_the_rows_are_read(
-    model_file: Path, monkeypatch: pytest.MonkeyPatch, rows: int | slice | list[int], chunks: tuple[int, ...], mode: str
+    model_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int | slice | list[int],
+    chunks: tuple[int, ...],
+    mode: str,
 ) -> None:
     payload, start = payload_of(model_file)
     assert (payload.geometry.rows_per_chunk, payload.n_chunks) == (512, 6)

@@ -1,4 +1,6 @@
-"""Tensors in the parts that bitsandbytes keeps them in: read as the one tensor that they are, or refused by rule."""
+"""Tensors in the parts that bitsandbytes keeps them in: read as the one tensor that they are, or refused by
+rule.
+"""
 
 from __future__ import annotations
 
@@ -92,15 +94,25 @@ BROKEN: dict[str, tuple[str, type[FileError], Callable[[Tensors], object]]] = {
     "meta-scales of another size": ("Q-004", InvalidError, with_("w.nested_absmax", np.zeros(2, np.float32))),
     "codebook of 8": ("Q-004", InvalidError, with_("w.quant_map", codebooks.NF4[:8])),
     "another codebook": ("Q-005", UnsupportedError, with_("w.quant_map", codebooks.AF4)),
-    "another codebook of scales": ("Q-005", UnsupportedError, with_("w.nested_quant_map", np.linspace(1, -1, 256, dtype=np.float32))),
-    "codebook of scales with a NaN": ("Q-005", UnsupportedError, with_("w.nested_quant_map", np.full(256, np.nan, np.float32))),
+    "another codebook of scales": (
+        "Q-005",
+        UnsupportedError,
+        with_("w.nested_quant_map", np.linspace(1, -1, 256, dtype=np.float32)),
+    ),
+    "codebook of scales with a NaN": (
+        "Q-005",
+        UnsupportedError,
+        with_("w.nested_quant_map", np.full(256, np.nan, np.float32)),
+    ),
     "negative offset": ("Q-006", InvalidError, with_state(nested_offset=-0.5)),
     "offset beyond binary32": ("Q-006", InvalidError, with_state(nested_offset=1e39)),
 }
 
 
 @pytest.mark.parametrize(("rule", "error", "change"), BROKEN.values(), ids=BROKEN)
-def test_broken_groups_are_refused_by_rule(tmp_path: Path, rule: str, error: type[FileError], change: Callable[[Tensors], object]) -> None:
+def test_broken_groups_are_refused_by_rule(
+    tmp_path: Path, rule: str, error: type[FileError], change: Callable[[Tensors], object]
+) -> None:
     tensors = group()
     change(tensors)
     path = tmp_path / "x.safetensors"
@@ -129,7 +141,9 @@ def test_a_group_is_one_tensor(tmp_path: Path) -> None:
 
 
 def test_a_codebook_of_scales_that_was_rounded_elsewhere(tmp_path: Path) -> None:
-    """Read with its own values, as scales that are not nested; over several super-blocks, and blocks of several chunks."""
+    """Read with its own values, as scales that are not nested; over several super-blocks, and blocks of
+    several chunks.
+    """
     rng = np.random.default_rng(2)
     book = np.nextafter(codebooks.dynamic(), np.float32(2), dtype=np.float32)
     n_blocks = 20_000
@@ -143,15 +157,22 @@ def test_a_codebook_of_scales_that_was_rounded_elsewhere(tmp_path: Path) -> None
     path = tmp_path / "x.safetensors"
     path.write_bytes(safetensors_bytes(tensors))
     assert open_checkpoint(path).tensors["w"].dtype == "nf4_b64"
-    scales = book[tensors["w.absmax"]] * np.repeat(tensors["w.nested_absmax"], 256)[:n_blocks] + np.float32(0.5)
+    scales = book[tensors["w.absmax"]] * np.repeat(tensors["w.nested_absmax"], 256)[:n_blocks] + np.float32(
+        0.5
+    )
     codes = np.stack([tensors["w"] >> 4, tensors["w"] & 15], axis=-1).reshape(n_blocks, 64)
     assert np.array_equal(decoded(path), codebooks.NF4[codes] * scales[:, None])
 
 
 def test_parts_in_different_shards(tmp_path: Path) -> None:
     whole = group()
-    shards = {"a.safetensors": {name: whole[name] for name in list(whole)[:2]}, "b.safetensors": {name: whole[name] for name in list(whole)[2:]}}
-    directory = write_checkpoint(tmp_path / "cut", shards, {name: shard for shard, tensors in shards.items() for name in tensors})
+    shards = {
+        "a.safetensors": {name: whole[name] for name in list(whole)[:2]},
+        "b.safetensors": {name: whole[name] for name in list(whole)[2:]},
+    }
+    directory = write_checkpoint(
+        tmp_path / "cut", shards, {name: shard for shard, tensors in shards.items() for name in tensors}
+    )
     (tmp_path / "x.safetensors").write_bytes(safetensors_bytes(whole))
     assert np.array_equal(decoded(directory), decoded(tmp_path / "x.safetensors"))
 

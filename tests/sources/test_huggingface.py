@@ -1,4 +1,6 @@
-"""Checkpoint directories: which files are read, and every rule of spec/sources.md, section 3, with a directory that breaks it."""
+"""Checkpoint directories: which files are read, and every rule of spec/sources.md, section 3, with a
+directory that breaks it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gguflow.errors import FileError, GguflowError, InvalidError, LimitError, MalformedError, StorageError, UsageError
+from gguflow.errors import (
+    FileError,
+    GguflowError,
+    InvalidError,
+    LimitError,
+    MalformedError,
+    StorageError,
+    UsageError,
+)
 from gguflow.sources import open_checkpoint
 from gguflow.sources.huggingface import MAX_CONFIG_NBYTES, MAX_INDEX_NBYTES
 from sources.files import safetensors_bytes, weights, write_checkpoint
@@ -42,7 +52,9 @@ def with_index(text: str) -> Callable[[Path], None]:
 
 
 def with_shard_name(name: str) -> Callable[[Path], None]:
-    """Make a sharded checkpoint whose index says that tensor d is in `name`; that file exists where a reader could be led."""
+    """Make a sharded checkpoint whose index says that tensor d is in `name`; that file exists where a reader
+    could be led.
+    """
 
     def make(directory: Path) -> None:
         write_checkpoint(directory, SHARDS, {**INDEX, "d": name.replace("DIRECTORY", str(directory))})
@@ -122,7 +134,11 @@ def index_of(**changes: str | None) -> Callable[[Path], None]:
     """Make a sharded checkpoint whose index says something else of some tensors, or (None) nothing."""
 
     def make(directory: Path) -> None:
-        write_checkpoint(directory, SHARDS, {name: shard for name, shard in {**INDEX, **changes}.items() if shard is not None})
+        write_checkpoint(
+            directory,
+            SHARDS,
+            {name: shard for name, shard in {**INDEX, **changes}.items() if shard is not None},
+        )
 
     return make
 
@@ -151,7 +167,11 @@ BROKEN: dict[str, tuple[str, type[FileError], Callable[[Path], object]]] = {
     "config is empty": ("J-002", MalformedError, with_config(b"")),
     "config is Latin-1": ("J-001", MalformedError, with_config('{"a": "é"}'.encode("latin-1"))),
     "config has a key twice": ("J-003", MalformedError, with_config(b'{"rope": {"a": 1, "a": 2}}')),
-    "config holds a number of 5000 digits": ("J-004", LimitError, with_config(b'{"a": ' + b"1" * 5000 + b"}")),
+    "config holds a number of 5000 digits": (
+        "J-004",
+        LimitError,
+        with_config(b'{"a": ' + b"1" * 5000 + b"}"),
+    ),
     "config is nested too deeply": ("J-005", LimitError, with_config(b"[" * 100_000)),
     "config holds half a surrogate pair": ("J-006", MalformedError, with_config(b'{"a": ["\\udfff"]}')),
     "no weights": ("H-004", InvalidError, shards_only()),
@@ -159,16 +179,28 @@ BROKEN: dict[str, tuple[str, type[FileError], Callable[[Path], object]]] = {
     "two files and no index": ("H-005", InvalidError, shards_only("a.safetensors", "b.safetensors")),
     "shards without index": ("H-006", InvalidError, shards_only(ONE, TWO, THREE)),
     "one shard of three": ("H-006", InvalidError, shards_only(ONE)),
-    "shards without index beside a single file": ("H-006", InvalidError, shards_only("model.safetensors", ONE)),
+    "shards without index beside a single file": (
+        "H-006",
+        InvalidError,
+        shards_only("model.safetensors", ONE),
+    ),
     "single file beside the index": ("H-007", InvalidError, with_other("model.safetensors")),
     "old shards beside the index": ("H-007", InvalidError, with_other("model-00001-of-00002.safetensors")),
-    "index over the limit": ("H-008", LimitError, with_large("model.safetensors.index.json", MAX_INDEX_NBYTES)),
+    "index over the limit": (
+        "H-008",
+        LimitError,
+        with_large("model.safetensors.index.json", MAX_INDEX_NBYTES),
+    ),
     "index is a list": ("H-009", InvalidError, with_index("[]")),
     "index without weight_map": ("H-009", InvalidError, with_index('{"metadata": {}}')),
     "weight_map is a list": ("H-009", InvalidError, with_index('{"weight_map": []}')),
     "weight_map is empty": ("H-009", InvalidError, with_index('{"weight_map": {}}')),
     "weight_map holds a number": ("H-009", InvalidError, with_index('{"weight_map": {"a": 1}}')),
-    "index names a tensor twice": ("J-003", MalformedError, with_index(f'{{"weight_map": {{"a": "{ONE}", "a": "{TWO}"}}}}')),
+    "index names a tensor twice": (
+        "J-003",
+        MalformedError,
+        with_index(f'{{"weight_map": {{"a": "{ONE}", "a": "{TWO}"}}}}'),
+    ),
     "parent directory": ("H-010", InvalidError, with_shard_name("../x.safetensors")),
     "absolute path": ("H-010", InvalidError, with_shard_name("DIRECTORY/x.safetensors")),
     "subdirectory": ("H-010", InvalidError, with_shard_name("sub/x.safetensors")),
@@ -194,9 +226,14 @@ BROKEN: dict[str, tuple[str, type[FileError], Callable[[Path], object]]] = {
 
 @pytest.mark.parametrize(
     ("rule", "error", "make"),
-    [pytest.param(*case, id=name, marks=[needs_links] if case[0] == "H-011" else []) for name, case in BROKEN.items()],
+    [
+        pytest.param(*case, id=name, marks=[needs_links] if case[0] == "H-011" else [])
+        for name, case in BROKEN.items()
+    ],
 )
-def test_broken_directories_are_refused_by_rule(tmp_path: Path, rule: str, error: type[FileError], make: Callable[[Path], object]) -> None:
+def test_broken_directories_are_refused_by_rule(
+    tmp_path: Path, rule: str, error: type[FileError], make: Callable[[Path], object]
+) -> None:
     directory = tmp_path / "checkpoint"
     make(directory)
     with pytest.raises(error) as caught:
@@ -209,16 +246,37 @@ def test_broken_directories_are_refused_by_rule(tmp_path: Path, rule: str, error
 VALID: dict[str, tuple[Callable[[Path], object], str]] = {
     "single file": (single, "ab"),
     "shards": (sharded, "abcd"),
-    "one shard of one, without index": (lambda d: write_checkpoint(d, {"model-00001-of-00001.safetensors": weights("a")}), "a"),
+    "one shard of one, without index": (
+        lambda d: write_checkpoint(d, {"model-00001-of-00001.safetensors": weights("a")}),
+        "a",
+    ),
     "file of another name": (lambda d: write_checkpoint(d, {"weights.safetensors": weights("a")}), "a"),
-    "Mistral's own copy beside": (lambda d: write_checkpoint(d, {"model.safetensors": weights("a"), "consolidated.safetensors": weights("x")}), "a"),
+    "Mistral's own copy beside": (
+        lambda d: write_checkpoint(
+            d, {"model.safetensors": weights("a"), "consolidated.safetensors": weights("x")}
+        ),
+        "a",
+    ),
     "Mistral's own copy beside shards": (
-        lambda d: write_checkpoint(d, {**SHARDS, "consolidated-00001-of-00002.safetensors": weights("x")}, INDEX),
+        lambda d: write_checkpoint(
+            d, {**SHARDS, "consolidated-00001-of-00002.safetensors": weights("x")}, INDEX
+        ),
         "abcd",
     ),
-    "Mistral's own copy alone": (lambda d: write_checkpoint(d, {"consolidated.safetensors": weights("a")}), "a"),
-    "variant beside": (lambda d: write_checkpoint(d, {"model.safetensors": weights("a"), "model.fp16.safetensors": weights("x")}), "a"),
-    "adapter beside shards": (lambda d: write_checkpoint(d, {**SHARDS, "adapter_model.safetensors": weights("x")}, INDEX), "abcd"),
+    "Mistral's own copy alone": (
+        lambda d: write_checkpoint(d, {"consolidated.safetensors": weights("a")}),
+        "a",
+    ),
+    "variant beside": (
+        lambda d: write_checkpoint(
+            d, {"model.safetensors": weights("a"), "model.fp16.safetensors": weights("x")}
+        ),
+        "a",
+    ),
+    "adapter beside shards": (
+        lambda d: write_checkpoint(d, {**SHARDS, "adapter_model.safetensors": weights("x")}, INDEX),
+        "abcd",
+    ),
 }
 
 
@@ -247,14 +305,23 @@ def test_a_lone_file(tmp_path: Path) -> None:
     directory = single(tmp_path)
     checkpoint = open_checkpoint(str(directory / "model.safetensors"))
     assert list(checkpoint.tensors) == ["a", "b"]
-    assert (checkpoint.path, checkpoint.directory, checkpoint.config) == (directory / "model.safetensors", None, None)
+    assert (checkpoint.path, checkpoint.directory, checkpoint.config) == (
+        directory / "model.safetensors",
+        None,
+        None,
+    )
 
 
 def test_config_as_python_writes_it(tmp_path: Path) -> None:
     """Infinity, and integers of 31 digits (tokenizers' idea of no limit)."""
-    with_config(b'{"time_step_limit": [0.0, Infinity], "model_max_length": 1000000000000000019884624838656}')(tmp_path)
+    with_config(b'{"time_step_limit": [0.0, Infinity], "model_max_length": 1000000000000000019884624838656}')(
+        tmp_path
+    )
     config = open_checkpoint(tmp_path).config
-    assert config == {"time_step_limit": [0.0, float("inf")], "model_max_length": 1000000000000000019884624838656}
+    assert config == {
+        "time_step_limit": [0.0, float("inf")],
+        "model_max_length": 1000000000000000019884624838656,
+    }
 
 
 @needs_links
@@ -268,7 +335,9 @@ def test_the_layout_of_the_hugging_face_cache(tmp_path: Path, make: Callable[[Pa
     for i, path in enumerate(sorted(make(snapshot).iterdir())):
         path.rename(blobs / f"{i:040x}")
         path.symlink_to(Path("..") / ".." / "blobs" / f"{i:040x}")
-    assert open_checkpoint(snapshot).tensors.keys() == open_checkpoint(make(tmp_path / "plain")).tensors.keys()
+    assert (
+        open_checkpoint(snapshot).tensors.keys() == open_checkpoint(make(tmp_path / "plain")).tensors.keys()
+    )
     other = tmp_path / "models--org--other" / "blobs"
     other.parent.mkdir()
     blobs.rename(other)
@@ -324,14 +393,23 @@ def test_an_index_of_pytorch_files(tmp_path: Path) -> None:
 
 
 _VALUES = st.recursive(
-    st.none() | st.integers() | st.text(max_size=5) | st.sampled_from([ONE, TWO]), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+    st.none() | st.integers() | st.text(max_size=5) | st.sampled_from([ONE, TWO]),
+    lambda v: st.lists(v) | st.dictionaries(st.text(), v),
 )
-_MAPS = st.dictionaries(st.sampled_from("abcde"), st.sampled_from([ONE, TWO, THREE, "..", "../x.safetensors"]))
+_MAPS = st.dictionaries(
+    st.sampled_from("abcde"), st.sampled_from([ONE, TWO, THREE, "..", "../x.safetensors"])
+)
 
 
 @settings(max_examples=150, deadline=None)
-@given(index=_VALUES | st.fixed_dictionaries({"weight_map": _VALUES | _MAPS}), config=_VALUES, cut=st.integers(0, 60))
-def test_random_documents_give_checkpoints_or_typed_errors(tmp_path_factory: pytest.TempPathFactory, index: object, config: object, cut: int) -> None:
+@given(
+    index=_VALUES | st.fixed_dictionaries({"weight_map": _VALUES | _MAPS}),
+    config=_VALUES,
+    cut=st.integers(0, 60),
+)
+def test_random_documents_give_checkpoints_or_typed_errors(
+    tmp_path_factory: pytest.TempPathFactory, index: object, config: object, cut: int
+) -> None:
     directory = sharded(tmp_path_factory.getbasetemp() / "random")
     for name, document in (("model.safetensors.index.json", index), ("config.json", config)):
         content = json.dumps(document).encode()

@@ -121,12 +121,18 @@ def test_a_dtype_without_a_format_is_refused(checkpoint: Checkpoint) -> None:
 
 def test_threads_share_a_reader(tmp_path: Path) -> None:
     shards = {f"model-{i:05}-of-00004.safetensors": weights(f"w{i}") for i in range(1, 5)}
-    directory = write_checkpoint(tmp_path, shards, {name: shard for shard, tensors in shards.items() for name in tensors})
+    directory = write_checkpoint(
+        tmp_path, shards, {name: shard for shard, tensors in shards.items() for name in tensors}
+    )
     checkpoint = open_checkpoint(directory)
     expected = {name: array for tensors in shards.values() for name, array in tensors.items()}
     with TensorReader(checkpoint) as reader, ThreadPoolExecutor(4) as pool:
         for _ in range(20):
-            for name, content in zip(expected, pool.map(lambda name: reader.read(checkpoint.tensors[name], 0, 8), expected), strict=True):
+            for name, content in zip(
+                expected,
+                pool.map(lambda name: reader.read(checkpoint.tensors[name], 0, 8), expected),
+                strict=True,
+            ):
                 assert content.tobytes() == expected[name].tobytes()
 
 
@@ -147,7 +153,11 @@ def replace(path: Path) -> None:
     os.replace(other, path)
 
 
-CHANGES = [pytest.param(append, id="longer"), pytest.param(touch, id="written in place"), pytest.param(replace, id="replaced")]
+CHANGES = [
+    pytest.param(append, id="longer"),
+    pytest.param(touch, id="written in place"),
+    pytest.param(replace, id="replaced"),
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -183,7 +193,9 @@ def test_file_gone(checkpoint: Checkpoint) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures memory as Linux tells it")
 def test_release_gives_memory_back(tmp_path: Path) -> None:
-    """A file of 64 MiB read piece by piece: resident memory stays bounded, and what was released can be read again."""
+    """A file of 64 MiB read piece by piece: resident memory stays bounded, and what was released can be read
+    again.
+    """
     n, piece = 16 << 20, 1 << 20
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors_bytes({"w": np.ones(n, np.float32)}))

@@ -1,4 +1,6 @@
-"""The specification of sources, the errors that the code raises, and the cases of the tests speak of the same rules."""
+"""The specification of sources, the errors that the code raises, and the cases of the tests speak of the same
+rules.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,19 @@ SPECIFICATION = HERE.parent.parent / "spec" / "sources.md"
 CODE = sorted(Path(sources.__file__).parent.glob("*.py"))
 
 ID = r"(?:[SJHQ]-\d|R-0)\d{2}"
-VERDICTS: dict[str, type[FileError]] = {error.verdict: error for error in (MalformedError, InvalidError, UnsupportedError, LimitError)}
-RULES = dict(re.findall(rf"^\| ({ID}) \|.*\| (\w+) \|$", SPECIFICATION.read_text(encoding="utf-8"), re.MULTILINE))
+VERDICTS: dict[str, type[FileError]] = {
+    error.verdict: error for error in (MalformedError, InvalidError, UnsupportedError, LimitError)
+}
+RULES = dict(
+    re.findall(rf"^\| ({ID}) \|.*\| (\w+) \|$", SPECIFICATION.read_text(encoding="utf-8"), re.MULTILINE)
+)
 
 
 def test_the_code_raises_the_rules_of_the_specification() -> None:
-    assert set(re.findall(rf'"({ID})"', "".join(path.read_text(encoding="utf-8") for path in CODE))) == RULES.keys()
+    assert (
+        set(re.findall(rf'"({ID})"', "".join(path.read_text(encoding="utf-8") for path in CODE)))
+        == RULES.keys()
+    )
 
 
 def test_every_rule_has_a_verdict_that_is_an_error() -> None:
@@ -30,7 +39,11 @@ def test_every_rule_has_a_verdict_that_is_an_error() -> None:
 
 def test_every_rule_has_a_case() -> None:
     """In a table, or in an assertion on the rule of the error that was raised."""
-    asserted = "".join(path.read_text(encoding="utf-8") for path in HERE.glob("test_*.py") if path.name != Path(__file__).name)
+    asserted = "".join(
+        path.read_text(encoding="utf-8")
+        for path in HERE.glob("test_*.py")
+        if path.name != Path(__file__).name
+    )
     assert set(re.findall(rf'"({ID})"', asserted)) == RULES.keys()
 
 

@@ -1,4 +1,6 @@
-"""The safetensors header: every rule of spec/sources.md, sections 1 and 2, with files that break it; and the official library as oracle."""
+"""The safetensors header: every rule of spec/sources.md, sections 1 and 2, with files that break it; and the
+official library as oracle.
+"""
 
 from __future__ import annotations
 
@@ -57,11 +59,31 @@ BROKEN: dict[str, Case] = {
     "dimension null": ("S-010", InvalidError, file_bytes({"w": entry(shape=[None])}, DATA)),
     "dimension 2**63": ("S-010", InvalidError, file_bytes({"w": entry(shape=[2**63])}, DATA)),
     "offset 2**64": ("S-010", InvalidError, file_bytes({"w": entry(data_offsets=[0, 2**64 + 16])}, DATA)),
-    "offsets are an object": ("S-010", InvalidError, file_bytes({"w": entry(data_offsets={"0": 0, "1": 16})}, DATA)),
-    "33 dimensions": ("S-011", LimitError, file_bytes({"w": entry(shape=[1] * 33, data_offsets=[0, 4])}, DATA[:4])),
-    "product wraps to 0 in 64 bits": ("S-012", InvalidError, file_bytes({"w": entry(shape=[2**32, 2**32], data_offsets=[0, 0])})),
-    "bits wrap to 128 in 64 bits": ("S-012", InvalidError, file_bytes({"w": entry(shape=[2**59 + 4], data_offsets=[0, 16])}, DATA)),
-    "too large, then a zero": ("S-012", InvalidError, file_bytes({"w": entry(shape=[2**62, 2**62, 0], data_offsets=[0, 0])})),
+    "offsets are an object": (
+        "S-010",
+        InvalidError,
+        file_bytes({"w": entry(data_offsets={"0": 0, "1": 16})}, DATA),
+    ),
+    "33 dimensions": (
+        "S-011",
+        LimitError,
+        file_bytes({"w": entry(shape=[1] * 33, data_offsets=[0, 4])}, DATA[:4]),
+    ),
+    "product wraps to 0 in 64 bits": (
+        "S-012",
+        InvalidError,
+        file_bytes({"w": entry(shape=[2**32, 2**32], data_offsets=[0, 0])}),
+    ),
+    "bits wrap to 128 in 64 bits": (
+        "S-012",
+        InvalidError,
+        file_bytes({"w": entry(shape=[2**59 + 4], data_offsets=[0, 16])}, DATA),
+    ),
+    "too large, then a zero": (
+        "S-012",
+        InvalidError,
+        file_bytes({"w": entry(shape=[2**62, 2**62, 0], data_offsets=[0, 0])}),
+    ),
     "one offset": ("S-013", InvalidError, file_bytes({"w": entry(data_offsets=[16])}, DATA)),
     "three offsets": ("S-013", InvalidError, file_bytes({"w": entry(data_offsets=[0, 8, 16])}, DATA)),
     "begin after end": ("S-013", InvalidError, file_bytes({"w": entry(data_offsets=[16, 0])}, DATA)),
@@ -73,11 +95,31 @@ BROKEN: dict[str, Case] = {
     "empty tensor with bytes": ("S-015", InvalidError, file_bytes({"w": entry(shape=[2, 0])}, DATA)),
     "half a byte": ("S-015", InvalidError, file_bytes({"w": entry("F4", [3], [0, 2])}, DATA[:2])),
     "same bytes twice": ("S-016", InvalidError, file_bytes({"a": entry(), "b": entry()}, DATA)),
-    "overlap by one byte": ("S-016", InvalidError, file_bytes({"a": entry("U8", [9], [0, 9]), "b": entry("U8", [8], [8, 16])}, DATA)),
-    "empty tensor inside another": ("S-016", InvalidError, file_bytes({"a": entry(), "b": entry(shape=[0], data_offsets=[8, 8])}, DATA)),
-    "hole before the first": ("S-017", InvalidError, file_bytes({"w": entry(data_offsets=[4, 20])}, bytes(20))),
-    "hole between": ("S-017", InvalidError, file_bytes({"a": entry("U8", [8], [0, 8]), "b": entry("U8", [7], [9, 16])}, DATA)),
-    "empty tensor behind a hole": ("S-017", InvalidError, file_bytes({"a": entry(), "b": entry(shape=[0], data_offsets=[17, 17])}, bytes(17))),
+    "overlap by one byte": (
+        "S-016",
+        InvalidError,
+        file_bytes({"a": entry("U8", [9], [0, 9]), "b": entry("U8", [8], [8, 16])}, DATA),
+    ),
+    "empty tensor inside another": (
+        "S-016",
+        InvalidError,
+        file_bytes({"a": entry(), "b": entry(shape=[0], data_offsets=[8, 8])}, DATA),
+    ),
+    "hole before the first": (
+        "S-017",
+        InvalidError,
+        file_bytes({"w": entry(data_offsets=[4, 20])}, bytes(20)),
+    ),
+    "hole between": (
+        "S-017",
+        InvalidError,
+        file_bytes({"a": entry("U8", [8], [0, 8]), "b": entry("U8", [7], [9, 16])}, DATA),
+    ),
+    "empty tensor behind a hole": (
+        "S-017",
+        InvalidError,
+        file_bytes({"a": entry(), "b": entry(shape=[0], data_offsets=[17, 17])}, bytes(17)),
+    ),
     "a byte after the last": ("S-018", InvalidError, file_bytes({"w": entry()}, bytes(17))),
     "data without tensors": ("S-018", InvalidError, file_bytes({}, DATA)),
     "archive appended": ("S-018", InvalidError, safetensors_bytes(weights("w")) + b"PK\x05\x06" + bytes(18)),
@@ -91,19 +133,41 @@ BROKEN: dict[str, Case] = {
     "comment": ("J-002", MalformedError, file_bytes(b"{/**/}")),
     "line end in a name": ("J-002", MalformedError, file_bytes(b'{"a\nb": 1}')),
     "NaN": ("J-002", MalformedError, file_bytes(GOOD.replace("[2, 2]", "[NaN]").encode(), DATA)),
-    "tensor twice": ("J-003", MalformedError, file_bytes(f'{{"w": {json.dumps(entry())}, "w": {json.dumps(entry())}}}'.encode(), DATA)),
+    "tensor twice": (
+        "J-003",
+        MalformedError,
+        file_bytes(f'{{"w": {json.dumps(entry())}, "w": {json.dumps(entry())}}}'.encode(), DATA),
+    ),
     "tensor twice, once escaped": ("J-003", MalformedError, file_bytes(b'{"w": 1, "\\u0077": 1}')),
-    "offsets twice": ("J-003", MalformedError, file_bytes(GOOD.replace('"shape"', '"data_offsets": [0, 4], "shape"').encode(), DATA)),
-    "number of 5000 digits": ("J-004", LimitError, file_bytes(GOOD.replace("[2, 2]", f"[{'9' * 5000}]").encode(), DATA)),
+    "offsets twice": (
+        "J-003",
+        MalformedError,
+        file_bytes(GOOD.replace('"shape"', '"data_offsets": [0, 4], "shape"').encode(), DATA),
+    ),
+    "number of 5000 digits": (
+        "J-004",
+        LimitError,
+        file_bytes(GOOD.replace("[2, 2]", f"[{'9' * 5000}]").encode(), DATA),
+    ),
     "1e400": ("J-004", LimitError, file_bytes(GOOD.replace("[2, 2]", "[1e400]").encode(), DATA)),
-    "nested 100000 deep": ("J-005", LimitError, file_bytes(b'{"w":' + b"[" * 100_000 + b"]" * 100_000 + b"}")),
+    "nested 100000 deep": (
+        "J-005",
+        LimitError,
+        file_bytes(b'{"w":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    ),
     "half a surrogate pair in a name": ("J-006", MalformedError, file_bytes(b'{"\\ud800": 1}')),
-    "half a surrogate pair in metadata": ("J-006", MalformedError, file_bytes(b'{"__metadata__": {"a": "\\udc00"}}')),
+    "half a surrogate pair in metadata": (
+        "J-006",
+        MalformedError,
+        file_bytes(b'{"__metadata__": {"a": "\\udc00"}}'),
+    ),
 }
 
 
 @pytest.mark.parametrize(("rule", "error", "content"), BROKEN.values(), ids=BROKEN)
-def test_broken_files_are_refused_by_rule(tmp_path: Path, rule: str, error: type[FileError], content: bytes) -> None:
+def test_broken_files_are_refused_by_rule(
+    tmp_path: Path, rule: str, error: type[FileError], content: bytes
+) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(error) as caught:
@@ -136,7 +200,9 @@ def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("start", "hint"),
     [
-        pytest.param(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "Git LFS", id="pointer"),
+        pytest.param(
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "Git LFS", id="pointer"
+        ),
         pytest.param(b"PK\x03\x04" + bytes(60), "PyTorch", id="zip"),
         pytest.param(b"<!DOCTYPE html><html></html>", "web page", id="html"),
         pytest.param(b"GGUF\x03\0\0\0" * 3, "GGUF", id="gguf"),
@@ -161,13 +227,32 @@ VALID: dict[str, tuple[bytes, dict[str, tuple[int, ...]]]] = {
     ),
     "scalar": (file_bytes({"w": entry(shape=[], data_offsets=[0, 4])}, DATA[:4]), {"w": ()}),
     "empty tensors at one place": (
-        file_bytes({"a": entry(shape=[0, 3], data_offsets=[0, 0]), "b": entry(shape=[0], data_offsets=[0, 0]), "w": entry()}, DATA),
+        file_bytes(
+            {
+                "a": entry(shape=[0, 3], data_offsets=[0, 0]),
+                "b": entry(shape=[0], data_offsets=[0, 0]),
+                "w": entry(),
+            },
+            DATA,
+        ),
         {"a": (0, 3), "b": (0,), "w": (2, 2)},
     ),
-    "32 dimensions": (file_bytes({"w": entry(shape=[1] * 32, data_offsets=[0, 4])}, DATA[:4]), {"w": (1,) * 32}),
-    "unaligned": (file_bytes({"a": entry("U8", [1], [0, 1]), "w": entry(data_offsets=[1, 17])}, bytes(17)), {"a": (1,), "w": (2, 2)}),
-    "name with a surrogate pair": (file_bytes(b'{"\\ud83d\\ude00": ' + json.dumps(entry()).encode() + b"}", DATA), {"\U0001f600": (2, 2)}),
-    "name that is a metadata word of Python": (file_bytes({"__class__": entry()}, DATA), {"__class__": (2, 2)}),
+    "32 dimensions": (
+        file_bytes({"w": entry(shape=[1] * 32, data_offsets=[0, 4])}, DATA[:4]),
+        {"w": (1,) * 32},
+    ),
+    "unaligned": (
+        file_bytes({"a": entry("U8", [1], [0, 1]), "w": entry(data_offsets=[1, 17])}, bytes(17)),
+        {"a": (1,), "w": (2, 2)},
+    ),
+    "name with a surrogate pair": (
+        file_bytes(b'{"\\ud83d\\ude00": ' + json.dumps(entry()).encode() + b"}", DATA),
+        {"\U0001f600": (2, 2)},
+    ),
+    "name that is a metadata word of Python": (
+        file_bytes({"__class__": entry()}, DATA),
+        {"__class__": (2, 2)},
+    ),
 }
 
 
@@ -198,7 +283,11 @@ def test_every_dtype_is_laid_out_and_refused_only_when_wanted(tmp_path: Path, dt
 
 def test_the_formats_that_models_come_in_can_be_converted(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes(file_bytes({d: entry(d, [1], [i * 4, i * 4 + DTYPE_BITS[d] // 8]) for i, d in enumerate(["F32"])}, bytes(4)))
+    path.write_bytes(
+        file_bytes(
+            {d: entry(d, [1], [i * 4, i * 4 + DTYPE_BITS[d] // 8]) for i, d in enumerate(["F32"])}, bytes(4)
+        )
+    )
     assert read_header(path)[1]["F32"].require_format().name == "F32"
     for dtype in ("F16", "BF16"):
         path.write_bytes(file_bytes({"w": entry(dtype, [2], [0, 4])}, bytes(4)))
@@ -216,7 +305,9 @@ def test_same_bytes_as_the_official_library(tmp_path: Path, dtype: str) -> None:
     """Files that it writes, read here; tensors, shapes and bytes equal."""
     rng = np.random.default_rng(3)
     shapes: list[tuple[int, ...]] = [(3, 5), (7,), (), (2, 0), (1, 2, 3), (64, 33)]
-    arrays: dict[str, NDArray[Any]] = {f"layer.{i}": rng.standard_normal(shape).astype(dtype) for i, shape in enumerate(shapes)}
+    arrays: dict[str, NDArray[Any]] = {
+        f"layer.{i}": rng.standard_normal(shape).astype(dtype) for i, shape in enumerate(shapes)
+    }
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(arrays, path, metadata={"format": "np"})
     checkpoint = open_checkpoint(path)
@@ -237,11 +328,15 @@ _ENTRIES = st.fixed_dictionaries(
         "data_offsets": st.one_of(st.lists(_NUMBERS, max_size=3), _NUMBERS),
     }
 )
-_HEADERS = st.dictionaries(_NAMES, st.one_of(_ENTRIES, st.recursive(_NUMBERS, st.lists, max_leaves=4)), max_size=4)
+_HEADERS = st.dictionaries(
+    _NAMES, st.one_of(_ENTRIES, st.recursive(_NUMBERS, st.lists, max_leaves=4)), max_size=4
+)
 
 
 def check_total(path: Path, content: bytes) -> None:
-    """A typed error; or tensors that lie inside the file and fill it, in a file that the official library takes too."""
+    """A typed error; or tensors that lie inside the file and fill it, in a file that the official library
+    takes too.
+    """
     path.write_bytes(content)
     try:
         file, tensors, _ = read_header(path)
@@ -252,20 +347,29 @@ def check_total(path: Path, content: bytes) -> None:
     assert {name for name, _ in theirs} == tensors.keys()
     start = 8 + int.from_bytes(content[:8], "little")
     assert sum(sizes.values()) == file.nbytes - start
-    assert all(start <= tensor.offset and tensor.offset + sizes[name] <= file.nbytes for name, tensor in tensors.items())
+    assert all(
+        start <= tensor.offset and tensor.offset + sizes[name] <= file.nbytes
+        for name, tensor in tensors.items()
+    )
 
 
 @settings(max_examples=300, deadline=None)
 @given(header=_HEADERS, data=st.binary(max_size=40))
-def test_random_headers_give_tensors_or_typed_errors(tmp_path_factory: pytest.TempPathFactory, header: dict[str, Any], data: bytes) -> None:
+def test_random_headers_give_tensors_or_typed_errors(
+    tmp_path_factory: pytest.TempPathFactory, header: dict[str, Any], data: bytes
+) -> None:
     check_total(tmp_path_factory.getbasetemp() / "random.safetensors", file_bytes(header, data))
 
 
 @settings(max_examples=500, deadline=None)
 @given(data=st.data())
-def test_mutated_files_give_tensors_or_typed_errors(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_mutated_files_give_tensors_or_typed_errors(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     """Bytes changed, removed or inserted in a valid file, mostly in its header."""
-    content = bytearray(safetensors_bytes({**weights("a", "b"), "c": np.zeros(3, np.float16)}, {"format": "pt"}))
+    content = bytearray(
+        safetensors_bytes({**weights("a", "b"), "c": np.zeros(3, np.float16)}, {"format": "pt"})
+    )
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(content) - 1))
         change = data.draw(st.sampled_from(["set", "insert", "delete"]))

@@ -1,8 +1,10 @@
-"""The whole command against the two-step peer: convert_hf_to_gguf.py, then llama-quantize, on the same checkpoint in the same run.
+"""The whole command against the two-step peer: convert_hf_to_gguf.py, then llama-quantize, on the same
+checkpoint in the same run.
 
-Prints seconds (warm page cache and warm kernels, on all threads and, in turns, on one; and cold: the source dropped from the page cache, kernels
-compiled afresh), peak memory, and whether the two files hold the same tensors. Make a checkpoint with tools/make_checkpoint. The peer comes from
-llama.cpp's source tree and a llama-quantize built from it; without them only our own figures are printed.
+Prints seconds (warm page cache and warm kernels, on all threads and, in turns, on one; and cold: the source
+dropped from the page cache, kernels compiled afresh), peak memory, and whether the two files hold the same
+tensors. Make a checkpoint with tools/make_checkpoint. The peer comes from llama.cpp's source tree and a
+llama-quantize built from it; without them only our own figures are printed.
 """
 
 from __future__ import annotations
@@ -34,26 +36,47 @@ class Run:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="a checkpoint directory")
     parser.add_argument("--type", default="q4_k_m", help="a recipe (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for both sides (default: all)")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of ours, warm; the median counts (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="for both sides (default: all)"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=3, help="runs of ours, warm; the median counts (default: %(default)s)"
+    )
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp's source tree: holds convert_hf_to_gguf.py")
     parser.add_argument("--llama-quantize", type=Path, help="llama-quantize, built")
-    parser.add_argument("--python", default=sys.executable, help="a Python with torch and transformers, for the peer")
+    parser.add_argument(
+        "--python", default=sys.executable, help="a Python with torch and transformers, for the peer"
+    )
     parser.add_argument("--scratch", type=Path, help="where outputs go (default: a temporary directory)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     source_bytes = sum(path.stat().st_size for path in arguments.checkpoint.glob("*.safetensors"))
-    print(f"{arguments.checkpoint}: {source_bytes / 1e9:.2f} GB, {arguments.type}, {arguments.threads} threads")
+    print(
+        f"{arguments.checkpoint}: {source_bytes / 1e9:.2f} GB, {arguments.type}, {arguments.threads} threads"
+    )
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         folder = Path(scratch)
         ours = folder / "ours.gguf"
-        command = [sys.executable, "-m", "gguflow", "convert", str(arguments.checkpoint), "-o", str(ours), "-t", arguments.type, "--quiet"]
+        command = [
+            sys.executable,
+            "-m",
+            "gguflow",
+            "convert",
+            str(arguments.checkpoint),
+            "-o",
+            str(ours),
+            "-t",
+            arguments.type,
+            "--quiet",
+        ]
 
         def convert(threads: int = arguments.threads, cache: str | None = None) -> Run:
             """A conversion to a file that is not there yet."""
             ours.unlink(missing_ok=True)
-            return measured([*command, "--threads", str(threads)], {} if cache is None else {"GGUFLOW_CACHE_DIR": cache})
+            return measured(
+                [*command, "--threads", str(threads)], {} if cache is None else {"GGUFLOW_CACHE_DIR": cache}
+            )
 
         cold = _cold(arguments.checkpoint, lambda: convert(cache=str(folder / "kernels")))
         convert()
@@ -62,14 +85,18 @@ def run(arguments: argparse.Namespace) -> None:
         _row("gguflow, cold", cold)
         _row(f"gguflow, warm (median of {arguments.repeat})", _median(warm))
         _row("gguflow, warm, one thread", _median(alone))
-        print(f"  {arguments.threads} threads over one: {statistics.median(one.seconds / both.seconds for both, one in pairs):.2f}")
+        print(
+            f"  {arguments.threads} threads over one: {statistics.median(one.seconds / both.seconds for both, one in pairs):.2f}"
+        )
         _breakdown(arguments, ours)
         if arguments.llama_cpp and arguments.llama_quantize:
             _peer(arguments, folder, ours, _median(warm), cold)
 
 
 def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
-    """Where the processor's time of a warm conversion goes, in this process, on one thread, and the machine's limits beside it."""
+    """Where the processor's time of a warm conversion goes, in this process, on one thread, and the machine's
+    limits beside it.
+    """
     import numpy as np
 
     import gguflow.container.output_file as writer
@@ -113,13 +140,21 @@ def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
     copy = buffer.nbytes / (time.perf_counter() - started) / 1e9
     moved = (report.source_nbytes + report.nbytes) / 1e9
     bottleneck = max(shares, key=lambda label: shares[label])
-    print(f"    a plain copy moves {copy:.1f} GB/s: the {moved:.2f} GB that are read and written need {moved / copy:.2f} s")
+    print(
+        f"    a plain copy moves {copy:.1f} GB/s: the {moved:.2f} GB that are read and written need {moved / copy:.2f} s"
+    )
     print(f"    the bottleneck: {bottleneck}")
 
 
 def _peer(arguments: argparse.Namespace, folder: Path, ours: Path, warm: Run, cold: Run) -> None:
     middle, theirs = folder / "middle.gguf", folder / "theirs.gguf"
-    first = [arguments.python, str(arguments.llama_cpp / "convert_hf_to_gguf.py"), str(arguments.checkpoint), "--outtype", "bf16"]
+    first = [
+        arguments.python,
+        str(arguments.llama_cpp / "convert_hf_to_gguf.py"),
+        str(arguments.checkpoint),
+        "--outtype",
+        "bf16",
+    ]
     first += ["--outfile", str(middle)]
     second = [str(arguments.llama_quantize), str(middle), str(theirs), arguments.type, str(arguments.threads)]
 
@@ -145,7 +180,9 @@ def measured(command: list[str], environment: dict[str, str]) -> Run:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
         anonymous = resident = 0
         while process.poll() is None:
-            anonymous, resident = (max(a, b) for a, b in zip((anonymous, resident), _memory(process.pid), strict=True))
+            anonymous, resident = (
+                max(a, b) for a, b in zip((anonymous, resident), _memory(process.pid), strict=True)
+            )
             time.sleep(0.01)
         seconds = time.perf_counter() - started
         if process.returncode:
@@ -181,14 +218,19 @@ def _same_tensors(ours: Path, theirs: Path) -> str:
 
     a, b = ({t.name: t for t in GGUFReader(path).tensors} for path in (ours, theirs))
     same = sum(
-        name in b and t.tensor_type == b[name].tensor_type and list(t.shape) == list(b[name].shape) and np.array_equal(t.data, b[name].data)
+        name in b
+        and t.tensor_type == b[name].tensor_type
+        and list(t.shape) == list(b[name].shape)
+        and np.array_equal(t.data, b[name].data)
         for name, t in a.items()
     )
     return f"{same} of {len(a.keys() | b.keys())}"
 
 
 def _row(name: str, run: Run) -> None:
-    print(f"  {name:32} {run.seconds:8.2f} s   anonymous {run.anonymous / 2**20:7.0f} MiB   resident {run.resident / 2**20:7.0f} MiB")
+    print(
+        f"  {name:32} {run.seconds:8.2f} s   anonymous {run.anonymous / 2**20:7.0f} MiB   resident {run.resident / 2**20:7.0f} MiB"
+    )
 
 
 def _median(runs: Sequence[Run]) -> Run:

@@ -1,6 +1,8 @@
-"""Opening a model with a large vocabulary: seconds and memory until the first tensor is there, against gguf-py's reader on the same file.
+"""Opening a model with a large vocabulary: seconds and memory until the first tensor is there, against
+gguf-py's reader on the same file.
 
-150,000 tokens and 280,000 merges. Each measurement is a new process that has imported what it needs; the median of the repetitions.
+150,000 tokens and 280,000 merges. Each measurement is a new process that has imported what it needs; the
+median of the repetitions.
 """
 
 from __future__ import annotations
@@ -57,6 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
 def _measured(code: str, large: Path, small: Path, repeat: int) -> tuple[float, float, float]:
     """Seconds to open, seconds to the first tensor, bytes of resident memory more than before."""
     command = [sys.executable, "-c", code.format(resident=RESIDENT), str(large), str(small)]
-    runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(repeat)]
+    runs = [
+        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for _ in range(repeat)
+    ]
     opened, touched, grown = (statistics.median(values) for values in zip(*runs, strict=True))
     return opened, touched, grown

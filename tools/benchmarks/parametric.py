@@ -1,9 +1,11 @@
-"""The parametric family against NumPy's vectorized form and bitsandbytes' CPU path, one thread each, in turns; and what zstd gains.
+"""The parametric family against NumPy's vectorized form and bitsandbytes' CPU path, one thread each, in
+turns; and what zstd gains.
 
-All times are of the processor, so that other programs do not count. NumPy's form does the same work with whole-array operations: scales, rounding,
-packing of nibbles (other codes stay a byte each). bitsandbytes runs in an interpreter of its own, given with --peer-python, which has torch and
-bitsandbytes. Lossless and entropy coding are measured on the matrices of --checkpoint (a directory with safetensors), rounded to bfloat16; else on
-Gaussian weights.
+All times are of the processor, so that other programs do not count. NumPy's form does the same work with
+whole-array operations: scales, rounding, packing of nibbles (other codes stay a byte each). bitsandbytes runs
+in an interpreter of its own, given with --peer-python, which has torch and bitsandbytes. Lossless and entropy
+coding are measured on the matrices of --checkpoint (a directory with safetensors), rounded to bfloat16; else
+on Gaussian weights.
 """
 
 from __future__ import annotations
@@ -42,34 +44,62 @@ for line in sys.stdin:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", metavar="N", type=int, default=1 << 24, help="weights per call (default: 16 Mi)")
+    parser.add_argument(
+        "--weights", metavar="N", type=int, default=1 << 24, help="weights per call (default: 16 Mi)"
+    )
     parser.add_argument("--peer-python", metavar="PATH", help="an interpreter with torch and bitsandbytes")
-    parser.add_argument("--checkpoint", metavar="DIR", type=Path, help="a directory whose safetensors give the matrices for lossless and zstd")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        help="a directory whose safetensors give the matrices for lossless and zstd",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    x = np.random.default_rng(1).standard_normal((max(arguments.weights // 4096, 1), 4096), np.float32) * f32(0.02)
+    x = np.random.default_rng(1).standard_normal((max(arguments.weights // 4096, 1), 4096), np.float32) * f32(
+        0.02
+    )
     print(f"{x.size / 1e6:.1f} M weights, one thread")
     print(f"{'':16} {'encode M/s':>10} {'x NumPy':>8} {'decode M/s':>10}")
-    for name in ("int8_b128", "int4_b128", "affine4_b64", "affine8_b32", "affine3_b64", "affine4_b64_dq", "nf4_b64", "nf4_b64_dq", "sign_b128"):
+    for name in (
+        "int8_b128",
+        "int4_b128",
+        "affine4_b64",
+        "affine8_b32",
+        "affine3_b64",
+        "affine4_b64_dq",
+        "nf4_b64",
+        "nf4_b64_dq",
+        "sign_b128",
+    ):
         payload = Payload(gguflow.quantize(x, name))
         out = np.empty_like(x)
         payload.decode_rows(out=out)
-        decode = min(seconds(lambda payload=payload, out=out: payload.decode_rows(out=out), thread_time) for _ in range(3))  # type: ignore[misc]
+        decode = min(
+            seconds(lambda payload=payload, out=out: payload.decode_rows(out=out), thread_time)
+            for _ in range(3)
+        )  # type: ignore[misc]
         work = NUMPY.get(name)
         theirs = functools.partial(work, x) if work else lambda: None
         encoding = compare(functools.partial(gguflow.quantize, x, name), theirs, clock=thread_time)
         ratio = f"{encoding.ratio:8.1f}" if work else f"{'-':>8}"
-        print(f"{name:16} {x.size / encoding.ours / 1e6:10.0f} {ratio} {x.size / decode / 1e6:10.0f}", flush=True)
+        print(
+            f"{name:16} {x.size / encoding.ours / 1e6:10.0f} {ratio} {x.size / decode / 1e6:10.0f}",
+            flush=True,
+        )
     if arguments.peer_python:
         peer = against_bitsandbytes(x, arguments.peer_python)
-        print(f"nf4_b64: {x.size / peer.ours / 1e6:.0f} M/s; bitsandbytes {x.size / peer.theirs / 1e6:.0f} M/s; ratio {peer.ratio:.1f}")
+        print(
+            f"nf4_b64: {x.size / peer.ours / 1e6:.0f} M/s; bitsandbytes {x.size / peer.theirs / 1e6:.0f} M/s; ratio {peer.ratio:.1f}"
+        )
     matrices = list(matrices_of(arguments.checkpoint)) if arguments.checkpoint else [x]
     print_lossless(matrices)
     print_entropy(matrices)
 
 
-# --- NumPy's vectorized forms ---------------------------------------------------------------------------------------------------------------------
+# --- NumPy's vectorized forms
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def numpy_absmax(bits: int, block: int) -> Callable[[Floats], object]:
@@ -109,7 +139,8 @@ NUMPY: dict[str, Callable[[Floats], object]] = {
 }
 
 
-# --- bitsandbytes ---------------------------------------------------------------------------------------------------------------------------------
+# --- bitsandbytes
+# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def against_bitsandbytes(x: Floats, python: str) -> Comparison:
@@ -120,7 +151,11 @@ def against_bitsandbytes(x: Floats, python: str) -> Comparison:
         np.save(file, x)
         file.flush()
         with subprocess.Popen(
-            [python, "-c", PEER, file.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [python, "-c", PEER, file.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         ) as peer:
             stdin, stdout = peer.stdin, peer.stdout
             if stdin is None or stdout is None or stdout.readline() != "ready\n":
@@ -133,12 +168,16 @@ def against_bitsandbytes(x: Floats, python: str) -> Comparison:
 
             theirs()
             gguflow.quantize(x, "nf4_b64")
-            pairs = [(seconds(lambda: gguflow.quantize(x, "nf4_b64"), thread_time), theirs()) for _ in range(REPETITIONS)]
+            pairs = [
+                (seconds(lambda: gguflow.quantize(x, "nf4_b64"), thread_time), theirs())
+                for _ in range(REPETITIONS)
+            ]
             stdin.close()
     return Comparison.of(pairs)
 
 
-# --- entropy coding -------------------------------------------------------------------------------------------------------------------------------
+# --- entropy coding
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def matrices_of(directory: Path) -> Iterator[Floats]:
@@ -154,7 +193,9 @@ def matrices_of(directory: Path) -> Iterator[Floats]:
 def bfloat16(x: Floats) -> NDArray[np.uint16]:
     """The nearest bfloat16 words, ties to even."""
     bits = x.view(np.uint32)
-    words: NDArray[np.uint16] = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
+    words: NDArray[np.uint16] = (
+        (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    ).astype("<u2")
     return words
 
 
@@ -167,18 +208,28 @@ def print_lossless(matrices: list[Floats]) -> None:
         encoder = Encoder(find("lossless"), words.shape, "bf16")
         step = encoder.geometry.rows_per_chunk
 
-        def parts(encoder: Encoder = encoder, words: NDArray[np.uint16] = words, step: int = step) -> list[NDArray[np.uint8]]:
-            return [encoder.encode_chunk(i, words[i * step : (i + 1) * step]) for i in range(encoder.geometry.n_chunks)]
+        def parts(
+            encoder: Encoder = encoder, words: NDArray[np.uint16] = words, step: int = step
+        ) -> list[NDArray[np.uint8]]:
+            return [
+                encoder.encode_chunk(i, words[i * step : (i + 1) * step])
+                for i in range(encoder.geometry.n_chunks)
+            ]
 
         payload = Payload(joined(encoder, parts()))
         if not (payload.raw_rows().view("<u2") == words).all():
             raise SystemExit("lossless lost something")
         out = np.empty(words.shape, np.float32)
         writing += min(seconds(parts, thread_time) for _ in range(3))
-        reading += min(seconds(lambda payload=payload, out=out: payload.decode_rows(out=out), thread_time) for _ in range(3))  # type: ignore[misc]
+        reading += min(
+            seconds(lambda payload=payload, out=out: payload.decode_rows(out=out), thread_time)
+            for _ in range(3)
+        )  # type: ignore[misc]
         raw += words.nbytes
         stored += payload.nbytes
-    print(f"lossless bf16: ratio {raw / stored:.3f}; write {raw / writing / 1e6:.0f} MB/s, read {raw / reading / 1e6:.0f} MB/s of a core, bit-exact")
+    print(
+        f"lossless bf16: ratio {raw / stored:.3f}; write {raw / writing / 1e6:.0f} MB/s, read {raw / reading / 1e6:.0f} MB/s of a core, bit-exact"
+    )
 
 
 def print_entropy(matrices: list[Floats]) -> None:
@@ -192,11 +243,15 @@ def print_entropy(matrices: list[Floats]) -> None:
             g = payload.geometry
             for i in range(payload.n_chunks):
                 n = g.n_runs(g.chunk_rows(i))
-                counts += np.bincount(payload.unpacked(payload.sections(i)["codes"], n)[: n * g.run], minlength=256)
+                counts += np.bincount(
+                    payload.unpacked(payload.sections(i)["codes"], n)[: n * g.run], minlength=256
+                )
                 codes += int(np.frombuffer(zipped.chunk(i)[:4].tobytes(), "<u4")[0])
             plain, coded = plain + payload.nbytes, coded + zipped.nbytes
         shares = counts[counts > 0] / counts.sum()
         entropy = float(-(shares * np.log2(shares)).sum())
         bits = 8 * codes / counts.sum()
         excess = 100 * (bits / entropy - 1)
-        print(f"{name}+zstd: {bits:.3f} bits per code, order-0 entropy {entropy:.3f} ({excess:+.1f} %); {plain / coded:.3f} times smaller")
+        print(
+            f"{name}+zstd: {bits:.3f} bits per code, order-0 entropy {entropy:.3f} ({excess:+.1f} %); {plain / coded:.3f} times smaller"
+        )

@@ -1,7 +1,9 @@
-"""A Llama in transformers on packed blocks, against the same weights decoded to float32: memory, time to load, speed, and how far the logits agree.
+"""A Llama in transformers on packed blocks, against the same weights decoded to float32: memory, time to
+load, speed, and how far the logits agree.
 
-Random weights, 279 million of them unless told otherwise. Needs torch and transformers, and Linux for what it says of memory. Each side is a process
-of its own that has run a small model before, so that compilers and libraries are in its memory already.
+Random weights, 279 million of them unless told otherwise. Needs torch and transformers, and Linux for what it
+says of memory. Each side is a process of its own that has run a small model before, so that compilers and
+libraries are in its memory already.
 """
 
 from __future__ import annotations
@@ -88,35 +90,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--ffn", type=int, default=2816)
-    parser.add_argument("--bert", type=Path, metavar="DIR", help="also a BERT checkpoint (MiniLM), as f16 and as q8_0")
+    parser.add_argument(
+        "--bert", type=Path, metavar="DIR", help="also a BERT checkpoint (MiniLM), as f16 and as q8_0"
+    )
     parser.add_argument("--type", default="q4_k_m", help="what the model is converted to (default: q4_k_m)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint, file, tiny_file = (Path(scratch) / name for name in ("checkpoint", "model.gguf", "tiny.gguf"))
+        checkpoint, file, tiny_file = (
+            Path(scratch) / name for name in ("checkpoint", "model.gguf", "tiny.gguf")
+        )
         sizes = [f"--{name}={getattr(arguments, name)}" for name in ("layers", "hidden", "ffn")]
-        subprocess.run([sys.executable, str(ROOT / "tools" / "make_checkpoint"), str(checkpoint), *sizes], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, str(ROOT / "tools" / "make_checkpoint"), str(checkpoint), *sizes],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         _convert(checkpoint, file, arguments.type)
         _convert(TINY, tiny_file, arguments.type)
         print(f"{file.name}: {file.stat().st_size / 2**20:.0f} MiB as {arguments.type}")
-        print("           anonymous memory   of the mapped file       load     prompt of 128   then, one by one")
+        print(
+            "           anonymous memory   of the mapped file       load     prompt of 128   then, one by one"
+        )
         found = []
         for name, is_packed in (("packed", True), ("float32", False)):
             result = Path(scratch) / f"{name}.npy"
-            anonymous, mapped, loaded, prompt, tokens = _said(SIDE, is_packed, TINY, tiny_file, checkpoint, file, result)
+            anonymous, mapped, loaded, prompt, tokens = _said(
+                SIDE, is_packed, TINY, tiny_file, checkpoint, file, result
+            )
             found.append(np.load(result))
             row = f"{name:9} {anonymous / 2**20:13.0f} MiB {mapped / 2**20:16.0f} MiB"
             print(f"{row} {loaded:9.2f} s {prompt:12.1f} tok/s {tokens:12.1f} tok/s")
         packed, decoded = found
         difference = float(np.abs(packed - decoded).max() / np.abs(decoded).max())
         same = float((packed.argmax(-1) == decoded.argmax(-1)).mean())
-        print(f"logits: largest difference {difference:.1e} of the largest, the same top token at {same:.0%} of 32 positions")
+        print(
+            f"logits: largest difference {difference:.1e} of the largest, the same top token at {same:.0%} of 32 positions"
+        )
         for kind in ("f16", "q8_0") if arguments.bert else ():
             target = Path(scratch) / f"bert-{kind}.gguf"
             _convert(arguments.bert, target, kind)
             difference, cosine = _said(BERT, arguments.bert, target)
-            print(f"BertModel {kind}: last hidden states differ by {difference:.1e} of the largest; pooled, cosine to the checkpoint's {cosine:.6f}")
+            print(
+                f"BertModel {kind}: last hidden states differ by {difference:.1e} of the largest; pooled, cosine to the checkpoint's {cosine:.6f}"
+            )
 
 
 def _convert(source: Path, target: Path, kind: str) -> None:
@@ -125,7 +143,9 @@ def _convert(source: Path, target: Path, kind: str) -> None:
 
 
 def _said(program: str, *arguments: object) -> list[float]:
-    """What a program prints when it is given these, paths as text, in a process of its own: figures in JSON, on its last line."""
+    """What a program prints when it is given these, paths as text, in a process of its own: figures in JSON,
+    on its last line.
+    """
     given = json.dumps([str(argument) if isinstance(argument, Path) else argument for argument in arguments])
     done = subprocess.run([sys.executable, "-c", program, given], check=True, capture_output=True, text=True)
     figures: list[float] = json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,7 @@
 """What the first call costs: compiling what a conversion needs, and starting when it is compiled already.
 
-Cold: an empty kernel cache. Warm: the cache of the run before. Each is a new process; seconds of wall time, the median of the repetitions.
+Cold: an empty kernel cache. Warm: the cache of the run before. Each is a new process; seconds of wall time,
+the median of the repetitions.
 """
 
 from __future__ import annotations
@@ -18,13 +19,27 @@ ONE_BLOCK = "import numpy, gguflow; gguflow.quantize(numpy.ones(256, numpy.float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--type", default="q4_k_m", help="what the fixture is converted to (default: %(default)s)")
+    parser.add_argument(
+        "--type", default="q4_k_m", help="what the fixture is converted to (default: %(default)s)"
+    )
     parser.add_argument("--repeat", type=int, default=3)
 
 
 def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        convert = [sys.executable, "-m", "gguflow", "convert", str(TINY), "-t", arguments.type, "-o", f"{scratch}/out.gguf", "--overwrite", "-q"]
+        convert = [
+            sys.executable,
+            "-m",
+            "gguflow",
+            "convert",
+            str(TINY),
+            "-t",
+            arguments.type,
+            "-o",
+            f"{scratch}/out.gguf",
+            "--overwrite",
+            "-q",
+        ]
         for name, command in (
             (f"convert the fixture to {arguments.type}", convert),
             ("quantize one block", [sys.executable, "-c", ONE_BLOCK]),

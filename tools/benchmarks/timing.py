@@ -14,7 +14,9 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """ours, theirs: seconds, the median of the repetitions. ratio: theirs over ours, the median of the ratios of each repetition."""
+    """ours, theirs: seconds, the median of the repetitions. ratio: theirs over ours, the median of the ratios
+    of each repetition.
+    """
 
     ours: float
     theirs: float
@@ -36,7 +38,12 @@ def seconds(work: Callable[[], object], clock: Clock = time.perf_counter) -> flo
     return clock() - start
 
 
-def compare(ours: Callable[[], object], theirs: Callable[[], object], repetitions: int = REPETITIONS, clock: Clock = time.perf_counter) -> Comparison:
+def compare(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    repetitions: int = REPETITIONS,
+    clock: Clock = time.perf_counter,
+) -> Comparison:
     """Both in turns, after one untimed call of ours and theirs (compilation, page faults, caches).
 
     clock: time.process_time for work that waits for nothing, where others use the same processor.

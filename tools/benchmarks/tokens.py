@@ -1,8 +1,10 @@
-"""All matrix products of one token of a model, one thread, against llama.cpp's token generation: llama-bench on the same file.
+"""All matrix products of one token of a model, one thread, against llama.cpp's token generation: llama-bench
+on the same file.
 
-Ours is the time of one vector times every matrix, straight from the mapped file, with float32 and with int8 activations; llama-bench's token has its
-attention besides, little at the start of a context. Processor time, so that others may be at work: of llama-bench's process with more tokens less
-with fewer, of ours the median. Prints tokens a second, GB/s of packed bytes, and times llama.cpp's speed.
+Ours is the time of one vector times every matrix, straight from the mapped file, with float32 and with int8
+activations; llama-bench's token has its attention besides, little at the start of a context. Processor time,
+so that others may be at work: of llama-bench's process with more tokens less with fewer, of ours the median.
+Prints tokens a second, GB/s of packed bytes, and times llama.cpp's speed.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def run(arguments: argparse.Namespace) -> None:
     theirs = (more - few) / (MORE - FEW)
     print(f"{'llama-bench':12} {1 / theirs:6.2f} tokens/s")
     with gguflow.open(arguments.model) as model:
-        rows_only = {"token_embd.weight"} if "output.weight" in model else set()  # a token takes one row of it, not a product
+        rows_only = (
+            {"token_embd.weight"} if "output.weight" in model else set()
+        )  # a token takes one row of it, not a product
         matrices = [tensor for name, tensor in model.items() if tensor.ndim == 2 and name not in rows_only]
         nbytes = sum(matrix.nbytes for matrix in matrices)
         rng = np.random.default_rng(0)
@@ -46,12 +50,16 @@ def run(arguments: argparse.Namespace) -> None:
 
             token()
             ours = statistics.median(seconds(token, process_time) for _ in range(REPETITIONS))
-            print(f"{activations:12} {1 / ours:6.2f} tokens/s {nbytes / ours / 1e9:6.1f} GB/s, ratio {theirs / ours:.2f}")
+            print(
+                f"{activations:12} {1 / ours:6.2f} tokens/s {nbytes / ours / 1e9:6.1f} GB/s, ratio {theirs / ours:.2f}"
+            )
 
 
 def llama_bench(program: Path, model: Path, n: int) -> float:
     """Seconds of processor time that llama-bench takes with n tokens."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([program, "-m", model, "-t", "1", "-p", "0", "-n", str(n), "-r", "1"], check=True, capture_output=True)
+    subprocess.run(
+        [program, "-m", model, "-t", "1", "-p", "0", "-n", str(n), "-r", "1"], check=True, capture_output=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -1,8 +1,10 @@
 """The validator: its levels `structure` and `values` against reading the same file from the page cache.
 
-For each format a file of --megabytes with random blocks is made in a temporary directory, once without the digest set and once with it, and then
-read and judged in turns, both by one thread; reading goes piece by piece into one buffer that stays in the core's cache. Neither waits for anything,
-so the time is that of the processor, the best of --repetitions: others may be at work. The vocabulary is 150,000 tokens and 280,000 merges.
+For each format a file of --megabytes with random blocks is made in a temporary directory, once without the
+digest set and once with it, and then read and judged in turns, both by one thread; reading goes piece by
+piece into one buffer that stays in the core's cache. Neither waits for anything, so the time is that of the
+processor, the best of --repetitions: others may be at work. The vocabulary is 150,000 tokens and 280,000
+merges.
 """
 
 from __future__ import annotations
@@ -32,9 +34,19 @@ PIECE = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--formats", nargs="*", default=["q4_k", "q6_k", "q8_0", "bf16"], metavar="FORMAT", help="(default: %(default)s)")
-    parser.add_argument("--megabytes", type=int, default=500, metavar="N", help="of each file (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=REPETITIONS, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--formats",
+        nargs="*",
+        default=["q4_k", "q6_k", "q8_0", "bf16"],
+        metavar="FORMAT",
+        help="(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--megabytes", type=int, default=500, metavar="N", help="of each file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=REPETITIONS, metavar="N", help="(default: %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -47,9 +59,14 @@ def run(arguments: argparse.Namespace) -> None:
             for with_set in (False, True):
                 write_blocks(path, FORMATS[name], arguments.megabytes * 1_000_000, with_set)
                 gigabytes = path.stat().st_size / 1e9
-                ours, theirs = processor_seconds(arguments.repetitions, lambda: judged(path, "values"), lambda: read(path))
+                ours, theirs = processor_seconds(
+                    arguments.repetitions, lambda: judged(path, "values"), lambda: read(path)
+                )
                 what = f"values of {name}, {'with' if with_set else 'without'} digests"
-                print(f"{what}: {gigabytes / ours:.1f} GB/s; reading {gigabytes / theirs:.1f} GB/s; ratio {theirs / ours:.2f}", flush=True)
+                print(
+                    f"{what}: {gigabytes / ours:.1f} GB/s; reading {gigabytes / theirs:.1f} GB/s; ratio {theirs / ours:.2f}",
+                    flush=True,
+                )
 
 
 def processor_seconds(repetitions: int, *works: Callable[[], object]) -> list[float]:
@@ -85,7 +102,9 @@ def write_blocks(path: Path, block_format: BlockFormat, nbytes: int, with_set: b
     """One tensor of bytes from 1 to 59, which make finite numbers in every format."""
     blocks_per_row = max(nbytes // block_format.type_size // ROWS, 1)
     infos = [TensorInfo("t", (blocks_per_row * block_format.block_size, ROWS), block_format.id, 0)]
-    data = np.random.default_rng(0).integers(1, 60, ROWS * blocks_per_row * block_format.type_size, dtype=np.uint8)
+    data = np.random.default_rng(0).integers(
+        1, 60, ROWS * blocks_per_row * block_format.type_size, dtype=np.uint8
+    )
     content = memoryview(data.tobytes() + bytes(-data.size % 32))
     metadata = GENERAL | (integrity.placeholder(1, block_format.key, "example", []) if with_set else {})
     header = build(metadata, infos)
@@ -93,7 +112,9 @@ def write_blocks(path: Path, block_format: BlockFormat, nbytes: int, with_set: b
         step = integrity.LEAF_WEIGHTS // block_format.block_size * block_format.type_size
         cuts = [*range(0, data.size, step), len(content)]
         digests = [leaf_digest(content, first, last) for first, last in itertools.pairwise(cuts)]
-        header = integrity.completed_header(metadata, infos, 32, len(header) + len(content), [integrity.tensor_digest(digests)])
+        header = integrity.completed_header(
+            metadata, infos, 32, len(header) + len(content), [integrity.tensor_digest(digests)]
+        )
     with path.open("wb") as file:
         file.write(header)
         file.write(content)

@@ -18,12 +18,18 @@ Part = tuple[str, list[int], bytes]
 """dtype, shape, bytes."""
 
 
-def group(is_nested: bool = True, changes: Mapping[str, Part | None] | None = None, **fields: object) -> bytes:
-    """A file of one group: 3 x 64 weights. changes: parts that are others, or (None) missing. fields: of the JSON, that are others."""
+def group(
+    is_nested: bool = True, changes: Mapping[str, Part | None] | None = None, **fields: object
+) -> bytes:
+    """A file of one group: 3 x 64 weights. changes: parts that are others, or (None) missing. fields: of the
+    JSON, that are others.
+    """
     content = json.dumps({**FIELDS, **(NESTED if is_nested else {}), **fields}).encode()
     parts: dict[str, Part | None] = {
         "w": ("U8", [96, 1], bytes([0x1F] * 96)),
-        "w.absmax": ("U8", [3], bytes([0, 127, 255])) if is_nested else ("F32", [3], struct.pack("<3f", 1, 0, 2)),
+        "w.absmax": ("U8", [3], bytes([0, 127, 255]))
+        if is_nested
+        else ("F32", [3], struct.pack("<3f", 1, 0, 2)),
         "w.quant_map": ("F32", [16], codebooks.NF4.astype("<f4").tobytes()),
         STATE: ("U8", [len(content)], content),
     }
@@ -53,6 +59,8 @@ CASES: list[Case] = [
     st(unsupported, "F19-blocks-of-4096", group(blocksize=4096), "Q-003"),
     st(invalid, "F19-another-shape", group(shape=[3, 128]), "Q-004"),
     st(invalid, "F19-shape-that-wraps", group(shape=[1 << 31, 1 << 31, 64]), "Q-004"),
-    st(unsupported, "F19-another-codebook", group(changes={"w.quant_map": ("F32", [16], bytes(64))}), "Q-005"),
+    st(
+        unsupported, "F19-another-codebook", group(changes={"w.quant_map": ("F32", [16], bytes(64))}), "Q-005"
+    ),
     st(invalid, "F19-offset-negative", group(nested_offset=-1.0), "Q-006"),
 ]

@@ -7,7 +7,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
-CODES = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "B", U64: "Q", I64: "q", F64: "d"}
+CODES = {
+    U8: "B",
+    I8: "b",
+    U16: "H",
+    I16: "h",
+    U32: "I",
+    I32: "i",
+    F32: "f",
+    BOOL: "B",
+    U64: "Q",
+    I64: "q",
+    F64: "d",
+}
 
 SIZES = {
     0: (1, 4),
@@ -36,7 +48,9 @@ def scalar(kind: int, value: float | str | bytes) -> bytes:
     return struct.pack("<" + CODES[kind], value)
 
 
-def key_value(key: str | bytes, kind: int, value: float | str | bytes, key_length: int | None = None) -> bytes:
+def key_value(
+    key: str | bytes, kind: int, value: float | str | bytes, key_length: int | None = None
+) -> bytes:
     return string(key, key_length) + struct.pack("<I", kind) + scalar(kind, value)
 
 
@@ -45,19 +59,32 @@ def raw_key_value(key: str | bytes, kind: int, payload: bytes) -> bytes:
     return string(key) + struct.pack("<I", kind) + payload
 
 
-def array(key: str | bytes, kind: int, values: Iterable[float | str | bytes], count: int | None = None) -> bytes:
+def array(
+    key: str | bytes, kind: int, values: Iterable[float | str | bytes], count: int | None = None
+) -> bytes:
     parts = [scalar(kind, value) for value in values]
-    return raw_key_value(key, ARRAY, struct.pack("<IQ", kind, len(parts) if count is None else count) + b"".join(parts))
+    return raw_key_value(
+        key, ARRAY, struct.pack("<IQ", kind, len(parts) if count is None else count) + b"".join(parts)
+    )
 
 
-def tensor_info(name: str | bytes, dims: Sequence[int], kind: int, offset: int, n_dims: int | None = None, name_length: int | None = None) -> bytes:
+def tensor_info(
+    name: str | bytes,
+    dims: Sequence[int],
+    kind: int,
+    offset: int,
+    n_dims: int | None = None,
+    name_length: int | None = None,
+) -> bytes:
     head = string(name, name_length) + struct.pack("<I", len(dims) if n_dims is None else n_dims)
     return head + struct.pack(f"<{len(dims)}Q", *dims) + struct.pack("<IQ", kind, offset)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor whose place follows from the ones before it. data: its blocks; ones in a pattern that every format takes as finite, unless given."""
+    """A tensor whose place follows from the ones before it. data: its blocks; ones in a pattern that every
+    format takes as finite, unless given.
+    """
 
     name: str | bytes
     dims: tuple[int, ...] = (32,)
@@ -98,18 +125,27 @@ def gguf(
     tail: bytes = b"",
     padded_end: bool = True,
 ) -> bytes:
-    """A file. alignment: the one used, whether metadata says it or not. pad: a byte to fill with. tail: what follows the last tensor's padding."""
+    """A file. alignment: the one used, whether metadata says it or not. pad: a byte to fill with. tail: what
+    follows the last tensor's padding.
+    """
     infos, data = b"", b""
     for tensor in tensors:
         infos += tensor_info(tensor.name, tensor.dims, tensor.kind, len(data))
         data = fill(data + tensor.payload(), alignment, pad)
     if tensors and not padded_end:
         data = data[: len(data) - (-tensors[-1].nbytes % alignment)]
-    head = preamble(len(tensors) if n_tensors is None else n_tensors, len(metadata) if n_kv is None else n_kv, version, magic)
+    head = preamble(
+        len(tensors) if n_tensors is None else n_tensors,
+        len(metadata) if n_kv is None else n_kv,
+        version,
+        magic,
+    )
     return fill(head + b"".join(metadata) + infos, alignment, pad) + data + tail
 
 
-def header_only(metadata: Sequence[bytes], infos: Sequence[bytes], data: bytes = b"", alignment: int = 32) -> bytes:
+def header_only(
+    metadata: Sequence[bytes], infos: Sequence[bytes], data: bytes = b"", alignment: int = 32
+) -> bytes:
     """A file whose tensor table is written by hand."""
     return fill(preamble(len(infos), len(metadata)) + b"".join(metadata) + b"".join(infos), alignment) + data
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 class Case:
     """A file (with the siblings it needs) and what must be said of it.
 
-    id: also the file's name, with `suffix`. category: H01 to F18, the kinds of broken file of fixtures/README.md; "" for another. rules: every
-    rule that a finding names, in order, warnings too. name: of the file where its name matters. siblings: further files beside it, by name.
-    level: to validate at. limits: other limits than the default ones. upstream: the case of ggml's tests/test-gguf.cpp that has the same defect.
-    note: why, where the id does not say it.
+    id: also the file's name, with `suffix`. category: H01 to F18, the kinds of broken file of
+    fixtures/README.md; "" for another. rules: every rule that a finding names, in order, warnings too. name:
+    of the file where its name matters. siblings: further files beside it, by name. level: to validate at.
+    limits: other limits than the default ones. upstream: the case of ggml's tests/test-gguf.cpp that has the
+    same defect. note: why, where the id does not say it.
     """
 
     id: str
@@ -31,7 +32,9 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """The directory that it lies in: edge files are good, and unusual enough that strict readers refuse them."""
+        """The directory that it lies in: edge files are good, and unusual enough that strict readers refuse
+        them.
+        """
         return "valid" if self.verdict == "valid" else "invalid"
 
 

@@ -13,11 +13,21 @@ from corpus.case import Case
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "fixtures" / "files"
 MANIFEST = "manifest.json"
-CASES: tuple[Case, ...] = (*headers.CASES, *tensors.CASES, *meaning.CASES, *safetensors.CASES, *bitsandbytes.CASES, *digests.CASES, *payloads.CASES)
+CASES: tuple[Case, ...] = (
+    *headers.CASES,
+    *tensors.CASES,
+    *meaning.CASES,
+    *safetensors.CASES,
+    *bitsandbytes.CASES,
+    *digests.CASES,
+    *payloads.CASES,
+)
 
 
 def place(case: Case) -> str:
-    """The file of a case, relative to DIRECTORY. Where its name or its neighbours matter, it has a directory of its own."""
+    """The file of a case, relative to DIRECTORY. Where its name or its neighbours matter, it has a directory
+    of its own.
+    """
     alone = not case.name and not case.siblings
     return f"{case.kind}/{case.id}{case.suffix}" if alone else f"{case.kind}/{case.id}/{case.name}"
 

@@ -1,4 +1,6 @@
-"""Payloads of the parametric family put together byte by byte, good ones and broken ones: no encoder, no compressor, the same bytes for ever."""
+"""Payloads of the parametric family put together byte by byte, good ones and broken ones: no encoder, no
+compressor, the same bytes for ever.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,15 @@ Section = tuple[bytes, int]
 
 
 def frame(size: int, byte: int = 0x11, declared: int | None = None) -> bytes:
-    """A zstd frame of one block: `size` times a byte. Source: RFC 8878, sections 3.1.1.1 (single segment, sizes of 8 bytes) and 3.1.1.2 (RLE)."""
-    return b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", size if declared is None else declared) + (3 | size << 3).to_bytes(3, "little") + bytes([byte])
+    """A zstd frame of one block: `size` times a byte. Source: RFC 8878, sections 3.1.1.1 (single segment,
+    sizes of 8 bytes) and 3.1.1.2 (RLE).
+    """
+    return (
+        b"\x28\xb5\x2f\xfd\xe0"
+        + struct.pack("<Q", size if declared is None else declared)
+        + (3 | size << 3).to_bytes(3, "little")
+        + bytes([byte])
+    )
 
 
 def reals(values: Sequence[float], scale_type: ScaleType = ScaleType.F32) -> bytes:
@@ -32,7 +41,11 @@ def section(geometry: Geometry, rows: int, name: str, nbytes: int) -> bytes:
     if name == "outliers":
         count = geometry.n_outliers(rows)
         counts = [min(count, OUTLIER_GROUP), *[0] * (-(-rows * geometry.columns // OUTLIER_GROUP) - 1)]
-        return struct.pack(f"<{len(counts)}I", *counts) + struct.pack(f"<{count}H", *range(count)) + reals([8.0] * count, ScaleType.F16)
+        return (
+            struct.pack(f"<{len(counts)}I", *counts)
+            + struct.pack(f"<{count}H", *range(count))
+            + reals([8.0] * count, ScaleType.F16)
+        )
     if name == "scales" and e.has_row_codebooks:
         return reals([k / 8 for k in range(1 << e.bits)], e.scale_type) * rows
     if name == "meta" or (name == "scales" and not e.is_nested) or (name == "zeros" and not e.min_bits):
@@ -42,7 +55,10 @@ def section(geometry: Geometry, rows: int, name: str, nbytes: int) -> bytes:
 
 def tables(geometry: Geometry, given: Mapping[str, Sequence[float]]) -> bytes:
     good = {"codebooks": [k / 8 for k in range(1 << geometry.encoding.bits)] * geometry.n_groups}
-    return b"".join(reals(given.get(name, good.get(name, [0.5 if name != "zeros" else 1.0] * count))) for name, count in geometry.table_sizes.items())
+    return b"".join(
+        reals(given.get(name, good.get(name, [0.5 if name != "zeros" else 1.0] * count)))
+        for name, count in geometry.table_sizes.items()
+    )
 
 
 def chunk_of(sections: Sequence[Section]) -> bytes:
@@ -61,7 +77,8 @@ def payload(
     chunk: Callable[[list[Section]], bytes] = chunk_of,
     **changed: bytes,
 ) -> bytes:
-    """A payload, its digests right. table: other tables. chunk: what is made of the sections of each chunk, where sizes vary.
+    """A payload, its digests right. table: other tables. chunk: what is made of the sections of each chunk,
+    where sizes vary.
 
     changed: the content of sections by name ("plane_0" for plane 0), in every chunk.
     """
@@ -69,13 +86,23 @@ def payload(
     chunks = []
     for i in range(g.n_chunks):
         rows = g.chunk_rows(i)
-        layout = [(s, changed.get(s.name.replace(" ", "_"), section(g, rows, s.name, s.nbytes))) for s in g.sections(rows)]
+        layout = [
+            (s, changed.get(s.name.replace(" ", "_"), section(g, rows, s.name, s.nbytes)))
+            for s in g.sections(rows)
+        ]
         if g.encoding.is_fixed_size:
             content = b"".join(padded(part, 8) for _, part in layout)
             chunks.append(padded(content, 64))
         else:
             is_coded = g.encoding.entropy.name == "ZSTD"
-            chunks.append(chunk([(frame(len(part), part[0]) if is_coded and is_long(part) else part, len(part)) for _, part in layout]))
+            chunks.append(
+                chunk(
+                    [
+                        (frame(len(part), part[0]) if is_coded and is_long(part) else part, len(part))
+                        for _, part in layout
+                    ]
+                )
+            )
     index, at = b"", g.prefix_nbytes
     for content in chunks:
         index += struct.pack("<2Q", at, len(content)) + chunk_digest(np.frombuffer(content, np.uint8))

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from corpus.bytes import ARCHITECTURE, SIZES, STRING, U32, Tensor, fill, gguf, header_only, key_value, preamble, tensor_info
+from corpus.bytes import (
+    ARCHITECTURE,
+    SIZES,
+    STRING,
+    U32,
+    Tensor,
+    fill,
+    gguf,
+    header_only,
+    key_value,
+    preamble,
+    tensor_info,
+)
 from corpus.case import Case, invalid, malformed, unsupported, valid
 
 VERSION_2_BLOCKS = key_value("general.quantization_version", U32, 2)
 QUANTIZED = [ARCHITECTURE, VERSION_2_BLOCKS]
 
 
-def one(name: str | bytes = "t", dims: tuple[int, ...] = (32,), kind: int = 0, offset: int = 0, nbytes: int = 128, **more: int) -> bytes:
+def one(
+    name: str | bytes = "t",
+    dims: tuple[int, ...] = (32,),
+    kind: int = 0,
+    offset: int = 0,
+    nbytes: int = 128,
+    **more: int,
+) -> bytes:
     """A file with one tensor, whose entry is what the case wants and whose data are nbytes of ones."""
     return header_only(QUANTIZED, [tensor_info(name, dims, kind, offset, **more)], fill(b"\1" * nbytes, 32))
 
 
-def two(first: tuple[tuple[int, ...], int, int], second: tuple[tuple[int, ...], int, int], nbytes: int = 256) -> bytes:
+def two(
+    first: tuple[tuple[int, ...], int, int], second: tuple[tuple[int, ...], int, int], nbytes: int = 256
+) -> bytes:
     """A file with tensors a and b, each given by dims, type and offset."""
     return header_only(QUANTIZED, [tensor_info("a", *first), tensor_info("b", *second)], b"\1" * nbytes)
 
@@ -23,16 +44,35 @@ HUGE = 0x7FFFFFFFFFFFFFC0
 
 TABLE: list[Case] = [
     malformed("T01-name-length-all-ones", "T01", one(name_length=2**64 - 1)),
-    malformed("T01-name-too-long-for-the-file", "T01", preamble(1) + tensor_info("t", (1,), 0, 0, name_length=40)),
+    malformed(
+        "T01-name-too-long-for-the-file", "T01", preamble(1) + tensor_info("t", (1,), 0, 0, name_length=40)
+    ),
     invalid("T02-name-64-bytes", "T02", one("n" * 64), "C-012", note="gguf.md says 64; ggml holds 63"),
-    invalid("T02-name-90-bytes", "T02", one("my_tensor_with_a_long_name" * 4), "C-012", upstream="TENSORS_BAD_NAME_SIZE"),
+    invalid(
+        "T02-name-90-bytes",
+        "T02",
+        one("my_tensor_with_a_long_name" * 4),
+        "C-012",
+        upstream="TENSORS_BAD_NAME_SIZE",
+    ),
     valid("T02-name-63-bytes", "T02", one("n" * 63)),
     invalid("T03-empty-name", "T03", one(""), "C-029"),
     invalid("T04-name-not-utf-8", "T04", one(b"t\xff"), "C-022"),
     invalid("T04-name-with-nul", "T04", one("a\0b"), "C-030"),
     valid("T04-name-with-escape", "T04", one("a\x1b[31m"), "C-031"),
-    valid("T04-name-like-a-path", "T04", one("../../etc/passwd"), note="a name is no path: who makes one of it must not"),
-    invalid("T05-duplicate-name", "T05", gguf(tensors=[Tensor("t"), Tensor("t")]), "C-013", upstream="TENSORS_DUPLICATE_NAME"),
+    valid(
+        "T04-name-like-a-path",
+        "T04",
+        one("../../etc/passwd"),
+        note="a name is no path: who makes one of it must not",
+    ),
+    invalid(
+        "T05-duplicate-name",
+        "T05",
+        gguf(tensors=[Tensor("t"), Tensor("t")]),
+        "C-013",
+        upstream="TENSORS_DUPLICATE_NAME",
+    ),
     valid("T06-rank-0", "T06", one(dims=(), nbytes=4), note="one number"),
     invalid("T06-rank-0-quantized", "T06", one(dims=(), kind=8), "C-017"),
     invalid("T07-rank-5", "T07", one(dims=(2, 2, 2, 2, 2)), "C-014", upstream="TENSORS_BAD_N_DIMS"),
@@ -42,15 +82,35 @@ TABLE: list[Case] = [
     valid("T08-dimension-0", "T08", one(dims=(0,), nbytes=0), upstream="TENSORS_ZERO_DIM"),
     valid("T08-dimension-0-among-others", "T08", two(((4, 0, 3), 0, 0), ((32,), 0, 0), 128)),
     valid("T08-row-of-0-quantized", "T08", one(dims=(0, 3), kind=8, nbytes=0)),
-    invalid("T08-dimension-0-beside-huge", "T08", one(dims=(0, 2**62, 4), nbytes=0), "C-015", note="what only a zero makes small cannot be held"),
+    invalid(
+        "T08-dimension-0-beside-huge",
+        "T08",
+        one(dims=(0, 2**62, 4), nbytes=0),
+        "C-015",
+        note="what only a zero makes small cannot be held",
+    ),
     invalid("T09-dimension-2-63", "T09", one(dims=(2**63,)), "C-015", upstream="TENSORS_BAD_SHAPE"),
     invalid("T09-dimension-all-ones", "T09", one(dims=(2**64 - 1,)), "C-015"),
     invalid("T10-product-2-63", "T10", one(dims=(2**32, 2**31)), "C-015", upstream="TENSORS_NE_TOO_BIG"),
     invalid("T11-product-wraps-to-0", "T11", one(dims=(2**32, 2**32)), "C-015", note="llama.cpp #27203"),
     invalid("T11-product-wraps-to-less-than-0", "T11", one(dims=(2**63 - 1, 2), kind=24), "C-015"),
-    invalid("T11-product-wraps-to-4", "T11", one(dims=(4194305, 4194305, 211106198978564)), "C-015", note="gguf-py's np.prod says 4"),
-    invalid("T12-bytes-over-2-63", "T12", one(dims=(2**62,), kind=28), "C-015", upstream="TENSORS_NBYTES_TOO_BIG"),
-    invalid("T13-bytes-2-64-less-16", "T13", one(dims=(4, 2**30 - 1, 2**30 + 1)), "C-015", upstream="TENSORS_NBYTES_PAD_WRAP"),
+    invalid(
+        "T11-product-wraps-to-4",
+        "T11",
+        one(dims=(4194305, 4194305, 211106198978564)),
+        "C-015",
+        note="gguf-py's np.prod says 4",
+    ),
+    invalid(
+        "T12-bytes-over-2-63", "T12", one(dims=(2**62,), kind=28), "C-015", upstream="TENSORS_NBYTES_TOO_BIG"
+    ),
+    invalid(
+        "T13-bytes-2-64-less-16",
+        "T13",
+        one(dims=(4, 2**30 - 1, 2**30 + 1)),
+        "C-015",
+        upstream="TENSORS_NBYTES_PAD_WRAP",
+    ),
     invalid("T14-sum-wraps", "T14", two(((HUGE,), 24, 0), ((HUGE,), 24, HUGE)), "C-019"),
     invalid(
         "T15-sum-and-overhead-wrap",
@@ -61,10 +121,19 @@ TABLE: list[Case] = [
         note="GHSA-3p4r-fq3f-q74v",
     ),
     invalid("T16-row-of-33-in-blocks-of-32", "T16", one(dims=(33,), kind=8), "C-017"),
-    invalid("T16-row-of-16-twice", "T16", one(dims=(16, 2), kind=8), "C-017", note="32 weights, but no row is a block"),
+    invalid(
+        "T16-row-of-16-twice",
+        "T16",
+        one(dims=(16, 2), kind=8),
+        "C-017",
+        note="32 weights, but no row is a block",
+    ),
     unsupported("T17-type-43", "T17", one(kind=43), "C-016", upstream="TENSORS_BAD_TYPE"),
     unsupported("T17-type-all-ones", "T17", one(kind=2**32 - 1), "C-016"),
-    *(unsupported(f"T18-removed-type-{kind}", "T18", one(kind=kind), "C-016") for kind in (4, 5, 31, 32, 33, 36, 37, 38)),
+    *(
+        unsupported(f"T18-removed-type-{kind}", "T18", one(kind=kind), "C-016")
+        for kind in (4, 5, 31, 32, 33, 36, 37, 38)
+    ),
     valid("T19-nvfp4", "T19", gguf(QUANTIZED, [Tensor("t", (64,), 40)]), note="in ggml.h, not in gguf.md"),
     valid("T19-q1-0", "T19", gguf(QUANTIZED, [Tensor("t", (128,), 41)])),
     unsupported("T20-q8-1", "T20", one(kind=9), "C-016"),
@@ -74,18 +143,46 @@ TABLE: list[Case] = [
     malformed("T22-table-ends-early", "T22", preamble(2) + tensor_info("t", (32,), 0, 0)),
     malformed("T22-table-ends-in-dims", "T22", preamble(1) + tensor_info("t", (32,), 0, 0)[:-14]),
     malformed("T22-table-ends-in-offset", "T22", preamble(1) + tensor_info("t", (32,), 0, 0)[:-1]),
-    valid("several-formats", "", gguf(QUANTIZED, [Tensor(f"t{kind}", (256, 2), kind) for kind in SIZES]), upstream="TENSORS_SUCCESS"),
-    valid("rank-4-and-data", "", gguf(QUANTIZED, [Tensor("a", (32, 2, 3, 2), 8), Tensor("b", (7,))]), level="values", upstream="DATA_SUCCESS"),
+    valid(
+        "several-formats",
+        "",
+        gguf(QUANTIZED, [Tensor(f"t{kind}", (256, 2), kind) for kind in SIZES]),
+        upstream="TENSORS_SUCCESS",
+    ),
+    valid(
+        "rank-4-and-data",
+        "",
+        gguf(QUANTIZED, [Tensor("a", (32, 2, 3, 2), 8), Tensor("b", (7,))]),
+        level="values",
+        upstream="DATA_SUCCESS",
+    ),
 ]
 
 TRUNCATABLE = gguf(QUANTIZED, [Tensor("a", (256, 2), 12), Tensor("b", (32, 4), 8), Tensor("c", (3,))])
 
 LAYOUT: list[Case] = [
     invalid("D01-offset-not-aligned", "D01", two(((3,), 0, 0), ((3,), 0, 12)), "C-024", "C-018", "C-020"),
-    invalid("D02-offset-all-ones", "D02", one(offset=2**64 - 1), "C-024", "C-018", "C-019", upstream="TENSORS_BAD_OFFSET"),
-    invalid("D02-offset-wraps-to-header", "D02", one(offset=2**64 - 32), "C-018", "C-019", note="gguf-py: the tensor is the header"),
+    invalid(
+        "D02-offset-all-ones",
+        "D02",
+        one(offset=2**64 - 1),
+        "C-024",
+        "C-018",
+        "C-019",
+        upstream="TENSORS_BAD_OFFSET",
+    ),
+    invalid(
+        "D02-offset-wraps-to-header",
+        "D02",
+        one(offset=2**64 - 32),
+        "C-018",
+        "C-019",
+        note="gguf-py: the tensor is the header",
+    ),
     invalid("D03-one-byte-short", "D03", TRUNCATABLE[: -32 + 12 - 1], "C-019"),
-    invalid("D03-half", "D03", TRUNCATABLE[: len(TRUNCATABLE) // 2 + 80], "C-019", upstream="DATA_NOT_ENOUGH_DATA"),
+    invalid(
+        "D03-half", "D03", TRUNCATABLE[: len(TRUNCATABLE) // 2 + 80], "C-019", upstream="DATA_NOT_ENOUGH_DATA"
+    ),
     invalid("D03-no-data", "D03", TRUNCATABLE[:-480], "C-019"),
     invalid("D07-offset-to-magic", "D07", one(offset=2**64 - 192), "C-018", "C-019"),
     invalid("D04-same-place", "D04", two(((32,), 0, 0), ((32,), 0, 0), 128), "C-018"),
@@ -97,9 +194,19 @@ LAYOUT: list[Case] = [
     valid(
         "D08-empty-tensor-at-a-page",
         "D08",
-        header_only([ARCHITECTURE, key_value("pad", STRING, "x" * 3960)], [tensor_info("t", (0,), 0, 0)], alignment=4096),
+        header_only(
+            [ARCHITECTURE, key_value("pad", STRING, "x" * 3960)],
+            [tensor_info("t", (0,), 0, 0)],
+            alignment=4096,
+        ),
     ),
-    valid("D09-never-written", "D09", gguf(QUANTIZED, [Tensor("t", (256, 2), 12, bytes(288))]), "V-005", level="values"),
+    valid(
+        "D09-never-written",
+        "D09",
+        gguf(QUANTIZED, [Tensor("t", (256, 2), 12, bytes(288))]),
+        "V-005",
+        level="values",
+    ),
 ]
 
 
@@ -136,11 +243,36 @@ BLOCKS: list[Case] = [
         note="E2M1 has two zeros",
     ),
     valid("B06-subnormal-and-negative-scales", "B06", with_half(8, 0, 0x8001, (64,)), level="values"),
-    valid("B07-nvfp4-nan", "B07", with_half(40, 2, 0x7F, (128,), 1), "V-004", level="values", note="ggml decodes it as zero"),
-    valid("small-scales", "D09", gguf(QUANTIZED, [Tensor("t", (256, 2), 12, (b"\1\0\1\0" + b"\x11" * 140) * 2)]), level="values", note="subnormal"),
-    valid("zero-vector", "", gguf(tensors=[Tensor("bias", (32,), 0, bytes(128))]), level="values", note="a bias may well be zero"),
+    valid(
+        "B07-nvfp4-nan",
+        "B07",
+        with_half(40, 2, 0x7F, (128,), 1),
+        "V-004",
+        level="values",
+        note="ggml decodes it as zero",
+    ),
+    valid(
+        "small-scales",
+        "D09",
+        gguf(QUANTIZED, [Tensor("t", (256, 2), 12, (b"\1\0\1\0" + b"\x11" * 140) * 2)]),
+        level="values",
+        note="subnormal",
+    ),
+    valid(
+        "zero-vector",
+        "",
+        gguf(tensors=[Tensor("bias", (32,), 0, bytes(128))]),
+        level="values",
+        note="a bias may well be zero",
+    ),
     invalid("strict-version-2", "", gguf(version=2), "C-061", level="strict"),
-    invalid("strict-architecture-not-first", "", gguf([key_value("a", STRING, "x"), ARCHITECTURE]), "C-063", level="strict"),
+    invalid(
+        "strict-architecture-not-first",
+        "",
+        gguf([key_value("a", STRING, "x"), ARCHITECTURE]),
+        "C-063",
+        level="strict",
+    ),
     valid("strict-good", "", TRUNCATABLE, level="strict"),
     valid("no-quantization-version", "V18", gguf([ARCHITECTURE], [Tensor("t", (32,), 8)]), "G-002"),
     invalid(
@@ -150,9 +282,21 @@ BLOCKS: list[Case] = [
         "G-002",
     ),
     valid(
-        "another-quantization-version", "", gguf([ARCHITECTURE, key_value("general.quantization_version", U32, 3)], [Tensor("t", (32,), 8)]), "G-002"
+        "another-quantization-version",
+        "",
+        gguf([ARCHITECTURE, key_value("general.quantization_version", U32, 3)], [Tensor("t", (32,), 8)]),
+        "G-002",
     ),
-    valid("file-type-without-its-format", "", gguf([ARCHITECTURE, key_value("general.file_type", U32, 7)], [Tensor("t", (32, 2), 1)]), "G-008"),
-    valid("file-type-that-fits-no-row", "", gguf([ARCHITECTURE, key_value("general.file_type", U32, 15)], [Tensor("t", (32, 2), 1)])),
+    valid(
+        "file-type-without-its-format",
+        "",
+        gguf([ARCHITECTURE, key_value("general.file_type", U32, 7)], [Tensor("t", (32, 2), 1)]),
+        "G-008",
+    ),
+    valid(
+        "file-type-that-fits-no-row",
+        "",
+        gguf([ARCHITECTURE, key_value("general.file_type", U32, 15)], [Tensor("t", (32, 2), 1)]),
+    ),
 ]
 CASES = TABLE + LAYOUT + BLOCKS

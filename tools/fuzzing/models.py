@@ -1,4 +1,6 @@
-"""Two models small enough to be mutated and run: a Llama with a vocabulary of SentencePiece, a Qwen3 with one of bytes and merges; random weights."""
+"""Two models small enough to be mutated and run: a Llama with a vocabulary of SentencePiece, a Qwen3 with one
+of bytes and merges; random weights.
+"""
 
 from __future__ import annotations
 
@@ -50,25 +52,50 @@ def _file(architecture: str, vocabulary: Metadata) -> bytes:
 
 def _shapes(architecture: str, n_tokens: int) -> dict[str, tuple[int, ...]]:
     head = HIDDEN // HEADS
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_tokens, HIDDEN), "output_norm.weight": (HIDDEN,)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (n_tokens, HIDDEN),
+        "output_norm.weight": (HIDDEN,),
+    }
     for i in range(LAYERS):
-        rows = {"attn_q": HIDDEN, "attn_k": KV_HEADS * head, "attn_v": KV_HEADS * head, "attn_output": HIDDEN, "ffn_gate": FFN, "ffn_up": FFN}
+        rows = {
+            "attn_q": HIDDEN,
+            "attn_k": KV_HEADS * head,
+            "attn_v": KV_HEADS * head,
+            "attn_output": HIDDEN,
+            "ffn_gate": FFN,
+            "ffn_up": FFN,
+        }
         shapes |= {f"blk.{i}.{name}.weight": (n, HIDDEN) for name, n in rows.items()}
         shapes[f"blk.{i}.ffn_down.weight"] = (HIDDEN, FFN)
-        norms = {"attn_norm": HIDDEN, "ffn_norm": HIDDEN} | ({"attn_q_norm": head, "attn_k_norm": head} if architecture == "qwen3" else {})
+        norms = {"attn_norm": HIDDEN, "ffn_norm": HIDDEN} | (
+            {"attn_q_norm": head, "attn_k_norm": head} if architecture == "qwen3" else {}
+        )
         shapes |= {f"blk.{i}.{name}.weight": (n,) for name, n in norms.items()}
     return shapes
 
 
 def _sentencepiece() -> Metadata:
-    special, words = ["<unk>", "<s>", "</s>"], ["\u2581", "a", "b", "x", "\u2581a", "\u2581b", "\u2581x", "ab"]
+    special, words = (
+        ["<unk>", "<s>", "</s>"],
+        ["\u2581", "a", "b", "x", "\u2581a", "\u2581b", "\u2581x", "ab"],
+    )
     n_bytes = 256
-    kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * n_bytes, *[TokenType.NORMAL] * len(words)]
+    kinds = [
+        TokenType.UNKNOWN,
+        TokenType.CONTROL,
+        TokenType.CONTROL,
+        *[TokenType.BYTE] * n_bytes,
+        *[TokenType.NORMAL] * len(words),
+    ]
     return {
         "tokenizer.ggml.model": string("llama"),
         "tokenizer.ggml.pre": string("default"),
-        "tokenizer.ggml.tokens": array(ValueType.STRING, [*special, *(f"<0x{i:02X}>" for i in range(n_bytes)), *words]),
-        "tokenizer.ggml.scores": array(ValueType.FLOAT32, [0.0] * (len(special) + n_bytes) + [-float(i) for i in range(len(words))]),
+        "tokenizer.ggml.tokens": array(
+            ValueType.STRING, [*special, *(f"<0x{i:02X}>" for i in range(n_bytes)), *words]
+        ),
+        "tokenizer.ggml.scores": array(
+            ValueType.FLOAT32, [0.0] * (len(special) + n_bytes) + [-float(i) for i in range(len(words))]
+        ),
         "tokenizer.ggml.token_type": array(ValueType.INT32, [int(kind) for kind in kinds]),
         "tokenizer.ggml.bos_token_id": u32(1),
         "tokenizer.ggml.eos_token_id": u32(2),
@@ -82,8 +109,13 @@ def _byte_pairs() -> Metadata:
     return {
         "tokenizer.ggml.model": string("gpt2"),
         "tokenizer.ggml.pre": string("qwen2"),
-        "tokenizer.ggml.tokens": array(ValueType.STRING, [*letters, *(merge.replace(" ", "") for merge in merges), *special]),
-        "tokenizer.ggml.token_type": array(ValueType.INT32, [int(TokenType.NORMAL)] * (len(letters) + len(merges)) + [int(TokenType.CONTROL)] * 2),
+        "tokenizer.ggml.tokens": array(
+            ValueType.STRING, [*letters, *(merge.replace(" ", "") for merge in merges), *special]
+        ),
+        "tokenizer.ggml.token_type": array(
+            ValueType.INT32,
+            [int(TokenType.NORMAL)] * (len(letters) + len(merges)) + [int(TokenType.CONTROL)] * 2,
+        ),
         "tokenizer.ggml.merges": array(ValueType.STRING, merges),
         "tokenizer.ggml.eos_token_id": u32(len(letters) + len(merges)),
     }

@@ -1,4 +1,6 @@
-"""What is fuzzed. A target takes any bytes and returns; whatever it raises is a bug, and so is any disagreement that it finds."""
+"""What is fuzzed. A target takes any bytes and returns; whatever it raises is a bug, and so is any
+disagreement that it finds.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def reader(data: bytes) -> None:
 
 
 def agreement(data: bytes) -> None:
-    """The parser and the grammar, which must say the same of any bytes: malformed or not, and how many keys and tensors there are."""
+    """The parser and the grammar, which must say the same of any bytes: malformed or not, and how many keys
+    and tensors there are.
+    """
     complaint = grammar.complaint(data)
     try:
         header = parse(data, "fuzzed")
@@ -53,7 +57,9 @@ def agreement(data: bytes) -> None:
         raise AssertionError(f"the parser reads what the grammar refuses: {complaint}")
     tree = grammar.HEADER.parse(data)
     ours = [(tensor.dims, tensor.type_id, tensor.offset) for tensor in header.tensors]
-    if ours != [(tuple(tensor.dims), tensor.type, tensor.offset) for tensor in tree.tensors] or len(header.metadata) != len(tree.metadata):
+    if ours != [(tuple(tensor.dims), tensor.type, tensor.offset) for tensor in tree.tensors] or len(
+        header.metadata
+    ) != len(tree.metadata):
         raise AssertionError("the parser and the grammar read different trees")
 
 
@@ -92,7 +98,9 @@ def loader(data: bytes) -> None:
 
 
 def touch(tensor: Tensor) -> None:
-    """All that a tensor gives, where it is small: what is refused is refused by name. Shapes may be huge where a dimension is 0."""
+    """All that a tensor gives, where it is small: what is refused is refused by name. Shapes may be huge
+    where a dimension is 0.
+    """
     repr(tensor)
     if tensor.size > 1 << 20:
         return
@@ -105,17 +113,25 @@ def touch(tensor: Tensor) -> None:
 
 
 def running(data: bytes) -> None:
-    """A model's tokenizer and a few tokens of it, as `gguflow run` does it; the file must hold, or be refused for a reason that has a rule."""
+    """A model's tokenizer and a few tokens of it, as `gguflow run` does it; the file must hold, or be refused
+    for a reason that has a rule.
+    """
     path = _scratch().with_suffix(".gguf")
     path.write_bytes(data)
-    with contextlib.suppress(FileError, NonFiniteError, UsageError), np.errstate(all="ignore"), open_model(path) as model:
+    with (
+        contextlib.suppress(FileError, NonFiniteError, UsageError),
+        np.errstate(all="ignore"),
+        open_model(path) as model,
+    ):
         tokenizer, transformer = Tokenizer(model.metadata, model.path), Transformer(model)
         generation = Generation(transformer, tokenizer, PROMPT, 3, Sampler(), "f16")
         list(generation)
 
 
 def payload(data: bytes) -> None:
-    """A payload of the parametric family, in memory: as it is, and with its digests made right, without which little gets past them."""
+    """A payload of the parametric family, in memory: as it is, and with its digests made right, without which
+    little gets past them.
+    """
     for content in (data, resealed(data)):
         decode(content)
 
@@ -134,7 +150,9 @@ def decode(data: bytes) -> None:
 
 
 def resealed(data: bytes) -> bytes:
-    """The payload with the digests of its prefix and of its chunks made anew, where the descriptor says where they are."""
+    """The payload with the digests of its prefix and of its chunks made anew, where the descriptor says where
+    they are.
+    """
     try:
         geometry = descriptor.parse(data).geometry
     except FileError:
@@ -144,7 +162,9 @@ def resealed(data: bytes) -> bytes:
     content = bytearray(data)
     for at in range(geometry.index_offset, geometry.index_offset + geometry.index_nbytes, INDEX_ENTRY_BYTES):
         offset, nbytes = struct.unpack_from("<2Q", content, at)
-        content[at + 16 : at + 32] = chunk_digest(np.frombuffer(content[offset : offset + min(nbytes, len(content))], np.uint8))
+        content[at + 16 : at + 32] = chunk_digest(
+            np.frombuffer(content[offset : offset + min(nbytes, len(content))], np.uint8)
+        )
     content[: geometry.prefix_nbytes] = descriptor.sealed(bytes(content[: geometry.prefix_nbytes]))
     return bytes(content)
 
@@ -154,7 +174,9 @@ def payloads_in(content: bytes) -> list[bytes]:
     with contextlib.suppress(FileError):
         header = parse(content, "seed")
         if payload_names(header.metadata):
-            return [content[header.data_offset + tensor.offset :][: tensor.n_weights] for tensor in header.tensors]
+            return [
+                content[header.data_offset + tensor.offset :][: tensor.n_weights] for tensor in header.tensors
+            ]
     return []
 
 
@@ -176,9 +198,13 @@ TARGETS: dict[str, Target] = {
 
 
 def seeds(target: str, corpus: Path) -> list[bytes]:
-    """What the mutations of a target begin with: the small files of the corpus that it understands, or the payloads in them; or models that run."""
+    """What the mutations of a target begin with: the small files of the corpus that it understands, or the
+    payloads in them; or models that run.
+    """
     if target == "running":
         return models()
     paths = sorted(corpus.rglob("*.safetensors" if target == "safetensors" else "*.gguf"))
     files = [path.read_bytes() for path in paths if path.stat().st_size < 1 << 14]
-    return [payload for content in files for payload in payloads_in(content)] if target == "payload" else files
+    return (
+        [payload for content in files for payload in payloads_in(content)] if target == "payload" else files
+    )

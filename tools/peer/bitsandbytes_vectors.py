@@ -1,6 +1,8 @@
-"""Writes fixtures/parametric/bitsandbytes.json: what bitsandbytes on the CPU makes of small tensors. Run inside an environment with bitsandbytes.
+"""Writes fixtures/parametric/bitsandbytes.json: what bitsandbytes on the CPU makes of small tensors. Run
+inside an environment with bitsandbytes.
 
-Rows are multiples of a block: 0.50.2 decodes others wrongly where there is AVX-512 (a scale per row, not per block; its encoder is right).
+Rows are multiples of a block: 0.50.2 decodes others wrongly where there is AVX-512 (a scale per row, not per
+block; its encoder is right).
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ def tensors() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(11)
     ties = (np.round(rng.standard_normal((4, 64)) * 8) / 8).astype(np.float32)
     ties[2] = 0
-    return {"gaussian": (rng.standard_normal((10, 128)) * 0.02).astype(np.float32), "ties and a row of zeros": ties}
+    return {
+        "gaussian": (rng.standard_normal((10, 128)) * 0.02).astype(np.float32),
+        "ties and a row of zeros": ties,
+    }
 
 
 def entry(name: str, x: np.ndarray) -> dict[str, object]:
@@ -48,7 +53,9 @@ def hexed(tensor: torch.Tensor) -> str:
 def main() -> None:
     entries = [entry(name, x) for name, x in tensors().items()]
     TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(json.dumps({"bitsandbytes": bitsandbytes.__version__, "tensors": entries}, indent=1) + "\n")
+    TARGET.write_text(
+        json.dumps({"bitsandbytes": bitsandbytes.__version__, "tensors": entries}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""llama.cpp's convert_hf_to_gguf.py, with its look-up of known tokenizers replaced (run by the peer's Python).
+"""llama.cpp's convert_hf_to_gguf.py, with its look-up of known tokenizers replaced (run by the peer's
+Python).
 
-convert.py LLAMA_CPP_DIR PRE_TOKENIZER ARGUMENTS...    PRE_TOKENIZER: the name that the look-up returns, or "-" for the look-up as it is
+convert.py LLAMA_CPP_DIR PRE_TOKENIZER ARGUMENTS...    PRE_TOKENIZER: the name that the look-up returns, or
+"-" for the look-up as it is
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ def by_name(name: str) -> BlockFormat:
     try:
         return _discovered()[name.lower()]
     except KeyError:
-        raise UnknownFormatError(f"unknown block format {name!r}; known: {', '.join(_discovered())}") from None
+        raise UnknownFormatError(
+            f"unknown block format {name!r}; known: {', '.join(_discovered())}"
+        ) from None
 
 
 def by_id(type_id: int) -> BlockFormat | None:

@@ -19,7 +19,9 @@ Fields = Mapping[str, Any]
 Floats = NDArray[np.float32]
 
 Importance = Literal["unused", "optional", "required"]
-"""Whether an encoder takes per-weight importance. "required" formats are too coarse to encode without it: ggml refuses, and so do we."""
+"""Whether an encoder takes per-weight importance. "required" formats are too coarse to encode without it:
+ggml refuses, and so do we.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class ReservedCode:
 
     offset: bytes from the start of the block to a little-endian word. width: of the word in bytes, 1, 2 or 4.
     mask: the bits that must not all be set.
-    what: the field, for messages. tolerated: some reader gives the pattern a meaning, so it deserves a warning only.
+    what: the field, for messages. tolerated: some reader gives the pattern a meaning, so it deserves a
+    warning only.
     """
 
     offset: int
@@ -46,16 +49,20 @@ HALF_EXPONENT = 0x7C00
 class BlockFormat:
     """A block format: `block_size` weights become `type_size` bytes.
 
-    The scalar reference (`encode_block`, `decode_block`) works on the grammar's named fields; the kernel of the same name in `gguflow.kernels`
-    works on byte offsets. They are two derivations of one layout, and a test holds them equal to the bit.
+    The scalar reference (`encode_block`, `decode_block`) works on the grammar's named fields; the kernel of
+    the same name in `gguflow.kernels` works on byte offsets. They are two derivations of one layout, and a
+    test holds them equal to the bit.
 
     name: as the field writes it, upper case ("Q4_K"). id: ggml's type number, as it stands in a file.
-    dtype: NumPy's view of one packed block, little-endian, unaligned. grammar: construct's view of the same bytes.
+    dtype: NumPy's view of one packed block, little-endian, unaligned. grammar: construct's view of the same
+    bytes.
     formula: one line, how a weight is made from the fields. summary: one line, what the block holds.
     encode_block: (x float32[block_size], importance float32[block_size] | None) -> fields.
-    weighs_rows: whether importance goes with the mean square of the whole row, so that a part of a row cannot be encoded alone.
+    weighs_rows: whether importance goes with the mean square of the whole row, so that a part of a row cannot
+    be encoded alone.
     decode_block: fields -> float32[block_size] (number_type[1] for the integer formats and F64).
-    snr: signal to noise of Gaussian weights after encoding and decoding, in dB, as measured; None where nothing is lost.
+    snr: signal to noise of Gaussian weights after encoding and decoding, in dB, as measured; None where
+    nothing is lost.
     number_type: for the plain numbers that NumPy knows (all but BF16), their dtype.
     reserved: patterns that no good block holds; None for what follows from the layout, see `reserved_codes`.
     """
@@ -79,7 +86,9 @@ class BlockFormat:
     def __post_init__(self) -> None:
         object.__setattr__(self, "type_size", self.dtype.itemsize)
         if self.grammar.sizeof() != self.dtype.itemsize:
-            raise TypeError(f"{self.name}: grammar has {self.grammar.sizeof()} bytes, dtype {self.dtype.itemsize}")
+            raise TypeError(
+                f"{self.name}: grammar has {self.grammar.sizeof()} bytes, dtype {self.dtype.itemsize}"
+            )
 
     @property
     def key(self) -> str:
@@ -88,11 +97,21 @@ class BlockFormat:
 
     @functools.cached_property
     def reserved_codes(self) -> tuple[ReservedCode, ...]:
-        """`reserved` where it is given, else: every scale and min that is a binary16 must be finite. Those are the fields d, dmin and m."""
+        """`reserved` where it is given, else: every scale and min that is a binary16 must be finite. Those
+        are the fields d, dmin and m.
+        """
         if self.reserved is not None:
             return self.reserved
-        halves = [name for name in ("d", "dmin", "m") if name in (self.dtype.names or ()) and self.dtype[name] == np.dtype("<u2")]
-        return tuple(ReservedCode(self.dtype.fields[name][1], 2, HALF_EXPONENT, name) for name in halves if self.dtype.fields)
+        halves = [
+            name
+            for name in ("d", "dmin", "m")
+            if name in (self.dtype.names or ()) and self.dtype[name] == np.dtype("<u2")
+        ]
+        return tuple(
+            ReservedCode(self.dtype.fields[name][1], 2, HALF_EXPONENT, name)
+            for name in halves
+            if self.dtype.fields
+        )
 
     @property
     def bits_per_weight(self) -> float:
@@ -109,7 +128,9 @@ class BlockFormat:
         Raises ShapeError where n is no multiple of the block size.
         """
         if n % self.block_size:
-            raise ShapeError(f"a row of {n} weights does not divide into {self.name} blocks of {self.block_size}")
+            raise ShapeError(
+                f"a row of {n} weights does not divide into {self.name} blocks of {self.block_size}"
+            )
         return n // self.block_size * self.type_size
 
     def __str__(self) -> str:

@@ -1,4 +1,6 @@
-"""BF16: the upper 16 bits of a binary32, little-endian, one number a block. Encoding rounds to nearest even; a NaN becomes quiet."""
+"""BF16: the upper 16 bits of a binary32, little-endian, one number a block. Encoding rounds to nearest even;
+a NaN becomes quiet.
+"""
 
 from __future__ import annotations
 

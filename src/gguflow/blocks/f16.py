@@ -1,4 +1,6 @@
-"""F16: IEEE 754 binary16, little-endian, one number a block. Encoding rounds to nearest even; beyond 65,504 it gives infinity."""
+"""F16: IEEE 754 binary16, little-endian, one number a block. Encoding rounds to nearest even; beyond 65,504
+it gives infinity.
+"""
 
 from __future__ import annotations
 

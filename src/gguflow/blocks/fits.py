@@ -1,11 +1,13 @@
-"""The searches of ggml's K-quant encoders, in NumPy's binary32: what scale (and minimum) should a few weights have, and which codes follow?
+"""The searches of ggml's K-quant encoders, in NumPy's binary32: what scale (and minimum) should a few weights
+have, and which codes follow?
 
-Every product and quotient is rounded to binary32 where the formula says so, and every sum runs from the first element to the last
-(`ordered_sum`): another order would give other bytes. The same searches on lanes are in `gguflow.kernels.fits`.
+Every product and quotient is rounded to binary32 where the formula says so, and every sum runs from the first
+element to the last (`ordered_sum`): another order would give other bytes. The same searches on lanes are in
+`gguflow.kernels.fits`.
 
-Source of the algorithms: make_qkx2_quants, make_qkx3_quants, make_qx_quants, make_q3_quants and make_qp_quants in ggml's ggml-quants.c; in words in
-spec/blocks/k-quants.md. What arithmetic does beyond the ordinary (overflow, 0/0, a code that wraps in its byte) is part of them: equal bytes for
-any finite weights.
+Source of the algorithms: make_qkx2_quants, make_qkx3_quants, make_qx_quants, make_q3_quants and
+make_qp_quants in ggml's ggml-quants.c; in words in spec/blocks/k-quants.md. What arithmetic does beyond the
+ordinary (overflow, 0/0, a code that wraps in its byte) is part of them: equal bytes for any finite weights.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ TINY = f32(1e-15)  # a group whose largest magnitude is below has scale 0; ggml'
 
 
 class Ladder(NamedTuple):
-    """The trial scales of `fit_scale_min`: the range of the weights is divided by n_max + first + step * k, for k = 0 ... last."""
+    """The trial scales of `fit_scale_min`: the range of the weights is divided by n_max + first + step * k,
+    for k = 0 ... last.
+    """
 
     first: float
     step: float
@@ -44,10 +48,14 @@ def nearest_codes(values: Floats, lowest: int, highest: int) -> Codes:
     return codes
 
 
-def fit_scale_min(x: Floats, w: Floats, n_max: int, ladder: Ladder, absolute: bool = False) -> tuple[np.float32, np.float32, Codes]:
-    """x ~ scale * code - minimum, codes 0 to n_max, minimum >= 0: weighted least squares for each rung of a ladder of trial scales; the best is kept.
+def fit_scale_min(
+    x: Floats, w: Floats, n_max: int, ladder: Ladder, absolute: bool = False
+) -> tuple[np.float32, np.float32, Codes]:
+    """x ~ scale * code - minimum, codes 0 to n_max, minimum >= 0: weighted least squares for each rung of a
+    ladder of trial scales; the best is kept.
 
-    absolute: compare trials by the weighted sum of |error| instead of error squared. Returns (scale, minimum, codes).
+    absolute: compare trials by the weighted sum of |error| instead of error squared. Returns (scale, minimum,
+    codes).
     """
     high = x.max()
     low = min(x.min(), f32(0))
@@ -64,7 +72,9 @@ def fit_scale_min(x: Floats, w: Floats, n_max: int, ladder: Ladder, absolute: bo
     best_codes = nearest_codes(inverse * (x - low), 0, n_max)
     best = error(scale, low, best_codes)
     for k in range(ladder.last + 1):
-        inverse = (f32(ladder.first) + f32(ladder.step) * f32(k) + f32(n_max)) / (high - low)  # low is that of the best trial so far
+        inverse = (f32(ladder.first) + f32(ladder.step) * f32(k) + f32(n_max)) / (
+            high - low
+        )  # low is that of the best trial so far
         codes = nearest_codes(inverse * (x - low), 0, n_max)
         weighted = w * codes.astype(f32)
         sum_l, sum_l2, sum_xl = (ordered_sum(weighted * factor) for factor in (f32(1), codes.astype(f32), x))
@@ -82,7 +92,8 @@ def fit_scale_min(x: Floats, w: Floats, n_max: int, ladder: Ladder, absolute: bo
 
 
 def fit_symmetric(x: Floats, w: Floats, n_max: int) -> tuple[np.float32, Codes]:
-    """x ~ scale * (code - n_max), codes 0 to 2 * n_max - 1: 19 trial scales around the one that maps the largest magnitude to -n_max.
+    """x ~ scale * (code - n_max), codes 0 to 2 * n_max - 1: 19 trial scales around the one that maps the
+    largest magnitude to -n_max.
 
     Returns (scale, codes); where all of x is below TINY, 0 and codes that are all 0.
     """
@@ -92,7 +103,11 @@ def fit_symmetric(x: Floats, w: Floats, n_max: int) -> tuple[np.float32, Codes]:
 
     def trial(inverse: np.float32) -> tuple[Codes, np.float32, np.float32]:
         codes = nearest_codes(inverse * x, -n_max, n_max - 1)
-        return codes, ordered_sum(w * x * codes.astype(f32)), ordered_sum(w * codes.astype(f32) * codes.astype(f32))
+        return (
+            codes,
+            ordered_sum(w * x * codes.astype(f32)),
+            ordered_sum(w * codes.astype(f32) * codes.astype(f32)),
+        )
 
     best_codes, sum_lx, sum_l2 = trial(f32(-n_max) / top)
     scale = sum_lx / sum_l2 if sum_l2 != 0 else f32(0)
@@ -106,7 +121,9 @@ def fit_symmetric(x: Floats, w: Floats, n_max: int) -> tuple[np.float32, Codes]:
 
 
 def fit_by_descent(x: Floats, n_max: int) -> tuple[np.float32, Codes]:
-    """As fit_symmetric with weights x**2, by coordinate descent: from the codes of one scale, change one code at a time while that helps."""
+    """As fit_symmetric with weights x**2, by coordinate descent: from the codes of one scale, change one code
+    at a time while that helps.
+    """
     top = _largest_magnitude(x)
     if abs(top) < TINY:
         return f32(0), np.zeros(len(x), np.int32)
@@ -116,9 +133,11 @@ def fit_by_descent(x: Floats, n_max: int) -> tuple[np.float32, Codes]:
 
 
 def fit_positive(x: Floats, w: Floats, n_max: int) -> tuple[np.float32, Codes]:
-    """x ~ scale * code, x >= 0, codes 0 to n_max: nine trial scales, then coordinate descent. Fits the sub-scales themselves.
+    """x ~ scale * code, x >= 0, codes 0 to n_max: nine trial scales, then coordinate descent. Fits the
+    sub-scales themselves.
 
-    A negative x (rounding can make a sub-scale negative) wraps: its code is kept in eight bits. Returns (scale, codes).
+    A negative x (rounding can make a sub-scale negative) wraps: its code is kept in eight bits. Returns
+    (scale, codes).
     """
     top = f32(0)
     for v in x:
@@ -131,7 +150,9 @@ def fit_positive(x: Floats, w: Floats, n_max: int) -> tuple[np.float32, Codes]:
     best = _squared_error(x, w, trial_scale, codes)
     for k in (*range(-4, 0), *range(1, 5)):
         trial_inverse = (f32(0.1) * f32(k) + f32(n_max)) / top
-        error = _squared_error(x, w, f32(1) / trial_inverse, nearest_codes(trial_inverse * x, -(1 << 23), n_max))
+        error = _squared_error(
+            x, w, f32(1) / trial_inverse, nearest_codes(trial_inverse * x, -(1 << 23), n_max)
+        )
         if error < best:
             best, inverse = error, trial_inverse
     codes = nearest_codes(inverse * x, -(1 << 23), n_max)
@@ -153,8 +174,11 @@ def _squared_error(x: Floats, w: Floats, scale: np.float32, codes: Codes) -> np.
     return ordered_sum(w * difference * difference)
 
 
-def _descend(x: Floats, w: Floats, codes: Codes, lowest: int, highest: int, bits: int, rest_above: np.float32) -> np.float32:
-    """Up to five rounds over the codes: each takes the value that is best while the others stay, if the fit improves. Returns the scale.
+def _descend(
+    x: Floats, w: Floats, codes: Codes, lowest: int, highest: int, bits: int, rest_above: np.float32
+) -> np.float32:
+    """Up to five rounds over the codes: each takes the value that is best while the others stay, if the fit
+    improves. Returns the scale.
 
     codes: changed in place. bits: what of a code is kept (ggml holds it in a byte).
     rest_above: a code is left alone unless the others' sum of w * code**2 is above this.

@@ -1,6 +1,7 @@
 """E2M1, the 4-bit float of MXFP4 and NVFP4; the twin of kernels/fp4.py.
 
-Source of the table: `kvalues_fp4` in ggml's ggml-common.h, the values of E2M1 (OCP Microscaling Formats, 1.0) doubled, so that they are integers.
+Source of the table: `kvalues_fp4` in ggml's ggml-common.h, the values of E2M1 (OCP Microscaling Formats, 1.0)
+doubled, so that they are integers.
 """
 
 from __future__ import annotations

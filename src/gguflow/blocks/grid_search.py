@@ -1,10 +1,11 @@
-"""How the I-quants with a grid are encoded: signs off, levels by a trial scale, the combination moved to a grid point, the scale fitted again.
+"""How the I-quants with a grid are encoded: signs off, levels by a trial scale, the combination moved to a
+grid point, the scale fitted again.
 
-The formats differ in the numbers of a `Search`. Sums run from first to last in binary32, as in fits.py; the same search on lanes is
-gguflow.kernels.grid_search.
+The formats differ in the numbers of a `Search`. Sums run from first to last in binary32, as in fits.py; the
+same search on lanes is gguflow.kernels.grid_search.
 
-Source of the algorithm: quantize_row_iq2_xxs_impl and its siblings, iq2_find_best_neighbour, iq3_find_best_neighbour in ggml's ggml-quants.c; in
-words in spec/blocks/i-quants.md.
+Source of the algorithm: quantize_row_iq2_xxs_impl and its siblings, iq2_find_best_neighbour,
+iq3_find_best_neighbour in ggml's ggml-quants.c; in words in spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ LARGEST = np.finfo(f32).max
 class Search:
     """What is particular to a format.
 
-    grid: its name. sub_block: weights that share a scale. reach, step: trial scales map the largest weight to top + step * k, k = -reach ... reach,
-    top being the highest level's odd number. tiny: a sub-block whose largest weight is below is all zeros.
+    grid: its name. sub_block: weights that share a scale. reach, step: trial scales map the largest weight to
+    top + step * k, k = -reach ... reach, top being the highest level's odd number. tiny: a sub-block whose
+    largest weight is below is all zeros.
     even_signs: the eighth sign of a group is not stored, so the number of minus signs is made even.
-    refit: after the best trial, which groups look for their point again with its scale: those that were off the grid; all, if one was; or always all.
-    positive_fit: the trials start from a fit of levels without a grid (fits.fit_positive) instead of from the largest weight.
+    refit: after the best trial, which groups look for their point again with its scale: those that were off
+    the grid; all, if one was; or always all. positive_fit: the trials start from a fit of levels without a
+    grid (fits.fit_positive) instead of from the largest weight.
     fudge: what the largest scale is multiplied by in the end.
     """
 
@@ -54,7 +57,9 @@ class Search:
 
 
 class Fit(NamedTuple):
-    """A sub-block: its scale, the grid point of each group, and for each 8 weights a byte of signs, weight i in bit i."""
+    """A sub-block: its scale, the grid point of each group, and for each 8 weights a byte of signs, weight i
+    in bit i.
+    """
 
     scale: np.float32
     points: list[int]
@@ -75,8 +80,8 @@ def odd(levels: Levels) -> Floats:
 def take_signs(x: Floats, w: Floats, even: bool) -> tuple[Floats, list[int]]:
     """Magnitudes, and a byte of signs per 8 weights.
 
-    even: where the number of minus signs is odd, the weight whose sign costs least (the first with the smallest w * x**2) changes its own, and
-    its magnitude becomes negative; of the byte, seven bits stay.
+    even: where the number of minus signs is odd, the weight whose sign costs least (the first with the
+    smallest w * x**2) changes its own, and its magnitude becomes negative; of the byte, seven bits stay.
     """
     magnitudes = np.where(x >= 0, x, -x)
     signs = []
@@ -99,7 +104,8 @@ def nearest_levels(v: Floats, inverse: np.float32, highest: int) -> Levels:
 def to_grid(points: Grid, levels: Levels, v: Floats, w: Floats, scale: np.float32) -> int:
     """The number of the grid point that the levels are, or else of the best of its neighbours.
 
-    That is the first with the smallest sum of w * (scale * odd - v)**2. Where no sum is finite (ggml stops the program there) it is the first of all.
+    That is the first with the smallest sum of w * (scale * odd - v)**2. Where no sum is finite (ggml stops
+    the program there) it is the first of all.
     """
     code = points.pack(levels)
     if code in points.index:
@@ -135,7 +141,9 @@ def fit(x: Floats, w: Floats, search: Search) -> Fit:
     for k in range(-search.reach, search.reach + 1):
         inverse = (f32(search.top) + f32(k) * f32(search.step)) / reference
         levels = nearest_levels(v, inverse, highest)
-        trial = [to_grid(points, levels[group], v[group], root_w[group], f32(1) / inverse) for group in groups]
+        trial = [
+            to_grid(points, levels[group], v[group], root_w[group], f32(1) / inverse) for group in groups
+        ]
         sum_qx, sum_q2 = _sums(points, trial, v, w)
         if sum_q2 > 0 and sum_qx * sum_qx > best * sum_q2:
             scale = sum_qx / sum_q2
@@ -167,7 +175,10 @@ def fit_super_block(x: Floats, w: Floats, search: Search) -> tuple[list[Fit], in
 
     Where no sub-block has a scale above zero, d and the sub-scales are 0.
     """
-    fits = [fit(x[i : i + search.sub_block], w[i : i + search.sub_block], search) for i in range(0, len(x), search.sub_block)]
+    fits = [
+        fit(x[i : i + search.sub_block], w[i : i + search.sub_block], search)
+        for i in range(0, len(x), search.sub_block)
+    ]
     largest = f32(0)
     for f in fits:
         if f.scale > largest:  # a scale that is NaN, where ggml stops the program, is passed over

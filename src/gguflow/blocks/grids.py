@@ -1,8 +1,9 @@
 """The grids of the I-quants: which groups of 8 (or 4) levels have a code, and what a level is worth.
 
-An I-quant stores, for a group of neighbouring weights, the number of a point on a grid: a fixed list of combinations of levels that real weights
-use most. The lists are facts of the format, without a formula. `tools/make_grids` reads them out of ggml by decoding every index, and keeps
-them in `grids.bin`: for each grid in the order of `SHAPES`, one little-endian uint16 per point, the level of weight k in the bits from
+An I-quant stores, for a group of neighbouring weights, the number of a point on a grid: a fixed list of
+combinations of levels that real weights use most. The lists are facts of the format, without a formula.
+`tools/make_grids` reads them out of ggml by decoding every index, and keeps them in `grids.bin`: for each
+grid in the order of `SHAPES`, one little-endian uint16 per point, the level of weight k in the bits from
 ``k * level_bits`` on. 9,216 bytes for the 4,608 points of six grids.
 """
 
@@ -23,7 +24,8 @@ class Grid:
 
     codes: uint16[n], a point's levels packed, weight k in the bits from k * level_bits on.
     levels: uint8[n, group], the same, unpacked. values: what each level decodes to.
-    shells: how many distances the encoder looks at around a combination that is no grid point (see `neighbours`).
+    shells: how many distances the encoder looks at around a combination that is no grid point (see
+    `neighbours`).
     """
 
     name: str
@@ -57,9 +59,11 @@ class Grid:
         return (np.asarray(codes)[:, None] >> shifts & ((1 << self.level_bits) - 1)).astype(np.uint8)
 
     def neighbours(self, code: int) -> NDArray[np.intp]:
-        """Grid points around a combination that is none: those at the `shells` smallest distances that occur, nearest first, ties by number.
+        """Grid points around a combination that is none: those at the `shells` smallest distances that occur,
+        nearest first, ties by number.
 
-        Distance is Euclidean between levels. The order decides which of equally good points an encoder takes, so it is part of the bytes.
+        Distance is Euclidean between levels. The order decides which of equally good points an encoder takes,
+        so it is part of the bytes.
         """
         return _neighbours(self, code)
 
@@ -95,7 +99,9 @@ def grid(name: str) -> Grid:
     first = 0
     for other, (points, group, level_bits, values, shells) in SHAPES.items():
         if other == name:
-            return Grid(name, group, level_bits, values, shells, data[first : first + points].astype(np.uint16))
+            return Grid(
+                name, group, level_bits, values, shells, data[first : first + points].astype(np.uint16)
+            )
         first += points
     raise KeyError(name)
 

@@ -1,14 +1,18 @@
-"""IQ1_M: groups of 8 weights on a grid of 2048 ternary points with a shift each, 16 sub-blocks of 16 with 3-bit sub-scales under one scale.
+"""IQ1_M: groups of 8 weights on a grid of 2048 ternary points with a shift each, 16 sub-blocks of 16 with
+3-bit sub-scales under one scale.
 
     byte   0 ................ 31 | 32 ......................... 47 | 48 ......................... 55
     field  qs[32]                | qh[16], one per sub-block:      | scales[8], four little-endian u16:
-           qs[i]: low 8 bits of  |   bits 0-2: high 3 bits of the  |   bits 3 k ... 3 k + 2 of word n: sub-scale 4 n + k
-             the index of group i|     first group's index, bit 3: |   bits 12 ... 15 of word n: bits 4 n ... 4 n + 3 of d, an f16
+           qs[i]: low 8 bits of  |   bits 0-2: high 3 bits of the  |   bits 3 k ... 3 k + 2 of word n:
+           sub-scale 4 n + k
+             the index of group i|     first group's index, bit 3: |   bits 12 ... 15 of word n: bits 4 n ...
+             4 n + 3 of d, an f16
                                  |     its shift is negative;      |
                                  |   bits 4-7: the second group's  |
 
-weight i = d * (2 s + 1) * (grid value + shift), grid values -1, 0, 1, shift 1/8 or -1/8. 1.75 bits per weight. Source of the layout:
-`block_iq1_m` and `iq1m_scale_t` in ggml's ggml-common.h; see spec/blocks/i-quants.md.
+weight i = d * (2 s + 1) * (grid value + shift), grid values -1, 0, 1, shift 1/8 or -1/8. 1.75 bits per
+weight. Source of the layout: `block_iq1_m` and `iq1m_scale_t` in ggml's ggml-common.h; see
+spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations
@@ -33,7 +37,9 @@ FUDGE = f32(1.1125)
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """Without importance the error weights are the squares of the weights. The scale is fitted again to the packed sub-scales."""
+    """Without importance the error weights are the squares of the weights. The scale is fitted again to the
+    packed sub-scales.
+    """
     w = x * x if importance is None else error_weights(x, importance, f32(2) * ordered_sum(x * x) / f32(256))
     parts = [slice(i, i + 16) for i in range(0, 256, 16)]
     fits = [fit(x[part], w[part], halves=2, tiny=TINY) for part in parts]
@@ -49,7 +55,10 @@ def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
     sum_q2 = ordered_sum(w * q * q)
     if sum_q2 > 0:
         d = ordered_sum(w * q * x) / sum_q2
-    qh = [high | (8 if f.shifts[0] < 0 else 0) | (128 if f.shifts[1] < 0 else 0) for high, f in zip(qh, fits, strict=True)]
+    qh = [
+        high | (8 if f.shifts[0] < 0 else 0) | (128 if f.shifts[1] < 0 else 0)
+        for high, f in zip(qh, fits, strict=True)
+    ]
     return {"qs": qs, "qh": qh, "scales": _pack_scales(packed, half_bits(d * FUDGE))}
 
 
@@ -61,7 +70,9 @@ def _weights(f: Fit, sub_scale: int) -> Floats:
 
 
 def _pack_scales(sub_scales: list[int], d: int) -> list[int]:
-    words = [sum(sub_scales[4 * n + k] << 3 * k for k in range(4)) | (d >> 4 * n & 15) << 12 for n in range(4)]
+    words = [
+        sum(sub_scales[4 * n + k] << 3 * k for k in range(4)) | (d >> 4 * n & 15) << 12 for n in range(4)
+    ]
     return list(b"".join(word.to_bytes(2, "little") for word in words))
 
 
@@ -89,5 +100,7 @@ FORMAT = BlockFormat(
     encode_block=encode_block,
     decode_block=decode_block,
     importance="optional",
-    reserved=(ReservedCode(52, 4, 0x7000C000, "d"),),  # the exponent of the d that is spread over the tops of scales[4:8]
+    reserved=(
+        ReservedCode(52, 4, 0x7000C000, "d"),
+    ),  # the exponent of the d that is spread over the tops of scales[4:8]
 )

@@ -1,12 +1,14 @@
-"""IQ1_S: groups of 8 weights on a grid of 2048 ternary points, 8 sub-blocks of 32 with 3-bit sub-scales and a shift under one scale.
+"""IQ1_S: groups of 8 weights on a grid of 2048 ternary points, 8 sub-blocks of 32 with 3-bit sub-scales and a
+shift under one scale.
 
     byte   0  1 | 2 ................. 33 | 34 ......................... 49
     field  d    | qs[32]                 | qh[8], u16, one per sub-block:
-           f16  | qs[i]: low 8 bits of   |   bits 3 l ... 3 l + 2: high 3 bits of the index of group l of the sub-block
+           f16  | qs[i]: low 8 bits of   |   bits 3 l ... 3 l + 2: high 3 bits of the index of group l of the
+                sub-block
                 |   the index of group i |   bits 12 ... 14: sub-scale,  bit 15: the shift is negative
 
-weight i = d * (2 s + 1) * (grid value + shift), grid values -1, 0, 1, shift 1/8 or -1/8. 1.5625 bits per weight. Source of the layout:
-`block_iq1_s` in ggml's ggml-common.h; see spec/blocks/i-quants.md.
+weight i = d * (2 s + 1) * (grid value + shift), grid values -1, 0, 1, shift 1/8 or -1/8. 1.5625 bits per
+weight. Source of the layout: `block_iq1_s` in ggml's ggml-common.h; see spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""How IQ1_S and IQ1_M are encoded: the best split of the sorted weights into -1, 0 and 1 (all splits are tried), moved to grid points.
+"""How IQ1_S and IQ1_M are encoded: the best split of the sorted weights into -1, 0 and 1 (all splits are
+tried), moved to grid points.
 
-The three values are shifted by 1/8 up or down; IQ1_S decides that for all weights of a sub-block, IQ1_M for each half of it. Sums run from first to
-last in binary32, as in fits.py; the same search on lanes is gguflow.kernels.iq1_search.
+The three values are shifted by 1/8 up or down; IQ1_S decides that for all weights of a sub-block, IQ1_M for
+each half of it. Sums run from first to last in binary32, as in fits.py; the same search on lanes is
+gguflow.kernels.iq1_search.
 
-Source of the algorithm: quantize_row_iq1_s_impl, quantize_row_iq1_m_impl and iq1_find_best_neighbour2 in ggml's ggml-quants.c; in words in
-spec/blocks/i-quants.md. ggml sorts with the C library's qsort, which leaves the order of equal weights open; glibc keeps it, and so does this.
+Source of the algorithm: quantize_row_iq1_s_impl, quantize_row_iq1_m_impl and iq1_find_best_neighbour2 in
+ggml's ggml-quants.c; in words in spec/blocks/i-quants.md. ggml sorts with the C library's qsort, which leaves
+the order of equal weights open; glibc keeps it, and so does this.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ SHIFT = f32(0.125)
 
 
 class Fit(NamedTuple):
-    """A sub-block: its scale, the grid point of each group of 8, and 1 or -1 for the shift of each of its halves (or of its whole)."""
+    """A sub-block: its scale, the grid point of each group of 8, and 1 or -1 for the shift of each of its
+    halves (or of its whole).
+    """
 
     scale: np.float32
     points: list[int]
@@ -38,7 +43,9 @@ def values(shift: int) -> Floats:
 
 
 def fit(x: Floats, w: Floats, halves: int, tiny: np.float32) -> Fit:
-    """The sub-block x with error weights w. halves: 1 or 2, how many shifts it has. Where all weights are below tiny the scale is 0."""
+    """The sub-block x with error weights w. halves: 1 or 2, how many shifts it has. Where all weights are
+    below tiny the scale is 0.
+    """
     nothing = Fit(f32(0), [0] * (len(x) // 8), [1] * halves)
     if np.abs(x).max() < tiny:
         return nothing
@@ -57,7 +64,9 @@ def fit(x: Floats, w: Floats, halves: int, tiny: np.float32) -> Fit:
     return _to_grid(x, w, levels, scale, shifts)
 
 
-def _sums_of_splits(x: Floats, w: Floats, order: NDArray[Any], splits: list[tuple[int, int]]) -> tuple[Floats, Floats]:
+def _sums_of_splits(
+    x: Floats, w: Floats, order: NDArray[Any], splits: list[tuple[int, int]]
+) -> tuple[Floats, Floats]:
     """Sums of w * x * value and w * value**2 for each split and each of the two shifts, in that order."""
     first, second = np.array(splits).T
     sum_x, sum_w = (np.add.accumulate(np.append(f32(0), terms)) for terms in (w[order] * x[order], w[order]))
@@ -70,23 +79,36 @@ def _sums_of_splits(x: Floats, w: Floats, order: NDArray[Any], splits: list[tupl
     return sum_qx.reshape(-1), sum_q2.reshape(-1)
 
 
-def _sums_of_halves(x: Floats, w: Floats, order: NDArray[Any], splits: list[tuple[int, int]]) -> tuple[Floats, Floats]:
-    """As _sums_of_splits, with a shift for each half: four choices to a split. Neighbouring values differ by 1, so the sums collapse."""
+def _sums_of_halves(
+    x: Floats, w: Floats, order: NDArray[Any], splits: list[tuple[int, int]]
+) -> tuple[Floats, Floats]:
+    """As _sums_of_splits, with a shift for each half: four choices to a split. Neighbouring values differ by
+    1, so the sums collapse.
+    """
     first, second = np.array(splits).T
     half_qx, half_q2 = np.empty((2, 2, 2, len(splits)), f32)  # [half][shift]
     for half in range(2):
         inside = order // (len(x) // 2) == half
-        sum_x, sum_w = (np.add.accumulate(np.append(f32(0), np.where(inside, terms, f32(0)))) for terms in (w[order] * x[order], w[order]))
+        sum_x, sum_w = (
+            np.add.accumulate(np.append(f32(0), np.where(inside, terms, f32(0))))
+            for terms in (w[order] * x[order], w[order])
+        )
         for k, shift in enumerate((1, -1)):
             a, b, c = values(shift)
             half_qx[half, k] = sum_x[-1] * c - (sum_x[first] + sum_x[second])
-            half_q2[half, k] = sum_w[-1] * c * c + sum_w[first] * (a * a - b * b) + sum_w[second] * (b * b - c * c)
-    sum_qx, sum_q2 = (np.stack([s[0][k // 2] + s[1][k % 2] for k in range(4)], axis=1) for s in (half_qx, half_q2))
+            half_q2[half, k] = (
+                sum_w[-1] * c * c + sum_w[first] * (a * a - b * b) + sum_w[second] * (b * b - c * c)
+            )
+    sum_qx, sum_q2 = (
+        np.stack([s[0][k // 2] + s[1][k % 2] for k in range(4)], axis=1) for s in (half_qx, half_q2)
+    )
     return sum_qx.reshape(-1), sum_q2.reshape(-1)
 
 
 def _select(sum_qx: Floats, sum_q2: Floats) -> tuple[int, np.float32]:
-    """The number of the best candidate and its scale; -1 where no sum_q2 is above zero. Compared in order, each with the best before it."""
+    """The number of the best candidate and its scale; -1 where no sum_q2 is above zero. Compared in order,
+    each with the best before it.
+    """
     best, chosen, scale = -LARGEST, -1, f32(0)
     for n, (qx, q2) in enumerate(zip(sum_qx, sum_q2, strict=True)):
         if q2 > 0 and qx * qx > best * q2:

@@ -1,12 +1,13 @@
-"""IQ2_S: groups of 8 weights on a grid of 1024 points with all 8 signs, 16 sub-blocks of 16 with 4-bit sub-scales under one scale.
+"""IQ2_S: groups of 8 weights on a grid of 1024 points with all 8 signs, 16 sub-blocks of 16 with 4-bit
+sub-scales under one scale.
 
     byte   0  1 | 2 ......................... 65 | 66 ........... 73 | 74 ....... 81
     field  d    | qs[64]                         | qh[8]             | scales[8]
            f16  | qs[i]: low 8 bits of index i,  | qh[i / 4]: high 2 | sub-scale of sub-block 2 b low half,
                 | qs[32 + i]: signs of group i   |   bits, at 2(i%4) |   of 2 b + 1 high half of byte b
 
-weight i = d * (0.5 + s) / 4 * grid value * sign. 2.5625 bits per weight. Source of the layout: `block_iq2_s` in ggml's ggml-common.h; see
-spec/blocks/i-quants.md.
+weight i = d * (0.5 + s) / 4 * grid value * sign. 2.5625 bits per weight. Source of the layout: `block_iq2_s`
+in ggml's ggml-common.h; see spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ from gguflow.blocks.scalars import half_value
 f32 = np.float32
 
 DTYPE = np.dtype([("d", "<u2"), ("qs", "u1", 64), ("qh", "u1", 8), ("scales", "u1", 8)])
-GRAMMAR = Struct("d" / Int16ul, "qs" / Array(64, Int8ul), "qh" / Array(8, Int8ul), "scales" / Array(8, Int8ul))
+GRAMMAR = Struct(
+    "d" / Int16ul, "qs" / Array(64, Int8ul), "qh" / Array(8, Int8ul), "scales" / Array(8, Int8ul)
+)
 
-SEARCH = Search(grid="iq2_s", sub_block=16, reach=9, step=0.1, tiny=1e-8, even_signs=False, refit="off grid", fudge=0.9875)
+SEARCH = Search(
+    grid="iq2_s", sub_block=16, reach=9, step=0.1, tiny=1e-8, even_signs=False, refit="off grid", fudge=0.9875
+)
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:

@@ -1,4 +1,5 @@
-"""IQ2_XS: groups of 8 weights on a grid of 512 points, 16 sub-blocks of 16 with 4-bit sub-scales under one scale.
+"""IQ2_XS: groups of 8 weights on a grid of 512 points, 16 sub-blocks of 16 with 4-bit sub-scales under one
+scale.
 
     byte   0  1 | 2 ......... 65 | 66 ....... 73
     field  d    | qs[32]         | scales[8]
@@ -6,8 +7,9 @@
                 |   index 9 bits,|   of 2 b + 1 high half of byte b
                 |   signs 7 bits |
 
-weight i = d * (0.5 + s) / 4 * grid value * sign; the eighth sign of a group makes the number of minus signs even. 2.3125 bits per weight.
-Source of the layout: `block_iq2_xs` in ggml's ggml-common.h; see spec/blocks/i-quants.md.
+weight i = d * (0.5 + s) / 4 * grid value * sign; the eighth sign of a group makes the number of minus signs
+even. 2.3125 bits per weight. Source of the layout: `block_iq2_xs` in ggml's ggml-common.h; see
+spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations

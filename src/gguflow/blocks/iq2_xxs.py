@@ -1,12 +1,15 @@
-"""IQ2_XXS: groups of 8 weights on a grid of 256 points, 8 sub-blocks of 32 with 4-bit sub-scales under one scale.
+"""IQ2_XXS: groups of 8 weights on a grid of 256 points, 8 sub-blocks of 32 with 4-bit sub-scales under one
+scale.
 
     byte   0  1 | 2 ................ 65
     field  d    | qs[32], u16, four to a sub-block:
            f16  |   qs[4 b], qs[4 b + 1]: four grid indices of 8 bits, the first in the lowest byte
-                |   qs[4 b + 2], qs[4 b + 3]: 32 bits: four times 7 signs from bit 0 up, the sub-scale in bits 28 to 31
+                |   qs[4 b + 2], qs[4 b + 3]: 32 bits: four times 7 signs from bit 0 up, the sub-scale in bits
+                    28 to 31
 
-weight i = d * (0.5 + s) / 4 * grid value * sign; the eighth sign of a group makes the number of minus signs even. 2.0625 bits per weight.
-Source of the layout: `block_iq2_xxs` in ggml's ggml-common.h; see spec/blocks/i-quants.md.
+weight i = d * (0.5 + s) / 4 * grid value * sign; the eighth sign of a group makes the number of minus signs
+even. 2.0625 bits per weight. Source of the layout: `block_iq2_xxs` in ggml's ggml-common.h; see
+spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations
@@ -25,7 +28,16 @@ f32 = np.float32
 DTYPE = np.dtype([("d", "<u2"), ("qs", "<u2", 32)])
 GRAMMAR = Struct("d" / Int16ul, "qs" / Array(32, Int16ul))
 
-SEARCH = Search(grid="iq2_xxs", sub_block=32, reach=6, step=0.1, tiny=1e-15, even_signs=True, refit="always", positive_fit=True)
+SEARCH = Search(
+    grid="iq2_xxs",
+    sub_block=32,
+    reach=6,
+    step=0.1,
+    tiny=1e-15,
+    even_signs=True,
+    refit="always",
+    positive_fit=True,
+)
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:

@@ -1,12 +1,15 @@
-"""IQ3_S: groups of 4 weights on a grid of 512 points with all signs, 8 sub-blocks of 32 with 4-bit sub-scales under one scale.
+"""IQ3_S: groups of 4 weights on a grid of 512 points with all signs, 8 sub-blocks of 32 with 4-bit sub-scales
+under one scale.
 
     byte   0  1 | 2 ................. 65 | 66 ........... 73 | 74 ......... 105 | 106 ...... 109
     field  d    | qs[64]                 | qh[8]             | signs[32]        | scales[4]
-           f16  | qs[i]: low 8 bits of   | qh[i / 8]: ninth  | signs[i]: of     | sub-scale of sub-block 2 b low half,
-                |   the index of group i |   bit, at bit i%8 |   weights 8 i .. |   of 2 b + 1 high half of byte b
+           f16  | qs[i]: low 8 bits of   | qh[i / 8]: ninth  | signs[i]: of     | sub-scale of sub-block 2 b
+                low half,
+                |   the index of group i |   bit, at bit i%8 |   weights 8 i .. |   of 2 b + 1 high half of
+                    byte b
 
-weight i = d * (1 + 2 s) * grid value * sign. 3.4375 bits per weight. Source of the layout: `block_iq3_s` in ggml's ggml-common.h; see
-spec/blocks/i-quants.md.
+weight i = d * (1 + 2 s) * grid value * sign. 3.4375 bits per weight. Source of the layout: `block_iq3_s` in
+ggml's ggml-common.h; see spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations
@@ -23,16 +26,25 @@ from gguflow.blocks.scalars import half_value
 f32 = np.float32
 
 DTYPE = np.dtype([("d", "<u2"), ("qs", "u1", 64), ("qh", "u1", 8), ("signs", "u1", 32), ("scales", "u1", 4)])
-GRAMMAR = Struct("d" / Int16ul, "qs" / Array(64, Int8ul), "qh" / Array(8, Int8ul), "signs" / Array(32, Int8ul), "scales" / Array(4, Int8ul))
+GRAMMAR = Struct(
+    "d" / Int16ul,
+    "qs" / Array(64, Int8ul),
+    "qh" / Array(8, Int8ul),
+    "signs" / Array(32, Int8ul),
+    "scales" / Array(4, Int8ul),
+)
 
-SEARCH = Search(grid="iq3_s", sub_block=32, reach=9, step=0.2, tiny=1e-45, even_signs=False, refit="all", fudge=1.033)
+SEARCH = Search(
+    grid="iq3_s", sub_block=32, reach=9, step=0.2, tiny=1e-45, even_signs=False, refit="all", fudge=1.033
+)
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
     """Without importance the error weights are the squares of the weights.
 
-    ggml skips a sub-block of zeros without making room for its indices and signs: those of the sub-blocks after it move up, while `qh` and `scales`
-    stay, so such a block does not decode to what was encoded. Same bytes, so it is the same here.
+    ggml skips a sub-block of zeros without making room for its indices and signs: those of the sub-blocks
+    after it move up, while `qh` and `scales` stay, so such a block does not decode to what was encoded. Same
+    bytes, so it is the same here.
     """
     w = x * x if importance is None else error_weights(x, importance, f32(2) * ordered_sum(x * x) / f32(256))
     fits, d, packed = fit_super_block(x, w, SEARCH)

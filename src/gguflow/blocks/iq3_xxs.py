@@ -1,12 +1,16 @@
-"""IQ3_XXS: groups of 4 weights on a grid of 256 points, 8 sub-blocks of 32 with 4-bit sub-scales under one scale.
+"""IQ3_XXS: groups of 4 weights on a grid of 256 points, 8 sub-blocks of 32 with 4-bit sub-scales under one
+scale.
 
     byte   0  1 | 2 ......................... 65 | 66 ......................... 97
     field  d    | qs[96]
-           f16  | qs[i]: the index of group i    | qs[64 + 4 b] ... qs[67 + 4 b], a little-endian word for sub-block b:
-                |                                |   four times 7 signs from bit 0 up, the sub-scale in bits 28 to 31
+           f16  | qs[i]: the index of group i    | qs[64 + 4 b] ... qs[67 + 4 b], a little-endian word for
+                sub-block b:
+                |                                |   four times 7 signs from bit 0 up, the sub-scale in bits
+                                                 28 to 31
 
-weight i = d * (0.5 + s) / 2 * grid value * sign; the eighth sign of 8 weights makes the number of minus signs even. 3.0625 bits per weight.
-Source of the layout: `block_iq3_xxs` in ggml's ggml-common.h; see spec/blocks/i-quants.md.
+weight i = d * (0.5 + s) / 2 * grid value * sign; the eighth sign of 8 weights makes the number of minus signs
+even. 3.0625 bits per weight. Source of the layout: `block_iq3_xxs` in ggml's ggml-common.h; see
+spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations
@@ -25,7 +29,16 @@ f32 = np.float32
 DTYPE = np.dtype([("d", "<u2"), ("qs", "u1", 96)])
 GRAMMAR = Struct("d" / Int16ul, "qs" / Array(96, Int8ul))
 
-SEARCH = Search(grid="iq3_xxs", sub_block=32, reach=15, step=0.2, tiny=1e-8, even_signs=True, refit="off grid", fudge=1.0125)
+SEARCH = Search(
+    grid="iq3_xxs",
+    sub_block=32,
+    reach=15,
+    step=0.2,
+    tiny=1e-8,
+    even_signs=True,
+    refit="off grid",
+    fudge=1.0125,
+)
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:

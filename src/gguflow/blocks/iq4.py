@@ -1,6 +1,8 @@
-"""What IQ4_NL and IQ4_XS share: sixteen values that lie closer together near zero, and the search for the scale that fits them to 32 weights.
+"""What IQ4_NL and IQ4_XS share: sixteen values that lie closer together near zero, and the search for the
+scale that fits them to 32 weights.
 
-Source: kvalues_iq4nl, best_index_int8 and quantize_row_iq4_nl_impl in ggml's ggml-common.h and ggml-quants.c; see spec/blocks/i-quants.md.
+Source: kvalues_iq4nl, best_index_int8 and quantize_row_iq4_nl_impl in ggml's ggml-common.h and ggml-quants.c;
+see spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def nearest_values(v: Floats) -> Codes:
 
 
 def error_weights(x: Floats, importance: Floats | None, mean_square: np.float32) -> Floats:
-    """How much the error of each weight counts: its square, or importance * sqrt(2 * mean_square + its square).
+    """How much the error of each weight counts: its square, or importance * sqrt(2 * mean_square + its
+    square).
 
     mean_square: of the block that x belongs to.
     """
@@ -37,9 +40,11 @@ def error_weights(x: Floats, importance: Floats | None, mean_square: np.float32)
 
 
 def fit_scale(x: Floats, w: Floats) -> np.float32:
-    """The scale d for x ~ d * VALUES[code]: of 16 trial scales, the weighted least squares of the codes of each; the best is kept.
+    """The scale d for x ~ d * VALUES[code]: of 16 trial scales, the weighted least squares of the codes of
+    each; the best is kept.
 
-    The weight of the largest magnitude (the first of them) is mapped to -127, and then to -134, -133, ... -120. 0 where all are below TINY.
+    The weight of the largest magnitude (the first of them) is mapped to -127, and then to -134, -133, ...
+    -120. 0 where all are below TINY.
     """
     peak = signed_peak(x)
     if abs(peak) < TINY:

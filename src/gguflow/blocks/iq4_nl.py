@@ -4,7 +4,8 @@
     field  d    | qs[16]
            f16  | weight j low half, weight j + 16 high half
 
-weight i = d * VALUES[q]. 4.5 bits per weight. Source of the layout: `block_iq4_nl` in ggml's ggml-common.h; see spec/blocks/i-quants.md.
+weight i = d * VALUES[q]. 4.5 bits per weight. Source of the layout: `block_iq4_nl` in ggml's ggml-common.h;
+see spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations

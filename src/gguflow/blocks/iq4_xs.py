@@ -1,13 +1,16 @@
-"""IQ4_XS: 4-bit codes for sixteen unevenly spaced values, 8 sub-blocks of 32 weights with 6-bit sub-scales under one scale.
+"""IQ4_XS: 4-bit codes for sixteen unevenly spaced values, 8 sub-blocks of 32 weights with 6-bit sub-scales
+under one scale.
 
     byte   0  1 | 2     3  | 4 ...... 7  | 8 ................ 135
     field  d    | scales_h | scales_l[4] | qs[128]
-           f16  | u16      |             | sub-block b in bytes 16 b ... 16 b + 15, weight j low half, weight j + 16 high half
+           f16  | u16      |             | sub-block b in bytes 16 b ... 16 b + 15, weight j low half, weight
+                j + 16 high half
 
-    scales_l[b / 2]: low four bits of sub-scale b, even b in the low half.  scales_h: its high two bits, at bit 2 b.
+    scales_l[b / 2]: low four bits of sub-scale b, even b in the low half.  scales_h: its high two bits, at
+    bit 2 b.
 
-weight i = d * (sub-scale - 32) * VALUES[q]. 4.25 bits per weight. Source of the layout: `block_iq4_xs` in ggml's ggml-common.h; see
-spec/blocks/i-quants.md.
+weight i = d * (sub-scale - 32) * VALUES[q]. 4.25 bits per weight. Source of the layout: `block_iq4_xs` in
+ggml's ggml-common.h; see spec/blocks/i-quants.md.
 """
 
 from __future__ import annotations
@@ -24,11 +27,15 @@ from gguflow.blocks.scalars import half_bits, half_value
 f32 = np.float32
 
 DTYPE = np.dtype([("d", "<u2"), ("scales_h", "<u2"), ("scales_l", "u1", 4), ("qs", "u1", 128)])
-GRAMMAR = Struct("d" / Int16ul, "scales_h" / Int16ul, "scales_l" / Array(4, Int8ul), "qs" / Array(128, Int8ul))
+GRAMMAR = Struct(
+    "d" / Int16ul, "scales_h" / Int16ul, "scales_l" / Array(4, Int8ul), "qs" / Array(128, Int8ul)
+)
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """The sub-scale of the largest magnitude (the first of them) becomes -32; codes follow the packed sub-scales."""
+    """The sub-scale of the largest magnitude (the first of them) becomes -32; codes follow the packed
+    sub-scales.
+    """
     w = error_weights(x, importance, ordered_sum(x * x) / f32(256))
     parts = [slice(32 * b, 32 * b + 32) for b in range(8)]
     sub_scales = np.array([fit_scale(x[part], w[part]) for part in parts], f32)

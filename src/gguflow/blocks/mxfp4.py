@@ -4,7 +4,8 @@
     field  e    | qs[16]
            E8M0 | weight j low half, weight j + 16 high half
 
-weight i = 2**(e - 128) * value(q), value one of 0, 1, 2, 3, 4, 6, 8, 12 and their negatives. 4.25 bits per weight.
+weight i = 2**(e - 128) * value(q), value one of 0, 1, 2, 3, 4, 6, 8, 12 and their negatives. 4.25 bits per
+weight.
 Source of the layout: `block_mxfp4` in ggml's ggml-common.h; see spec/blocks/microscaling.md.
 """
 
@@ -34,7 +35,9 @@ def half_step(e: int) -> np.float32:
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """The largest magnitude gets the top binade of E2M1. For magnitudes below 2**-125 the exponent wraps to a large one and every code is 0."""
+    """The largest magnitude gets the top binade of E2M1. For magnitudes below 2**-125 the exponent wraps to a
+    large one and every code is 0.
+    """
     peak = np.max(np.abs(x))
     e = (floor_log2(peak) - 2 + 127) & 255 if peak > 0 else 0
     with np.errstate(over="ignore"):

@@ -1,6 +1,8 @@
-"""How the 4- and 5-bit formats of 32 weights lay out their codes, and how they find a block's signed peak; the twin of kernels/nibbles.py.
+"""How the 4- and 5-bit formats of 32 weights lay out their codes, and how they find a block's signed peak;
+the twin of kernels/nibbles.py.
 
-Byte j of `qs` holds the code of weight j in its low half and of weight j + 16 in its high half. Bit i of `qh` is the fifth bit of weight i.
+Byte j of `qs` holds the code of weight j in its low half and of weight j + 16 in its high half. Bit i of `qh`
+is the fifth bit of weight i.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
            E4M3, bit 7  | byte 8 s + j: weight 16 s + j low half,
            ignored      | weight 16 s + j + 8 high half
 
-weight i of sub-block s = scale(d[s]) / 2 * value(q), value one of 0, 1, 2, 3, 4, 6, 8, 12 and their negatives. 4.5 bits per weight. Models store a
-further float32 scale for the whole tensor beside it. Source of the layout: `block_nvfp4` in ggml's ggml-common.h; see spec/blocks/microscaling.md.
+weight i of sub-block s = scale(d[s]) / 2 * value(q), value one of 0, 1, 2, 3, 4, 6, 8, 12 and their
+negatives. 4.5 bits per weight. Models store a further float32 scale for the whole tensor beside it. Source of
+the layout: `block_nvfp4` in ggml's ggml-common.h; see spec/blocks/microscaling.md.
 """
 
 from __future__ import annotations
@@ -24,16 +25,22 @@ GRAMMAR = Struct("d" / Array(4, Int8ul), "qs" / Array(32, Int8ul))
 
 
 def to_ue4m3(v: np.float32) -> int:
-    """v >= 0 to the nearest E4M3 (bias 7, 3 bits of fraction), ties away from zero. From 256 on always 448, the largest, as ggml does."""
+    """v >= 0 to the nearest E4M3 (bias 7, 3 bits of fraction), ties away from zero. From 256 on always 448,
+    the largest, as ggml does.
+    """
     if v < 2.0**-6:
         return min(int(v * f32(512) + f32(0.5)), 7)
-    fraction, exponent = np.frexp(np.float64(min(v, f32(448))))  # v = fraction * 2**exponent, 0.5 <= fraction < 1
+    fraction, exponent = np.frexp(
+        np.float64(min(v, f32(448)))
+    )  # v = fraction * 2**exponent, 0.5 <= fraction < 1
     code = (int(exponent) - 1 + 7) * 8 + int(fraction * 16 + 0.5) - 8
     return code if code < 0x78 else 0x7E
 
 
 def half_of_ue4m3(code: int) -> np.float32:
-    """Half the value of an E4M3 byte, as the E2M1 values are doubled. The pattern of E4M3's NaN, 0x7F, is zero."""
+    """Half the value of an E4M3 byte, as the E2M1 values are doubled. The pattern of E4M3's NaN, 0x7F, is
+    zero.
+    """
     exponent, fraction = code >> 3 & 15, code & 7
     if code == 0x7F:
         return f32(0)
@@ -55,7 +62,9 @@ def decode_block(fields: Fields) -> Floats:
     sub_blocks = []
     for s in range(4):
         qs = fields["qs"][8 * s : 8 * s + 8]
-        sub_blocks.append(fp4.decode([byte & 15 for byte in qs] + [byte >> 4 for byte in qs], half_of_ue4m3(fields["d"][s])))
+        sub_blocks.append(
+            fp4.decode([byte & 15 for byte in qs] + [byte >> 4 for byte in qs], half_of_ue4m3(fields["d"][s]))
+        )
     return np.concatenate(sub_blocks)
 
 
@@ -70,5 +79,7 @@ FORMAT = BlockFormat(
     snr=20.43,
     encode_block=encode_block,
     decode_block=decode_block,
-    reserved=tuple(ReservedCode(s, 1, 0x7F, f"d[{s}]", tolerated=True) for s in range(4)),  # the NaN of E4M3, which ggml takes for 0
+    reserved=tuple(
+        ReservedCode(s, 1, 0x7F, f"d[{s}]", tolerated=True) for s in range(4)
+    ),  # the NaN of E4M3, which ggml takes for 0
 )

@@ -4,7 +4,8 @@
     field  d    | qs[16]
            f16  | bit k of byte j: weight 8 j + k is not negative
 
-weight i = d or -d. 1.125 bits per weight. Source of the layout: `block_q1_0` in ggml's ggml-common.h; see spec/blocks/legacy.md.
+weight i = d or -d. 1.125 bits per weight. Source of the layout: `block_q1_0` in ggml's ggml-common.h; see
+spec/blocks/legacy.md.
 """
 
 from __future__ import annotations

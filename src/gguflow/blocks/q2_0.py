@@ -24,7 +24,9 @@ GRAMMAR = Struct("d" / Int16ul, "qs" / Array(16, Int8ul))
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """The largest magnitude is the scale; every weight is rounded to the nearest of -d, 0, d. Where 1/d overflows (d is denormal) every code is 0."""
+    """The largest magnitude is the scale; every weight is rounded to the nearest of -d, 0, d. Where 1/d
+    overflows (d is denormal) every code is 0.
+    """
     d, codes = ternary_codes(x)
     if d > 0 and np.isinf(f32(1) / d):
         codes = [0] * 64

@@ -5,10 +5,11 @@
            min, scale    | 2-bit codes | f16   | f16
 
     scales  byte j       min of sub-block j in the high nibble, scale in the low
-    qs      byte 32h+i   bits 7-6 | 5-4 | 3-2 | 1-0  are the codes of weights 96+i, 64+i, 32+i, i of half h (128 weights), i = 0 ... 31
+    qs      byte 32h+i   bits 7-6 | 5-4 | 3-2 | 1-0  are the codes of weights 96+i, 64+i, 32+i, i of half h
+            (128 weights), i = 0 ... 31
 
-weight i of sub-block j = d * scale * code - dmin * min. 2.625 bits per weight. Source of the layout: `block_q2_K` in ggml's ggml-common.h; see
-spec/blocks/k-quants.md.
+weight i of sub-block j = d * scale * code - dmin * min. 2.625 bits per weight. Source of the layout:
+`block_q2_K` in ggml's ggml-common.h; see spec/blocks/k-quants.md.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
         dmin, min_codes = _to_four_bits([minimum for _, minimum, _ in fits])
     else:
         weights = (importance * np.sqrt(ordered_sum(x * x) / f32(BLOCK_SIZE) + x * x)).reshape(subs.shape)
-        fits = [fit_scale_min(sub, w, 3, Ladder(-0.9, 0.05, 36)) for sub, w in zip(subs, weights, strict=True)]
+        fits = [
+            fit_scale_min(sub, w, 3, Ladder(-0.9, 0.05, 36)) for sub, w in zip(subs, weights, strict=True)
+        ]
         totals = np.array([ordered_sum(w) for w in weights])
         top_scale, scale_codes = fit_positive(np.array([scale for scale, _, _ in fits]), totals, 15)
         top_min, min_codes = fit_positive(np.array([minimum for _, minimum, _ in fits]), totals, 15)
@@ -70,7 +73,9 @@ def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
 
 
 def _to_four_bits(values: list[np.float32]) -> tuple[int, Codes]:
-    """The values divided by a 15th of the largest: the half bits of that divisor, and the codes. A code is kept in a byte: a negative one wraps."""
+    """The values divided by a 15th of the largest: the half bits of that divisor, and the codes. A code is
+    kept in a byte: a negative one wraps.
+    """
     top = max([f32(0), *values])
     inverse = f32(15) / top if top > 0 else f32(0)
     return half_bits(top / f32(15)), nearest_codes(inverse * np.array(values), -(1 << 23), 1 << 23) & 255
@@ -80,7 +85,9 @@ def decode_block(fields: Fields) -> Floats:
     scales = np.array(fields["scales"])
     steps = half_value(fields["d"]) * (scales & 15).astype(f32)
     offsets = half_value(fields["dmin"]) * (scales >> 4).astype(f32)
-    return np.repeat(steps, SUB_BLOCK) * unpack_pairs(fields["qs"]).astype(f32) - np.repeat(offsets, SUB_BLOCK)
+    return np.repeat(steps, SUB_BLOCK) * unpack_pairs(fields["qs"]).astype(f32) - np.repeat(
+        offsets, SUB_BLOCK
+    )
 
 
 FORMAT = BlockFormat(

@@ -5,12 +5,13 @@
            third bits | 2-bit pairs | packed 6-bit | f16
 
     hmask   byte i       bit t is the third bit of the code of weight 32t+i
-    qs      byte 32h+i   bits 7-6 | 5-4 | 3-2 | 1-0  are the lower bits of the codes of weights 96+i, 64+i, 32+i, i of half h, i = 0 ... 31
-    scales  byte 0..7    s8..s15 bits 3-0 | s0..s7 bits 3-0       sj: scale of sub-block j, plus 32
+    qs      byte 32h+i   bits 7-6 | 5-4 | 3-2 | 1-0  are the lower bits of the codes of weights 96+i, 64+i,
+            32+i, i of half h, i = 0 ... 31 scales  byte 0..7    s8..s15 bits 3-0 | s0..s7 bits 3-0       sj:
+            scale of sub-block j, plus 32
             byte 8..11   bits 5-4 of s12..s15 | s8..s11 | s4..s7 | s0..s3
 
-weight i of sub-block j = d * (sj - 32) * (code - 4). 3.4375 bits per weight. Source of the layout: `block_q3_K` in ggml's ggml-common.h; see
-spec/blocks/k-quants.md.
+weight i of sub-block j = d * (sj - 32) * (code - 4). 3.4375 bits per weight. Source of the layout:
+`block_q3_K` in ggml's ggml-common.h; see spec/blocks/k-quants.md.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ BLOCK_SIZE = 256
 SUB_BLOCK = 16
 
 DTYPE = np.dtype([("hmask", "u1", 32), ("qs", "u1", 64), ("scales", "u1", 12), ("d", "<u2")])
-GRAMMAR = Struct("hmask" / Array(32, Int8ul), "qs" / Array(64, Int8ul), "scales" / Array(12, Int8ul), "d" / Int16ul)
+GRAMMAR = Struct(
+    "hmask" / Array(32, Int8ul), "qs" / Array(64, Int8ul), "scales" / Array(12, Int8ul), "d" / Int16ul
+)
 
 _BITS = np.arange(8).reshape(8, 1)
 
@@ -44,11 +47,16 @@ def pack_scales(scales: Sequence[int]) -> list[int]:
 
 def unpack_scales(packed: Sequence[int]) -> list[int]:
     """12 bytes -> sixteen scales, 0 to 63."""
-    return [(packed[j % 8] >> 4 * (j // 8)) & 15 | ((packed[8 + j % 4] >> 2 * (j // 4)) & 3) << 4 for j in range(16)]
+    return [
+        (packed[j % 8] >> 4 * (j // 8)) & 15 | ((packed[8 + j % 4] >> 2 * (j // 4)) & 3) << 4
+        for j in range(16)
+    ]
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """ggml's search: coordinate descent on the codes without importance; with it 19 trial scales, for the sub-blocks and for their scales."""
+    """ggml's search: coordinate descent on the codes without importance; with it 19 trial scales, for the
+    sub-blocks and for their scales.
+    """
     subs = x.reshape(16, SUB_BLOCK)
     if importance is None:
         fits = [fit_by_descent(sub, 4) for sub in subs]
@@ -57,7 +65,9 @@ def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
         variance = f32(2) * ordered_sum(x * x) / f32(BLOCK_SIZE)
         weights = (importance * np.sqrt(variance + x * x)).reshape(subs.shape)
         fits = [fit_symmetric(sub, w, 4) for sub, w in zip(subs, weights, strict=True)]
-        top, codes_of_scales = fit_symmetric(np.array([scale for scale, _ in fits]), np.array([ordered_sum(w) for w in weights]), 32)
+        top, codes_of_scales = fit_symmetric(
+            np.array([scale for scale, _ in fits]), np.array([ordered_sum(w) for w in weights]), 32
+        )
         d, scales = half_bits(top), codes_of_scales.tolist()
     codes = np.array([fit_codes for _, fit_codes in fits])
     for j, scale in enumerate(scales):
@@ -69,7 +79,9 @@ def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
 
 
 def _to_six_bits(values: Floats) -> tuple[int, list[int]]:
-    """The half bits of d, and the scales plus 32: the one of largest magnitude becomes 0, all of them where it is 0."""
+    """The half bits of d, and the scales plus 32: the one of largest magnitude becomes 0, all of them where
+    it is 0.
+    """
     top = f32(0)
     for v in values:
         if abs(v) > abs(top):

@@ -4,7 +4,8 @@
     field  d    | qs[16]
            f16  | weight j low half, weight j + 16 high half
 
-weight i = d * (q - 8). 4.5 bits per weight. Source of the layout: `block_q4_0` in ggml's ggml-common.h; see spec/blocks/legacy.md.
+weight i = d * (q - 8). 4.5 bits per weight. Source of the layout: `block_q4_0` in ggml's ggml-common.h; see
+spec/blocks/legacy.md.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ GRAMMAR = Struct("d" / Int16ul, "qs" / Array(16, Int8ul))
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """The weight of the largest magnitude becomes code 0, so d has the opposite sign. Where 1/d overflows (d is denormal) every code is 0.
+    """The weight of the largest magnitude becomes code 0, so d has the opposite sign. Where 1/d overflows (d
+    is denormal) every code is 0.
 
-    With importance, a search for the scale; the block then counts as a row of its own (see spec/blocks/legacy.md).
+    With importance, a search for the scale; the block then counts as a row of its own (see
+    spec/blocks/legacy.md).
     """
     if importance is not None:
         scale, best = fit_symmetric(x, row_weights(x, importance), 8)

@@ -4,7 +4,8 @@
     field  d    | m    | qs[16]
            f16  | f16  | weight j low half, weight j + 16 high half
 
-weight i = d * q + m. 5 bits per weight. Source of the layout: `block_q4_1` in ggml's ggml-common.h; see spec/blocks/legacy.md.
+weight i = d * q + m. 5 bits per weight. Source of the layout: `block_q4_1` in ggml's ggml-common.h; see
+spec/blocks/legacy.md.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ GRAMMAR = Struct("d" / Int16ul, "m" / Int16ul, "qs" / Array(16, Int8ul))
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """The smallest weight becomes code 0, the largest 15. Where d or 1/d is infinite (the range overflows, or is denormal) every code is 0.
+    """The smallest weight becomes code 0, the largest 15. Where d or 1/d is infinite (the range overflows, or
+    is denormal) every code is 0.
 
-    With importance, a search for the scale and the minimum; the block then counts as a row of its own (see spec/blocks/legacy.md).
+    With importance, a search for the scale and the minimum; the block then counts as a row of its own (see
+    spec/blocks/legacy.md).
     """
     if importance is not None:
         scale, minimum, best = fit_scale_min(x, row_weights(x, importance), 15, LADDER)

@@ -9,8 +9,8 @@
             byte 8..11   m4..m7 bits 3-0 | s4..s7 bits 3-0
     qs      byte 32k+i   code i of sub-block 2k+1 in the high half, of 2k in the low half
 
-weight i of sub-block j = d * sj * code - dmin * mj. 4.5 bits per weight. Source of the layout: `block_q4_K` in ggml's ggml-common.h and
-`get_scale_min_k4` in ggml-quants.c; see spec/blocks/k-quants.md.
+weight i of sub-block j = d * sj * code - dmin * mj. 4.5 bits per weight. Source of the layout: `block_q4_K`
+in ggml's ggml-common.h and `get_scale_min_k4` in ggml-quants.c; see spec/blocks/k-quants.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class ScaledCodes(NamedTuple):
 
 
 def pack_scales(scales: Sequence[int], mins: Sequence[int]) -> list[int]:
-    """Eight 6-bit scales and eight 6-bit mins -> 12 bytes. Of wider codes (see `fit_block`) the byte's upper bits are merged, as in ggml."""
+    """Eight 6-bit scales and eight 6-bit mins -> 12 bytes. Of wider codes (see `fit_block`) the byte's upper
+    bits are merged, as in ggml.
+    """
     return [
         *((scales[j] | (scales[j + 4] >> 4) << 6) & 255 for j in range(4)),
         *((mins[j] | (mins[j + 4] >> 4) << 6) & 255 for j in range(4)),
@@ -64,8 +66,8 @@ def unpack_scales(packed: Sequence[int]) -> tuple[list[int], list[int]]:
 def fit_block(x: Floats, importance: Floats | None, n_max: int, ladder: Ladder, widest: int) -> ScaledCodes:
     """Scales, mins and codes 0 to n_max of a super-block.
 
-    ladder: for the search without importance. widest: with importance, a negative scale wraps to a code of up to 255; Q5_K clamps it to 63, Q4_K
-    does not, and packs what it has.
+    ladder: for the search without importance. widest: with importance, a negative scale wraps to a code of up
+    to 255; Q5_K clamps it to 63, Q4_K does not, and packs what it has.
     """
     subs = x.reshape(N_SUB_BLOCKS, SUB_BLOCK)
     if importance is None:
@@ -76,7 +78,9 @@ def fit_block(x: Floats, importance: Floats | None, n_max: int, ladder: Ladder, 
     else:
         variance = f32(2) * ordered_sum(x * x) / f32(BLOCK_SIZE)
         weights = list((importance * np.sqrt(variance + x * x)).reshape(subs.shape))
-        fits = [fit_scale_min(sub, w, n_max, Ladder(-0.9, 0.05, 36)) for sub, w in zip(subs, weights, strict=True)]
+        fits = [
+            fit_scale_min(sub, w, n_max, Ladder(-0.9, 0.05, 36)) for sub, w in zip(subs, weights, strict=True)
+        ]
         totals = np.array([ordered_sum(w) for w in weights])
         top_scale, scale_codes = fit_positive(np.array([scale for scale, _, _ in fits]), totals, 63)
         top_min, min_codes = fit_positive(np.array([minimum for _, minimum, _ in fits]), totals, 63)
@@ -96,7 +100,9 @@ def fit_block(x: Floats, importance: Floats | None, n_max: int, ladder: Ladder, 
 
 
 def _to_six_bits(values: list[np.float32]) -> tuple[int, list[int]]:
-    """The values divided by a 63rd of the largest: the half bits of that divisor, and the codes. ggml narrows a code to a byte, then clamps it."""
+    """The values divided by a 63rd of the largest: the half bits of that divisor, and the codes. ggml narrows
+    a code to a byte, then clamps it.
+    """
     top = max([f32(0), *values])
     inverse = f32(63) / top if top > 0 else f32(0)
     codes = nearest_codes(inverse * np.array(values), -(1 << 23), 1 << 23) & 255
@@ -106,7 +112,10 @@ def _to_six_bits(values: list[np.float32]) -> tuple[int, list[int]]:
 def sub_steps(fields: Fields) -> list[tuple[np.float32, np.float32]]:
     """(d * scale, dmin * min) of each sub-block."""
     d, dmin = half_value(fields["d"]), half_value(fields["dmin"])
-    return [(d * f32(scale), dmin * f32(minimum)) for scale, minimum in zip(*unpack_scales(fields["scales"]), strict=True)]
+    return [
+        (d * f32(scale), dmin * f32(minimum))
+        for scale, minimum in zip(*unpack_scales(fields["scales"]), strict=True)
+    ]
 
 
 def pack_nibbles(codes: Codes) -> list[int]:
@@ -130,7 +139,9 @@ def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
 
 def decode_block(fields: Fields) -> Floats:
     codes = unpack_nibbles(fields["qs"]).astype(f32)
-    return np.concatenate([step * sub - offset for sub, (step, offset) in zip(codes, sub_steps(fields), strict=True)])
+    return np.concatenate(
+        [step * sub - offset for sub, (step, offset) in zip(codes, sub_steps(fields), strict=True)]
+    )
 
 
 FORMAT = BlockFormat(

@@ -4,7 +4,8 @@
     field  d    | m    | qh                   | qs[16]
            f16  | f16  | bit i: bit 4 of q[i] | weight j low half, weight j + 16 high half
 
-weight i = d * q + m. 6 bits per weight. Source of the layout: `block_q5_1` in ggml's ggml-common.h; see spec/blocks/legacy.md.
+weight i = d * q + m. 6 bits per weight. Source of the layout: `block_q5_1` in ggml's ggml-common.h; see
+spec/blocks/legacy.md.
 """
 
 from __future__ import annotations
@@ -24,20 +25,32 @@ GRAMMAR = Struct("d" / Int16ul, "m" / Int16ul, "qh" / Int32ul, "qs" / Array(16, 
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """The smallest weight becomes code 0, the largest 31. Where d or 1/d is infinite (the range overflows, or is denormal) every code is 0.
+    """The smallest weight becomes code 0, the largest 31. Where d or 1/d is infinite (the range overflows, or
+    is denormal) every code is 0.
 
-    With importance, a search for the scale and the minimum; the block then counts as a row of its own (see spec/blocks/legacy.md).
+    With importance, a search for the scale and the minimum; the block then counts as a row of its own (see
+    spec/blocks/legacy.md).
     """
     if importance is not None:
         scale, minimum, best = fit_scale_min(x, row_weights(x, importance), 31, LADDER)
         codes = best.tolist()
-        return {"d": half_bits(scale), "m": half_bits(-minimum), "qh": pack_fifth_bits(codes), "qs": pack_nibbles(codes)}
+        return {
+            "d": half_bits(scale),
+            "m": half_bits(-minimum),
+            "qh": pack_fifth_bits(codes),
+            "qs": pack_nibbles(codes),
+        }
     bottom, top = first_extremes(x)
     d = (top - bottom) / f32(31)
     inverse = f32(1) / d if d else f32(0)
     usable = 0 < inverse < np.inf
     codes = [int((v - bottom) * inverse + f32(0.5)) for v in x] if usable else [0] * 32
-    return {"d": half_bits(d), "m": half_bits(bottom), "qh": pack_fifth_bits(codes), "qs": pack_nibbles(codes)}
+    return {
+        "d": half_bits(d),
+        "m": half_bits(bottom),
+        "qh": pack_fifth_bits(codes),
+        "qs": pack_nibbles(codes),
+    }
 
 
 def decode_block(fields: Fields) -> Floats:

@@ -6,8 +6,8 @@
 
     qh      byte i       bit j is the fifth bit of code i of sub-block j
 
-weight i of sub-block j = d * sj * code - dmin * mj. 5.5 bits per weight. Source of the layout: `block_q5_K` in ggml's ggml-common.h; see
-spec/blocks/k-quants.md.
+weight i of sub-block j = d * sj * code - dmin * mj. 5.5 bits per weight. Source of the layout: `block_q5_K`
+in ggml's ggml-common.h; see spec/blocks/k-quants.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from gguflow.blocks.q4_k import BLOCK_SIZE, N_SUB_BLOCKS, fit_block, pack_nibble
 f32 = np.float32
 
 DTYPE = np.dtype([("d", "<u2"), ("dmin", "<u2"), ("scales", "u1", 12), ("qh", "u1", 32), ("qs", "u1", 128)])
-GRAMMAR = Struct("d" / Int16ul, "dmin" / Int16ul, "scales" / Array(12, Int8ul), "qh" / Array(32, Int8ul), "qs" / Array(128, Int8ul))
+GRAMMAR = Struct(
+    "d" / Int16ul,
+    "dmin" / Int16ul,
+    "scales" / Array(12, Int8ul),
+    "qh" / Array(32, Int8ul),
+    "qs" / Array(128, Int8ul),
+)
 
 _BITS = np.arange(N_SUB_BLOCKS).reshape(N_SUB_BLOCKS, 1)  # sub-block j has bit j of qh
 
@@ -31,12 +37,23 @@ def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
     """ggml's search: 17 trials per sub-block without importance, 38 with."""
     fit = fit_block(x, importance, 31, Ladder(-0.5, 0.1, 15), widest=63)
     qh = np.sum(fit.codes >> 4 << _BITS, axis=0)
-    return {"d": fit.d, "dmin": fit.dmin, "scales": fit.scales, "qh": qh.tolist(), "qs": pack_nibbles(fit.codes & 15)}
+    return {
+        "d": fit.d,
+        "dmin": fit.dmin,
+        "scales": fit.scales,
+        "qh": qh.tolist(),
+        "qs": pack_nibbles(fit.codes & 15),
+    }
 
 
 def decode_block(fields: Fields) -> Floats:
     codes = unpack_nibbles(fields["qs"]) | (np.array(fields["qh"]) >> _BITS & 1) << 4
-    return np.concatenate([step * sub - offset for sub, (step, offset) in zip(codes.astype(f32), sub_steps(fields), strict=True)])
+    return np.concatenate(
+        [
+            step * sub - offset
+            for sub, (step, offset) in zip(codes.astype(f32), sub_steps(fields), strict=True)
+        ]
+    )
 
 
 FORMAT = BlockFormat(

@@ -10,8 +10,8 @@ For each half of the super-block (128 weights, h = 0, 1), and i = 0 ... 31:
         byte 64h+32+i    code of weight 96+i in the high nibble, of weight 32+i in the low
     qh  byte 32h+i       bits 7-6 | 5-4 | 3-2 | 1-0  of the codes of weights 96+i, 64+i, 32+i, i
 
-weight i of sub-block j = d * scales[j] * (code - 32). 6.5625 bits per weight. Source of the layout: `block_q6_K` in ggml's ggml-common.h; see
-spec/blocks/k-quants.md.
+weight i of sub-block j = d * scales[j] * (code - 32). 6.5625 bits per weight. Source of the layout:
+`block_q6_K` in ggml's ggml-common.h; see spec/blocks/k-quants.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ BLOCK_SIZE = 256
 SUB_BLOCK = 16
 
 DTYPE = np.dtype([("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<u2")])
-GRAMMAR = Struct("ql" / Array(128, Int8ul), "qh" / Array(64, Int8ul), "scales" / Array(16, Int8sl), "d" / Int16ul)
+GRAMMAR = Struct(
+    "ql" / Array(128, Int8ul), "qh" / Array(64, Int8ul), "scales" / Array(16, Int8sl), "d" / Int16ul
+)
 
 
 def pack_codes(codes: Codes) -> tuple[list[int], list[int]]:

@@ -4,7 +4,8 @@
     field  d    | qs[32]
            f16  | int8
 
-weight i = d * qs[i]. 8.5 bits per weight. Source of the layout: `block_q8_0` in ggml's ggml-common.h; see spec/blocks/legacy.md.
+weight i = d * qs[i]. 8.5 bits per weight. Source of the layout: `block_q8_0` in ggml's ggml-common.h; see
+spec/blocks/legacy.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ GRAMMAR = Struct("d" / Int16ul, "qs" / Array(32, Int8sl))
 
 
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
-    """The largest magnitude becomes code 127. Where 1/d overflows (d is denormal) every code is 0. Importance is not used."""
+    """The largest magnitude becomes code 127. Where 1/d overflows (d is denormal) every code is 0. Importance
+    is not used.
+    """
     d = np.max(np.abs(x)) / f32(127)
     inverse = f32(1) / d if d else f32(0)
     if np.isinf(inverse):

@@ -1,4 +1,6 @@
-"""Scalar arithmetic of the references: half precision and the two roundings, one value at a time, in NumPy's binary32."""
+"""Scalar arithmetic of the references: half precision and the two roundings, one value at a time, in NumPy's
+binary32.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ f32 = np.float32
 
 
 def half_bits(value: np.float32) -> int:
-    """The binary16 pattern nearest to value, ties to even, overflow to infinity, every NaN the quiet one with its sign (as ggml writes it)."""
+    """The binary16 pattern nearest to value, ties to even, overflow to infinity, every NaN the quiet one with
+    its sign (as ggml writes it).
+    """
     if np.isnan(value):
         return 0xFE00 if np.signbit(value) else 0x7E00
     with np.errstate(over="ignore"):
@@ -34,7 +38,8 @@ def round_half_away(value: np.float32) -> int:
 def nearest_int(value: np.float32) -> int:
     """ggml's nearest_int: nearest integer, ties to even, read out of the fraction of value + 1.5 * 2**23.
 
-    Outside |value| < 2**22, and for NaN, that gives a certain integer too; encoders clamp it, and equal bytes need the same one.
+    Outside |value| < 2**22, and for NaN, that gives a certain integer too; encoders clamp it, and equal bytes
+    need the same one.
     """
     bits = int(f32(value + f32(12582912.0)).view(np.uint32))
     return (bits & 0x7FFFFF) - 0x400000

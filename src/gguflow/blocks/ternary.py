@@ -11,7 +11,9 @@ f32 = np.float32
 
 
 def ternary_codes(x: Floats) -> tuple[np.float32, list[int]]:
-    """The largest magnitude d, and round(x / d) + 1. Where 1 / d overflows (d is denormal) every code is that of zero."""
+    """The largest magnitude d, and round(x / d) + 1. Where 1 / d overflows (d is denormal) every code is that
+    of zero.
+    """
     d = f32(np.max(np.abs(x)))
     inverse = f32(1) / d if d else f32(0)
     if np.isinf(inverse):

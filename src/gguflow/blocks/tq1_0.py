@@ -5,9 +5,11 @@
            weight m + 32 n      | weight 160 + m + 16 n | weight 240 + m + 4 n  | f16
            n = 0 ... 4          | n = 0 ... 4          | n = 0 ... 3           |
 
-The digits t[0] ... t[4] of a byte (0, 1, 2; a fifth digit of qh is 0) make the number N = 81 t[0] + 27 t[1] + 9 t[2] + 3 t[3] + t[4], and the byte is
-ceil(256 N / 243): a fraction in base 256, so that multiplying by 3 carries the digits out one by one.
-weight i = d * (t - 1). 1.6875 bits per weight. Source of the layout: `block_tq1_0` in ggml's ggml-common.h; see spec/blocks/ternary.md.
+The digits t[0] ... t[4] of a byte (0, 1, 2; a fifth digit of qh is 0) make the number N = 81 t[0] + 27 t[1] +
+9 t[2] + 3 t[3] + t[4], and the byte is ceil(256 N / 243): a fraction in base 256, so that multiplying by 3
+carries the digits out one by one.
+weight i = d * (t - 1). 1.6875 bits per weight. Source of the layout: `block_tq1_0` in ggml's ggml-common.h;
+see spec/blocks/ternary.md.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ DTYPE = np.dtype([("qs", "u1", 48), ("qh", "u1", 4), ("d", "<u2")])
 GRAMMAR = Struct("qs" / Array(48, Int8ul), "qh" / Array(4, Int8ul), "d" / Int16ul)
 
 POWERS = (1, 3, 9, 27, 81)
-DIGITS = [[m + 32 * n for n in range(5)] for m in range(32)] + [[160 + m + 16 * n for n in range(5)] for m in range(16)]
+DIGITS = [[m + 32 * n for n in range(5)] for m in range(32)] + [
+    [160 + m + 16 * n for n in range(5)] for m in range(16)
+]
 """The weights whose digits the bytes of qs hold."""
 LAST_DIGITS = [[240 + m + 4 * n for n in range(4)] for m in range(4)]
 """The weights whose digits the bytes of qh hold."""
@@ -47,7 +51,9 @@ def unpack_digit(byte: int, n: int) -> int:
 def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
     """The largest magnitude is the scale; every weight is rounded to the nearest of -d, 0, d."""
     d, codes = ternary_codes(x)
-    qs, qh = ([pack_digits([codes[i] for i in weights]) for weights in part] for part in (DIGITS, LAST_DIGITS))
+    qs, qh = (
+        [pack_digits([codes[i] for i in weights]) for weights in part] for part in (DIGITS, LAST_DIGITS)
+    )
     return {"qs": qs, "qh": qh, "d": half_bits(d)}
 
 

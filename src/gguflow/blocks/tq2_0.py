@@ -5,7 +5,8 @@
            byte 32 h + m: weight 128 h + 32 n + m     | f16
                           in bits 2 n and 2 n + 1
 
-weight i = d * (q - 1). 2.0625 bits per weight. Source of the layout: `block_tq2_0` in ggml's ggml-common.h; see spec/blocks/ternary.md.
+weight i = d * (q - 1). 2.0625 bits per weight. Source of the layout: `block_tq2_0` in ggml's ggml-common.h;
+see spec/blocks/ternary.md.
 """
 
 from __future__ import annotations
@@ -27,12 +28,18 @@ def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
     """The largest magnitude is the scale; every weight is rounded to the nearest of -d, 0, d."""
     d, codes = ternary_codes(x)
     groups = np.array(codes).reshape(2, 4, 32)  # half, n, m
-    return {"qs": [int(sum(group[n, m] << 2 * n for n in range(4))) for group in groups for m in range(32)], "d": half_bits(d)}
+    return {
+        "qs": [int(sum(group[n, m] << 2 * n for n in range(4))) for group in groups for m in range(32)],
+        "d": half_bits(d),
+    }
 
 
 def decode_block(fields: Fields) -> Floats:
     d, qs = half_value(fields["d"]), fields["qs"]
-    return np.array([f32((qs[32 * h + m] >> 2 * n & 3) - 1) * d for h in range(2) for n in range(4) for m in range(32)], f32)
+    return np.array(
+        [f32((qs[32 * h + m] >> 2 * n & 3) - 1) * d for h in range(2) for n in range(4) for m in range(32)],
+        f32,
+    )
 
 
 FORMAT = BlockFormat(

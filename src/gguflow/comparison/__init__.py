@@ -20,7 +20,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class TensorComparison:
-    """One tensor that both models have. Formats and bytes are as in the files: of several parts, of all together."""
+    """One tensor that both models have. Formats and bytes are as in the files: of several parts, of all
+    together.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -33,8 +35,9 @@ class TensorComparison:
 class Comparison:
     """What two models have in common, and what not.
 
-    tensors: in both, in the order of a. only_a, only_b: names of tensors that the other has not. other_shape: those that both have, in shapes
-    that cannot be compared. total: the measures of all common tensors together, without worst rows.
+    tensors: in both, in the order of a. only_a, only_b: names of tensors that the other has not. other_shape:
+    those that both have, in shapes that cannot be compared. total: the measures of all common tensors
+    together, without worst rows.
     """
 
     a: Path
@@ -46,12 +49,20 @@ class Comparison:
     total: TensorMeasures
 
 
-def compare(a: str | Path, b: str | Path, *, threads: int | None = None, io: str = "mmap", progress: Progress | None = None) -> Comparison:
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    threads: int | None = None,
+    io: str = "mmap",
+    progress: Progress | None = None,
+) -> Comparison:
     """Compare the weights of b with those of a, which are taken as the truth.
 
-    a, b: GGUF files (of shards, the first), checkpoint directories, indexes or .safetensors files, in any combination. Where one of them is a bare
-    .safetensors file, names are matched as transformers gives them, otherwise as GGUF has them. threads: default, as many as may be used; the
-    result does not depend on it. Memory is bounded whatever the sizes: tiles, and two numbers for each row of a tensor.
+    a, b: GGUF files (of shards, the first), checkpoint directories, indexes or .safetensors files, in any
+    combination. Where one of them is a bare .safetensors file, names are matched as transformers gives them,
+    otherwise as GGUF has them. threads: default, as many as may be used; the result does not depend on it.
+    Memory is bounded whatever the sizes: tiles, and two numbers for each row of a tensor.
     Raises UsageError (nothing in common), FileError, StorageError.
     """
     threads = platform.available_cpus() if threads is None else threads
@@ -62,7 +73,9 @@ def compare(a: str | Path, b: str | Path, *, threads: int | None = None, io: str
     common = [name for name in left if name in right]
     comparable = [name for name in common if _squeezed(left[name].shape) == _squeezed(right[name].shape)]
     if not comparable:
-        raise UsageError(f"{a} and {b} have no tensor in common: the first has {next(iter(left), 'none')}, the second {next(iter(right), 'none')}")
+        raise UsageError(
+            f"{a} and {b} have no tensor in common: the first has {next(iter(left), 'none')}, the second {next(iter(right), 'none')}"
+        )
     compared = []
     with TensorReader(sides[0].checkpoint, io) as reader_a, TensorReader(sides[1].checkpoint, io) as reader_b:
         operands = [(Operand(reader_a, left[name]), Operand(reader_b, right[name])) for name in comparable]

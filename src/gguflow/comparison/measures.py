@@ -19,7 +19,9 @@ from gguflow.quantization import Bytes, decode
 from gguflow.sources import TensorReader
 
 TILE = 1 << 18
-"""Weights looked at together: NumPy works long enough on that many for threads not to wait for the interpreter's lock."""
+"""Weights looked at together: NumPy works long enough on that many for threads not to wait for the
+interpreter's lock.
+"""
 
 PIECE = 1 << 20
 """Weights that a thread takes at a time."""
@@ -40,10 +42,11 @@ class Row:
 
 @dataclass(frozen=True)
 class TensorMeasures:
-    """Sums over the weights a of a tensor and b of the other, and what follows from them. Adding two gives those of both together.
+    """Sums over the weights a of a tensor and b of the other, and what follows from them. Adding two gives
+    those of both together.
 
-    n_weights: compared. n_non_finite: pairs of which one is NaN or infinite; they count as zero in the sums. max_error: the largest |a - b|.
-    worst_rows: those with the largest relative error, worst first.
+    n_weights: compared. n_non_finite: pairs of which one is NaN or infinite; they count as zero in the sums.
+    max_error: the largest |a - b|. worst_rows: those with the largest relative error, worst first.
     """
 
     n_weights: int = 0
@@ -83,7 +86,13 @@ class TensorMeasures:
     @property
     def snr(self) -> float:
         """Signal to noise in dB, 20 log10 of norm of a over norm of a - b; infinite where they are equal."""
-        return -20 * math.log10(self.relative_error) if 0 < self.relative_error < math.inf else math.inf if not self.squared_error else -math.inf
+        return (
+            -20 * math.log10(self.relative_error)
+            if 0 < self.relative_error < math.inf
+            else math.inf
+            if not self.squared_error
+            else -math.inf
+        )
 
     @property
     def cosine(self) -> float:
@@ -94,7 +103,9 @@ class TensorMeasures:
 
 @dataclass(frozen=True)
 class _Piece:
-    """The measures of a piece of a tensor, and the squared norms of its rows (the first and the last may be parts of rows) from `first_row` on."""
+    """The measures of a piece of a tensor, and the squared norms of its rows (the first and the last may be
+    parts of rows) from `first_row` on.
+    """
 
     measures: TensorMeasures
     first_row: int
@@ -121,8 +132,14 @@ class Operand:
 
 
 def measure(pairs: Sequence[tuple[Operand, Operand]], threads: int) -> Iterator[TensorMeasures]:
-    """Compare pairs of tensors of equal size, in order. The results do not depend on threads. Raises what reading raises."""
-    tasks = ((a, b, first, min(first + PIECE, a.tensor.n_weights)) for a, b in pairs for first in range(0, a.tensor.n_weights, PIECE))
+    """Compare pairs of tensors of equal size, in order. The results do not depend on threads. Raises what
+    reading raises.
+    """
+    tasks = (
+        (a, b, first, min(first + PIECE, a.tensor.n_weights))
+        for a, b in pairs
+        for first in range(0, a.tensor.n_weights, PIECE)
+    )
     with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
         pending = deque(pool.submit(_piece, *task) for task in itertools.islice(tasks, 2 * threads))
         try:

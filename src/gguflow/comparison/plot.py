@@ -1,6 +1,7 @@
 """A comparison as a picture: for each kind of tensor, a bar for each layer.
 
-As HTML it is one file with SVG bars in it, that needs nothing else; as PNG it is drawn by matplotlib, where that is installed.
+As HTML it is one file with SVG bars in it, that needs nothing else; as PNG it is drawn by matplotlib, where
+that is installed.
 """
 
 from __future__ import annotations
@@ -34,8 +35,14 @@ WRITERS = (".html", ".htm", ".png")
 
 
 def write(comparison: Comparison, path: str | Path) -> None:
-    """Write the picture, in one step, of the kind that the name's ending says; a file of that name is replaced. Raises UsageError, StorageError."""
-    content = picture(comparison) if str(path).endswith(".png") else page(comparison).encode("utf-8", "backslashreplace")
+    """Write the picture, in one step, of the kind that the name's ending says; a file of that name is
+    replaced. Raises UsageError, StorageError.
+    """
+    content = (
+        picture(comparison)
+        if str(path).endswith(".png")
+        else page(comparison).encode("utf-8", "backslashreplace")
+    )
     with OutputFile(Path(path), len(content), overwrite=True) as file:
         file.write(content, 0)
         file.commit()
@@ -46,15 +53,26 @@ def picture(comparison: Comparison) -> bytes:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UsageError("--plot to PNG needs matplotlib (pip install 'gguflow[plot]'); a name that ends in .html needs nothing") from None
+        raise UsageError(
+            "--plot to PNG needs matplotlib (pip install 'gguflow[plot]'); a name that ends in .html needs nothing"
+        ) from None
     kinds = _by_kind(comparison.tensors)
     top = _scale(comparison)
     figure = Figure(figsize=(10, 1 + 1.4 * len(kinds)), layout="constrained")
     figure.suptitle(f"{comparison.b} against {comparison.a}: signal to noise, dB".replace("$", r"\$"))
-    for axes, (kind, tensors) in zip(figure.subplots(max(len(kinds), 1), squeeze=False).flat, kinds.items(), strict=False):
+    for axes, (kind, tensors) in zip(
+        figure.subplots(max(len(kinds), 1), squeeze=False).flat, kinds.items(), strict=False
+    ):
         exact = [tensor.measures.is_exact for _, tensor in tensors]
-        heights = [top if same else max(tensor.measures.snr, 0.0) for same, (_, tensor) in zip(exact, tensors, strict=True)]
-        axes.bar([number for number, _ in tensors], heights, color=["#a8c8a0" if same else "#4878a8" for same in exact])
+        heights = [
+            top if same else max(tensor.measures.snr, 0.0)
+            for same, (_, tensor) in zip(exact, tensors, strict=True)
+        ]
+        axes.bar(
+            [number for number, _ in tensors],
+            heights,
+            color=["#a8c8a0" if same else "#4878a8" for same in exact],
+        )
         axes.set_ylim(0, top)
         axes.set_title(kind.replace("$", r"\$"), loc="left", fontsize=9)
     content = io.BytesIO()
@@ -69,18 +87,26 @@ def _scale(comparison: Comparison) -> float:
 
 
 def page(comparison: Comparison) -> str:
-    """Signal to noise in dB, higher is better; equal tensors have a pale bar of full height. All charts have one scale."""
+    """Signal to noise in dB, higher is better; equal tensors have a pale bar of full height. All charts have
+    one scale.
+    """
     top = _scale(comparison)
     title = html.escape(f"{comparison.b} against {comparison.a}")
     total = comparison.total
-    overall = "all equal" if total.is_exact else f"signal to noise {total.snr:.2f} dB, relative error {total.relative_error:.3e}"
+    overall = (
+        "all equal"
+        if total.is_exact
+        else f"signal to noise {total.snr:.2f} dB, relative error {total.relative_error:.3e}"
+    )
     summary = f"{len(comparison.tensors)} tensors, {total.n_weights:,} weights: {overall}. Bars: signal to noise in dB, from 0 to {top:.0f}."
     charts = "".join(_chart(kind, tensors, top) for kind, tensors in _by_kind(comparison.tensors).items())
     return _PAGE.format(title=title, summary=summary, charts=charts)
 
 
 def _by_kind(tensors: Sequence[TensorComparison]) -> dict[str, list[tuple[int, TensorComparison]]]:
-    """Tensors of layers by their name without the number, with it; the others together, numbered as they come."""
+    """Tensors of layers by their name without the number, with it; the others together, numbered as they
+    come.
+    """
     kinds: dict[str, list[tuple[int, TensorComparison]]] = {}
     for tensor in tensors:
         match = re.fullmatch(r"(.*?\.)(\d+)(\..*)", tensor.name)
@@ -97,14 +123,22 @@ def _chart(kind: str, tensors: Sequence[tuple[int, TensorComparison]], top: floa
     lines = [f'<h2>{html.escape(kind)}</h2><svg width="{width}" height="{_HEIGHT + 16}" role="img">']
     for mark in (0.0, top / 2, top):
         y = _HEIGHT * (1 - mark / top)
-        lines.append(f'<line x1="28" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/><text x="0" y="{y + 3:.1f}">{mark:.0f}</text>')
+        lines.append(
+            f'<line x1="28" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/><text x="0" y="{y + 3:.1f}">{mark:.0f}</text>'
+        )
     for i, (number, tensor) in enumerate(tensors):
         x = 30 + i * (_BAR + _GAP)
         snr = tensor.measures.snr
         height = _HEIGHT * min(max(snr, 0.0), top) / top if not math.isnan(snr) else 0.0
-        shown = "equal" if tensor.measures.is_exact else f"{snr:.2f} dB, relative error {tensor.measures.relative_error:.3e}"
+        shown = (
+            "equal"
+            if tensor.measures.is_exact
+            else f"{snr:.2f} dB, relative error {tensor.measures.relative_error:.3e}"
+        )
         label = html.escape(f"{tensor.name}: {' to '.join(tensor.formats)}, {shown}")
         style = ' class="exact"' if tensor.measures.is_exact else ""
-        lines.append(f'<rect{style} x="{x}" y="{_HEIGHT - height:.1f}" width="{_BAR}" height="{height:.1f}"><title>{label}</title></rect>')
+        lines.append(
+            f'<rect{style} x="{x}" y="{_HEIGHT - height:.1f}" width="{_BAR}" height="{height:.1f}"><title>{label}</title></rect>'
+        )
         lines.append(f'<text x="{x + _BAR / 2:.0f}" y="{_HEIGHT + 12}" text-anchor="middle">{number}</text>')
     return "".join(lines) + "</svg>"

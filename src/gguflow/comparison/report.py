@@ -26,14 +26,18 @@ def data(comparison: Comparison) -> dict[str, Any]:
                 "nbytes_a": tensor.nbytes[0],
                 "nbytes_b": tensor.nbytes[1],
                 **_measures(tensor.measures),
-                "worst_rows": [{"row": row.index, "relative_error": _finite(row.relative_error)} for row in tensor.measures.worst_rows],
+                "worst_rows": [
+                    {"row": row.index, "relative_error": _finite(row.relative_error)}
+                    for row in tensor.measures.worst_rows
+                ],
             }
             for tensor in comparison.tensors
         ],
         "only_a": list(comparison.only_a),
         "only_b": list(comparison.only_b),
         "other_shape": list(comparison.other_shape),
-        "total": _measures(comparison.total) | {"nbytes_a": _nbytes(comparison, 0), "nbytes_b": _nbytes(comparison, 1)},
+        "total": _measures(comparison.total)
+        | {"nbytes_a": _nbytes(comparison, 0), "nbytes_b": _nbytes(comparison, 1)},
     }
 
 
@@ -83,7 +87,12 @@ def _measures(measures: TensorMeasures) -> dict[str, Any]:
 def _numbers(measures: TensorMeasures) -> tuple[str, str, str, str]:
     if measures.is_exact:
         return "0", "0", "exact", "1"
-    return f"{measures.rmse:.3e}", f"{measures.relative_error:.3e}", f"{measures.snr:.2f}", f"{measures.cosine:.6f}"
+    return (
+        f"{measures.rmse:.3e}",
+        f"{measures.relative_error:.3e}",
+        f"{measures.snr:.2f}",
+        f"{measures.cosine:.6f}",
+    )
 
 
 def _nbytes(comparison: Comparison, side: int) -> int:

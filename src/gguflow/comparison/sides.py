@@ -26,13 +26,20 @@ class Side:
         return cls(checkpoint, checkpoint.metadata is None and checkpoint.config is None)
 
     def by_gguf_name(self) -> dict[str, ModelTensor]:
-        """Under GGUF's names. Raises what `models.load` raises. Values that are computed, not stored, do not count."""
+        """Under GGUF's names. Raises what `models.load` raises. Values that are computed, not stored, do not
+        count.
+        """
         return _by_name(models.load(self.checkpoint).tensors)
 
     def by_original_name(self) -> dict[str, ModelTensor]:
-        """Under the names of the checkpoint; a GGUF file's tensors by the way back, where the architecture is known."""
+        """Under the names of the checkpoint; a GGUF file's tensors by the way back, where the architecture is
+        known.
+        """
         if self.checkpoint.metadata is None:
-            return _by_name(ModelTensor(source.name, source.shape, (source,)) for source in self.checkpoint.tensors.values())
+            return _by_name(
+                ModelTensor(source.name, source.shape, (source,))
+                for source in self.checkpoint.tensors.values()
+            )
         model = models.load(self.checkpoint)
         return _by_name(original_tensors(model, models.by_name(model.architecture), self.checkpoint.path))
 

@@ -1,6 +1,8 @@
-"""The grammar of a GGUF v3 header, executable: construct parses and builds exactly what `header.py` does, slowly and from the text of the spec.
+"""The grammar of a GGUF v3 header, executable: construct parses and builds exactly what `header.py` does,
+slowly and from the text of the spec.
 
-It says what is well-formed; `rules.py` says what is allowed. A test holds it and the fast parser to the same verdict and the same tree.
+It says what is well-formed; `rules.py` says what is allowed. A test holds it and the fast parser to the same
+verdict and the same tree.
 """
 
 from __future__ import annotations
@@ -88,9 +90,14 @@ HEADER = Struct(
 
 
 def complaint(data: bytes) -> str:
-    """What keeps bytes from being a header with whatever behind it, in construct's words; "" where nothing does."""
+    """What keeps bytes from being a header with whatever behind it, in construct's words; "" where nothing
+    does.
+    """
     try:
         HEADER.parse(data)
-    except (ConstructError, OverflowError) as error:  # OverflowError: a length that no buffer of this machine can have
+    except (
+        ConstructError,
+        OverflowError,
+    ) as error:  # OverflowError: a length that no buffer of this machine can have
         return str(error) or type(error).__name__
     return ""

@@ -1,7 +1,9 @@
-"""The header of a GGUF file, parsed with every length checked against the bytes that remain. `writer.py` builds one.
+"""The header of a GGUF file, parsed with every length checked against the bytes that remain. `writer.py`
+builds one.
 
-`parse` decides what is malformed: bytes that do not follow the grammar (`grammar.py` is its formal twin). What well-formed headers may say is
-judged by `rules.py`. Every integer here is Python's, so no sum or product wraps.
+`parse` decides what is malformed: bytes that do not follow the grammar (`grammar.py` is its formal twin).
+What well-formed headers may say is judged by `rules.py`. Every integer here is Python's, so no sum or product
+wraps.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ _SMALLEST_TENSOR_INFO = 8 + 4 + 4 + 8  # an empty name, no dimensions, a type, a
 class TensorInfo:
     """An entry of the tensor table.
 
-    dims: as in the file, row length first. offset: of the data, from the start of the data section. position: of this entry, from the start of
-    the file (0 for one that is still to be written).
+    dims: as in the file, row length first. offset: of the data, from the start of the data section. position:
+    of this entry, from the start of the file (0 for one that is still to be written).
     """
 
     name: str
@@ -57,7 +59,8 @@ class TensorInfo:
 class Header:
     """All that stands before the data section.
 
-    data_offset: of the data section, from the start of the file. end: of the header, before its padding. key_positions: of each key. All likewise.
+    data_offset: of the data section, from the start of the file. end: of the header, before its padding.
+    key_positions: of each key. All likewise.
     """
 
     version: int
@@ -86,7 +89,15 @@ class _Parser:
     def remaining(self) -> int:
         return len(self.buffer) - self.position
 
-    def fail(self, rule: str, message: str, path: str, found: object = None, expected: object = None, at: int | None = None) -> NoReturn:
+    def fail(
+        self,
+        rule: str,
+        message: str,
+        path: str,
+        found: object = None,
+        expected: object = None,
+        at: int | None = None,
+    ) -> NoReturn:
         offset = self.position if at is None else at
         raise MalformedError(self.file, Finding(rule, message, path, offset, found, expected))
 
@@ -105,10 +116,17 @@ class _Parser:
         return int(_U64.unpack_from(self.buffer, self.position - 8)[0])
 
     def count(self, what: str, path: str, smallest: int) -> int:
-        """A u64 that announces so many things of at least `smallest` bytes each: they must fit in what remains."""
+        """A u64 that announces so many things of at least `smallest` bytes each: they must fit in what
+        remains.
+        """
         count = self.u64(what, path)
         if count * smallest > self.remaining:
-            self.fail("C-004", f"{what} {count} needs at least {count * smallest} bytes, {self.remaining} remain", path, at=self.position - 8)
+            self.fail(
+                "C-004",
+                f"{what} {count} needs at least {count * smallest} bytes, {self.remaining} remain",
+                path,
+                at=self.position - 8,
+            )
         return count
 
     def text(self, what: str, path: str) -> str:
@@ -135,7 +153,9 @@ class _Parser:
         if element_type is ValueType.STRING:
             return Value(kind, self.strings(path), element_type)
         size = struct.calcsize("<" + SCALAR_CODES[element_type])
-        return Value(kind, self.scalars(element_type, self.count("array length", path, size), path), element_type)
+        return Value(
+            kind, self.scalars(element_type, self.count("array length", path, size), path), element_type
+        )
 
     def scalars(self, kind: ValueType, count: int, path: str) -> Sequence[Any]:
         """`count` numbers: a tuple for a few, a NumPy view of the file for many."""
@@ -147,7 +167,14 @@ class _Parser:
             view = np.frombuffer(self.buffer, dtype, count, start)
             bad = np.flatnonzero(view > 1) if kind is ValueType.BOOL else np.empty(0, np.intp)
             if bad.size:
-                self.fail("C-008", "a bool that is neither 0 nor 1", path, int(view[bad[0]]), "0 or 1", at=start + int(bad[0]))
+                self.fail(
+                    "C-008",
+                    "a bool that is neither 0 nor 1",
+                    path,
+                    int(view[bad[0]]),
+                    "0 or 1",
+                    at=start + int(bad[0]),
+                )
             return view.astype(bool) if kind is ValueType.BOOL else view  # type: ignore[return-value]
         numbers = struct.unpack_from(f"<{count}{SCALAR_CODES[kind]}", self.buffer, start)
         if kind is ValueType.BOOL:
@@ -182,22 +209,34 @@ class _Parser:
 def parse(buffer: bytes | memoryview, file: str) -> Header:
     """Parse the header at the start of a file's bytes.
 
-    buffer: the whole file (or as much as there is of it); the arrays of the result are views of it. file: its name, for messages.
-    Raises MalformedError where the bytes do not follow the grammar, UnsupportedError for another version or byte order.
+    buffer: the whole file (or as much as there is of it); the arrays of the result are views of it. file: its
+    name, for messages.
+    Raises MalformedError where the bytes do not follow the grammar, UnsupportedError for another version or
+    byte order.
     """
     parser = _Parser(memoryview(buffer), file)
     magic = bytes(parser.buffer[:4])
     if magic != MAGIC[: len(magic)]:
-        parser.fail("C-001", f"not a GGUF file{looks_like(bytes(parser.buffer[:512]))}", "$.magic", magic, MAGIC)
+        parser.fail(
+            "C-001", f"not a GGUF file{looks_like(bytes(parser.buffer[:512]))}", "$.magic", magic, MAGIC
+        )
     parser.need(4, "the magic", "$.magic")
     parser.position = 4
     version = parser.u32("the version", "$.version")
     if version & 0xFFFF == 0 and version:
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-        finding = Finding("C-003", "a big-endian file; only little-endian is supported", "$.version", 4, f"version {swapped} byte-swapped")
+        finding = Finding(
+            "C-003",
+            "a big-endian file; only little-endian is supported",
+            "$.version",
+            4,
+            f"version {swapped} byte-swapped",
+        )
         raise UnsupportedError(file, finding)
     if version not in (2, VERSION):
-        raise UnsupportedError(file, Finding("C-002", "an unsupported version of GGUF", "$.version", 4, version, "2 or 3"))
+        raise UnsupportedError(
+            file, Finding("C-002", "an unsupported version of GGUF", "$.version", 4, version, "2 or 3")
+        )
     n_tensors = parser.count("number of tensors", "$.n_tensors", _SMALLEST_TENSOR_INFO)
     n_keys = parser.count("number of metadata keys", "$.n_kv", _SMALLEST_KEY_VALUE)
     metadata: Metadata = {}
@@ -211,7 +250,9 @@ def parse(buffer: bytes | memoryview, file: str) -> Header:
         positions[key] = position
     tensors = tuple(parser.tensor(i) for i in range(n_tensors))
     alignment = declared_alignment(metadata)
-    return Header(version, metadata, tensors, alignment, align(parser.position, alignment), positions, parser.position)
+    return Header(
+        version, metadata, tensors, alignment, align(parser.position, alignment), positions, parser.position
+    )
 
 
 def declared_alignment(metadata: Metadata) -> int:

@@ -1,10 +1,12 @@
-"""How a file proves itself: the metadata keys under `gguflow.`, and the digests in them. The rules are in spec/integrity.md.
+"""How a file proves itself: the metadata keys under `gguflow.`, and the digests in them. The rules are in
+spec/integrity.md.
 
-The digest is XXH3-128: it runs at memory speed, so that proving a file costs no more than reading it, and 128 bits leave accident no chance. It is
-no signature: who can change the data can change the digest.
+The digest is XXH3-128: it runs at memory speed, so that proving a file costs no more than reading it, and 128
+bits leave accident no chance. It is no signature: who can change the data can change the digest.
 
-A tensor's bytes are cut into leaves of 2**20 weights (the last one shorter; whole blocks in every format), and its digest is the digest of the
-digests of its leaves. So threads digest what they write, in any order, and a resumed conversion checks each leaf that its journal claims.
+A tensor's bytes are cut into leaves of 2**20 weights (the last one shorter; whole blocks in every format),
+and its digest is the digest of the digests of its leaves. So threads digest what they write, in any order,
+and a resumed conversion checks each leaf that its journal claims.
 """
 
 from __future__ import annotations
@@ -36,15 +38,27 @@ TENSORS_KEY = "gguflow.integrity.tensors"
 SHARDS_KEY = "gguflow.integrity.shards"
 """Only where a model is in several files: the same in all of them, and in no others."""
 
-KEY_SET = (RECIPE_KEY, RECIPE_VERSION_KEY, SOURCE_FILES_KEY, SOURCE_DIGESTS_KEY, VERSION_KEY, LENGTH_KEY, HEADER_KEY, TENSORS_KEY)
+KEY_SET = (
+    RECIPE_KEY,
+    RECIPE_VERSION_KEY,
+    SOURCE_FILES_KEY,
+    SOURCE_DIGESTS_KEY,
+    VERSION_KEY,
+    LENGTH_KEY,
+    HEADER_KEY,
+    TENSORS_KEY,
+)
 """The keys of which one makes all mandatory, in the order of the writer."""
 
 UNKNOWN = "0" * (2 * DIGEST_BYTES)
 """A digest in text, before it is known."""
 
 
-def placeholder(n_tensors: int, recipe: str, recipe_version: str, sources: Sequence[tuple[str, str]]) -> Metadata:
-    """The key set before any weight is read: every value has its final width, so a header that holds it has its final size.
+def placeholder(
+    n_tensors: int, recipe: str, recipe_version: str, sources: Sequence[tuple[str, str]]
+) -> Metadata:
+    """The key set before any weight is read: every value has its final width, so a header that holds it has
+    its final size.
 
     sources: name and header digest of each source file.
     """
@@ -76,7 +90,8 @@ def hexdigest(content: bytes | memoryview) -> str:
 
 
 def new_leaf_digest() -> Any:
-    """The digest of a leaf, to be fed (`update`) with its bytes in order, and asked (`digest`) at the end: 16 bytes.
+    """The digest of a leaf, to be fed (`update`) with its bytes in order, and asked (`digest`) at the end: 16
+    bytes.
 
     The last leaf of a tensor ends with the padding behind it.
     """
@@ -89,7 +104,8 @@ def tensor_digest(leaves: Iterable[bytes]) -> bytes:
 
 
 def leaf_ranges(header: Header, tensor: TensorInfo, sizes: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """The bytes [first, last) of each leaf of a tensor, from the start of the file; the last one with the padding behind it.
+    """The bytes [first, last) of each leaf of a tensor, from the start of the file; the last one with the
+    padding behind it.
 
     sizes: block_size and type_size of the tensor's format.
     """
@@ -99,11 +115,17 @@ def leaf_ranges(header: Header, tensor: TensorInfo, sizes: tuple[int, int]) -> I
     step = LEAF_WEIGHTS // block_size * type_size
     for first in range(0, nbytes, step):
         is_last = first + step >= nbytes
-        yield start + first, header.data_offset + align(tensor.offset + nbytes, header.alignment) if is_last else start + first + step
+        yield (
+            start + first,
+            header.data_offset + align(tensor.offset + nbytes, header.alignment)
+            if is_last
+            else start + first + step,
+        )
 
 
 def for_shard(metadata: Metadata, n_tensors: int) -> Metadata:
-    """The key set of one of several files that replace the one whose metadata it is in, likewise before any weight is read; empty where it has none.
+    """The key set of one of several files that replace the one whose metadata it is in, likewise before any
+    weight is read; empty where it has none.
 
     n_tensors: of the shard. The id that all shards share is in it too.
     """
@@ -112,7 +134,9 @@ def for_shard(metadata: Metadata, n_tensors: int) -> Metadata:
 
 
 def shards_id(digests: Sequence[bytes]) -> str:
-    """What the shards of a model share, and those of no other model have: the digest of the digests of all its tensors, in order."""
+    """What the shards of a model share, and those of no other model have: the digest of the digests of all
+    its tensors, in order.
+    """
     return hexdigest(b"".join(digests))
 
 
@@ -122,12 +146,20 @@ def stored_digests(header: Header) -> list[bytes]:
     return [words[i] + words[i + 1] for i in range(0, len(words), 2)]
 
 
-def completed_header(metadata: Metadata, tensors: Sequence[TensorInfo], alignment: int, length: int, digests: Sequence[bytes]) -> bytes:
-    """The header whose key set is filled in: the file's length, the tensors' digests in table order, and the header's own digest.
+def completed_header(
+    metadata: Metadata, tensors: Sequence[TensorInfo], alignment: int, length: int, digests: Sequence[bytes]
+) -> bytes:
+    """The header whose key set is filled in: the file's length, the tensors' digests in table order, and the
+    header's own digest.
 
     The header's digest is taken over all of it, padding included, with its own 32 characters as zeros.
     """
     words = [int.from_bytes(digest[half : half + 8], "big") for digest in digests for half in (0, 8)]
-    filled: dict[str, Value] = {**metadata, LENGTH_KEY: u64(length), TENSORS_KEY: array(ValueType.UINT64, words), HEADER_KEY: string(UNKNOWN)}
+    filled: dict[str, Value] = {
+        **metadata,
+        LENGTH_KEY: u64(length),
+        TENSORS_KEY: array(ValueType.UINT64, words),
+        HEADER_KEY: string(UNKNOWN),
+    }
     filled[HEADER_KEY] = string(hexdigest(build(filled, tensors, alignment)))
     return build(filled, tensors, alignment)

@@ -43,7 +43,9 @@ SCALAR_CODES: dict[ValueType, str] = {
 """struct's code of each type of fixed size."""
 
 
-INTEGERS = frozenset(ValueType(kind) for kind, code in SCALAR_CODES.items() if kind is not ValueType.BOOL and code not in "fd")
+INTEGERS = frozenset(
+    ValueType(kind) for kind, code in SCALAR_CODES.items() if kind is not ValueType.BOOL and code not in "fd"
+)
 """Writers have used all of them for the same key; a reader widens them."""
 
 
@@ -51,7 +53,8 @@ INTEGERS = frozenset(ValueType(kind) for kind, code in SCALAR_CODES.items() if k
 class Value:
     """One metadata value with its type.
 
-    value: int, float, bool, str (bytes where a file's string is not UTF-8), or for an array a sequence of those.
+    value: int, float, bool, str (bytes where a file's string is not UTF-8), or for an array a sequence of
+    those.
     element_type: of an array.
     """
 

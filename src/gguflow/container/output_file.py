@@ -1,4 +1,6 @@
-"""An output file that appears under its name only when it is whole and on the medium, and that one process writes at a time."""
+"""An output file that appears under its name only when it is whole and on the medium, and that one process
+writes at a time.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,16 @@ from gguflow.errors import StorageError, UsageError
 
 
 class OutputFile:
-    """A file of known size, written at any offsets by any threads, that replaces `path` in one step on `commit`.
+    """A file of known size, written at any offsets by any threads, that replaces `path` in one step on
+    `commit`.
 
-    Until then the bytes are in a hidden sibling, `.NAME.partial`, locked against a second writer. The commit is: flush the bytes, rename, flush the
-    directory. Leaving the `with` block without one removes the sibling, unless `keep` was called: then the next OutputFile of this path that is
-    made with `resume` finds it as it was (`found` is True), and either goes on from there or calls `clear`.
+    Until then the bytes are in a hidden sibling, `.NAME.partial`, locked against a second writer. The commit
+    is: flush the bytes, rename, flush the directory. Leaving the `with` block without one removes the
+    sibling, unless `keep` was called: then the next OutputFile of this path that is made with `resume` finds
+    it as it was (`found` is True), and either goes on from there or calls `clear`.
 
-    Raises UsageError where path exists and overwrite is not asked for, or where somebody else is writing it; StorageError where the system refuses
-    (ENOSPC shows at once: the space is reserved on entry).
+    Raises UsageError where path exists and overwrite is not asked for, or where somebody else is writing it;
+    StorageError where the system refuses (ENOSPC shows at once: the space is reserved on entry).
     """
 
     def __init__(self, path: Path, nbytes: int, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -58,7 +62,9 @@ class OutputFile:
             platform.pwrite_all(self._descriptor(), data, offset)
 
     def begin_flush(self, nbytes: int, offset: int) -> None:
-        """These bytes are written and stay as they are: the system may begin to make them durable. Thread-safe."""
+        """These bytes are written and stay as they are: the system may begin to make them durable.
+        Thread-safe.
+        """
         platform.begin_sync(self._descriptor(), nbytes, offset)
 
     def read(self, nbytes: int, offset: int) -> bytes:
@@ -97,7 +103,9 @@ class OutputFile:
         """Leave the partial file when the block ends without a commit."""
         self._kept = True
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._fd is not None:
             self._close(remove=not self._kept)
 
@@ -107,10 +115,16 @@ class OutputFile:
         return self._fd
 
     def _open_partial(self) -> None:
-        """Open the partial file and lock it. The lock counts only while the name still leads to the locked file: a writer that commits renames it."""
+        """Open the partial file and lock it. The lock counts only while the name still leads to the locked
+        file: a writer that commits renames it.
+        """
         while True:
             with platform.interruptions_deferred():
-                self._fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
+                self._fd = os.open(
+                    self.partial,
+                    os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0),
+                    0o666,
+                )
             if not platform.try_lock(self._fd):
                 raise UsageError(f"another process is writing {self.path}")
             if self._is_named():
@@ -124,8 +138,15 @@ class OutputFile:
         return False
 
     def _is_new(self) -> bool:
-        """Whether the partial file is nobody else's, and holds nothing that was worth keeping: an interruption came right after it was made."""
-        return self._fd is not None and os.fstat(self._fd).st_size == 0 and platform.try_lock(self._fd) and self._is_named()
+        """Whether the partial file is nobody else's, and holds nothing that was worth keeping: an
+        interruption came right after it was made.
+        """
+        return (
+            self._fd is not None
+            and os.fstat(self._fd).st_size == 0
+            and platform.try_lock(self._fd)
+            and self._is_named()
+        )
 
     def _close(self, *, remove: bool) -> None:
         """Close, and remove the partial file first: while it is locked nobody else can have begun to use it."""
@@ -145,5 +166,7 @@ class OutputFile:
 
 
 def is_worth_keeping(error: BaseException | None) -> bool:
-    """Whether a writer that was stopped by this may go on later: an interruption or the system's refusal, not a wrong input."""
+    """Whether a writer that was stopped by this may go on later: an interruption or the system's refusal, not
+    a wrong input.
+    """
     return isinstance(error, KeyboardInterrupt | SystemExit | StorageError | MemoryError)

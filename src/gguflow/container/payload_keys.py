@@ -1,7 +1,9 @@
-"""Files with payloads: tensors of type I8 that hold an encoding of the parametric family (spec/blocks/parametric.md), and the keys that say so.
+"""Files with payloads: tensors of type I8 that hold an encoding of the parametric family
+(spec/blocks/parametric.md), and the keys that say so.
 
-    gguflow.encodings           the names of all encodings in the model: a reader that does not know one must not guess what the I8 tensors mean
-    gguflow.encodings.tensors   the names of those tensors
+    gguflow.encodings           the names of all encodings in the model: a reader that does not know one must
+                                not guess what the I8 tensors mean gguflow.encodings.tensors   the names of
+                                those tensors
 
 They stand in the first file of a model, together or not at all.
 """
@@ -17,11 +19,16 @@ PAYLOADS_KEY = "gguflow.encodings.tensors"
 
 
 def payload_metadata(payloads: Mapping[str, str]) -> Metadata:
-    """The keys of a model with these payloads: tensor name -> name of its encoding. Nothing where there are none."""
+    """The keys of a model with these payloads: tensor name -> name of its encoding. Nothing where there are
+    none.
+    """
     if not payloads:
         return {}
     names = sorted(set(payloads.values()))
-    return {MUST_UNDERSTAND_KEY: array(ValueType.STRING, names), PAYLOADS_KEY: array(ValueType.STRING, list(payloads))}
+    return {
+        MUST_UNDERSTAND_KEY: array(ValueType.STRING, names),
+        PAYLOADS_KEY: array(ValueType.STRING, list(payloads)),
+    }
 
 
 def keys_of_payloads(metadata: Metadata) -> Metadata:
@@ -30,11 +37,21 @@ def keys_of_payloads(metadata: Metadata) -> Metadata:
 
 
 def payload_names(metadata: Metadata) -> frozenset[str]:
-    """The tensors that the keys call payloads; none where a key is missing or of another type, which the validator reports."""
-    return frozenset(strings_under(metadata, PAYLOADS_KEY) or ()) if strings_under(metadata, MUST_UNDERSTAND_KEY) is not None else frozenset()
+    """The tensors that the keys call payloads; none where a key is missing or of another type, which the
+    validator reports.
+    """
+    return (
+        frozenset(strings_under(metadata, PAYLOADS_KEY) or ())
+        if strings_under(metadata, MUST_UNDERSTAND_KEY) is not None
+        else frozenset()
+    )
 
 
 def strings_under(metadata: Metadata, key: str) -> Iterable[str] | None:
     """The strings of an array under key; None where there is no such array."""
     value = metadata.get(key)
-    return value.value if value is not None and (value.type, value.element_type) == (ValueType.ARRAY, ValueType.STRING) else None
+    return (
+        value.value
+        if value is not None and (value.type, value.element_type) == (ValueType.ARRAY, ValueType.STRING)
+        else None
+    )

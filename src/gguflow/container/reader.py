@@ -15,11 +15,14 @@ from gguflow.errors import Finding, InvalidError, MalformedError
 def map_file(path: str | Path) -> memoryview:
     """A file's bytes, mapped read-only for as long as somebody refers to them.
 
-    Raises InvalidError where it is no regular file (a pipe would wait for ever), MalformedError where it is empty, StorageError.
+    Raises InvalidError where it is no regular file (a pipe would wait for ever), MalformedError where it is
+    empty, StorageError.
     """
     with platform.storage_errors("read", path):
         mode = Path(path).stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a directory gives the system's own words
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(
+            mode
+        ):  # opening a directory gives the system's own words
             raise InvalidError(path, Finding("C-035", "not a regular file"))
     with platform.storage_errors("read", path), open(path, "rb") as file:
         if file.seek(0, 2) == 0:
@@ -30,8 +33,9 @@ def map_file(path: str | Path) -> memoryview:
 def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
     """The header of a GGUF file, checked against its rules and the file's size.
 
-    Raises MalformedError, InvalidError, UnsupportedError or LimitError for the first broken rule, StorageError where the file cannot be read.
-    The arrays of the metadata are views of the mapped file and keep it mapped.
+    Raises MalformedError, InvalidError, UnsupportedError or LimitError for the first broken rule,
+    StorageError where the file cannot be read. The arrays of the metadata are views of the mapped file and
+    keep it mapped.
     """
     content = map_file(path)
     header = parse(content, str(path))

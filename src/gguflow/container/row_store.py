@@ -1,8 +1,9 @@
-"""Files that grow by rows (spec/rows.md): their keys, their header, and the eight bytes in it that say how many rows there are.
+"""Files that grow by rows (spec/rows.md): their keys, their header, and the eight bytes in it that say how
+many rows there are.
 
     gguflow.rows.version   1; a file with this key is a row store
-    gguflow.rows.format    what the rows are encoded in: a block format or an encoding of the parametric family, in lower case
-    gguflow.rows.width     numbers in a row
+    gguflow.rows.format    what the rows are encoded in: a block format or an encoding of the parametric
+                           family, in lower case gguflow.rows.width     numbers in a row
     gguflow.rows.filler    dots, so many that the count of rows lies at a multiple of eight bytes
 
 The header never changes its size, and of its bytes only the count changes: `ne[1]` of the one tensor.
@@ -30,7 +31,9 @@ def is_row_store(metadata: Metadata) -> bool:
 
 
 def build_header(format_name: str, width: int, type_id: int, row_length: int, more: Metadata) -> bytes:
-    """The header of a store without rows, padded to the data section. type_id, row_length: of the tensor. more: metadata that the format needs."""
+    """The header of a store without rows, padded to the data section. type_id, row_length: of the tensor.
+    more: metadata that the format needs.
+    """
     keys: Metadata = {
         "general.architecture": string(ARCHITECTURE),
         **more,
@@ -45,6 +48,8 @@ def build_header(format_name: str, width: int, type_id: int, row_length: int, mo
 
 
 def count_position(header: Header) -> int:
-    """Where the number of rows lies, in bytes from the start of the file. The header has one tensor of two dimensions."""
+    """Where the number of rows lies, in bytes from the start of the file. The header has one tensor of two
+    dimensions.
+    """
     (tensor,) = header.tensors
     return tensor.position + 8 + len(tensor.name.encode()) + 4 + 8

@@ -1,4 +1,6 @@
-"""What a well-formed header may say: pure rules over the parsed header, each with its id. The spec's text of each is in spec/container.md."""
+"""What a well-formed header may say: pure rules over the parsed header, each with its id. The spec's text of
+each is in spec/container.md.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,24 @@ MAX_KEY_BYTES = 65535
 MAX_ALIGNMENT = 1 << 20
 MAX_WEIGHTS = (1 << 63) - 1
 
-REMOVED_TYPES = {4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8"}
+REMOVED_TYPES = {
+    4: "Q4_2",
+    5: "Q4_3",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+}
 RUNTIME_TYPES = {9: "Q8_1", 15: "Q8_K"}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a file may be that is good otherwise. Whoever expects larger ones passes other limits; these are what a reader MUST take at least."""
+    """How large a file may be that is good otherwise. Whoever expects larger ones passes other limits; these
+    are what a reader MUST take at least.
+    """
 
     header_bytes: int = 1 << 30
     string_bytes: int = 1 << 26
@@ -72,7 +85,9 @@ def refuse(path: str | Path, findings: Iterable[Finding]) -> None:
             raise error_class(finding.rule)(path, finding)
 
 
-def judge(header: Header, block_sizes: BlockSizes, file_size: int | None, limits: Limits = DEFAULT_LIMITS) -> Iterator[Finding]:
+def judge(
+    header: Header, block_sizes: BlockSizes, file_size: int | None, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[Finding]:
     """Every broken rule, in file order. file_size: None where the file is still to be written."""
     yield from _judge_sizes(header, limits)
     for key, value in header.metadata.items():
@@ -109,7 +124,9 @@ def _judge_key(key: str, header: Header) -> Iterator[Finding]:
     path, at = key_path(key), header.key_positions.get(key)
     nbytes = len(encode_text(key))
     if not 0 < nbytes <= MAX_KEY_BYTES:
-        yield Finding("C-009", "a metadata key of unusable length", path, at, nbytes, f"1 to {MAX_KEY_BYTES} bytes")
+        yield Finding(
+            "C-009", "a metadata key of unusable length", path, at, nbytes, f"1 to {MAX_KEY_BYTES} bytes"
+        )
     if not is_text(key):
         yield Finding("C-022", "a metadata key that is not UTF-8", path, at)
     yield from _judge_characters(key, "a metadata key", path, at)
@@ -118,15 +135,31 @@ def _judge_key(key: str, header: Header) -> Iterator[Finding]:
 def _judge_value(key: str, value: Value, header: Header, limits: Limits) -> Iterator[Finding]:
     path, at = key_path(key), header.key_positions.get(key)
     if value.type is ValueType.ARRAY and len(value.value) > limits.n_elements:
-        yield Finding("C-028", "an array over the limit", path, at, len(value.value), f"{limits.n_elements} elements or fewer")
+        yield Finding(
+            "C-028",
+            "an array over the limit",
+            path,
+            at,
+            len(value.value),
+            f"{limits.n_elements} elements or fewer",
+        )
     if value.type is ValueType.STRING:
         if not is_text(value.value):
             yield Finding("C-022", "a string that is not UTF-8", path, at, severity="warning")
         nbytes = len(encode_text(value.value))
         if nbytes > limits.string_bytes:
-            yield Finding("C-023", "a string over the limit", path, at, nbytes, f"{limits.string_bytes} bytes or fewer")
+            yield Finding(
+                "C-023", "a string over the limit", path, at, nbytes, f"{limits.string_bytes} bytes or fewer"
+            )
         if control := _CONTROL.search(value.value):
-            yield Finding("C-034", "a string with a control character, escaped wherever it is shown", path, at, repr(control[0]), severity="warning")
+            yield Finding(
+                "C-034",
+                "a string with a control character, escaped wherever it is shown",
+                path,
+                at,
+                repr(control[0]),
+                severity="warning",
+            )
     elif not _is_finite(value):
         yield Finding("C-032", "a number that is not finite", path, at, severity="warning")
 
@@ -137,9 +170,18 @@ def _judge_alignment(header: Header) -> Iterator[Finding]:
         return
     path, at = key_path("general.alignment"), header.key_positions.get("general.alignment")
     if alignment.type is not ValueType.UINT32:
-        yield Finding("C-011", "general.alignment has the wrong type", path, at, alignment.type.name, "UINT32")
+        yield Finding(
+            "C-011", "general.alignment has the wrong type", path, at, alignment.type.name, "UINT32"
+        )
     elif not 0 < alignment.value <= MAX_ALIGNMENT or alignment.value & (alignment.value - 1):
-        yield Finding("C-011", "an unusable alignment", path, at, alignment.value, f"a power of two up to {MAX_ALIGNMENT}")
+        yield Finding(
+            "C-011",
+            "an unusable alignment",
+            path,
+            at,
+            alignment.value,
+            f"a power of two up to {MAX_ALIGNMENT}",
+        )
 
 
 def _judge_keys_together(header: Header) -> Iterator[Finding]:
@@ -167,7 +209,14 @@ def _judge_tensors(header: Header, block_sizes: BlockSizes, file_size: int | Non
             continue
         path, at = f"$.tensors[{i}].offset", tensor.position or None
         if tensor.offset % header.alignment:
-            yield Finding("C-024", "an offset that is not aligned", path, at, tensor.offset, f"a multiple of {header.alignment}")
+            yield Finding(
+                "C-024",
+                "an offset that is not aligned",
+                path,
+                at,
+                tensor.offset,
+                f"a multiple of {header.alignment}",
+            )
         if expected_offset is not None and tensor.offset != expected_offset:
             what = "leaves a hole" if tensor.offset > expected_offset else "overlaps the tensor before"
             yield Finding("C-018", f"an offset that {what}", path, at, tensor.offset, expected_offset)
@@ -180,10 +229,24 @@ def _judge_tensors(header: Header, block_sizes: BlockSizes, file_size: int | Non
         first = cut[0][1]
         message = f"truncated: needs {needed} bytes, has {file_size}; of {len(cut)} tensors that are cut or missing the first is"
         message += f" {quoted(header.tensors[first].name)}"
-        yield Finding("C-019", message, f"$.tensors[{first}]", header.tensors[first].position, file_size, needed)
+        yield Finding(
+            "C-019", message, f"$.tensors[{first}]", header.tensors[first].position, file_size, needed
+        )
     total = header.data_offset + end
-    if file_size is not None and expected_offset is not None and file_size > total and not is_row_store(header.metadata):
-        yield Finding("C-020", "bytes after the last tensor", "$", total, f"{file_size - total} bytes", "the end of the file")
+    if (
+        file_size is not None
+        and expected_offset is not None
+        and file_size > total
+        and not is_row_store(header.metadata)
+    ):
+        yield Finding(
+            "C-020",
+            "bytes after the last tensor",
+            "$",
+            total,
+            f"{file_size - total} bytes",
+            "the end of the file",
+        )
 
 
 def _judge_name(i: int, tensor: TensorInfo, seen: set[str]) -> Iterator[Finding]:
@@ -202,28 +265,63 @@ def _judge_name(i: int, tensor: TensorInfo, seen: set[str]) -> Iterator[Finding]
 
 
 def _judge_characters(text: str, what: str, path: str, at: int | None) -> Iterator[Finding]:
-    """NUL ends a name in C, so that `a\\0b` becomes another `a`; what cannot be printed deceives whoever reads a listing."""
+    """NUL ends a name in C, so that `a\\0b` becomes another `a`; what cannot be printed deceives whoever
+    reads a listing.
+    """
     if "\0" in text:
         yield Finding("C-030", f"{what} with a NUL in it", path, at, text)
     elif not text.isprintable() and is_text(text):
-        yield Finding("C-031", f"{what} with characters that cannot be printed", path, at, text, severity="warning")
+        yield Finding(
+            "C-031", f"{what} with characters that cannot be printed", path, at, text, severity="warning"
+        )
 
 
 def _first_wrong_size(i: int, tensor: TensorInfo, block_sizes: BlockSizes) -> Finding | None:
     """What keeps the tensor's size from being computed."""
     path, at = f"$.tensors[{i}]", tensor.position or None
     if len(tensor.dims) > MAX_DIMS:
-        return Finding("C-014", "too many dimensions", path + ".n_dims", at, len(tensor.dims), f"{MAX_DIMS} or fewer")
-    if math.prod(dim or 1 for dim in tensor.dims) > MAX_WEIGHTS:  # a zero hides no other dimension that cannot be held
-        return Finding("C-015", "more weights than can be addressed", path + ".dims", at, list(tensor.dims), "a product below 2**63")
+        return Finding(
+            "C-014", "too many dimensions", path + ".n_dims", at, len(tensor.dims), f"{MAX_DIMS} or fewer"
+        )
+    if (
+        math.prod(dim or 1 for dim in tensor.dims) > MAX_WEIGHTS
+    ):  # a zero hides no other dimension that cannot be held
+        return Finding(
+            "C-015",
+            "more weights than can be addressed",
+            path + ".dims",
+            at,
+            list(tensor.dims),
+            "a product below 2**63",
+        )
     sizes = block_sizes(tensor.type_id)
     if sizes is None:
-        return Finding("C-016", f"tensor {quoted(tensor.name)} has {_type_in_words(tensor.type_id)}", path + ".type", at, tensor.type_id)
+        return Finding(
+            "C-016",
+            f"tensor {quoted(tensor.name)} has {_type_in_words(tensor.type_id)}",
+            path + ".type",
+            at,
+            tensor.type_id,
+        )
     row = row_length(tensor)
     if row % sizes[0]:
-        return Finding("C-017", "rows that do not divide into blocks", path + ".dims", at, row, f"a multiple of {sizes[0]}")
+        return Finding(
+            "C-017",
+            "rows that do not divide into blocks",
+            path + ".dims",
+            at,
+            row,
+            f"a multiple of {sizes[0]}",
+        )
     if tensor.n_weights // sizes[0] * sizes[1] > MAX_WEIGHTS:
-        return Finding("C-015", "more bytes than can be addressed", path + ".dims", at, list(tensor.dims), "a size below 2**63")
+        return Finding(
+            "C-015",
+            "more bytes than can be addressed",
+            path + ".dims",
+            at,
+            list(tensor.dims),
+            "a size below 2**63",
+        )
     return None
 
 

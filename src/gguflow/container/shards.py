@@ -1,7 +1,9 @@
-"""A model in several files: `NAME-00001-of-00003.gguf` and its siblings, as llama.cpp's gguf-split names them and its loader expects them.
+"""A model in several files: `NAME-00001-of-00003.gguf` and its siblings, as llama.cpp's gguf-split names them
+and its loader expects them.
 
-The first file has the metadata of the model; every file has the three keys below, and the tensor table and data of its own tensors. gguf.md does not
-describe the keys. Rules C-040 to C-042 and C-044 to C-046, pure; whoever opens the files finds C-043.
+The first file has the metadata of the model; every file has the three keys below, and the tensor table and
+data of its own tensors. gguf.md does not describe the keys. Rules C-040 to C-042 and C-044 to C-046, pure;
+whoever opens the files finds C-043.
 """
 
 from __future__ import annotations
@@ -70,7 +72,9 @@ def later_shards(path: Path, header: Header) -> list[ShardName]:
     if name is None or n_shards(header) == 1:
         return []
     if name.number:
-        raise UsageError(f"{path} is shard {name.number + 1} of {name.count}; name the first: {ShardName(name.stem, 0, name.count)}")
+        raise UsageError(
+            f"{path} is shard {name.number + 1} of {name.count}; name the first: {ShardName(name.stem, 0, name.count)}"
+        )
     return [ShardName(name.stem, number, n_shards(header)) for number in range(1, n_shards(header))]
 
 
@@ -89,7 +93,9 @@ def judge_keys(header: Header, path: Path) -> Iterator[Finding]:
     if number is None or count is None:
         return
     if not 0 <= number < max(count, 1):
-        yield _about(NO_KEY, header, "C-041", "split.no is not below split.count", number, f"0 to {count - 1}")
+        yield _about(
+            NO_KEY, header, "C-041", "split.no is not below split.count", number, f"0 to {count - 1}"
+        )
     name = ShardName.of(path)
     if count > 1 and (name is None or (name.number, name.count) != (number, count)):
         message = "the file's name is not that of its shard: loaders find the others by name"
@@ -97,16 +103,28 @@ def judge_keys(header: Header, path: Path) -> Iterator[Finding]:
 
 
 def judge_sibling(name: str, header: Header, number: int, first: Header) -> Iterator[Finding]:
-    """Whether a shard is the one that its name says, of the model that the first one begins. number: counted from 0."""
+    """Whether a shard is the one that its name says, of the model that the first one begins. number: counted
+    from 0.
+    """
     for key, expected in ((NO_KEY, number), (COUNT_KEY, n_shards(first))):
         found = integer_under(header.metadata, key)
         if found != expected:
             yield _about(key, header, "C-044", f"shard {name} says another {key}", found, expected)
-    ours, theirs = (None if (value := one.metadata.get(SHARDS_KEY)) is None else value.value for one in (header, first))
+    ours, theirs = (
+        None if (value := one.metadata.get(SHARDS_KEY)) is None else value.value for one in (header, first)
+    )
     if ours != theirs:
         yield _about(SHARDS_KEY, header, "C-044", f"shard {name} is of another conversion", ours, theirs)
     if header.alignment != first.alignment:
-        yield Finding("C-044", f"shard {name} has another alignment", "$", None, header.alignment, first.alignment, "warning")
+        yield Finding(
+            "C-044",
+            f"shard {name} has another alignment",
+            "$",
+            None,
+            header.alignment,
+            first.alignment,
+            "warning",
+        )
 
 
 def judge_together(shards: Sequence[tuple[str, Header]]) -> Iterator[Finding]:
@@ -122,7 +140,14 @@ def judge_together(shards: Sequence[tuple[str, Header]]) -> Iterator[Finding]:
     total = integer_under(first.metadata, TENSORS_KEY)
     n_tensors = sum(len(header.tensors) for _, header in shards)
     if total != n_tensors:
-        yield _about(TENSORS_KEY, first, "C-045", f"the shards do not hold as many tensors as {TENSORS_KEY} says", n_tensors, total)
+        yield _about(
+            TENSORS_KEY,
+            first,
+            "C-045",
+            f"the shards do not hold as many tensors as {TENSORS_KEY} says",
+            n_tensors,
+            total,
+        )
 
 
 def _about(key: str, header: Header, rule: str, message: str, found: object, expected: object) -> Finding:

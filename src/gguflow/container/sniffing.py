@@ -1,10 +1,15 @@
-"""What a file is that is no GGUF file: a sentence for whoever downloaded it. Advice only; no verdict depends on it."""
+"""What a file is that is no GGUF file: a sentence for whoever downloaded it. Advice only; no verdict depends
+on it.
+"""
 
 from __future__ import annotations
 
 _SIGNS: tuple[tuple[bytes, str], ...] = (
     (b"FUGG", "its magic is reversed: a byte-swapped file, which nobody reads"),
-    (b"lmgg", "a legacy GGML file of 2023, without a version; convert the model again from its original weights"),
+    (
+        b"lmgg",
+        "a legacy GGML file of 2023, without a version; convert the model again from its original weights",
+    ),
     (b"fmgg", "a legacy GGMF file of 2023; convert the model again from its original weights"),
     (b"tjgg", "a legacy GGJT file of 2023; convert the model again from its original weights"),
     (b"algg", "a legacy GGLA adapter; convert it again from its original weights"),
@@ -24,14 +29,20 @@ _SIGNS: tuple[tuple[bytes, str], ...] = (
 
 
 def looks_like(start: bytes) -> str:
-    """A clause that names what a file begins with ("; this is a web page"), or "". start: its first bytes, 512 are plenty."""
+    """A clause that names what a file begins with ("; this is a web page"), or "". start: its first bytes,
+    512 are plenty.
+    """
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if b"GGUF" in start[1:64]:
-        return f"; the magic stands at byte {start.index(b'GGUF')}, behind something that does not belong there"
+        return (
+            f"; the magic stands at byte {start.index(b'GGUF')}, behind something that does not belong there"
+        )
     if text[:15].lower().startswith((b"<!doctype", b"<html", b"<head")):
         return "; this is a web page: the download gave an error or a log-in page in place of the model"
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:
         return "; this is a safetensors file"
     if start and not start.strip(b"\0"):
-        return "; its beginning is zeros: the space was reserved and the download or conversion never finished"
+        return (
+            "; its beginning is zeros: the space was reserved and the download or conversion never finished"
+        )
     return next((f"; this is {what}" for sign, what in _SIGNS if text.startswith(sign)), "")

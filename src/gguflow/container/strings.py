@@ -1,9 +1,12 @@
-"""Strings of a GGUF file: text with its stray bytes kept, and arrays of strings found without a loop over them.
+"""Strings of a GGUF file: text with its stray bytes kept, and arrays of strings found without a loop over
+them.
 
-An array of strings is a chain: each length says where the next one stands. Walked one by one, a vocabulary with its merges (430,000 strings) takes a
-quarter of a second. But almost every string of a model is shorter than 256 bytes, so almost every length is a byte followed by seven zeros, and such
-places are found for a whole window of the file at once. They are candidates only: the chain is still followed, a run of candidates that point at each
-other in one step, anything else (a long string, a NUL inside a token) one string at a time.
+An array of strings is a chain: each length says where the next one stands. Walked one by one, a vocabulary
+with its merges (430,000 strings) takes a quarter of a second. But almost every string of a model is shorter
+than 256 bytes, so almost every length is a byte followed by seven zeros, and such places are found for a
+whole window of the file at once. They are candidates only: the chain is still followed, a run of candidates
+that point at each other in one step, anything else (a long string, a NUL inside a token) one string at a
+time.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ Offsets = NDArray[np.int64]
 
 
 class StringArray(Sequence[str]):
-    """The strings of a metadata array, decoded when touched: a vocabulary costs nothing until it is read. Invalid UTF-8 is kept as surrogates."""
+    """The strings of a metadata array, decoded when touched: a vocabulary costs nothing until it is read.
+    Invalid UTF-8 is kept as surrogates.
+    """
 
     def __init__(self, buffer: memoryview, starts: Offsets) -> None:
         """starts: of each string's length, in the buffer; proved to lie in it, with the strings."""
@@ -77,7 +82,8 @@ class ChainBrokenError(Exception):
 
 
 def find_strings(buffer: memoryview, position: int, count: int) -> tuple[Offsets, int]:
-    """Where the lengths of `count` strings stand that follow each other from `position` on, and where the last string ends.
+    """Where the lengths of `count` strings stand that follow each other from `position` on, and where the
+    last string ends.
 
     The caller has proved that 8 * count bytes remain. Raises ChainBrokenError.
     """
@@ -85,7 +91,9 @@ def find_strings(buffer: memoryview, position: int, count: int) -> tuple[Offsets
     found = 0
     window = _Window.of(buffer, position, 0)
     while found < count:
-        for i in range(found, min(found + _FEW, count)):  # past whatever broke the last run; so a break costs little, however many there are
+        for i in range(
+            found, min(found + _FEW, count)
+        ):  # past whatever broke the last run; so a break costs little, however many there are
             starts[i] = position
             position = _after(buffer, i, position)
             found += 1
@@ -113,8 +121,8 @@ def _after(buffer: memoryview, index: int, position: int) -> int:
 class _Window:
     """The places of a part of the buffer that may be lengths of strings shorter than 256 bytes.
 
-    candidates: offsets in the buffer, ascending. breaks: indices of the candidates whose string does not end at the next candidate, ascending.
-    end: of the part, in the buffer.
+    candidates: offsets in the buffer, ascending. breaks: indices of the candidates whose string does not end
+    at the next candidate, ascending. end: of the part, in the buffer.
     """
 
     candidates: Offsets
@@ -137,7 +145,9 @@ class _Window:
         return cls(places + position, np.flatnonzero(ends[:-1] != places[1:]), position + size)
 
     def run_from(self, position: int) -> Offsets:
-        """The candidates that follow each other as strings from `position` on: each but the last ends where the next begins."""
+        """The candidates that follow each other as strings from `position` on: each but the last ends where
+        the next begins.
+        """
         first = int(np.searchsorted(self.candidates, position))
         if first == len(self.candidates) or self.candidates[first] != position:
             return self.candidates[:0]
@@ -147,7 +157,9 @@ class _Window:
 
 
 def decode_text(raw: memoryview | bytes) -> str:
-    """UTF-8, or what is not with each stray byte as a lone surrogate, so that nothing is lost and building gives the bytes back."""
+    """UTF-8, or what is not with each stray byte as a lone surrogate, so that nothing is lost and building
+    gives the bytes back.
+    """
     return bytes(raw).decode("utf-8", "surrogateescape")
 
 

@@ -1,6 +1,8 @@
-"""Whether a file is what its writer wrote: the key set of `integrity.py` against the bytes. Rules I-001 to I-007 of spec/integrity.md.
+"""Whether a file is what its writer wrote: the key set of `integrity.py` against the bytes. Rules I-001 to
+I-007 of spec/integrity.md.
 
-`check_set` looks at the header alone; only where it finds nothing do the digests in that header prove anything, and
+`check_set` looks at the header alone; only where it finds nothing do the digests in that header prove
+anything, and
 `compare` may hold those of the data against them.
 """
 
@@ -75,14 +77,27 @@ def check_set(header: Header, content: memoryview) -> Iterator[Finding]:
 
 
 def compare(header: Header, digests: Iterable[bytes]) -> Iterator[Finding]:
-    """The digests of the tensors' data, in the order of the table, against those of the key set, which `check_set` has found good."""
-    for i, (tensor, found, expected) in enumerate(zip(header.tensors, digests, stored_digests(header), strict=True)):
+    """The digests of the tensors' data, in the order of the table, against those of the key set, which
+    `check_set` has found good.
+    """
+    for i, (tensor, found, expected) in enumerate(
+        zip(header.tensors, digests, stored_digests(header), strict=True)
+    ):
         if found != expected:
             message = f"damaged data: tensor {tensor.name!r} is not as it was written"
-            yield Finding("I-006", message, f"$.tensors[{i}].data", header.data_offset + tensor.offset, found.hex(), expected.hex())
+            yield Finding(
+                "I-006",
+                message,
+                f"$.tensors[{i}].data",
+                header.data_offset + tensor.offset,
+                found.hex(),
+                expected.hex(),
+            )
 
 
-def tensor_digests(header: Header, block_sizes: BlockSizes, digest_leaf: LeafDigest, threads: int | None = None) -> Iterator[bytes]:
+def tensor_digests(
+    header: Header, block_sizes: BlockSizes, digest_leaf: LeafDigest, threads: int | None = None
+) -> Iterator[bytes]:
     """The digest of every tensor, in the order of the table; the leaves of all of them on threads."""
     leaves = [tensor_leaves(header, tensor, block_sizes) for tensor in header.tensors]
     with ThreadPoolExecutor(threads or available_cpus()) as pool:
@@ -103,7 +118,11 @@ def _check_presence(header: Header) -> Iterator[Finding]:
     count = header.metadata.get("split.count")
     is_shard = count is not None and isinstance(count.value, int) and count.value > 1
     if is_shard and SHARDS_KEY not in header.metadata:
-        yield Finding("I-007", f"{SHARDS_KEY} is missing, and the model is in several files: {_REWRITTEN}", key_path(SHARDS_KEY))
+        yield Finding(
+            "I-007",
+            f"{SHARDS_KEY} is missing, and the model is in several files: {_REWRITTEN}",
+            key_path(SHARDS_KEY),
+        )
 
 
 def _check_types(header: Header) -> Iterator[Finding]:
@@ -113,7 +132,14 @@ def _check_types(header: Header) -> Iterator[Finding]:
             continue
         path, at = _where(header, key)
         if (value.type, value.element_type) != expected:
-            yield Finding("I-003", f"{key} has the wrong type", path, at, _type_name(value.type, value.element_type), _type_name(*expected))
+            yield Finding(
+                "I-003",
+                f"{key} has the wrong type",
+                path,
+                at,
+                _type_name(value.type, value.element_type),
+                _type_name(*expected),
+            )
         elif key in (HEADER_KEY, SHARDS_KEY) and not _DIGEST.fullmatch(value.value):
             yield Finding("I-003", f"{key} is no digest", path, at, value.value, "32 hexadecimal digits")
         elif key == SOURCE_DIGESTS_KEY:
@@ -123,12 +149,18 @@ def _check_types(header: Header) -> Iterator[Finding]:
 def _check_sources(header: Header, digests: Value) -> Iterator[Finding]:
     path, at = _where(header, SOURCE_DIGESTS_KEY)
     files = header.metadata.get(SOURCE_FILES_KEY)
-    if files is not None and files.element_type is ValueType.STRING and len(files.value) != len(digests.value):
+    if (
+        files is not None
+        and files.element_type is ValueType.STRING
+        and len(files.value) != len(digests.value)
+    ):
         message = f"{SOURCE_DIGESTS_KEY} has not one digest for each of {SOURCE_FILES_KEY}"
         yield Finding("I-003", message, path, at, len(digests.value), len(files.value))
     wrong = next((digest for digest in digests.value if not _DIGEST.fullmatch(digest)), None)
     if wrong is not None:
-        yield Finding("I-003", f"{SOURCE_DIGESTS_KEY} holds what is no digest", path, at, wrong, "32 hexadecimal digits")
+        yield Finding(
+            "I-003", f"{SOURCE_DIGESTS_KEY} holds what is no digest", path, at, wrong, "32 hexadecimal digits"
+        )
 
 
 def _check_agreement(header: Header, content: memoryview) -> Iterator[Finding]:
@@ -136,11 +168,25 @@ def _check_agreement(header: Header, content: memoryview) -> Iterator[Finding]:
     path, at = _where(header, LENGTH_KEY)
     length = header.metadata[LENGTH_KEY].value
     if length != len(content):
-        yield Finding("I-004", f"{_REWRITTEN}: the file does not have the length that it was written with", path, at, len(content), length)
+        yield Finding(
+            "I-004",
+            f"{_REWRITTEN}: the file does not have the length that it was written with",
+            path,
+            at,
+            len(content),
+            length,
+        )
     path, at = _where(header, TENSORS_KEY)
     n_words = len(header.metadata[TENSORS_KEY].value)
     if n_words != 2 * len(header.tensors):
-        yield Finding("I-004", f"{_REWRITTEN}: the digests are of another tensor table", path, at, f"{n_words} numbers", f"{2 * len(header.tensors)}")
+        yield Finding(
+            "I-004",
+            f"{_REWRITTEN}: the digests are of another tensor table",
+            path,
+            at,
+            f"{n_words} numbers",
+            f"{2 * len(header.tensors)}",
+        )
     path, at = _where(header, HEADER_KEY)
     found, stored = header_digest(header, content), header.metadata[HEADER_KEY].value
     if found != stored:
@@ -148,7 +194,9 @@ def _check_agreement(header: Header, content: memoryview) -> Iterator[Finding]:
 
 
 def header_digest(header: Header, content: memoryview) -> str:
-    """The digest of the bytes before the data section, with the 32 characters of the one that is stored there as zeros."""
+    """The digest of the bytes before the data section, with the 32 characters of the one that is stored there
+    as zeros.
+    """
     position = header.key_positions[HEADER_KEY] + 8 + len(HEADER_KEY) + 4 + 8
     unsigned = bytearray(content[: header.data_offset])
     unsigned[position : position + len(UNKNOWN)] = UNKNOWN.encode()
@@ -156,7 +204,9 @@ def header_digest(header: Header, content: memoryview) -> str:
 
 
 def tensor_leaves(header: Header, tensor: TensorInfo, block_sizes: BlockSizes) -> list[tuple[int, int]]:
-    """The bytes [first, last) of every leaf of a tensor, from the start of the file. Its format is known, by the rules of the container."""
+    """The bytes [first, last) of every leaf of a tensor, from the start of the file. Its format is known, by
+    the rules of the container.
+    """
     sizes = block_sizes(tensor.type_id)
     return list(leaf_ranges(header, tensor, sizes)) if sizes else []
 

@@ -18,13 +18,18 @@ _U64 = struct.Struct("<Q")
 def build(metadata: Metadata, tensors: Sequence[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> bytes:
     """The canonical bytes of a header, zero-padded to the data section.
 
-    The caller has judged it by `rules.judge`; what cannot be represented at all raises struct.error or ValueError from here.
+    The caller has judged it by `rules.judge`; what cannot be represented at all raises struct.error or
+    ValueError from here.
     """
     parts = [MAGIC, _U32.pack(VERSION), _U64.pack(len(tensors)), _U64.pack(len(metadata))]
     for key, value in metadata.items():
         parts += [_text(key), _U32.pack(value.type), _value_bytes(value)]
     for tensor in tensors:
-        parts += [_text(tensor.name), _U32.pack(len(tensor.dims)), struct.pack(f"<{len(tensor.dims)}Q", *tensor.dims)]
+        parts += [
+            _text(tensor.name),
+            _U32.pack(len(tensor.dims)),
+            struct.pack(f"<{len(tensor.dims)}Q", *tensor.dims),
+        ]
         parts += [_U32.pack(tensor.type_id), _U64.pack(tensor.offset)]
     header = b"".join(parts)
     return header.ljust(align(len(header), alignment), b"\0")

@@ -1,7 +1,8 @@
-"""From a source to files: prepare (understand and plan), then run the plan on several threads, into files that appear only when whole.
+"""From a source to files: prepare (understand and plan), then run the plan on several threads, into files
+that appear only when whole.
 
-The work is done leaf by leaf (`engine.py`). So memory is `threads` times a tile's buffers for a model of any size, and an interrupted conversion
-goes on from the leaves that its journal lists.
+The work is done leaf by leaf (`engine.py`). So memory is `threads` times a tile's buffers for a model of any
+size, and an interrupted conversion goes on from the leaves that its journal lists.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ class FormatTotal:
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did. Sizes in bytes; source_nbytes is of the tensors that were read; resumed_nbytes were there from an earlier run.
+    """What a conversion did. Sizes in bytes; source_nbytes is of the tensors that were read; resumed_nbytes
+    were there from an earlier run.
 
-    output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are entropy-coded, without coding and as they
-    are stored; None without any.
+    output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are
+    entropy-coded, without coding and as they are stored; None without any.
     """
 
     output: Path
@@ -77,7 +79,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in different formats."""
+    """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in
+    different formats.
+    """
 
     checkpoint: Checkpoint
     targets: tuple[Target, ...]
@@ -95,12 +99,15 @@ def prepare(
     shards: Split | None = None,
     integrity: bool = True,
 ) -> Prepared:
-    """Open the source, understand the model, plan the output. Reads headers, config and tokenizer; no weights.
+    """Open the source, understand the model, plan the output. Reads headers, config and tokenizer; no
+    weights.
 
-    output: default llama.cpp's file name for the model, in the current directory; `{type}` in it stands for the type.
+    output: default llama.cpp's file name for the model, in the current directory; `{type}` in it stands for
+    the type.
     type: one, or several with commas between them, which are then written from one reading of the source.
-    options: changes to what the type's recipe chooses, and to metadata. imatrix: a file with the importance of columns, llama-imatrix's.
-    shards: how the output is cut into several files, whose names end in -00001-of-00003.gguf; None for one file.
+    options: changes to what the type's recipe chooses, and to metadata. imatrix: a file with the importance
+    of columns, llama-imatrix's. shards: how the output is cut into several files, whose names end in
+    -00001-of-00003.gguf; None for one file.
     integrity: whether the output carries the keys by which it can prove itself.
     Raises UsageError, FileError, StorageError.
     """
@@ -114,7 +121,9 @@ def prepare(
     paths = [Path(template.replace("{type}", recipe.label)) for recipe in chosen]
     targets = tuple(_target(plan, path, shards) for plan, path in zip(plans, paths, strict=True))
     if len(set(paths)) < len(targets):
-        raise UsageError(f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})")
+        raise UsageError(
+            f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
+        )
     return Prepared(checkpoint, targets)
 
 
@@ -123,7 +132,9 @@ def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
         return Target((plan,), (path,))
     plans = split(plan, shards)
     stem = path.name.removesuffix(".gguf")
-    return Target(plans, tuple(path.with_name(str(ShardName(stem, i, len(plans)))) for i in range(len(plans))))
+    return Target(
+        plans, tuple(path.with_name(str(ShardName(stem, i, len(plans)))) for i in range(len(plans)))
+    )
 
 
 def run(
@@ -136,20 +147,28 @@ def run(
     io: str = "mmap",
     progress: Progress | None = None,
 ) -> list[Report]:
-    """Carry out a prepared conversion; a report for each target. Whatever stops it, each output is then whole or as it was.
+    """Carry out a prepared conversion; a report for each target. Whatever stops it, each output is then whole
+    or as it was.
 
-    threads: default, as many as this process may use. memory_limit: bytes for buffers, whatever the sizes of tensors.
+    threads: default, as many as this process may use. memory_limit: bytes for buffers, whatever the sizes of
+    tensors.
     resume: go on from what an interrupted run of the same conversion left; False forgets it.
-    io: "mmap", or "pread" where a source might be truncated by somebody while it is read, which kills a process that has it mapped.
-    Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another conversion; a tensor needs importance and
-    has none), InvalidError (NaN or Inf in a tensor that is to be quantized; a source that changed while it was read), StorageError.
+    io: "mmap", or "pread" where a source might be truncated by somebody while it is read, which kills a
+    process that has it mapped.
+    Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another
+    conversion; a tensor needs importance and has none), InvalidError (NaN or Inf in a tensor that is to be
+    quantized; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
     threads = platform.available_cpus() if threads is None else threads
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")
     tile = _tile_weights(memory_limit, threads)
-    files = [(plan, path) for target in prepared.targets for plan, path in zip(target.plans, target.paths, strict=True)]
+    files = [
+        (plan, path)
+        for target in prepared.targets
+        for plan, path in zip(target.plans, target.paths, strict=True)
+    ]
     for plan, path in files:
         plan.check_importance()
         if any(platform.is_same_file(path, file.path) for file in prepared.checkpoint.files):
@@ -157,9 +176,16 @@ def run(
     with ExitStack() as stack:
         reader = stack.enter_context(TensorReader(prepared.checkpoint, io))
         binding = _binding(prepared.checkpoint)
-        outputs = [stack.enter_context(Output(plan, path, binding, overwrite=overwrite, resume=resume)) for plan, path in files]
+        outputs = [
+            stack.enter_context(Output(plan, path, binding, overwrite=overwrite, resume=resume))
+            for plan, path in files
+        ]
         plain = [output for output in outputs if not output.plan.has_payloads]
-        works = [Work(reader, together, tile) for together in [plain, *([output] for output in outputs if output.plan.has_payloads)] if together]
+        works = [
+            Work(reader, together, tile)
+            for together in [plain, *([output] for output in outputs if output.plan.has_payloads)]
+            if together
+        ]
         for work in works:
             if work.outputs is plain:
                 run_leaves(work, work.tensors(), threads, progress)
@@ -195,7 +221,9 @@ def convert(
     io: str = "mmap",
     progress: Progress | None = None,
 ) -> Report:
-    """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of several types, the first one's report."""
+    """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of
+    several types, the first one's report.
+    """
     prepared = prepare(
         source,
         output,
@@ -207,11 +235,20 @@ def convert(
         shards=shards,
         integrity=integrity,
     )
-    return run(prepared, threads=threads, memory_limit=memory_limit, overwrite=overwrite, resume=resume, io=io, progress=progress)[0]
+    return run(
+        prepared,
+        threads=threads,
+        memory_limit=memory_limit,
+        overwrite=overwrite,
+        resume=resume,
+        io=io,
+        progress=progress,
+    )[0]
 
 
 def _tile_weights(memory_limit: int, threads: int) -> int:
-    """A leaf, or as much of one as fits the buffers: source bytes, float32 and blocks, each of at most 4 bytes a weight, for every thread.
+    """A leaf, or as much of one as fits the buffers: source bytes, float32 and blocks, each of at most 4
+    bytes a weight, for every thread.
 
     Raises UsageError where not even the smallest does.
     """
@@ -219,24 +256,35 @@ def _tile_weights(memory_limit: int, threads: int) -> int:
     fitting = memory_limit // threads // each // SMALLEST_TILE * SMALLEST_TILE
     if fitting < SMALLEST_TILE:
         needed = threads * each * SMALLEST_TILE
-        raise UsageError(f"a memory limit of {memory_limit} bytes is too small for {threads} threads: they need {needed}, or fewer threads")
+        raise UsageError(
+            f"a memory limit of {memory_limit} bytes is too small for {threads} threads: they need {needed}, or fewer threads"
+        )
     return min(fitting, LEAF_WEIGHTS)
 
 
 def _file_name(stem: str) -> str:
-    """A model's default file name: its stem comes from untrusted metadata, and must name a file of this directory."""
+    """A model's default file name: its stem comes from untrusted metadata, and must name a file of this
+    directory.
+    """
     safe = "".join("-" if c in "/\\:\0" or not c.isprintable() else c for c in stem)
     return f"{safe.lstrip('.') or 'model-{type}'}.gguf"
 
 
 def _binding(checkpoint: Checkpoint) -> str:
-    """What decides the bytes of an output beside its plan: the versions of the program and of libzstd, and the sources as they are."""
-    files = [(str(file.path.resolve()), file.nbytes, file.mtime_ns, file.header_digest) for file in checkpoint.files]
+    """What decides the bytes of an output beside its plan: the versions of the program and of libzstd, and
+    the sources as they are.
+    """
+    files = [
+        (str(file.path.resolve()), file.nbytes, file.mtime_ns, file.header_digest)
+        for file in checkpoint.files
+    ]
     return f"gguflow {__version__} {kernels_digest()} zstd {zstd_version()} {hashlib.sha256(repr(files).encode()).hexdigest()}"
 
 
 def _complete(shards: Sequence[Output]) -> None:
-    """Write the headers, now that all digests are known, and make the files durable; their names are still free after that."""
+    """Write the headers, now that all digests are known, and make the files durable; their names are still
+    free after that.
+    """
     digests = [output.tensor_digests() for output in shards]
     common = shards_id([digest for each in digests for digest in each])
     for output, own in zip(shards, digests, strict=True):
@@ -262,7 +310,10 @@ def _report(shards: Sequence[Output], seconds: float) -> Report:
         resumed_nbytes=sum(output.resumed_nbytes for output in shards),
         bits_per_weight=8 * sum(p.nbytes for p in tensors) / max(n_weights, 1),
         formats={
-            f.name: FormatTotal(len(group), sum(p.tensor.n_weights for p in group), sum(p.nbytes for p in group)) for f, group in by_format.items()
+            f.name: FormatTotal(
+                len(group), sum(p.tensor.n_weights for p in group), sum(p.nbytes for p in group)
+            )
+            for f, group in by_format.items()
         },
         seconds=seconds,
         files=tuple(output.file.path for output in shards),
@@ -272,5 +323,13 @@ def _report(shards: Sequence[Output], seconds: float) -> Report:
 
 def _coded(tensors: Sequence[PlannedTensor]) -> tuple[int, int] | None:
     """What entropy coding made of the payloads that have it: bytes before and after."""
-    payloads = [planned for planned in tensors if planned.encoding is not None and planned.encoding.entropy is not Entropy.NONE]
-    return (sum(uncoded_nbytes(planned) for planned in payloads), sum(planned.nbytes for planned in payloads)) if payloads else None
+    payloads = [
+        planned
+        for planned in tensors
+        if planned.encoding is not None and planned.encoding.entropy is not Entropy.NONE
+    ]
+    return (
+        (sum(uncoded_nbytes(planned) for planned in payloads), sum(planned.nbytes for planned in payloads))
+        if payloads
+        else None
+    )

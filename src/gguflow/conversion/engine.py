@@ -1,8 +1,10 @@
 """Leaf by leaf: how 2**20 weights of a tensor are read, encoded and written.
 
-A thread takes a leaf, moves it from source bytes to float32 to blocks, once for each output, writes the blocks at their place and takes the next.
-Nothing waits for anything else: every offset is known before the first byte is read. A tile, what is moved at a time, is a whole leaf where memory
-allows it: in smaller ones, that stay in the second-level cache, threads spend more on handing each other the interpreter's lock than they gain.
+A thread takes a leaf, moves it from source bytes to float32 to blocks, once for each output, writes the
+blocks at their place and takes the next. Nothing waits for anything else: every offset is known before the
+first byte is read. A tile, what is moved at a time, is a whole leaf where memory allows it: in smaller ones,
+that stay in the second-level cache, threads spend more on handing each other the interpreter's lock than they
+gain.
 """
 
 from __future__ import annotations
@@ -85,8 +87,14 @@ class Work:
         expect(self.reader, planned.tensor, *leaf_range(planned, leaf[1]))
 
     def do(self, leaf: Leaf) -> list[tuple[PlannedTensor, int, int]]:
-        """Convert a leaf for every output that lacks it, and write it; for each, its tensor, weights and bytes."""
-        lacking = [(output, output.planned(leaf[0]), new_leaf_digest()) for output in self.outputs if output.lacks(leaf)]
+        """Convert a leaf for every output that lacks it, and write it; for each, its tensor, weights and
+        bytes.
+        """
+        lacking = [
+            (output, output.planned(leaf[0]), new_leaf_digest())
+            for output in self.outputs
+            if output.lacks(leaf)
+        ]
         formats = [planned.blocks for _, planned, _ in lacking]
         tensor = lacking[0][1].tensor
         first, last = leaf_range(lacking[0][1], leaf[1])
@@ -109,8 +117,12 @@ class Work:
             output.record(leaf, digest.digest())
         return [(planned, last - first, output.leaf_nbytes(leaf)) for output, planned, _ in lacking]
 
-    def _weights(self, tensor: ModelTensor, raw: Bytes | None, first: int, last: int, formats: Sequence[BlockFormat]) -> Floats | None:
-        """The weights [first, last) as float32, checked for what F16 cannot hold; None where every format is the source's own."""
+    def _weights(
+        self, tensor: ModelTensor, raw: Bytes | None, first: int, last: int, formats: Sequence[BlockFormat]
+    ) -> Floats | None:
+        """The weights [first, last) as float32, checked for what F16 cannot hold; None where every format is
+        the source's own.
+        """
         if raw is None:
             if tensor.values is None:
                 raise ValueError(f"{tensor.name} has neither a source nor values")
@@ -128,7 +140,9 @@ class Work:
         return weights
 
     def _blocks(self, planned: PlannedTensor, start: int, raw: Bytes | None, weights: Floats | None) -> Bytes:
-        """The tile that begins at weight `start` in its format: encoded, or the source's own bytes where that is its format."""
+        """The tile that begins at weight `start` in its format: encoded, or the source's own bytes where that
+        is its format.
+        """
         if weights is None or not planned.is_encoded:
             if raw is None:
                 raise ValueError(f"{planned.name} has nothing to write")
@@ -140,8 +154,12 @@ class Work:
             self._encode_weighted(planned, planned.importance, start, weights, blocks)
         return blocks
 
-    def _encode_weighted(self, planned: PlannedTensor, importance: Importance, start: int, weights: Floats, blocks: Bytes) -> None:
-        """Encode a tile with the importance of its columns: the rows of one matrix at a time, and the parts of rows at either end alone."""
+    def _encode_weighted(
+        self, planned: PlannedTensor, importance: Importance, start: int, weights: Floats, blocks: Bytes
+    ) -> None:
+        """Encode a tile with the importance of its columns: the rows of one matrix at a time, and the parts
+        of rows at either end alone.
+        """
         row, position = planned.shape[-1], 0
         matrix_size = row * (planned.shape[-2] if len(planned.shape) > 1 else 1)
         while position < weights.size:
@@ -150,11 +168,16 @@ class Work:
             whole = min(rest // row * row, matrix_size - at % matrix_size) if within == 0 else 0
             n = whole or min(row - within, rest)
             columns = importance.of_matrix(at // matrix_size, row)
-            part, out = weights[position : position + n], blocks[_nbytes(planned.blocks, position) : _nbytes(planned.blocks, position + n)]
+            part, out = (
+                weights[position : position + n],
+                blocks[_nbytes(planned.blocks, position) : _nbytes(planned.blocks, position + n)],
+            )
             if whole:
                 _encode(planned, at, part, out, columns)
             elif planned.blocks.weighs_rows:
-                out[:] = self._encoded_row(planned, at - within, columns)[_nbytes(planned.blocks, within) :][: out.size]
+                out[:] = self._encoded_row(planned, at - within, columns)[_nbytes(planned.blocks, within) :][
+                    : out.size
+                ]
             else:
                 _encode(planned, at, part, out, columns[within : within + n])
             position += n
@@ -165,7 +188,9 @@ class Work:
         raw = packed(self.reader, planned.tensor, first, first + row)
         weights = np.empty(row, np.float32)
         if raw is None or planned.tensor.source is None:
-            weights[:] = np.ascontiguousarray(planned.tensor.values, np.float32).reshape(-1)[first : first + row]
+            weights[:] = np.ascontiguousarray(planned.tensor.values, np.float32).reshape(-1)[
+                first : first + row
+            ]
         else:
             decode(raw, planned.tensor.source.require_format(), weights)
         blocks = np.empty(_nbytes(planned.blocks, row), np.uint8)
@@ -205,8 +230,12 @@ def _nbytes(block_format: BlockFormat, n: int) -> int:
     return n // block_format.block_size * block_format.type_size
 
 
-def _encode(planned: PlannedTensor, first: int, weights: Floats, out: Bytes, importance: Floats | None = None) -> None:
-    """Encode the weights from number `first` on; raises InvalidError for NaN and infinity where the format is a quantized one."""
+def _encode(
+    planned: PlannedTensor, first: int, weights: Floats, out: Bytes, importance: Floats | None = None
+) -> None:
+    """Encode the weights from number `first` on; raises InvalidError for NaN and infinity where the format is
+    a quantized one.
+    """
     bad = encode(weights, planned.blocks, out, importance)
     if bad >= 0:
         raise refused(planned.tensor, first + bad, weights[bad], "cannot be quantized")
@@ -227,4 +256,7 @@ def refused(tensor: ModelTensor, i: int, weight: np.float32, why: str) -> Invali
     """The error that names weight i of a tensor."""
     index = [int(k) for k in np.unravel_index(i, tensor.shape)]
     message = f"tensor {tensor.name!r} holds {weight} at index {index}, which {why}"
-    return InvalidError(tensor.source.file.path if tensor.source else "the model", Finding("M-100", message, f"$.tensors[{tensor.name!r}]"))
+    return InvalidError(
+        tensor.source.file.path if tensor.source else "the model",
+        Finding("M-100", message, f"$.tensors[{tensor.name!r}]"),
+    )

@@ -1,9 +1,12 @@
-"""Importance matrices as llama-imatrix writes them: how much each column of each weight matrix matters, measured on text.
+"""Importance matrices as llama-imatrix writes them: how much each column of each weight matrix matters,
+measured on text.
 
-Two formats hold the same: a GGUF file with the sums of squared activations and how many there were, and the older .dat with their means. Both are
-read as hostile: every count is held against the bytes that remain, and no value is used before it is proved to be a finite number, not negative.
-The rules A-001 to A-015 are in spec/imatrix.md. The values are views of the mapped file, averaged when they are asked for, so that the experts of
-a large model cost no memory. Layout and arithmetic: common/imatrix-loader.cpp and tools/quantize/quantize.cpp in llama.cpp.
+Two formats hold the same: a GGUF file with the sums of squared activations and how many there were, and the
+older .dat with their means. Both are read as hostile: every count is held against the bytes that remain, and
+no value is used before it is proved to be a finite number, not negative. The rules A-001 to A-015 are in
+spec/imatrix.md. The values are views of the mapped file, averaged when they are asked for, so that the
+experts of a large model cost no memory. Layout and arithmetic: common/imatrix-loader.cpp and
+tools/quantize/quantize.cpp in llama.cpp.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ _MAX_PROVENANCE_BYTES = 127
 class Importance:
     """The importance of the columns of one tensor, matrix after matrix.
 
-    sums: float32[n_matrices * row], not negative. counts: float32[k] where k divides their number: what each k-th of the sums is divided by;
-    where that is 0, nothing was seen, and all columns count the same.
+    sums: float32[n_matrices * row], not negative. counts: float32[k] where k divides their number: what each
+    k-th of the sums is divided by; where that is 0, nothing was seen, and all columns count the same.
     """
 
     sums: Floats
@@ -50,14 +53,17 @@ class Importance:
         """float32[row]: how much the error of each column of one matrix counts."""
         first = matrix * row
         counts = self.counts[np.arange(first, first + row) // (self.sums.size // self.counts.size)]
-        return np.divide(self.sums[first : first + row], counts, out=np.ones(row, np.float32), where=counts > 0)
+        return np.divide(
+            self.sums[first : first + row], counts, out=np.ones(row, np.float32), where=counts > 0
+        )
 
 
 @dataclass(frozen=True)
 class Imatrix:
     """An importance matrix.
 
-    path: as the user named it. entries: by tensor name. datasets: the texts that it was measured on, n_chunks pieces. digest: of the file, in hex.
+    path: as the user named it. entries: by tensor name. datasets: the texts that it was measured on, n_chunks
+    pieces. digest: of the file, in hex.
     """
 
     path: str
@@ -69,8 +75,8 @@ class Imatrix:
     def find(self, name: str, shape: tuple[int, ...]) -> Importance | None:
         """The importance for a tensor (shape in NumPy order), None where there is none.
 
-        Raises InvalidError (A-014) where the entry is for a tensor of another size; for token embeddings, which are not used in a matrix product,
-        such an entry does not count.
+        Raises InvalidError (A-014) where the entry is for a tensor of another size; for token embeddings,
+        which are not used in a matrix product, such an entry does not count.
         """
         importance = self.entries.get(name)
         expected = shape[-1] * math.prod(shape[:-2])
@@ -79,13 +85,25 @@ class Imatrix:
         if name in ("token_embd.weight", "per_layer_token_embd.weight"):
             return None
         message = f"the entry for {name} is for a tensor of another size: an imatrix of another model"
-        raise InvalidError(self.path, Finding("A-014", message, f"$.entries[{name!r}]", None, importance.sums.size, expected))
+        raise InvalidError(
+            self.path, Finding("A-014", message, f"$.entries[{name!r}]", None, importance.sums.size, expected)
+        )
 
     def check_is_for(self, names: set[str]) -> None:
         """Raise InvalidError (A-015) where no entry is for a tensor of these names."""
         if not names & self.entries.keys():
             message = "no entry is for a tensor of this model: an imatrix of another model"
-            raise InvalidError(self.path, Finding("A-015", message, "$.entries", None, next(iter(self.entries)), "names of the output's tensors"))
+            raise InvalidError(
+                self.path,
+                Finding(
+                    "A-015",
+                    message,
+                    "$.entries",
+                    None,
+                    next(iter(self.entries)),
+                    "names of the output's tensors",
+                ),
+            )
 
     def provenance(self) -> Metadata:
         """The keys by which llama-quantize records an imatrix."""
@@ -101,7 +119,8 @@ class Imatrix:
 def read(path: str | Path) -> Imatrix:
     """Read an imatrix in either format.
 
-    Raises MalformedError and InvalidError with the rule that the file breaks (those of GGUF files among them), StorageError.
+    Raises MalformedError and InvalidError with the rule that the file breaks (those of GGUF files among
+    them), StorageError.
     """
     content = map_file(path)
     imatrix = _read_gguf(str(path), content) if bytes(content[:4]) == MAGIC else _read_dat(str(path), content)
@@ -117,13 +136,24 @@ def _read_gguf(path: str, content: memoryview) -> Imatrix:
     refuse(path, judge(header, blocks.block_sizes, len(content)))
     datasets, n_chunks = _gguf_metadata(path, header)
     tensors = {tensor.name: tensor for tensor in header.tensors}
-    named = [name.removesuffix(suffix) for suffix in (_SUMS, _COUNTS) for name in tensors if name.endswith(suffix)]
+    named = [
+        name.removesuffix(suffix) for suffix in (_SUMS, _COUNTS) for name in tensors if name.endswith(suffix)
+    ]
     entries = {}
     for name in sorted(set(named)):
         sums, counts = (_values(path, header, content, tensors, name + suffix) for suffix in (_SUMS, _COUNTS))
         if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
-            _fail(path, "A-010", f"{name}: the sums do not divide among the counts", name, sums.size, f"a multiple of {counts.size}")
-        whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)  # C's lround, of numbers that are not negative
+            _fail(
+                path,
+                "A-010",
+                f"{name}: the sums do not divide among the counts",
+                name,
+                sums.size,
+                f"a multiple of {counts.size}",
+            )
+        whole = np.floor(counts.astype(np.float64) + 0.5).astype(
+            np.float32
+        )  # C's lround, of numbers that are not negative
         entries[name] = Importance(sums, whole)
     if not entries:
         _fail(path, "A-007", "an imatrix without entries", "")
@@ -132,17 +162,29 @@ def _read_gguf(path: str, content: memoryview) -> Imatrix:
 
 def _gguf_metadata(path: str, header: Header) -> tuple[tuple[str, ...], int]:
     """The datasets and the number of chunks; all three keys of an imatrix must be there."""
-    for key, kind in (("datasets", ValueType.ARRAY), ("chunk_count", ValueType.UINT32), ("chunk_size", ValueType.UINT32)):
+    for key, kind in (
+        ("datasets", ValueType.ARRAY),
+        ("chunk_count", ValueType.UINT32),
+        ("chunk_size", ValueType.UINT32),
+    ):
         value = header.metadata.get(f"imatrix.{key}")
-        if value is None or value.type is not kind or (kind is ValueType.ARRAY and value.element_type is not ValueType.STRING):
+        if (
+            value is None
+            or value.type is not kind
+            or (kind is ValueType.ARRAY and value.element_type is not ValueType.STRING)
+        ):
             found = "no such key" if value is None else value.type.name.lower()
             message = f"imatrix.{key} is needed: this is no imatrix"
             expected = "an array of strings" if kind is ValueType.ARRAY else "uint32"
-            raise InvalidError(path, Finding("A-008", message, f"$.metadata['imatrix.{key}']", None, found, expected))
+            raise InvalidError(
+                path, Finding("A-008", message, f"$.metadata['imatrix.{key}']", None, found, expected)
+            )
     return tuple(header.metadata["imatrix.datasets"].value), int(header.metadata["imatrix.chunk_count"].value)
 
 
-def _values(path: str, header: Header, content: memoryview, tensors: Mapping[str, TensorInfo], name: str) -> Floats:
+def _values(
+    path: str, header: Header, content: memoryview, tensors: Mapping[str, TensorInfo], name: str
+) -> Floats:
     """A tensor of an imatrix, a view of the file; `judge` has proved that it lies inside."""
     tensor = tensors.get(name)
     if tensor is None or tensor.type_id != _F32_ID:
@@ -179,7 +221,9 @@ class _Cursor:
         value = self.integer(what)
         if value < least:
             self.position -= 4
-            self.fail("A-002", f"{what} is not possible; this may be no imatrix at all", value, f"{least} or more")
+            self.fail(
+                "A-002", f"{what} is not possible; this may be no imatrix at all", value, f"{least} or more"
+            )
         return value
 
     def text(self, what: str) -> str:
@@ -219,8 +263,19 @@ def _read_dat(path: str, content: memoryview) -> Imatrix:
 def _check_values(path: str, name: str, values: Floats) -> None:
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if bad.size:
-        _fail(path, "A-006", f"{name}: value {bad[0]} is not possible", name, float(values[bad[0]]), "a finite number, not negative")
+        _fail(
+            path,
+            "A-006",
+            f"{name}: value {bad[0]} is not possible",
+            name,
+            float(values[bad[0]]),
+            "a finite number, not negative",
+        )
 
 
-def _fail(path: str, rule: str, message: str, name: str, found: object = None, expected: object = None) -> NoReturn:
-    raise InvalidError(path, Finding(rule, message, f"$.entries[{name!r}]" if name else "$", None, found, expected))
+def _fail(
+    path: str, rule: str, message: str, name: str, found: object = None, expected: object = None
+) -> NoReturn:
+    raise InvalidError(
+        path, Finding(rule, message, f"$.entries[{name!r}]" if name else "$", None, found, expected)
+    )

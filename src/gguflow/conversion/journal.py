@@ -1,8 +1,10 @@
-"""What an interrupted conversion has done: a line for each leaf (or chunk of a payload) that is written, with its digest, beside the partial file.
+"""What an interrupted conversion has done: a line for each leaf (or chunk of a payload) that is written, with
+its digest, beside the partial file.
 
-The first line binds the journal to what decides the bytes: the plan, the sources (size, time of change, head), the version. Another binding is
-refused, never mixed. Lines are only claims: whoever resumes reads each claimed leaf back and checks its digest, so neither a torn line nor a
-leaf that never reached the disk does harm.
+The first line binds the journal to what decides the bytes: the plan, the sources (size, time of change,
+head), the version. Another binding is refused, never mixed. Lines are only claims: whoever resumes reads each
+claimed leaf back and checks its digest, so neither a torn line nor a leaf that never reached the disk does
+harm.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _LINE = re.compile(r"(\d+) (\d+) ([0-9a-f]{32})(?: (\d+))?")
 
 @dataclass(frozen=True)
 class Claims:
-    """What an earlier process says it wrote. leaves: their digests. chunks: of payloads, their digests and sizes."""
+    """What an earlier process says it wrote. leaves: their digests. chunks: of payloads, their digests and
+    sizes.
+    """
 
     leaves: dict[Leaf, bytes] = field(default_factory=dict)
     chunks: dict[Leaf, tuple[bytes, int]] = field(default_factory=dict)
@@ -73,7 +77,13 @@ class Journal:
     def open(self, *, anew: bool) -> None:
         """Begin to record. anew: forget what was claimed."""
         with platform.storage_errors("write", self.path):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+            flags = (
+                os.O_WRONLY
+                | os.O_CREAT
+                | os.O_APPEND
+                | getattr(os, "O_BINARY", 0)
+                | getattr(os, "O_NOFOLLOW", 0)
+            )
             self._fd = os.open(self.path, flags | (os.O_TRUNC if anew else 0), 0o666)
             if anew:
                 os.write(self._fd, self.binding.encode("ascii") + b"\n")

@@ -16,17 +16,21 @@ from gguflow.quantization import Bytes
 
 
 class Output:
-    """One file of a conversion. Leaves count the tensors of all shards, and so do the numbers of tensors here.
+    """One file of a conversion. Leaves count the tensors of all shards, and so do the numbers of tensors
+    here.
 
-    places: offset (from the start of the data section) and size of every tensor whose place is known: of all of them from the start, unless the plan
-    has payloads, whose sizes may depend on the data; then each tensor gets its place (`settle`) when all before it are written.
+    places: offset (from the start of the data section) and size of every tensor whose place is known: of all
+    of them from the start, unless the plan has payloads, whose sizes may depend on the data; then each tensor
+    gets its place (`settle`) when all before it are written.
     """
 
     def __init__(self, plan: Plan, path: Path, binding: str, *, overwrite: bool, resume: bool) -> None:
         self.plan = plan
         self.file = OutputFile(path, plan.nbytes, overwrite=overwrite, resume=resume)
         plan_digest = hashlib.sha256(plan.header).hexdigest()
-        self.journal = Journal(path.with_name(f".{path.name}.journal"), f"{binding} {plan_digest} {plan.imatrix_digest}")
+        self.journal = Journal(
+            path.with_name(f".{path.name}.journal"), f"{binding} {plan_digest} {plan.imatrix_digest}"
+        )
         self.claims = Claims()
         self.places: dict[int, tuple[int, int]] = {}
         self.digests: dict[Leaf, bytes] = {}
@@ -54,7 +58,9 @@ class Output:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         keep = is_worth_keeping(error) and (self._has_written or bool(self.claims))
         if keep:
             self.file.keep()
@@ -70,7 +76,9 @@ class Output:
         return range(self.plan.first_tensor, self.plan.first_tensor + len(self.plan.tensors))
 
     def settle(self, i: int) -> None:
-        """Tensor i has its place: behind those before it, which are settled. What an earlier run wrote of it is taken over, if it is really there."""
+        """Tensor i has its place: behind those before it, which are settled. What an earlier run wrote of it
+        is taken over, if it is really there.
+        """
         if i == self.plan.first_tensor:
             offset = 0
         else:
@@ -96,7 +104,9 @@ class Output:
         self._has_written = True
         self.digests[leaf] = digest
         self.journal.record(leaf, digest)
-        self.file.begin_flush(self.leaf_nbytes(leaf), self.offset(leaf[0], leaf_range(self.planned(leaf[0]), leaf[1])[0]))
+        self.file.begin_flush(
+            self.leaf_nbytes(leaf), self.offset(leaf[0], leaf_range(self.planned(leaf[0]), leaf[1])[0])
+        )
 
     def write_chunk(self, i: int, number: int, content: Bytes, digest: bytes, offset: int) -> None:
         """Write a chunk of payload i at its offset from the start of the file, and record it."""
@@ -116,7 +126,9 @@ class Output:
     def tensor_digests(self) -> list[bytes]:
         """Of its tensors in order, now that all leaves are known."""
         return [
-            self.payload_digests.get(i) or tensor_digest(self.digests[i, leaf] for leaf in range(n_leaves(self.planned(i)))) for i in self.tensors()
+            self.payload_digests.get(i)
+            or tensor_digest(self.digests[i, leaf] for leaf in range(n_leaves(self.planned(i))))
+            for i in self.tensors()
         ]
 
     def settled_plan(self) -> Plan:
@@ -126,7 +138,9 @@ class Output:
         return self.plan.settled([self.places[i] for i in self.tensors()])
 
     def padding(self, planned: PlannedTensor, last: int) -> bytes:
-        """The zero bytes behind a leaf that ends at weight `last`: those behind the tensor where it is the last leaf."""
+        """The zero bytes behind a leaf that ends at weight `last`: those behind the tensor where it is the
+        last leaf.
+        """
         return b"\0" * planned.padding if last == planned.tensor.n_weights else b""
 
     def leaf_nbytes(self, leaf: Leaf) -> int:

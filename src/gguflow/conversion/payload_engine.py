@@ -1,8 +1,10 @@
-"""Tensors of the parametric family in a conversion: chunk by chunk into a payload whose size may be known only at its end.
+"""Tensors of the parametric family in a conversion: chunk by chunk into a payload whose size may be known
+only at its end.
 
-Files with payloads are written tensor by tensor, in the order of the table: a place is known when all before it are written. Chunks of one payload
-are encoded on threads and written in order by the calling thread; each is journaled with its size, so that an interrupted payload goes on behind
-the chunks that are there. The prefix is written last, for it has the index.
+Files with payloads are written tensor by tensor, in the order of the table: a place is known when all before
+it are written. Chunks of one payload are encoded on threads and written in order by the calling thread; each
+is journaled with its size, so that an interrupted payload goes on behind the chunks that are there. The
+prefix is written last, for it has the index.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ T = TypeVar("T")
 
 
 def run_tensors(work: Work, output: Output, threads: int, progress: Progress | None) -> None:
-    """Every tensor of an output whose plan has payloads: leaves where the format is a block format, chunks where it is an encoding."""
+    """Every tensor of an output whose plan has payloads: leaves where the format is a block format, chunks
+    where it is an encoding.
+    """
     for i in output.tensors():
         output.settle(i)
         if output.planned(i).encoding is None:
@@ -53,7 +57,11 @@ class _PayloadWork:
         self.encoding = _encoding(self.planned)
         geometry = geometry_of(self.encoding, self.tensor)
         self.is_carried = transcoding.exact(self.tensor, self.encoding) == self.encoding
-        given = {"offset": transcoding.offset(work.reader, self.tensor)} if self.is_carried and self.encoding.needs_offset else None
+        given = (
+            {"offset": transcoding.offset(work.reader, self.tensor)}
+            if self.is_carried and self.encoding.needs_offset
+            else None
+        )
         self.encoder = Encoder(self.encoding, geometry.shape, geometry.source_type, given)
         self.geometry = self.encoder.geometry
         self.pool = pool
@@ -89,7 +97,9 @@ class _PayloadWork:
         return nbytes
 
     def _there(self, at: int) -> Iterator[tuple[int, bytes]]:
-        """Size and digest of the chunks, from the first on, that the journal claims and the partial file holds. at: where the first would be."""
+        """Size and digest of the chunks, from the first on, that the journal claims and the partial file
+        holds. at: where the first would be.
+        """
         for number in range(self.geometry.n_chunks):
             digest, nbytes = self.output.claims.chunks.get((self.i, number), (b"", 0))
             if not 0 < nbytes <= self.geometry.chunk_nbytes(self.geometry.chunk_rows(number)):
@@ -124,12 +134,16 @@ class _PayloadWork:
         leave(self.work.reader, self.tensor, first, last)
 
     def _encoded(self, number: int) -> tuple[Bytes, bytes]:
-        """A chunk's bytes, and their digest. Raises InvalidError for NaN and infinity, but where the encoding is lossless."""
+        """A chunk's bytes, and their digest. Raises InvalidError for NaN and infinity, but where the encoding
+        is lossless.
+        """
         first, last = self._range(number)
         if self.is_carried:
             sections = transcoding.sections(self.work.reader, self.tensor, self.geometry, number)
             rows = self.geometry.chunk_rows(number)
-            room = np.empty(self.geometry.chunk_nbytes(rows), np.uint8) if self.encoding.is_fixed_size else None
+            room = (
+                np.empty(self.geometry.chunk_nbytes(rows), np.uint8) if self.encoding.is_fixed_size else None
+            )
             chunk = assembled(self.geometry, rows, sections, room)
         else:
             chunk = self._anew(number, first, last)
@@ -145,24 +159,34 @@ class _PayloadWork:
             return self.encoder.encode_chunk(number, weights, self._importance(first, last))
 
     def _importance(self, first: int, last: int) -> Floats | None:
-        """Of the columns; where the weights [first, last) lie in several matrices of a stack, of the columns of each row."""
+        """Of the columns; where the weights [first, last) lie in several matrices of a stack, of the columns
+        of each row.
+        """
         if self.planned.importance is None:
             return None
         columns = self.geometry.columns
         rows_per_matrix = self.geometry.shape[-2] if len(self.geometry.shape) > 1 else 1
         matrices = np.arange(first // columns, last // columns) // rows_per_matrix
-        found = [self.planned.importance.of_matrix(int(i), columns) for i in range(matrices[0], matrices[-1] + 1)]
-        if self.geometry.rows > rows_per_matrix:  # of a matrix that was never used, all columns count the same, beside the others
+        found = [
+            self.planned.importance.of_matrix(int(i), columns) for i in range(matrices[0], matrices[-1] + 1)
+        ]
+        if (
+            self.geometry.rows > rows_per_matrix
+        ):  # of a matrix that was never used, all columns count the same, beside the others
             found = [one if one.any() else np.ones_like(one) for one in found]
         return found[0] if len(found) == 1 else np.stack(found)[matrices - matrices[0]]
 
     @contextlib.contextmanager
     def _refusing(self, first: int, weights: Floats) -> Iterator[None]:
-        """A weight that the encoder refuses is named as one of the tensor. first: the number of the first of them."""
+        """A weight that the encoder refuses is named as one of the tensor. first: the number of the first of
+        them.
+        """
         try:
             yield
         except NonFiniteError as error:
-            raise refused(self.tensor, first + error.index, weights[error.index], "cannot be quantized") from None
+            raise refused(
+                self.tensor, first + error.index, weights[error.index], "cannot be quantized"
+            ) from None
 
     def _range(self, number: int) -> tuple[int, int]:
         """The weights of a chunk."""
@@ -196,7 +220,9 @@ class _PayloadWork:
             return np.frombuffer(found.digest(), np.uint8)
 
         nbytes = sum(self.sizes) + self.encoder.prefix_nbytes
-        return tensor_digest(leaf.tobytes() for leaf in self.pool.map(digest, range(start, start + nbytes, LEAF_WEIGHTS)))
+        return tensor_digest(
+            leaf.tobytes() for leaf in self.pool.map(digest, range(start, start + nbytes, LEAF_WEIGHTS))
+        )
 
 
 def _encoding(planned: PlannedTensor) -> Encoding:

@@ -1,4 +1,6 @@
-"""The plan of a conversion: every output tensor with its format, offset and size, before any weight is read. Pure and printable."""
+"""The plan of a conversion: every output tensor with its format, offset and size, before any weight is read.
+Pure and printable.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ class PlannedTensor:
     """A tensor of the output.
 
     format: a block format, or an encoding of the parametric family, whose payload is stored as an I8 tensor.
-    offset: from the start of the data section. nbytes: of its blocks or its payload, without the padding behind them; where the encoding's size
-    depends on the data, the most it can take, and the offsets behind it are no more than that either. rule: why it has this format.
-    importance: for the encoder, where the format takes it and the imatrix has it. needs_importance: whether the result is worth nothing without.
+    offset: from the start of the data section. nbytes: of its blocks or its payload, without the padding
+    behind them; where the encoding's size depends on the data, the most it can take, and the offsets behind
+    it are no more than that either. rule: why it has this format.
+    importance: for the encoder, where the format takes it and the imatrix has it. needs_importance: whether
+    the result is worth nothing without.
     """
 
     tensor: ModelTensor
@@ -71,7 +75,9 @@ class PlannedTensor:
 
     @property
     def geometry(self) -> Geometry:
-        """The layout of its payload. Raises ShapeError where the encoding cannot take the shape, ValueError where there is none."""
+        """The layout of its payload. Raises ShapeError where the encoding cannot take the shape, ValueError
+        where there is none.
+        """
         if self.encoding is None:
             raise ValueError(f"{self.name} is no payload")
         return geometry_of(self.encoding, self.tensor)
@@ -92,7 +98,8 @@ class PlannedTensor:
 class Plan:
     """An output file, known to the byte but for its weights and their digests.
 
-    nbytes: of the whole file. header: its first data_offset bytes, with zeros in place of the digests. imatrix_digest:
+    nbytes: of the whole file. header: its first data_offset bytes, with zeros in place of the digests.
+    imatrix_digest:
     of the file that importance is from, "" where none is given; what decides the weights beside the header.
     first_tensor: of a shard, how many tensors the shards before it have.
     """
@@ -114,25 +121,41 @@ class Plan:
 
     @property
     def without_importance(self) -> list[PlannedTensor]:
-        """The tensors that are encoded without importance although an imatrix is given and their format takes it."""
-        return [p for p in self.tensors if self.has_imatrix and p.is_encoded and p.format.importance != "unused" and p.importance is None]
+        """The tensors that are encoded without importance although an imatrix is given and their format takes
+        it.
+        """
+        return [
+            p
+            for p in self.tensors
+            if self.has_imatrix and p.is_encoded and p.format.importance != "unused" and p.importance is None
+        ]
 
     def check_importance(self) -> None:
         """Raise UsageError for the first tensor that needs importance and has none."""
         for planned in self.tensors:
             if planned.needs_importance and planned.is_encoded and planned.importance is None:
-                why = "the imatrix has no entry for it" if self.has_imatrix else "pass --imatrix FILE (llama-imatrix makes one)"
-                raise UsageError(f"{planned.name} as {planned.format} is worth nothing without importance ({planned.rule}); {why}")
+                why = (
+                    "the imatrix has no entry for it"
+                    if self.has_imatrix
+                    else "pass --imatrix FILE (llama-imatrix makes one)"
+                )
+                raise UsageError(
+                    f"{planned.name} as {planned.format} is worth nothing without importance ({planned.rule}); {why}"
+                )
 
     @property
     def data_offset(self) -> int:
         return len(self.header)
 
     def completed_header(self, digests: Sequence[bytes], shards_id: str = "") -> bytes:
-        """The header with the digests of the tensors, in order; as planned where the plan has no integrity keys. shards_id: of a shard's siblings."""
+        """The header with the digests of the tensors, in order; as planned where the plan has no integrity
+        keys. shards_id: of a shard's siblings.
+        """
         if HEADER_KEY not in self.metadata:
             return self.header
-        metadata = self.metadata | {SHARDS_KEY: string(shards_id)} if SHARDS_KEY in self.metadata else self.metadata
+        metadata = (
+            self.metadata | {SHARDS_KEY: string(shards_id)} if SHARDS_KEY in self.metadata else self.metadata
+        )
         return completed_header(metadata, self.infos, self.alignment, self.nbytes, digests)
 
     @property
@@ -147,8 +170,13 @@ class Plan:
 
     def settled(self, places: Sequence[tuple[int, int]]) -> Plan:
         """The plan with the true offset and size of every tensor."""
-        placed = [replace(planned, offset=offset, nbytes=nbytes) for planned, (offset, nbytes) in zip(self.tensors, places, strict=True)]
-        return plan_file(self.architecture, self.recipe, self.metadata, placed, self.imatrix_digest, self.first_tensor)
+        placed = [
+            replace(planned, offset=offset, nbytes=nbytes)
+            for planned, (offset, nbytes) in zip(self.tensors, places, strict=True)
+        ]
+        return plan_file(
+            self.architecture, self.recipe, self.metadata, placed, self.imatrix_digest, self.first_tensor
+        )
 
     @property
     def n_weights(self) -> int:
@@ -170,14 +198,19 @@ def make(
 ) -> Plan:
     """Plan the conversion of a model by a recipe.
 
-    integrity: whether the file is to carry the keys by which it can prove itself. sources: for those, name and header digest of each source file.
-    Raises InvalidError where the result would break a rule of the container (a name too long, a name twice), and where the imatrix is of another
-    model; UsageError where an option asks for what cannot be.
+    integrity: whether the file is to carry the keys by which it can prove itself. sources: for those, name
+    and header digest of each source file. Raises InvalidError where the result would break a rule of the
+    container (a name too long, a name twice), and where the imatrix is of another model; UsageError where an
+    option asks for what cannot be.
     """
     options = options or recipes.Options()
     payloads: dict[str, str] = {}
     if recipe.is_copy:
-        payloads = {t.name: t.sources[0].encoding.name for t in model.tensors if t.sources and t.sources[0].encoding and not t.sources[0].is_in_parts}
+        payloads = {
+            t.name: t.sources[0].encoding.name
+            for t in model.tensors
+            if t.sources and t.sources[0].encoding and not t.sources[0].is_in_parts
+        }
         model = replace(model, tensors=tuple(_as_stored(tensor) for tensor in model.tensors))
     tensors = sorted(model.tensors, key=lambda tensor: recipes.processing_order(tensor.name))
     facts = _model_facts(model, options, imatrix)
@@ -193,24 +226,44 @@ def make(
         metadata |= imatrix.provenance()
     if integrity:
         metadata |= placeholder(len(tensors), recipe.name, recipes.VERSION, sources)
-    payloads |= {name: choice.format.name for name, choice in chosen.items() if isinstance(choice.format, Encoding)}
+    payloads |= {
+        name: choice.format.name for name, choice in chosen.items() if isinstance(choice.format, Encoding)
+    }
     metadata |= payload_metadata(payloads)
     placed = _placed(tensors, chosen, imatrix, header.declared_alignment(metadata))
     return plan_file(model.architecture, recipe.name, metadata, placed, imatrix.digest if imatrix else "")
 
 
 def plan_file(
-    architecture: str, recipe: str, metadata: Metadata, placed: Sequence[PlannedTensor], imatrix_digest: str, first_tensor: int = 0
+    architecture: str,
+    recipe: str,
+    metadata: Metadata,
+    placed: Sequence[PlannedTensor],
+    imatrix_digest: str,
+    first_tensor: int = 0,
 ) -> Plan:
     """The plan of a file of these tensors. Raises InvalidError where it would break a rule of the container."""
     alignment = header.declared_alignment(metadata)
     infos = tuple(planned.info for planned in placed)
     built = writer.build(metadata, infos, alignment)
-    for finding in rules.judge(header.Header(header.VERSION, metadata, infos, alignment, len(built)), blocks.block_sizes, None):
+    for finding in rules.judge(
+        header.Header(header.VERSION, metadata, infos, alignment, len(built)), blocks.block_sizes, None
+    ):
         if finding.severity == "error":
             raise InvalidError("the output", finding)
     end = placed[-1].offset + placed[-1].nbytes + placed[-1].padding if placed else 0
-    return Plan(architecture, recipe, metadata, tuple(placed), infos, alignment, built, len(built) + end, imatrix_digest, first_tensor)
+    return Plan(
+        architecture,
+        recipe,
+        metadata,
+        tuple(placed),
+        infos,
+        alignment,
+        built,
+        len(built) + end,
+        imatrix_digest,
+        first_tensor,
+    )
 
 
 def _model_facts(model: Model, options: recipes.Options, imatrix: Imatrix | None) -> recipes.ModelFacts:
@@ -242,7 +295,9 @@ def _value(value: int | float | bool | str) -> Value:
 def _tensor_facts(tensor: ModelTensor, model: Model) -> recipes.TensorFacts:
     source_format = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
     is_lossy = any(source.is_lossy for source in tensor.sources)
-    return recipes.TensorFacts(tensor.name, tensor.shape, source_format, model.is_final, is_lossy, transcoding.encoding_of(tensor))
+    return recipes.TensorFacts(
+        tensor.name, tensor.shape, source_format, model.is_final, is_lossy, transcoding.encoding_of(tensor)
+    )
 
 
 def _carried(tensor: ModelTensor, choice: recipes.Choice, recipe: recipes.Recipe) -> recipes.Choice:
@@ -258,18 +313,35 @@ def _carried(tensor: ModelTensor, choice: recipes.Choice, recipe: recipes.Recipe
     return replace(choice, format=found, rule=f"{choice.rule}; codes and scales as in the source{torn}")
 
 
-def _placed(tensors: Sequence[ModelTensor], chosen: Mapping[str, recipes.Choice], imatrix: Imatrix | None, alignment: int) -> list[PlannedTensor]:
+def _placed(
+    tensors: Sequence[ModelTensor],
+    chosen: Mapping[str, recipes.Choice],
+    imatrix: Imatrix | None,
+    alignment: int,
+) -> list[PlannedTensor]:
     """Each tensor behind the one before it, aligned."""
     placed = []
     offset = 0
     for tensor in tensors:
         choice = chosen[tensor.name]
         nbytes = _nbytes(tensor, choice.format)
-        importance = imatrix.find(tensor.name, tensor.shape) if imatrix is not None and choice.format.is_quantized else None
+        importance = (
+            imatrix.find(tensor.name, tensor.shape)
+            if imatrix is not None and choice.format.is_quantized
+            else None
+        )
         takes_it = choice.format.importance != "unused"
-        rule = f"{choice.rule}; no entry in the imatrix" if imatrix is not None and takes_it and importance is None else choice.rule
+        rule = (
+            f"{choice.rule}; no entry in the imatrix"
+            if imatrix is not None and takes_it and importance is None
+            else choice.rule
+        )
         used = importance if takes_it else None
-        placed.append(PlannedTensor(tensor, choice.format, offset, nbytes, rule, alignment, used, choice.needs_importance))
+        placed.append(
+            PlannedTensor(
+                tensor, choice.format, offset, nbytes, rule, alignment, used, choice.needs_importance
+            )
+        )
         offset = header.align(offset + nbytes, alignment)
     return placed
 
@@ -281,7 +353,9 @@ def _as_stored(tensor: ModelTensor) -> ModelTensor:
 
 
 def _nbytes(tensor: ModelTensor, chosen: recipes.Format) -> int:
-    """Of the tensor's blocks, or the most that its payload can take. Raises UsageError where the encoding cannot hold the tensor."""
+    """Of the tensor's blocks, or the most that its payload can take. Raises UsageError where the encoding
+    cannot hold the tensor.
+    """
     if isinstance(chosen, Encoding):
         return geometry_of(chosen, tensor).payload_nbytes
     row = tensor.shape[-1] if tensor.shape else 1
@@ -291,7 +365,12 @@ def _nbytes(tensor: ModelTensor, chosen: recipes.Format) -> int:
 def geometry_of(encoding: Encoding, tensor: ModelTensor) -> Geometry:
     """The layout of a tensor's payload. Raises UsageError where the encoding cannot hold the tensor."""
     source = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
-    source_type = {"f32": SourceType.F32, "f16": SourceType.F16, "bf16": SourceType.BF16, "f64": SourceType.F64}.get(source.key)
+    source_type = {
+        "f32": SourceType.F32,
+        "f16": SourceType.F16,
+        "bf16": SourceType.BF16,
+        "f64": SourceType.F64,
+    }.get(source.key)
     if tensor.source is not None and tensor.source.stored is not None and not encoding.is_lossless:
         source_type = tensor.source.stored.geometry.source_type
     if source_type is None and encoding.is_lossless:
@@ -303,11 +382,15 @@ def geometry_of(encoding: Encoding, tensor: ModelTensor) -> Geometry:
 
 
 def uncoded_nbytes(planned: PlannedTensor) -> int:
-    """Bytes of an entropy-coded payload's tensor without the coding: of lossless ones as they were in the source."""
+    """Bytes of an entropy-coded payload's tensor without the coding: of lossless ones as they were in the
+    source.
+    """
     geometry = planned.geometry
     if geometry.encoding.is_lossless:
         return geometry.n_weights * geometry.source_type.nbytes
-    return replace(geometry, encoding=replace(geometry.encoding, entropy=Entropy.NONE), rows_per_chunk=0).payload_nbytes
+    return replace(
+        geometry, encoding=replace(geometry.encoding, entropy=Entropy.NONE), rows_per_chunk=0
+    ).payload_nbytes
 
 
 def _stored_dims(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,6 +1,8 @@
-"""Sources that can prove themselves, held to it: the leaves of a tensor are digested as they are read, and compared when all of them were.
+"""Sources that can prove themselves, held to it: the leaves of a tensor are digested as they are read, and
+compared when all of them were.
 
-Damaged weights would else get fresh digests, and look whole for ever after. A leaf of the source is a leaf of the output: both are 2**20 weights.
+Damaged weights would else get fresh digests, and look whole for ever after. A leaf of the source is a leaf of
+the output: both are 2**20 weights.
 """
 
 from __future__ import annotations
@@ -34,22 +36,34 @@ class LeafProof:
 
 
 class Proofs:
-    """The tensors of a conversion whose source has digests, and the digests of the leaves read so far. Threads share it."""
+    """The tensors of a conversion whose source has digests, and the digests of the leaves read so far.
+    Threads share it.
+    """
 
     def __init__(self, tensors: dict[int, ModelTensor]) -> None:
         """tensors: by number. Those without a digest, or read in another order than they stand, are let be."""
-        self._sources = {i: tensor.sources[0].as_stored() for i, tensor in tensors.items() if _is_provable(tensor)}
-        self._later = {i for i, tensor in tensors.items() if _is_provable(tensor) and tensor.sources[0].encoding is not None}
+        self._sources = {
+            i: tensor.sources[0].as_stored() for i, tensor in tensors.items() if _is_provable(tensor)
+        }
+        self._later = {
+            i
+            for i, tensor in tensors.items()
+            if _is_provable(tensor) and tensor.sources[0].encoding is not None
+        }
         self._digests: dict[int, dict[int, bytes]] = {i: {} for i in self._sources}
         self._lock = threading.Lock()
 
     def begin(self, leaf: Leaf, last: int) -> LeafProof | None:
-        """What to feed while a leaf is read that ends at weight `last`; None where nothing can be proved by that."""
+        """What to feed while a leaf is read that ends at weight `last`; None where nothing can be proved by
+        that.
+        """
         source = None if leaf[0] in self._later else self._sources.get(leaf[0])
         return LeafProof(source, last) if source is not None else None
 
     def end(self, leaf: Leaf, proof: LeafProof) -> None:
-        """A leaf was read. Raises InvalidError (I-006) where it was the last of its tensor, and the tensor is not what its file says."""
+        """A leaf was read. Raises InvalidError (I-006) where it was the last of its tensor, and the tensor is
+        not what its file says.
+        """
         i = leaf[0]
         with self._lock:
             known = self._digests[i]
@@ -60,7 +74,9 @@ class Proofs:
         self._check(source, known)
 
     def finish(self, reader: TensorReader) -> None:
-        """Read the leaves that an earlier run had converted, and the payloads, which are read by chunks. Raises InvalidError (I-006)."""
+        """Read the leaves that an earlier run had converted, and the payloads, which are read by chunks.
+        Raises InvalidError (I-006).
+        """
         for i, known in self._digests.items():
             source = self._sources[i]
             for number in range(_n_leaves(source)):
@@ -76,12 +92,24 @@ class Proofs:
         found = tensor_digest(known[number] for number in range(len(known)))
         if source.proof is not None and found != source.proof.digest:
             message = f"damaged data: tensor {source.name!r} is not as it was written"
-            finding = Finding("I-006", message, json_path(source.name), source.offset, found.hex(), source.proof.digest.hex())
+            finding = Finding(
+                "I-006",
+                message,
+                json_path(source.name),
+                source.offset,
+                found.hex(),
+                source.proof.digest.hex(),
+            )
             raise InvalidError(source.file.path, finding)
 
 
 def _is_provable(tensor: ModelTensor) -> bool:
-    return len(tensor.sources) == 1 and tensor.sources[0].proof is not None and tensor.row_order is None and tensor.n_weights > 0
+    return (
+        len(tensor.sources) == 1
+        and tensor.sources[0].proof is not None
+        and tensor.row_order is None
+        and tensor.n_weights > 0
+    )
 
 
 def _n_leaves(source: SourceTensor) -> int:

@@ -16,8 +16,8 @@ from gguflow.errors import UsageError
 class Split:
     """How an output is cut into shards: by one of the two limits, as gguf-split cuts.
 
-    max_nbytes: of the tensors of a shard, headers not counted; a tensor that is larger gets a shard of its own. max_tensors: of a shard.
-    is_first_empty: the first shard has the metadata only.
+    max_nbytes: of the tensors of a shard, headers not counted; a tensor that is larger gets a shard of its
+    own. max_tensors: of a shard. is_first_empty: the first shard has the metadata only.
     """
 
     max_nbytes: int | None = None
@@ -28,11 +28,14 @@ class Split:
         if (self.max_nbytes is None) == (self.max_tensors is None):
             raise UsageError("to split, pass either --split-max-size or --split-max-tensors")
         if (self.max_nbytes or self.max_tensors or 0) < 1:
-            raise UsageError("a shard must have room for something: --split-max-size and --split-max-tensors are 1 or more")
+            raise UsageError(
+                "a shard must have room for something: --split-max-size and --split-max-tensors are 1 or more"
+            )
 
 
 def split(whole: Plan, how: Split) -> tuple[Plan, ...]:
-    """The plans of the shards, in order: the first has the metadata, each its tensors and the keys that say which shard it is.
+    """The plans of the shards, in order: the first has the metadata, each its tensors and the keys that say
+    which shard it is.
 
     Raises UsageError where there would be more shards than split.count can say.
     """
@@ -47,14 +50,25 @@ def split(whole: Plan, how: Split) -> tuple[Plan, ...]:
         groups[-1].append(planned)
         nbytes += size
     if len(groups) > MAX_SHARDS:
-        raise UsageError(f"{len(groups)} shards are more than a model can have ({MAX_SHARDS}); let each hold more")
+        raise UsageError(
+            f"{len(groups)} shards are more than a model can have ({MAX_SHARDS}); let each hold more"
+        )
     plans: list[Plan] = []
     for number, group in enumerate(groups):
-        metadata = {key: value for key, value in whole.metadata.items() if key == "general.alignment" or number == 0}
+        metadata = {
+            key: value for key, value in whole.metadata.items() if key == "general.alignment" or number == 0
+        }
         kept = keys_of_payloads(metadata)
-        metadata = without_set(metadata) | kept | shard_metadata(number, len(groups), len(whole.tensors)) | for_shard(whole.metadata, len(group))
+        metadata = (
+            without_set(metadata)
+            | kept
+            | shard_metadata(number, len(groups), len(whole.tensors))
+            | for_shard(whole.metadata, len(group))
+        )
         first = sum(map(len, groups[:number]))
-        plans.append(plan_file(whole.architecture, whole.recipe, metadata, _rebase(group), whole.imatrix_digest, first))
+        plans.append(
+            plan_file(whole.architecture, whole.recipe, metadata, _rebase(group), whole.imatrix_digest, first)
+        )
     return tuple(plans)
 
 

@@ -1,4 +1,6 @@
-"""From GGUF back to safetensors: the same engine as a conversion, with a plan whose header is that of a safetensors file."""
+"""From GGUF back to safetensors: the same engine as a conversion, with a plan whose header is that of a
+safetensors file.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,15 @@ FORMS = {
 """What is written, by the name of the form."""
 
 
-def prepare(source: str | Path, output: str | Path, *, dtype: str = "bf16", form: str = "safetensors") -> Prepared:
+def prepare(
+    source: str | Path, output: str | Path, *, dtype: str = "bf16", form: str = "safetensors"
+) -> Prepared:
     """Open a GGUF file (the first of its shards) and plan its export. Reads headers; no weights.
 
-    output: a file *.safetensors, or a directory, made where it is missing, in which it will be model.safetensors.
-    dtype: of all weights that are decoded; tensors of integers and of F64 stay as they are. form: one of FORMS.
+    output: a file *.safetensors, or a directory, made where it is missing, in which it will be
+    model.safetensors.
+    dtype: of all weights that are decoded; tensors of integers and of F64 stay as they are. form: one of
+    FORMS.
     Raises UsageError, FileError, StorageError.
     """
     if dtype.lower() not in NUMBERS:
@@ -65,13 +71,27 @@ def export(
     io: str = "mmap",
     progress: Progress | None = None,
 ) -> Report:
-    """Write the weights of a GGUF file as safetensors: `prepare`, then `conversion.run`; their arguments and errors."""
+    """Write the weights of a GGUF file as safetensors: `prepare`, then `conversion.run`; their arguments and
+    errors.
+    """
     prepared = prepare(source, output, dtype=dtype, form=form)
-    return conversion.run(prepared, threads=threads, memory_limit=memory_limit, overwrite=overwrite, resume=resume, io=io, progress=progress)[0]
+    return conversion.run(
+        prepared,
+        threads=threads,
+        memory_limit=memory_limit,
+        overwrite=overwrite,
+        resume=resume,
+        io=io,
+        progress=progress,
+    )[0]
 
 
-def _entries(form: str, tensors: Sequence[ModelTensor], checkpoint: Checkpoint, dtype: str) -> tuple[list[Entry], dict[str, str]]:
-    """What the file will hold, and what its header says about itself. Raises UsageError where nothing of it is of that form."""
+def _entries(
+    form: str, tensors: Sequence[ModelTensor], checkpoint: Checkpoint, dtype: str
+) -> tuple[list[Entry], dict[str, str]]:
+    """What the file will hold, and what its header says about itself. Raises UsageError where nothing of it
+    is of that form.
+    """
     metadata = {"format": "pt"}
     if form == "safetensors":
         return [numbers(tensor, dtype) for tensor in tensors], metadata
@@ -85,14 +105,20 @@ def _entries(form: str, tensors: Sequence[ModelTensor], checkpoint: Checkpoint, 
             if tensor.name not in meant:
                 found.append(numbers(tensor, dtype))
             else:
-                found += bitsandbytes.entries(tensor, reader, dtype) if form == "bnb" else absmax.entries(tensor)
+                found += (
+                    bitsandbytes.entries(tensor, reader, dtype) if form == "bnb" else absmax.entries(tensor)
+                )
     if form == "safetensors-quantized":
-        metadata["quantization"] = json.dumps({tensor.name: absmax.description(tensor) for tensor in tensors if tensor.name in meant})
+        metadata["quantization"] = json.dumps(
+            {tensor.name: absmax.description(tensor) for tensor in tensors if tensor.name in meant}
+        )
     return found, metadata
 
 
 def _plan(architecture: str, entries: Sequence[Entry], metadata: Mapping[str, str], form: str) -> Plan:
-    """Large numbers first, then by name: so every tensor is aligned to its numbers, as safetensors' own writer has it."""
+    """Large numbers first, then by name: so every tensor is aligned to its numbers, as safetensors' own
+    writer has it.
+    """
     placed: list[PlannedTensor] = []
     header: list[tuple[str, str, tuple[int, ...], int, int]] = []
     offset = 0

@@ -1,12 +1,14 @@
 """Codes and scales of the absmax encodings as plain tensors, for whoever multiplies them himself.
 
-    NAME              int8_b128, int8_row: I8 in the tensor's shape; int4_b128: U8 with two codes in a byte, half as many to a row, the first in the
+    NAME              int8_b128, int8_row: I8 in the tensor's shape; int4_b128: U8 with two codes in a byte,
+                      half as many to a row, the first in the
                       high nibble, both in two's complement
     NAME.__scales__   F32
 
-A weight is its code times its scale, in binary32. Where rows are whole blocks, scales are [..., blocks of a row] (int8_row: [..., 1]); elsewhere
-they are flat, and blocks go through the flattened tensor, the last one shorter. So with codes: flat where a row is no whole number of bytes. The
-file's `__metadata__` has an entry "quantization": JSON, for each such tensor its encoding, bits, block (0: a row), shape and packing.
+A weight is its code times its scale, in binary32. Where rows are whole blocks, scales are [..., blocks of a
+row] (int8_row: [..., 1]); elsewhere they are flat, and blocks go through the flattened tensor, the last one
+shorter. So with codes: flat where a row is no whole number of bytes. The file's `__metadata__` has an entry
+"quantization": JSON, for each such tensor its encoding, bits, block (0: a row), shape and packing.
 """
 
 from __future__ import annotations
@@ -21,20 +23,27 @@ from gguflow.parametric import Quantizer, transcoding
 from gguflow.parametric.views import View, has_views
 
 SCALES = ".__scales__"
-PACKING = {8: "one code to a byte, two's complement", 4: "two codes to a byte, the first in the high nibble, two's complement"}
+PACKING = {
+    8: "one code to a byte, two's complement",
+    4: "two codes to a byte, the first in the high nibble, two's complement",
+}
 
 
 def is_meant(tensor: ModelTensor) -> bool:
     """Whether a tensor is in an absmax encoding of 4 or 8 bits."""
     encodings = {source.encoding for source in tensor.sources}
-    return all(e is not None and has_views(e) and e.quantizer is Quantizer.ABSMAX for e in encodings) and bool(encodings)
+    return all(
+        e is not None and has_views(e) and e.quantizer is Quantizer.ABSMAX for e in encodings
+    ) and bool(encodings)
 
 
 def entries(tensor: ModelTensor) -> Iterator[Entry]:
     """Codes and scales of a tensor that `is_meant`. Raises UsageError where blocks do not go with their rows."""
     encoding = transcoding.encoding_of(tensor)
     if encoding is None:
-        raise UsageError(f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and cannot be cut or put in another order")
+        raise UsageError(
+            f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and cannot be cut or put in another order"
+        )
     yield carried(tensor.name, transcoding.part(tensor, View.CODES), "I8" if encoding.bits == 8 else "U8")
     yield carried(tensor.name + SCALES, transcoding.part(tensor, View.SCALES), "F32")
 
@@ -45,4 +54,10 @@ def description(tensor: ModelTensor) -> dict[str, Any]:
     if encoding is None:
         raise ValueError(f"{tensor.name} has no codes and scales")
     shape = list(tensor.shape)
-    return {"encoding": encoding.name, "bits": encoding.bits, "block": encoding.block, "shape": shape, "packing": PACKING[encoding.bits]}
+    return {
+        "encoding": encoding.name,
+        "bits": encoding.bits,
+        "block": encoding.block,
+        "shape": shape,
+        "packing": PACKING[encoding.bits],
+    }

@@ -1,7 +1,9 @@
-"""Tensors in the form in which bitsandbytes keeps them in safetensors files: what `sources.bitsandbytes` reads, written.
+"""Tensors in the form in which bitsandbytes keeps them in safetensors files: what `sources.bitsandbytes`
+reads, written.
 
-Of tensors whose rows are a multiple of 32 weights and no whole blocks, the decoder of bitsandbytes 0.50.2 for processors with AVX-512 gives other
-values than all of its other decoders: the file is right, that decoder is not.
+Of tensors whose rows are a multiple of 32 weights and no whole blocks, the decoder of bitsandbytes 0.50.2 for
+processors with AVX-512 gives other values than all of its other decoders: the file is right, that decoder is
+not.
 """
 
 from __future__ import annotations
@@ -30,25 +32,41 @@ def is_meant(tensor: ModelTensor) -> bool:
 
 
 def entries(tensor: ModelTensor, reader: TensorReader, dtype: str) -> Iterator[Entry]:
-    """The parts of a tensor that `is_meant`. Nested scales stay so where all super-blocks stay whole, else they are made whole: the same values.
+    """The parts of a tensor that `is_meant`. Nested scales stay so where all super-blocks stay whole, else
+    they are made whole: the same values.
 
     dtype: of the weights when bitsandbytes decodes them.
     Raises UsageError where blocks do not go with their rows.
     """
     encoding = transcoding.encoding_of(tensor)
     if encoding is None:
-        why = "its rows must be put in another order" if tensor.row_order is not None else "its blocks are cut by chunks or matrices"
-        raise UsageError(f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and {why}; it cannot be exported to bitsandbytes")
+        why = (
+            "its rows must be put in another order"
+            if tensor.row_order is not None
+            else "its blocks are cut by chunks or matrices"
+        )
+        raise UsageError(
+            f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and {why}; it cannot be exported to bitsandbytes"
+        )
     kind = KINDS[encoding.codebook]
     codes = transcoding.part(tensor, View.CODES)
-    state = {"quant_type": kind, "blocksize": encoding.block, "dtype": TORCH_DTYPES[dtype], "shape": list(tensor.shape)}
+    state = {
+        "quant_type": kind,
+        "blocksize": encoding.block,
+        "dtype": TORCH_DTYPES[dtype],
+        "shape": list(tensor.shape),
+    }
     yield carried(tensor.name, codes, "U8", (codes.tensor.n_weights, 1))
     if transcoding.is_nested_whole(tensor):
         yield _flat(tensor, "absmax", View.SCALE_CODES, "U8")
         yield _flat(tensor, "nested_absmax", View.META, "F32")
         yield floats(f"{tensor.name}.nested_quant_map", codebooks.dynamic())
         offset = float(transcoding.offset(reader, tensor))
-        state |= {"nested_blocksize": encoding.super_block, "nested_dtype": "float32", "nested_offset": offset}
+        state |= {
+            "nested_blocksize": encoding.super_block,
+            "nested_dtype": "float32",
+            "nested_offset": offset,
+        }
     else:
         yield _flat(tensor, "absmax", View.SCALES, "F32")
     yield floats(f"{tensor.name}.quant_map", codebooks.fixed_values(encoding))
@@ -61,5 +79,9 @@ def _flat(tensor: ModelTensor, suffix: str, view: View, dtype: str) -> Entry:
 
 
 def _is_known(e: Encoding) -> bool:
-    is_4_bit = e.quantizer is Quantizer.CODEBOOK and e.codebook in (Codebook.NF4, Codebook.FP4) and not e.has_outliers
+    is_4_bit = (
+        e.quantizer is Quantizer.CODEBOOK
+        and e.codebook in (Codebook.NF4, Codebook.FP4)
+        and not e.has_outliers
+    )
     return is_4_bit and e.granularity is Granularity.BLOCK and e.block in BLOCK_SIZES

@@ -1,4 +1,6 @@
-"""What an exported file is made of: entries, each a tensor of the safetensors file and where its bytes come from."""
+"""What an exported file is made of: entries, each a tensor of the safetensors file and where its bytes come
+from.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ NUMBERS = ("f32", "f16", "bf16")
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of the file. tensor: its name, and its numbers in the order of the file. format: that they are written in.
+    """A tensor of the file. tensor: its name, and its numbers in the order of the file. format: that they are
+    written in.
 
-    dtype, shape: what the file's header calls it, where that is not the format's name and the tensor's own shape.
+    dtype, shape: what the file's header calls it, where that is not the format's name and the tensor's own
+    shape.
     """
 
     tensor: ModelTensor
@@ -44,7 +48,9 @@ def numbers(tensor: ModelTensor, dtype: str) -> Entry:
 def carried(name: str, part: Part, dtype: str, shape: tuple[int, ...] | None = None) -> Entry:
     """A part of an encoded tensor, as it is. dtype: U8 or I8 of codes, F32 of scales."""
     tensor = replace(part.tensor, name=name)
-    return Entry(tensor, FORMATS["f32" if dtype == "F32" else "i8"], dtype, tensor.shape if shape is None else shape)
+    return Entry(
+        tensor, FORMATS["f32" if dtype == "F32" else "i8"], dtype, tensor.shape if shape is None else shape
+    )
 
 
 def floats(name: str, values: NDArray[np.float32]) -> Entry:

@@ -1,6 +1,8 @@
-"""Running a model in NumPy: what a GGUF file means, from text to the next token, in code that is there to be read.
+"""Running a model in NumPy: what a GGUF file means, from text to the next token, in code that is there to be
+read.
 
-    tokenizer      text to ids and back, from the file's own metadata; sentencepiece and byte_pair are its two kinds
+    tokenizer      text to ids and back, from the file's own metadata; sentencepiece and byte_pair are its two
+                   kinds
     weights        which tensor is what; mapped, never dequantized as a whole
     rope           rotary position embeddings and their scalings
     cache          keys and values of the tokens so far, packed as F16 or Q8_0

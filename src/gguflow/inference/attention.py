@@ -11,14 +11,20 @@ Floats = NDArray[np.float32]
 
 
 def attend(queries: Floats, keys: Floats, values: Floats) -> Floats:
-    """softmax(q k^T / sqrt(d)) v for the last tokens of a sequence, each looking at itself and what came before.
+    """softmax(q k^T / sqrt(d)) v for the last tokens of a sequence, each looking at itself and what came
+    before.
 
-    queries: float32[n, n_heads, d], of the last n tokens. keys, values: float32[length, n_kv_heads, d], of all. Result: float32[n, n_heads, d].
+    queries: float32[n, n_heads, d], of the last n tokens. keys, values: float32[length, n_kv_heads, d], of
+    all. Result: float32[n, n_heads, d].
     """
     n, n_heads, head_dim = queries.shape
     length, n_kv_heads, _ = keys.shape
     group = n_heads // n_kv_heads
-    grouped = queries.reshape(n, n_kv_heads, group, head_dim).transpose(1, 2, 0, 3).reshape(n_kv_heads, group * n, head_dim)
+    grouped = (
+        queries.reshape(n, n_kv_heads, group, head_dim)
+        .transpose(1, 2, 0, 3)
+        .reshape(n_kv_heads, group * n, head_dim)
+    )
     scores = grouped @ keys.transpose(1, 2, 0) * np.float32(1 / math.sqrt(head_dim))
     scores = scores.reshape(n_kv_heads, group, n, length)
     if n > 1:
@@ -26,7 +32,9 @@ def attend(queries: Floats, keys: Floats, values: Floats) -> Floats:
         scores = np.where(is_later, np.float32(-np.inf), scores)
     weights = softmax(scores).reshape(n_kv_heads, group * n, length)
     attended = weights @ values.transpose(1, 0, 2)
-    return attended.reshape(n_kv_heads, group, n, head_dim).transpose(2, 0, 1, 3).reshape(n, n_heads, head_dim)
+    return (
+        attended.reshape(n_kv_heads, group, n, head_dim).transpose(2, 0, 1, 3).reshape(n, n_heads, head_dim)
+    )
 
 
 def softmax(x: Floats) -> Floats:

@@ -1,4 +1,6 @@
-"""Keys and values of the tokens so far, packed in a block format: F16, Q8_0 in about half the memory, or F32 as they are."""
+"""Keys and values of the tokens so far, packed in a block format: F16, Q8_0 in about half the memory, or F32
+as they are.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class Cache:
             raise UsageError(f"a cache is kept as {', '.join(CACHE_FORMATS)}, not {format!r}")
         self.format = FORMATS[format]
         if sizes.head_dim % self.format.block_size:
-            raise UsageError(f"{self.format} has blocks of {self.format.block_size}, which heads of {sizes.head_dim} are no multiple of; take f16")
+            raise UsageError(
+                f"{self.format} has blocks of {self.format.block_size}, which heads of {sizes.head_dim} are no multiple of; take f16"
+            )
         self.capacity = capacity
         self.length = 0
         self._heads = (sizes.n_kv_heads, sizes.head_dim)
@@ -54,16 +58,20 @@ class Cache:
         try:
             self._packed = np.zeros((sizes.n_layers, 2, capacity, row_bytes), np.uint8)
         except (MemoryError, ValueError) as error:
-            raise UsageError(f"there is no memory for the keys and values of {capacity} tokens, {nbytes} bytes") from error
+            raise UsageError(
+                f"there is no memory for the keys and values of {capacity} tokens, {nbytes} bytes"
+            ) from error
 
     @property
     def nbytes(self) -> int:
         return self._packed.nbytes
 
     def extend(self, layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
-        """Keep what a layer has made of the next tokens, float32[n, n_kv_heads, head_dim] each; all keys and values so far, as they are kept.
+        """Keep what a layer has made of the next tokens, float32[n, n_kv_heads, head_dim] each; all keys and
+        values so far, as they are kept.
 
-        The tokens count once all layers have theirs: `advance`. Raises UsageError where the cache is full, NonFiniteError.
+        The tokens count once all layers have theirs: `advance`. Raises UsageError where the cache is full,
+        NonFiniteError.
         """
         n = len(keys)
         last = self.length + n
@@ -71,7 +79,10 @@ class Cache:
             raise UsageError(f"the cache has room for {self.capacity} tokens, and this would be token {last}")
         for packed, new in zip(self._packed[layer], (keys, values), strict=True):
             quantize(new.reshape(n, -1), self.format, out=packed[self.length : last])
-        kept = (dequantize(packed[:last], self.format).reshape(last, *self._heads) for packed in self._packed[layer])
+        kept = (
+            dequantize(packed[:last], self.format).reshape(last, *self._heads)
+            for packed in self._packed[layer]
+        )
         return next(kept), next(kept)
 
     def advance(self, n: int) -> None:

@@ -15,11 +15,13 @@ from gguflow.inference.transformer import Transformer
 
 @dataclass
 class Generation:
-    """A text that a model goes on with. Iterate over it for the pieces, each whole characters; the counts below grow meanwhile.
+    """A text that a model goes on with. Iterate over it for the pieces, each whole characters; the counts
+    below grow meanwhile.
 
-    prompt: text, special tokens in it taken as such. n_tokens: at most so many new ones. cache: the format of keys and values.
-    prompt_tokens, tokens: those read first, those generated. stopped: "length" (n_tokens are there), "end" (the model ended its text) or "context"
-    (it has no room for more).
+    prompt: text, special tokens in it taken as such. n_tokens: at most so many new ones. cache: the format of
+    keys and values.
+    prompt_tokens, tokens: those read first, those generated. stopped: "length" (n_tokens are there), "end"
+    (the model ended its text) or "context" (it has no room for more).
     """
 
     transformer: Transformer
@@ -35,13 +37,19 @@ class Generation:
     stopped: str = field(default="length", init=False)
 
     def __post_init__(self) -> None:
-        """Raises UsageError: an empty prompt (where the model has no first token), or one beyond the model's context."""
+        """Raises UsageError: an empty prompt (where the model has no first token), or one beyond the model's
+        context.
+        """
         self.prompt_tokens = self.tokenizer.encode(self.prompt)
         context = self.transformer.sizes.context_length
         if not self.prompt_tokens:
-            raise UsageError("there is nothing to go on with: the prompt is empty, and the model has no first token of its own")
+            raise UsageError(
+                "there is nothing to go on with: the prompt is empty, and the model has no first token of its own"
+            )
         if len(self.prompt_tokens) > context:
-            raise UsageError(f"the prompt has {len(self.prompt_tokens)} tokens, the model's context {context}")
+            raise UsageError(
+                f"the prompt has {len(self.prompt_tokens)} tokens, the model's context {context}"
+            )
 
     def __iter__(self) -> Iterator[str]:
         """Raises what `Transformer.forward` raises, UsageError where there is no memory for the cache."""

@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from gguflow.runtime import Model
 
 ROTATED_PAIRS = {"llama": "adjacent", "qwen2": "halves", "qwen3": "halves"}
-"""The architectures that can be run, and which features of a head are rotated together (llama.cpp's "norm" and "neox" rope)."""
+"""The architectures that can be run, and which features of a head are rotated together (llama.cpp's "norm"
+and "neox" rope).
+"""
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Of a decoder. head_dim: features of a head. epsilon: of the root-mean-square norms. n_tokens: rows of the embedding matrix."""
+    """Of a decoder. head_dim: features of a head. epsilon: of the root-mean-square norms. n_tokens: rows of
+    the embedding matrix.
+    """
 
     architecture: str
     n_layers: int
@@ -30,14 +34,22 @@ class Hyperparameters:
 
     @classmethod
     def of(cls, model: Model) -> Hyperparameters:
-        """Read from an open model: what ranges and shapes follow from which keys has been judged by opening it.
+        """Read from an open model: what ranges and shapes follow from which keys has been judged by opening
+        it.
 
-        Raises UnsupportedError: another architecture (X-001), or a variation that the forward pass here does not have (X-002); InvalidError (X-004).
+        Raises UnsupportedError: another architecture (X-001), or a variation that the forward pass here does
+        not have (X-002); InvalidError (X-004).
         """
         general = Keys(model.metadata, model.path, "general.")
         architecture = general.text("architecture", "")
         if architecture not in ROTATED_PAIRS:
-            raise general.unsupported("X-001", "architecture", "this architecture cannot be run", architecture, ", ".join(ROTATED_PAIRS))
+            raise general.unsupported(
+                "X-001",
+                "architecture",
+                "this architecture cannot be run",
+                architecture,
+                ", ".join(ROTATED_PAIRS),
+            )
         keys = keys_of(model)
         n_heads = keys.integer("attention.head_count")
         head_dim = keys.integer("attention.key_length", keys.integer("embedding_length") // n_heads)
@@ -48,7 +60,9 @@ class Hyperparameters:
         keys.require("rope.dimension_count", head_dim, "rotating a part of each head")
         keys.require("attention.causal", True, "attention to what is still to come")
         if scale := next((name for name in model if name.endswith(".scale")), None):
-            finding = Finding("X-002", "tensors with a scale beside them are not known", "$.tensors", found=printable(scale))
+            finding = Finding(
+                "X-002", "tensors with a scale beside them are not known", "$.tensors", found=printable(scale)
+            )
             raise UnsupportedError(model.path, finding)
         return cls(
             architecture,

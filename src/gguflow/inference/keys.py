@@ -1,4 +1,6 @@
-"""Metadata read with the types that running a model needs: a file has been judged before, but not for every key that is read here."""
+"""Metadata read with the types that running a model needs: a file has been judged before, but not for every
+key that is read here.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Keys:
         """0 or more. Raises UnsupportedError (X-002) where each layer has its own."""
         value = self._value(key, default)
         if hasattr(value, "__len__") and not isinstance(value, str):
-            raise self.unsupported("X-002", key, "a value for each layer is not known", f"an array of {len(value)}", "one number")
+            raise self.unsupported(
+                "X-002", key, "a value for each layer is not known", f"an array of {len(value)}", "one number"
+            )
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             self._refuse(key, value, "an integer, 0 or more")
         return value
@@ -60,9 +64,13 @@ class Keys:
         if not isinstance(found, int) or found != only:
             raise self.unsupported("X-002", key, f"{what}: not known", found, only)
 
-    def unsupported(self, rule: str, key: str, message: str, found: object, expected: object) -> UnsupportedError:
+    def unsupported(
+        self, rule: str, key: str, message: str, found: object, expected: object
+    ) -> UnsupportedError:
         """The error for a model that is well-formed and cannot be run."""
-        return UnsupportedError(self.file, Finding(rule, message, self.path(key), found=_shown(found), expected=expected))
+        return UnsupportedError(
+            self.file, Finding(rule, message, self.path(key), found=_shown(found), expected=expected)
+        )
 
     def path(self, key: str) -> str:
         """Where a key is, for findings."""
@@ -73,7 +81,9 @@ class Keys:
 
     def _refuse(self, key: str, found: object, expected: str) -> NoReturn:
         message = "a value that a model cannot be run with"
-        raise InvalidError(self.file, Finding("X-004", message, self.path(key), found=_shown(found), expected=expected))
+        raise InvalidError(
+            self.file, Finding("X-004", message, self.path(key), found=_shown(found), expected=expected)
+        )
 
 
 def _shown(found: object) -> object:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 
 def merge(symbols: Sequence[str], rank: Callable[[str, str], float | None]) -> list[str]:
-    """Join the neighbours of lowest rank, again and again, leftmost first among equals; None means that two are never joined.
+    """Join the neighbours of lowest rank, again and again, leftmost first among equals; None means that two
+    are never joined.
 
     symbols: what the text is made of at first. n symbols take O(n log n).
     """

@@ -1,9 +1,10 @@
 """How well a model predicts a text, and how far it is from another model that reads the same.
 
-The text is cut and scored as llama-perplexity does it (tools/perplexity/perplexity.cpp), so that the figures compare. Its tokens, framed as the file
-asks for, are cut into chunks of `context`; what is left over at the end is not read. Each chunk is read on its own; where the file asks for a first
-token, that takes the place of the chunk's own. The second half is scored: tokens context // 2 + 1 to context - 1 of the chunk, each by what the model
-says after the token before it.
+The text is cut and scored as llama-perplexity does it (tools/perplexity/perplexity.cpp), so that the figures
+compare. Its tokens, framed as the file asks for, are cut into chunks of `context`; what is left over at the
+end is not read. Each chunk is read on its own; where the file asks for a first token, that takes the place of
+the chunk's own. The second half is scored: tokens context // 2 + 1 to context - 1 of the chunk, each by what
+the model says after the token before it.
 
     perplexity = exp(mean of -log p(token)),    its standard error = perplexity * standard error of that mean
     divergence = mean over the scored positions of sum_t p_reference(t) (log p_reference(t) - log p(t))
@@ -47,7 +48,9 @@ class Mean:
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far a model is from its reference. kullback_leibler: in nats. same_top: the part of positions where both have the same best token."""
+    """How far a model is from its reference. kullback_leibler: in nats. same_top: the part of positions where
+    both have the same best token.
+    """
 
     kullback_leibler: Mean
     largest: float
@@ -57,7 +60,9 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Score:
-    """perplexity with its standard error, over n_scored tokens of n_chunks chunks. divergence: None without a reference."""
+    """perplexity with its standard error, over n_scored tokens of n_chunks chunks. divergence: None without a
+    reference.
+    """
 
     perplexity: Mean
     n_scored: int
@@ -80,14 +85,18 @@ def score(
     """Score a model on a text, and against a reference of the same vocabulary.
 
     cache: of keys and values.
-    max_chunks: read so many chunks at most. progress: called after each with (chunks done, of how many, perplexity so far).
-    Raises UsageError: a context out of range, fewer than two chunks, a reference with another vocabulary; what `Transformer.forward` raises.
+    max_chunks: read so many chunks at most. progress: called after each with (chunks done, of how many,
+    perplexity so far).
+    Raises UsageError: a context out of range, fewer than two chunks, a reference with another vocabulary;
+    what `Transformer.forward` raises.
     """
     longest = min(model.sizes.context_length for model in (transformer, reference) if model is not None)
     if not 4 <= context <= longest:
         raise UsageError(f"the context of a chunk is between 4 and the model's own, {longest}; not {context}")
     if reference is not None and reference.sizes.n_tokens != transformer.sizes.n_tokens:
-        raise UsageError(f"a model of {transformer.sizes.n_tokens} tokens does not compare with a reference of {reference.sizes.n_tokens}")
+        raise UsageError(
+            f"a model of {transformer.sizes.n_tokens} tokens does not compare with a reference of {reference.sizes.n_tokens}"
+        )
     chunks = cut(tokenizer, text, context)[:max_chunks]
     tally = _Tally()
     for done, chunk in enumerate(chunks, 1):
@@ -96,7 +105,9 @@ def score(
             for targets, log_p in ours:
                 tally.add(targets, log_p)
         else:
-            for (targets, log_p), (_, log_q) in zip(ours, _log_probabilities(reference, chunk, cache), strict=True):
+            for (targets, log_p), (_, log_q) in zip(
+                ours, _log_probabilities(reference, chunk, cache), strict=True
+            ):
                 tally.add(targets, log_p)
                 tally.compare(targets, log_p, log_q)
         if progress is not None:
@@ -104,12 +115,16 @@ def score(
     loss = Mean.of(tally.losses)
     perplexity = math.exp(loss.mean)
     divergence = tally.divergence() if reference is not None else None
-    return Score(Mean(perplexity, perplexity * loss.error), len(tally.losses), len(chunks), context, divergence)
+    return Score(
+        Mean(perplexity, perplexity * loss.error), len(tally.losses), len(chunks), context, divergence
+    )
 
 
 @dataclass
 class _Tally:
-    """What has been seen, a number for each scored position. losses: -log p(token); reference_losses: the same of the reference."""
+    """What has been seen, a number for each scored position. losses: -log p(token); reference_losses: the
+    same of the reference.
+    """
 
     losses: list[float] = field(default_factory=list)
     reference_losses: list[float] = field(default_factory=list)
@@ -128,14 +143,23 @@ class _Tally:
 
     def divergence(self) -> Divergence:
         same_top = self.n_same_top / len(self.divergences)
-        return Divergence(Mean.of(self.divergences), max(self.divergences), same_top, math.exp(float(np.mean(self.reference_losses))))
+        return Divergence(
+            Mean.of(self.divergences),
+            max(self.divergences),
+            same_top,
+            math.exp(float(np.mean(self.reference_losses))),
+        )
 
 
 def cut(tokenizer: Tokenizer, text: str, context: int) -> list[list[int]]:
-    """The chunks of a text, each with the first token that the file asks for. Raises UsageError where there are fewer than two."""
+    """The chunks of a text, each with the first token that the file asks for. Raises UsageError where there
+    are fewer than two.
+    """
     tokens = tokenizer.encode(text, parse_special=False)
     if len(tokens) < 2 * context:
-        raise UsageError(f"the text has {len(tokens)} tokens; two chunks of {context} at least are needed to say anything")
+        raise UsageError(
+            f"the text has {len(tokens)} tokens; two chunks of {context} at least are needed to say anything"
+        )
     chunks = [tokens[first : first + context] for first in range(0, len(tokens) - context + 1, context)]
     if tokenizer.special.adds_bos and tokenizer.special.bos is not None:
         for chunk in chunks:
@@ -150,8 +174,12 @@ def log_softmax(logits: Floats) -> Doubles:
     return result
 
 
-def _log_probabilities(transformer: Transformer, chunk: Sequence[int], new_cache: CacheChoice) -> Iterator[tuple[Targets, Doubles]]:
-    """The tokens of a chunk that are scored, int[n], and what the model expects at their places, float64[n, n_tokens]; a piece at a time."""
+def _log_probabilities(
+    transformer: Transformer, chunk: Sequence[int], new_cache: CacheChoice
+) -> Iterator[tuple[Targets, Doubles]]:
+    """The tokens of a chunk that are scored, int[n], and what the model expects at their places, float64[n,
+    n_tokens]; a piece at a time.
+    """
     cache = transformer.cache(len(chunk), new_cache) if isinstance(new_cache, str) else new_cache(len(chunk))
     first_scored = len(chunk) // 2
     for first in range(0, len(chunk) - 1, PIECE):

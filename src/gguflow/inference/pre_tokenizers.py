@@ -1,8 +1,11 @@
-r"""The pre-tokenizers that `tokenizer.ggml.pre` names: the regular expressions that cut a text into words before anything is merged.
+r"""The pre-tokenizers that `tokenizer.ggml.pre` names: the regular expressions that cut a text into words
+before anything is merged.
 
-The expressions speak of Unicode's categories (`\p{L}`), which Python's `re` does not know. So a text is folded first, character by character: a
-letter beyond ASCII becomes a stand-in for its category, white space beyond ASCII a vertical tab; and in the expression, a category becomes its
-ASCII members and its stand-ins. The cuts in the folded text are those of the text. (llama.cpp folds too: src/unicode.cpp, unicode_regex_split.)
+The expressions speak of Unicode's categories (`\p{L}`), which Python's `re` does not know. So a text is
+folded first, character by character: a letter beyond ASCII becomes a stand-in for its category, white space
+beyond ASCII a vertical tab; and in the expression, a category becomes its ASCII members and its stand-ins.
+The cuts in the folded text are those of the text. (llama.cpp folds too: src/unicode.cpp,
+unicode_regex_split.)
 """
 
 from __future__ import annotations
@@ -16,19 +19,32 @@ from dataclasses import dataclass
 from gguflow.models.tokenizers.pre_tokenizers import GPT2, LLAMA3, LOWER, PRE_TOKENIZERS, QWEN2, UPPER
 
 _CATEGORIES = {"L": "ultmo", "M": "nce", "N": "dlo", "P": "cdseifo", "S": "mcko", "Z": "slp", "C": "cfson"}
-_STAND_INS = {category: chr(0xE000 + i) for i, category in enumerate(major + minor for major, minors in _CATEGORIES.items() for minor in minors)}
-_WHITE_SPACE = frozenset("\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000")
+_STAND_INS = {
+    category: chr(0xE000 + i)
+    for i, category in enumerate(major + minor for major, minors in _CATEGORIES.items() for minor in minors)
+}
+_WHITE_SPACE = frozenset(
+    "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 """Beyond ASCII: Unicode's property White_Space."""
 _SEPARATORS = frozenset("\x1c\x1d\x1e\x1f")
 r"""White space for Python's `\s`, and for nobody else."""
 
 
 def _category(character: str) -> str:
-    """Python's tables are as old as Python. What they do not have is a symbol among the emoji, an ideograph in the planes of ideographs."""
+    """Python's tables are as old as Python. What they do not have is a symbol among the emoji, an ideograph
+    in the planes of ideographs.
+    """
     category = unicodedata.category(character)
     if category != "Cn":
         return category
-    return "So" if "\U0001f000" <= character <= "\U0001faff" else "Lo" if "\U00020000" <= character <= "\U0003fffd" else category
+    return (
+        "So"
+        if "\U0001f000" <= character <= "\U0001faff"
+        else "Lo"
+        if "\U00020000" <= character <= "\U0003fffd"
+        else category
+    )
 
 
 class _Folding(dict[int, str]):
@@ -54,8 +70,12 @@ _SPACING = str.maketrans(dict.fromkeys(_WHITE_SPACE, "\v"))
 @functools.cache
 def _members(category: str) -> str:
     """What stands in brackets for a category (L) or a subcategory (Lu) of folded text."""
-    in_ascii = [re.escape(chr(code)) for code in range(128) if unicodedata.category(chr(code)).startswith(category)]
-    return "".join(in_ascii + [stand_in for name, stand_in in _STAND_INS.items() if name.startswith(category)])
+    in_ascii = [
+        re.escape(chr(code)) for code in range(128) if unicodedata.category(chr(code)).startswith(category)
+    ]
+    return "".join(
+        in_ascii + [stand_in for name, stand_in in _STAND_INS.items() if name.startswith(category)]
+    )
 
 
 @functools.cache
@@ -75,9 +95,11 @@ def _compiled(expression: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Splitter:
-    """A pre-tokenizer. expressions: applied one after another, each to the pieces that those before it have left.
+    """A pre-tokenizer. expressions: applied one after another, each to the pieces that those before it have
+    left.
 
-    ignores_merges: a word that is a token needs no merging. adds_bos: whether a text gets a first token where the file does not say.
+    ignores_merges: a word that is a token needs no merging. adds_bos: whether a text gets a first token where
+    the file does not say.
     """
 
     expressions: tuple[str, ...]
@@ -90,12 +112,16 @@ class Splitter:
         spans = [(0, len(text))]
         for expression in self.expressions:
             subject = folded if expression.isascii() else spaced
-            spans = [span for first, last in spans for span in _cut(_compiled(expression), subject, first, last)]
+            spans = [
+                span for first, last in spans for span in _cut(_compiled(expression), subject, first, last)
+            ]
         return [text[first:last] for first, last in spans]
 
 
 def _cut(pattern: re.Pattern[str], subject: str, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """A span cut at the beginning and at the end of every match; what lies beyond it, the pattern does not see."""
+    """A span cut at the beginning and at the end of every match; what lies beyond it, the pattern does not
+    see.
+    """
     position = first
     for match in pattern.finditer(subject, first, last):
         if match.start() > position:
@@ -112,16 +138,27 @@ _DEFINED = {known.name: known.regexes for known in PRE_TOKENIZERS}
 
 
 def _by_case(name: str) -> tuple[str, ...]:
-    """A definition that tells capitals from small letters, as llama.cpp rewrote it: beyond ASCII every letter is both, and marks are neither."""
-    return tuple(regex.replace(UPPER, r"(?:(?![a-z])\p{L})").replace(LOWER, r"(?:(?![A-Z])\p{L})") for regex in _DEFINED[name])
+    """A definition that tells capitals from small letters, as llama.cpp rewrote it: beyond ASCII every letter
+    is both, and marks are neither.
+    """
+    return tuple(
+        regex.replace(UPPER, r"(?:(?![a-z])\p{L})").replace(LOWER, r"(?:(?![A-Z])\p{L})")
+        for regex in _DEFINED[name]
+    )
 
 
 _FAMILIES: tuple[tuple[str, Splitter], ...] = (
     ("default", Splitter(_DEFAULT)),
-    ("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano", Splitter((LLAMA3,), ignores_merges=True, adds_bos=True)),
+    (
+        "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
+        Splitter((LLAMA3,), ignores_merges=True, adds_bos=True),
+    ),
     ("dbrx smaug-bpe chatglm-bpe", Splitter((LLAMA3,))),
     ("glm4 glm5", Splitter((LLAMA3,), ignores_merges=True)),
-    ("gpt-2 phi-2 jina-es jina-de gigachat a.x-4.0 mellum mpt olmo jais trillion granite-docling exaone4", Splitter((GPT2,))),
+    (
+        "gpt-2 phi-2 jina-es jina-de gigachat a.x-4.0 mellum mpt olmo jais trillion granite-docling exaone4",
+        Splitter((GPT2,)),
+    ),
     ("smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", Splitter((r"\p{N}", GPT2))),
     ("qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2", Splitter((QWEN2,))),
     ("deepseek-v3 hunyuan-dense joyai-llm hy_v4", Splitter(_DEFINED["deepseek-v3"])),
@@ -129,7 +166,12 @@ _FAMILIES: tuple[tuple[str, Splitter], ...] = (
     ("tekken", Splitter(_by_case("tekken"), ignores_merges=True, adds_bos=True)),
     ("gpt-4o llama4 kanana2 talkie minimax-m2", Splitter(_by_case("gpt-4o"))),
     ("minicpm5", Splitter(_DEFINED["minicpm5"], ignores_merges=True)),
-    *((name, Splitter(_DEFINED[name])) for name in ("qwen35", "deepseek-coder", "seed-coder", "ufakzeka", "jais-2", "laguna")),
+    *(
+        (name, Splitter(_DEFINED[name]))
+        for name in ("qwen35", "deepseek-coder", "seed-coder", "ufakzeka", "jais-2", "laguna")
+    ),
 )
 SPLITTERS = {name: splitter for names, splitter in _FAMILIES for name in names.split()}
-"""By the name under `tokenizer.ggml.pre`; names on one line mean the same. Out of llama.cpp's src/llama-vocab.cpp."""
+"""By the name under `tokenizer.ggml.pre`; names on one line mean the same. Out of llama.cpp's
+src/llama-vocab.cpp.
+"""

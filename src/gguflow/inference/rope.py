@@ -1,10 +1,12 @@
-"""Rotary position embeddings: pairs of a head's features are turned by an angle that grows with the position, each pair at its own frequency.
+"""Rotary position embeddings: pairs of a head's features are turned by an angle that grows with the position,
+each pair at its own frequency.
 
     angle(position, i) = position * f_i,    f_i = base ** (-2 i / d) / factor_i
 
-Longer contexts than a model was trained on are had by turning more slowly: `linear` divides all frequencies by one factor, Llama 3.1 each by its own
-(the tensor rope_freqs), YaRN the low ones only, with a ramp in between, and lengthens the vectors a little (Peng et al., arXiv:2309.00071;
-llama.cpp: ggml_rope_ext and llama_context's treatment of yarn_attn_factor).
+Longer contexts than a model was trained on are had by turning more slowly: `linear` divides all frequencies
+by one factor, Llama 3.1 each by its own (the tensor rope_freqs), YaRN the low ones only, with a ramp in
+between, and lengthens the vectors a little (Peng et al., arXiv:2309.00071; llama.cpp: ggml_rope_ext and
+llama_context's treatment of yarn_attn_factor).
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ Rotation = tuple[Floats, Floats]
 
 @dataclass(frozen=True)
 class Rope:
-    """frequencies: float64[d / 2], radians per position. magnitude: rotated vectors are multiplied by it. pairs: "adjacent" features, or "halves"."""
+    """frequencies: float64[d / 2], radians per position. magnitude: rotated vectors are multiplied by it.
+    pairs: "adjacent" features, or "halves".
+    """
 
     frequencies: Doubles
     magnitude: float
@@ -39,7 +43,9 @@ class Rope:
 
     @classmethod
     def of(cls, model: Model, sizes: Hyperparameters) -> Rope:
-        """What the metadata says. Raises UnsupportedError (X-003) for a scaling that is not known, InvalidError (X-004)."""
+        """What the metadata says. Raises UnsupportedError (X-003) for a scaling that is not known,
+        InvalidError (X-004).
+        """
         keys = keys_of(model)
         pairs = ROTATED_PAIRS[sizes.architecture]
         base = keys.number("rope.freq_base", 10_000.0, above=1.0)
@@ -47,12 +53,23 @@ class Rope:
         if sizes.architecture == "llama" and "rope_freqs.weight" in model:
             frequencies = frequencies / _factors(model, sizes)
         kind = keys.text("rope.scaling.type", "linear")
-        factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 0.0, or_zero=True), or_zero=True) or 1.0
+        factor = (
+            keys.number(
+                "rope.scaling.factor", keys.number("rope.scale_linear", 0.0, or_zero=True), or_zero=True
+            )
+            or 1.0
+        )
         magnitude = keys.number("rope.scaling.attn_factor", 1.0)
         if kind == "none":
             return cls(frequencies, magnitude, pairs)
         if kind not in ("linear", "yarn"):
-            raise keys.unsupported("X-003", "rope.scaling.type", "this way of scaling rotary embeddings is not known", kind, "none, linear, yarn")
+            raise keys.unsupported(
+                "X-003",
+                "rope.scaling.type",
+                "this way of scaling rotary embeddings is not known",
+                kind,
+                "none, linear, yarn",
+            )
         stretched = frequencies / factor
         if kind == "yarn":
             kept = _kept(keys, sizes, base) * keys.number("rope.scaling.yarn_ext_factor", 1.0, or_zero=True)
@@ -63,13 +80,19 @@ class Rope:
     def rotation(self, first: int, n: int) -> Rotation:
         """For the positions first to first + n - 1."""
         angles = np.arange(first, first + n, dtype=np.float64)[:, None, None] * self.frequencies
-        return (np.cos(angles) * self.magnitude).astype(np.float32), (np.sin(angles) * self.magnitude).astype(np.float32)
+        return (np.cos(angles) * self.magnitude).astype(np.float32), (np.sin(angles) * self.magnitude).astype(
+            np.float32
+        )
 
     def rotate(self, x: Floats, rotation: Rotation) -> Floats:
         """x: float32[positions, heads, d], rotated into a new array."""
         cosine, sine = rotation
         half = x.shape[-1] // 2
-        first, second = (slice(0, None, 2), slice(1, None, 2)) if self.pairs == "adjacent" else (slice(0, half), slice(half, None))
+        first, second = (
+            (slice(0, None, 2), slice(1, None, 2))
+            if self.pairs == "adjacent"
+            else (slice(0, half), slice(half, None))
+        )
         rotated = np.empty_like(x)
         a, b = x[..., first], x[..., second]
         rotated[..., first] = a * cosine - b * sine
@@ -83,19 +106,26 @@ def _factors(model: Model, sizes: Hyperparameters) -> Floats:
     factors: Floats = tensor.dequantize().reshape(-1).astype(np.float32)
     if factors.shape != (sizes.head_dim // 2,) or not (np.isfinite(factors) & (factors > 0)).all():
         message = "rope_freqs.weight has not a positive factor for each pair of a head's features"
-        raise InvalidError(model.path, Finding("X-004", message, "$.tensors", found=list(tensor.shape), expected=[sizes.head_dim // 2]))
+        raise InvalidError(
+            model.path,
+            Finding("X-004", message, "$.tensors", found=list(tensor.shape), expected=[sizes.head_dim // 2]),
+        )
     return factors
 
 
 def _kept(keys: Keys, sizes: Hyperparameters, base: float) -> Doubles:
-    """YaRN's ramp, float64[d / 2]: 1 (left as it is) where a pair turns beta_fast times or more in the original context, 0 from beta_slow down."""
+    """YaRN's ramp, float64[d / 2]: 1 (left as it is) where a pair turns beta_fast times or more in the
+    original context, 0 from beta_slow down.
+    """
     original = keys.number("rope.scaling.original_context_length", sizes.context_length)
 
     def pair_that_turns(times: float) -> float:
         return sizes.head_dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(base))
 
     low = max(0, math.floor(pair_that_turns(keys.number("rope.scaling.yarn_beta_fast", 32.0))))
-    high = min(sizes.head_dim - 1, math.ceil(pair_that_turns(keys.number("rope.scaling.yarn_beta_slow", 1.0))))
+    high = min(
+        sizes.head_dim - 1, math.ceil(pair_that_turns(keys.number("rope.scaling.yarn_beta_slow", 1.0)))
+    )
     ramp = (np.arange(sizes.head_dim // 2) - low) / max(0.001, high - low)
     kept: Doubles = 1 - np.clip(ramp, 0, 1)
     return kept

@@ -14,11 +14,13 @@ Floats = NDArray[np.float32]
 
 @dataclass
 class Sampler:
-    """temperature 0 takes the best token; above, one is drawn among those that top_k, top_p and min_p leave, applied in this order.
+    """temperature 0 takes the best token; above, one is drawn among those that top_k, top_p and min_p leave,
+    applied in this order.
 
-    top_k: the k best (0: all). top_p: the fewest best that together have this probability (1: all). min_p: those that have at least this part of the
-    best one's probability (0: all). temperature: divides the logits of what is left. seed: of the random numbers; None for another at every run.
-    Raises UsageError for a value out of range.
+    top_k: the k best (0: all). top_p: the fewest best that together have this probability (1: all). min_p:
+    those that have at least this part of the best one's probability (0: all). temperature: divides the logits
+    of what is left. seed: of the random numbers; None for another at every run. Raises UsageError for a value
+    out of range.
     """
 
     temperature: float = 0.0
@@ -34,7 +36,9 @@ class Sampler:
         if self.top_k < 0 or (self.seed is not None and self.seed < 0):
             raise UsageError(f"top_k and seed are 0 or more, not {self.top_k} and {self.seed}")
         if not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
-            raise UsageError(f"top_p is above 0 and up to 1, min_p between 0 and 1; not {self.top_p} and {self.min_p}")
+            raise UsageError(
+                f"top_p is above 0 and up to 1, min_p between 0 and 1; not {self.top_p} and {self.min_p}"
+            )
         self._random = np.random.default_rng(self.seed)
 
     def pick(self, logits: Floats) -> int:

@@ -1,4 +1,6 @@
-"""SentencePiece's BPE, llama.cpp's tokenizer "llama": the pieces with the best scores are made first, what is no piece is spelt in bytes."""
+"""SentencePiece's BPE, llama.cpp's tokenizer "llama": the pieces with the best scores are made first, what is
+no piece is spelt in bytes.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,17 @@ SPACE = "▁"
 
 
 class SentencePiece:
-    """Text to ids. ids: of every token's text. scores: of every token. unknown: the token for a byte that has none."""
+    """Text to ids. ids: of every token's text. scores: of every token. unknown: the token for a byte that has
+    none.
+    """
 
     def __init__(self, ids: Mapping[str, int], scores: Sequence[float], unknown: int | None) -> None:
         self._ids = ids
         self._scores = scores
-        self._bytes = [ids.get(f"<0x{byte:02X}>", ids.get(chr(byte), unknown) if byte < 128 else unknown) for byte in range(256)]
+        self._bytes = [
+            ids.get(f"<0x{byte:02X}>", ids.get(chr(byte), unknown) if byte < 128 else unknown)
+            for byte in range(256)
+        ]
         self._inside = {pair for text in ids for pair in pairwise(text)}
         self._known: dict[str, list[int]] = {}
 
@@ -26,14 +33,18 @@ class SentencePiece:
         return [token for piece in self._pieces(text.replace(" ", SPACE)) for token in self._ids_of(piece)]
 
     def _pieces(self, text: str) -> list[str]:
-        """The text cut where no token has both neighbours inside: nothing can be merged across, so the pieces are independent of each other."""
+        """The text cut where no token has both neighbours inside: nothing can be merged across, so the pieces
+        are independent of each other.
+        """
         cuts = [0, *(i for i, pair in enumerate(pairwise(text), 1) if pair not in self._inside), len(text)]
         return [text[first:last] for first, last in pairwise(cuts)]
 
     def _ids_of(self, piece: str) -> list[int]:
         known = self._known.get(piece)
         if known is None:
-            known = self._known[piece] = [token for symbol in merge(piece, self._rank) for token in self._spelt(symbol)]
+            known = self._known[piece] = [
+                token for symbol in merge(piece, self._rank) for token in self._spelt(symbol)
+            ]
         return known
 
     def _rank(self, left: str, right: str) -> float | None:

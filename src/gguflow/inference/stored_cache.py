@@ -1,4 +1,6 @@
-"""Keys and values of the tokens so far in files that grow: a RowStore for the keys and one for the values of each layer."""
+"""Keys and values of the tokens so far in files that grow: a RowStore for the keys and one for the values of
+each layer.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,18 @@ class StoredCache:
     length: how many tokens are in it. capacity: how many may be.
     """
 
-    def __init__(self, sizes: Hyperparameters, stores: Sequence[tuple[RowStore, RowStore]], capacity: int) -> None:
-        """Raises UsageError where the stores are not those of the model's layers, or do not hold the same tokens."""
+    def __init__(
+        self, sizes: Hyperparameters, stores: Sequence[tuple[RowStore, RowStore]], capacity: int
+    ) -> None:
+        """Raises UsageError where the stores are not those of the model's layers, or do not hold the same
+        tokens.
+        """
         width = sizes.n_kv_heads * sizes.head_dim
         of_all = [store for pair in stores for store in pair]
         if len(stores) != sizes.n_layers or any(store.width != width for store in of_all):
-            raise UsageError(f"the model has {sizes.n_layers} layers with rows of {width}; the stores are for another")
+            raise UsageError(
+                f"the model has {sizes.n_layers} layers with rows of {width}; the stores are for another"
+            )
         if len({len(store) for store in of_all}) > 1:
             raise UsageError("the stores hold different numbers of tokens: a writer was stopped between them")
         self.capacity = capacity

@@ -1,4 +1,6 @@
-"""Text to token ids and back, as the metadata of a GGUF file defines it; the ids are llama.cpp's (src/llama-vocab.cpp)."""
+"""Text to token ids and back, as the metadata of a GGUF file defines it; the ids are llama.cpp's
+(src/llama-vocab.cpp).
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,40 @@ _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 _WRITTEN = {TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN}
 """Tokens that stand for their text; unused ones, and those of no known type, for nothing."""
 _ENDING_TEXTS = (
-    *("</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "[e~[", "<turn|>", "<end_of_turn>", "<end_of_utterance>", "<｜end▁of▁sentence｜>"),  # noqa: RUF001
-    *(f"<|{name}|>" for name in ("eot_id", "eom_id", "im_end", "end", "return", "call", "calls", "flush", "endoftext", "end_of_text")),
+    *(
+        "</s>",
+        "<eos>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "[e~[",
+        "<turn|>",
+        "<end_of_turn>",
+        "<end_of_utterance>",
+        "<｜end▁of▁sentence｜>",
+    ),  # noqa: RUF001
+    *(
+        f"<|{name}|>"
+        for name in (
+            "eot_id",
+            "eom_id",
+            "im_end",
+            "end",
+            "return",
+            "call",
+            "calls",
+            "flush",
+            "endoftext",
+            "end_of_text",
+        )
+    ),
     *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
     *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"),
 )
-"""Tokens that end a text because of what they are called: llama.cpp's list, with the padding and separators of repositories."""
+"""Tokens that end a text because of what they are called: llama.cpp's list, with the padding and separators
+of repositories.
+"""
 _DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
 """Of files that name no special token, by tokenizer.ggml.model."""
 
@@ -40,19 +70,27 @@ class Special:
 
 
 class Tokenizer:
-    """The tokenizer of an open model. It decodes the whole vocabulary once; `special` holds the ids that frame and end a text."""
+    """The tokenizer of an open model. It decodes the whole vocabulary once; `special` holds the ids that
+    frame and end a text.
+    """
 
     def __init__(self, metadata: Mapping[str, Any], file: str) -> None:
-        """metadata: as an open model has it, judged. file: for messages. Raises UnsupportedError (X-010, X-011), InvalidError (X-004)."""
+        """metadata: as an open model has it, judged. file: for messages. Raises UnsupportedError (X-010,
+        X-011), InvalidError (X-004).
+        """
         keys = Keys(metadata, file, "tokenizer.ggml.")
         kind = keys.text("model", "")
         if kind not in _DEFAULT_IDS:
-            raise keys.unsupported("X-010", "model", "a tokenizer that is not known here", kind, ", ".join(_DEFAULT_IDS))
+            raise keys.unsupported(
+                "X-010", "model", "a tokenizer that is not known here", kind, ", ".join(_DEFAULT_IDS)
+            )
         self._is_byte_level = kind == "gpt2"
         splitter = _splitter(keys) if self._is_byte_level else Splitter((), adds_bos=True)
         self._adds_space = keys.flag("add_space_prefix", not self._is_byte_level)
         self.texts = [text or f"[EMPTY_{token}]" for token, text in enumerate(keys.array("tokens"))]
-        self._types = [int(of_token) for of_token in keys.array("token_type")] or [int(TokenType.NORMAL)] * len(self.texts)
+        self._types = [int(of_token) for of_token in keys.array("token_type")] or [
+            int(TokenType.NORMAL)
+        ] * len(self.texts)
         ids = {text: token for token, text in enumerate(self.texts)}
         ends = [ids[text] for text in _ENDING_TEXTS if text in ids]
         for token in ends:
@@ -60,7 +98,9 @@ class Tokenizer:
         self.special = self._special(keys, _DEFAULT_IDS[kind], splitter, ends)
         sought = {TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED}
         special = [token for token, of_token in enumerate(self._types) if of_token in sought]
-        self._marked = sorted(special, key=lambda token: -len(self.texts[token].encode("utf-8", "surrogateescape")))
+        self._marked = sorted(
+            special, key=lambda token: -len(self.texts[token].encode("utf-8", "surrogateescape"))
+        )
         self.model: BytePair | SentencePiece
         if self._is_byte_level:
             self.model = BytePair(ids, keys.array("merges"), splitter)
@@ -74,14 +114,21 @@ class Tokenizer:
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """The ids of a text.
 
-        add_special: put the first and last token around it that the file asks for. parse_special: "</s>" in the text is that token, not four letters.
-        Raises UsageError for a text that is not Unicode (stray bytes, as Python decodes them).
+        add_special: put the first and last token around it that the file asks for. parse_special: "</s>" in
+        the text is that token, not four letters. Raises UsageError for a text that is not Unicode (stray
+        bytes, as Python decodes them).
         """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise UsageError(f"a text with bytes that are not UTF-8 (at character {error.start}) has no tokens") from error
-        ids = [self.special.bos] if add_special and self.special.adds_bos and self.special.bos is not None else []
+            raise UsageError(
+                f"a text with bytes that are not UTF-8 (at character {error.start}) has no tokens"
+            ) from error
+        ids = (
+            [self.special.bos]
+            if add_special and self.special.adds_bos and self.special.bos is not None
+            else []
+        )
         is_after_special = True
         for part in self._parts(text, parse_special):
             if isinstance(part, int):
@@ -96,7 +143,9 @@ class Tokenizer:
         return ids
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes that a token adds to a text; of one that is no text (control, unknown), none, unless special asks for its name."""
+        """The bytes that a token adds to a text; of one that is no text (control, unknown), none, unless
+        special asks for its name.
+        """
         text, kind = self.texts[token], self._types[token]
         if kind in (TokenType.CONTROL, TokenType.UNKNOWN) and not special:
             return b""
@@ -109,7 +158,9 @@ class Tokenizer:
         return text.encode("utf-8", "surrogateescape") if kind in _WRITTEN else b""
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of some tokens, special ones left out; bytes that are no UTF-8 become U+FFFD. The space before the first word stays."""
+        """The text of some tokens, special ones left out; bytes that are no UTF-8 become U+FFFD. The space
+        before the first word stays.
+        """
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
     def _parts(self, text: str, parse_special: bool) -> list[str | int]:
@@ -129,7 +180,9 @@ class Tokenizer:
             parts = found
         return parts
 
-    def _special(self, keys: Keys, defaults: Mapping[str, int], splitter: Splitter, ends: Sequence[int]) -> Special:
+    def _special(
+        self, keys: Keys, defaults: Mapping[str, int], splitter: Splitter, ends: Sequence[int]
+    ) -> Special:
         """ends: the tokens that end a text by their name."""
         named = (self._id(keys, kind, defaults) for kind in ("eos", "eot", "eom"))
         return Special(
@@ -148,5 +201,7 @@ class Tokenizer:
 def _splitter(keys: Keys) -> Splitter:
     name = keys.text("pre", "default")
     if name not in SPLITTERS:
-        raise keys.unsupported("X-011", "pre", "a pre-tokenizer that is not known here", name, ", ".join(SPLITTERS))
+        raise keys.unsupported(
+            "X-011", "pre", "a pre-tokenizer that is not known here", name, ", ".join(SPLITTERS)
+        )
     return SPLITTERS[name]

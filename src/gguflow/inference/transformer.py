@@ -1,4 +1,6 @@
-"""The forward pass of Llama, Qwen2 and Qwen3 over mapped tensors: what each block computes, and the order of blocks."""
+"""The forward pass of Llama, Qwen2 and Qwen3 over mapped tensors: what each block computes, and the order of
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,20 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 PIECE = 128
-"""Tokens that go through the layers together: enough that decoding a block of weights counts little, few enough that scores and logits stay small."""
+"""Tokens that go through the layers together: enough that decoding a block of weights counts little, few
+enough that scores and logits stay small.
+"""
 
 
 class Transformer:
-    """A model that can be run. sizes: its hyper-parameters. It holds the map, norms and biases, and nothing of a sequence: that is the cache's."""
+    """A model that can be run. sizes: its hyper-parameters. It holds the map, norms and biases, and nothing
+    of a sequence: that is the cache's.
+    """
 
     def __init__(self, model: Model, *, activations: str = "float32", threads: int = 1) -> None:
-        """model: open, and open for as long as this is used. Raises UnsupportedError (X-001 to X-003), InvalidError (X-004)."""
+        """model: open, and open for as long as this is used. Raises UnsupportedError (X-001 to X-003),
+        InvalidError (X-004).
+        """
         self.sizes = Hyperparameters.of(model)
         self._rope = Rope.of(model, self.sizes)
         self._weights = Weights.of(model, self.sizes, Products(activations, threads))
@@ -38,7 +46,9 @@ class Transformer:
         return Cache(self.sizes, capacity, format)
 
     def read(self, tokens: Sequence[int], cache: KeysAndValues) -> Floats:
-        """Read tokens that follow those in the cache; what follows the last: logits, float32[n_tokens]. Raises UsageError as `forward`."""
+        """Read tokens that follow those in the cache; what follows the last: logits, float32[n_tokens].
+        Raises UsageError as `forward`.
+        """
         if not tokens:
             raise UsageError("there is no token to read: an empty text says nothing about what follows")
         last = (len(tokens) - 1) // PIECE * PIECE
@@ -48,17 +58,24 @@ class Transformer:
         return logits
 
     def forward(self, tokens: Sequence[int], cache: KeysAndValues, n_outputs: int) -> Floats:
-        """Read tokens that follow those in the cache, all at once; the logits after each of the last n_outputs: float32[n_outputs, n_tokens].
+        """Read tokens that follow those in the cache, all at once; the logits after each of the last
+        n_outputs: float32[n_outputs, n_tokens].
 
-        Raises UsageError for a token outside of the vocabulary and a full cache, NonFiniteError where the model computes NaN or infinity.
+        Raises UsageError for a token outside of the vocabulary and a full cache, NonFiniteError where the
+        model computes NaN or infinity.
         """
         outside = [token for token in tokens if not 0 <= token < self.sizes.n_tokens]
         if outside:
-            raise UsageError(f"token {outside[0]} is outside of the vocabulary, which has {self.sizes.n_tokens}")
+            raise UsageError(
+                f"token {outside[0]} is outside of the vocabulary, which has {self.sizes.n_tokens}"
+            )
         with np.errstate(over="ignore", invalid="ignore"):  # judged by what comes out
             logits = self._logits(tokens, cache, n_outputs)
         if not np.isfinite(logits).all():
-            raise NonFiniteError("the model computes logits that are NaN or infinite", int(np.flatnonzero(~np.isfinite(logits))[0]))
+            raise NonFiniteError(
+                "the model computes logits that are NaN or infinite",
+                int(np.flatnonzero(~np.isfinite(logits))[0]),
+            )
         return logits
 
     def _logits(self, tokens: Sequence[int], cache: KeysAndValues, n_outputs: int) -> Floats:
@@ -72,10 +89,14 @@ class Transformer:
         return self._weights.output(self._norm(x[len(tokens) - n_outputs :], self._weights.output_norm))
 
     def _attention(self, i: int, layer: Layer, h: Floats, rotation: Rotation, cache: KeysAndValues) -> Floats:
-        """h: float32[n, hidden], normalized. Queries and keys are (in Qwen3) normalized per head, and rotated."""
+        """h: float32[n, hidden], normalized. Queries and keys are (in Qwen3) normalized per head, and
+        rotated.
+        """
         n, width = len(h), self.sizes.head_dim
         queries = layer.query(h).reshape(n, self.sizes.n_heads, width)
-        keys, values = (project(h).reshape(n, self.sizes.n_kv_heads, width) for project in (layer.key, layer.value))
+        keys, values = (
+            project(h).reshape(n, self.sizes.n_kv_heads, width) for project in (layer.key, layer.value)
+        )
         if layer.query_norm is not None:
             queries = self._norm(queries, layer.query_norm)
         if layer.key_norm is not None:
@@ -93,5 +114,7 @@ class Transformer:
 
 def silu(x: Floats) -> Floats:
     """x * sigmoid(x)."""
-    quotient: Floats = x / (1 + np.exp(-x))  # exp overflows for very negative x, and the quotient is the 0 that it should be
+    quotient: Floats = x / (
+        1 + np.exp(-x)
+    )  # exp overflows for very negative x, and the quotient is the 0 that it should be
     return quotient

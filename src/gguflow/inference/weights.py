@@ -1,4 +1,6 @@
-"""Which tensor of the file is what in a decoder. Matrices stay packed in the map; only norms and biases, a few rows, are decoded."""
+"""Which tensor of the file is what in a decoder. Matrices stay packed in the map; only norms and biases, a
+few rows, are decoded.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Products:
-    """How products with packed matrices are computed. activations: "float32", or "int8" as llama.cpp does it. threads: for each product."""
+    """How products with packed matrices are computed. activations: "float32", or "int8" as llama.cpp does it.
+    threads: for each product.
+    """
 
     activations: str = "float32"
     threads: int = 1
@@ -57,7 +61,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
-    """All of a decoder. output: the embedding matrix once more, where the file has no output matrix (tied embeddings)."""
+    """All of a decoder. output: the embedding matrix once more, where the file has no output matrix (tied
+    embeddings).
+    """
 
     embedding: Tensor
     layers: tuple[Layer, ...]

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import floats_before_line
-from gguflow.kernels.lanes import bits_float, float_bits, load, load_u16, prefetch, store_onward, store_u16, where
+from gguflow.kernels.lanes import (
+    bits_float,
+    float_bits,
+    load,
+    load_u16,
+    prefetch,
+    store_onward,
+    store_u16,
+    where,
+)
 from gguflow.kernels.policy import kernel
 
 i32 = np.int32

@@ -1,7 +1,8 @@
 """Codes of 1 to 8 bits into bytes and back, most significant bit first; and five trits to a byte.
 
-The first code of a run stands in the highest bits of its first byte, so four-bit codes go high nibble first; a run begins with a byte, and the
-bits that are left in its last byte are zero. So the codes of a run are the digits of one long number, which is how the grammar reads them.
+The first code of a run stands in the highest bits of its first byte, so four-bit codes go high nibble first;
+a run begins with a byte, and the bits that are left in its last byte are zero. So the codes of a run are the
+digits of one long number, which is how the grammar reads them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.lanes import even_lanes, interleave_high, interleave_low, load_i32, load_u8, odd_lanes, store_i32, store_u8, unowned
+from gguflow.kernels.lanes import (
+    even_lanes,
+    interleave_high,
+    interleave_low,
+    load_i32,
+    load_u8,
+    odd_lanes,
+    store_i32,
+    store_u8,
+    unowned,
+)
 from gguflow.kernels.policy import helper, kernel
 
 u8 = np.uint8
@@ -28,7 +39,8 @@ def pack_word(codes: Any, i: int, count: int, bits: int) -> Any:
 
 @helper
 def pack_64(codes: Any, i: int, bits: int, quads: Any, out: Any, o: int) -> None:
-    """64 codes into 8 * bits bytes. Neighbours are joined in pairs, pairs in fours, on lanes; fours in eights, which are whole bytes, one by one.
+    """64 codes into 8 * bits bytes. Neighbours are joined in pairs, pairs in fours, on lanes; fours in
+    eights, which are whole bytes, one by one.
 
     quads: int32[16], overwritten.
     """
@@ -43,7 +55,9 @@ def pack_64(codes: Any, i: int, bits: int, quads: Any, out: Any, o: int) -> None
 
 @helper
 def joined_pairs(a: Any, b: Any, bits: int) -> Any:
-    """Neighbouring lanes of a, then of b, side by side in one: the first above the second, which has `bits` bits."""
+    """Neighbouring lanes of a, then of b, side by side in one: the first above the second, which has `bits`
+    bits.
+    """
     return (even_lanes(a, b) << bits) | odd_lanes(a, b)
 
 
@@ -144,7 +158,9 @@ def unpack(packed: Any, run: int, bits: int, codes: Any) -> None:
 
 @kernel
 def pack_trits(codes: Any, run: int, out: Any) -> None:
-    """Whole runs of codes 0, 1, 2: five to a byte as the digits of a number below 243, the first the highest; missing ones are zero."""
+    """Whole runs of codes 0, 1, 2: five to a byte as the digits of a number below 243, the first the highest;
+    missing ones are zero.
+    """
     run_bytes = (run + 4) // 5
     for r in range(out.size // run_bytes):
         for k in range(run_bytes):

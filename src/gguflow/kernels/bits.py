@@ -1,7 +1,8 @@
 """Bit-level arithmetic shared by kernels: half precision, bfloat16, ggml's rounding, bytes.
 
-Half precision is done on integers: LLVM's own conversions call a run-time function where the processor has no F16C, the JIT does not resolve it,
-and the process dies. Every function here is held equal to NumPy on all 65,536 halves, and on boundary and random floats, by tests.
+Half precision is done on integers: LLVM's own conversions call a run-time function where the processor has no
+F16C, the JIT does not resolve it, and the process dies. Every function here is held equal to NumPy on all
+65,536 halves, and on boundary and random floats, by tests.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from gguflow.kernels.policy import kernel
 f32 = np.float32
 i32 = np.int32
 
-_ROUNDER = f32(12582912.0)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of the fraction
+_ROUNDER = f32(
+    12582912.0
+)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of the fraction
 
 
 @kernel
 def nearest_int(v: Any) -> Any:
     """ggml's nearest_int, on lanes: the nearest integer, ties to even, for |v| < 2**22.
 
-    Beyond that, and for NaN, it gives what ggml gives (the low 23 bits of the sum, less 2**22): encoders clamp it afterwards, and adversarial
-    blocks must come out with the same bytes.
+    Beyond that, and for NaN, it gives what ggml gives (the low 23 bits of the sum, less 2**22): encoders
+    clamp it afterwards, and adversarial blocks must come out with the same bytes.
     """
     return (float_bits(v + _ROUNDER) & i32(0x7FFFFF)) - i32(0x400000)
 
@@ -39,14 +42,17 @@ def nearest_int_scalar(v: Any) -> Any:
 def round_half_away(v: Any) -> Any:
     """C's roundf on lanes, as integers, for |v| < 2**22: nearest, ties away from zero.
 
-    Toward zero after adding the largest float below a half: the sum rounds up to the next integer from the tie on, and never before it.
+    Toward zero after adding the largest float below a half: the sum rounds up to the next integer from the
+    tie on, and never before it.
     """
     return to_int(v + bits_float((float_bits(v) & i32(-0x80000000)) | 0x3EFFFFFF))
 
 
 @kernel
 def half_to_float(h: Any) -> Any:
-    """Lanes of 16-bit half patterns (0 to 65535) to float lanes; exact. A NaN keeps its payload and becomes quiet, as in hardware."""
+    """Lanes of 16-bit half patterns (0 to 65535) to float lanes; exact. A NaN keeps its payload and becomes
+    quiet, as in hardware.
+    """
     magnitude = (h & 0x7FFF) << 13
     exponent = magnitude & 0x0F800000
     normal = magnitude + ((127 - 15) << 23)
@@ -59,12 +65,16 @@ def half_to_float(h: Any) -> Any:
 
 @kernel
 def float_to_half(v: Any) -> Any:
-    """Float lanes to half patterns: nearest, ties to even; overflow to infinity; NaN to a quiet NaN with its sign."""
+    """Float lanes to half patterns: nearest, ties to even; overflow to infinity; NaN to a quiet NaN with its
+    sign.
+    """
     bits = float_bits(v)
     sign = (bits >> 16) & 0x8000
     magnitude = bits & 0x7FFFFFFF
     large = where(magnitude > 0x7F800000, splat(0x7E00), splat(0x7C00))
-    shifted = float_bits(bits_float(magnitude) + f32(0.5)) - 0x3F000000  # the adder rounds at the subnormal step
+    shifted = (
+        float_bits(bits_float(magnitude) + f32(0.5)) - 0x3F000000
+    )  # the adder rounds at the subnormal step
     rounded = (magnitude + 0xFFF + ((magnitude >> 13) & 1) - 0x38000000) >> 13
     half = where(magnitude >= 0x47800000, large, where(magnitude < 0x38800000, shifted, rounded))
     return half | sign
@@ -81,7 +91,9 @@ def half_to_float_scalar(h: Any) -> Any:
         quiet = i32(0x400000) if fraction != i32(0) else i32(0)
         return bits_float(i32(sign | i32(0x7F800000) | quiet | (fraction << i32(13))))
     if exponent == i32(0):
-        return bits_float(i32(sign | float_bits(f32(fraction) * f32(5.9604644775390625e-08))))  # fraction * 2**-24, exact
+        return bits_float(
+            i32(sign | float_bits(f32(fraction) * f32(5.9604644775390625e-08)))
+        )  # fraction * 2**-24, exact
     return bits_float(i32(sign | ((exponent + i32(112)) << i32(23)) | (fraction << i32(13))))
 
 
@@ -109,7 +121,9 @@ def load_half(blocks: Any, i: Any) -> Any:
 
 @kernel
 def store_half(out: Any, i: Any, value: Any) -> Any:
-    """Write float32 `value` as a little-endian half to byte i of a flat uint8 array; returns what a reader will get: the rounded float32."""
+    """Write float32 `value` as a little-endian half to byte i of a flat uint8 array; returns what a reader
+    will get: the rounded float32.
+    """
     half = float_to_half_scalar(value)
     store_u16_scalar(out, i, half)
     return half_to_float_scalar(half)
@@ -124,5 +138,7 @@ def store_u16_scalar(out: Any, i: Any, word: Any) -> None:
 
 @kernel
 def floats_before_line(out: Any) -> Any:
-    """How many elements of a float32 array come before its first cache line of 64 bytes: stores of 16 that start there straddle no lines."""
+    """How many elements of a float32 array come before its first cache line of 64 bytes: stores of 16 that
+    start there straddle no lines.
+    """
     return min(out.size, (-out.ctypes.data % 64) // 4)

@@ -1,4 +1,6 @@
-"""Peaks, ranges and sums of magnitudes of blocks, on lanes. Extremes are the same in any order; the order of the sums is stated."""
+"""Peaks, ranges and sums of magnitudes of blocks, on lanes. Extremes are the same in any order; the order of
+the sums is stated.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ MAGNITUDE = 0x7FFFFFFF
 def peak_of(x: Any, start: int, stop: int) -> Any:
     """The largest magnitude; NaN where there is a NaN.
 
-    Magnitudes are compared as the integers of their bits, which has the order of the numbers, with NaN above infinity: nothing is lost, at no cost.
+    Magnitudes are compared as the integers of their bits, which has the order of the numbers, with NaN above
+    infinity: nothing is lost, at no cost.
     """
     best = splat(i32(0))
     i = start
@@ -57,7 +60,9 @@ def bottom_and_top_of(x: Any, start: int, stop: int, bottom: Any, top: Any) -> A
 
 @helper
 def sum_of_magnitudes(x: Any, start: int, stop: int) -> Any:
-    """Sixteen sums, of every sixteenth weight of the whole sixteens; these added from the first to the last; then the weights that are left."""
+    """Sixteen sums, of every sixteenth weight of the whole sixteens; these added from the first to the last;
+    then the weights that are left.
+    """
     sums = splat(f32(0))
     i = start
     while i + 16 <= stop:
@@ -83,7 +88,9 @@ def peaks(x: Any, block: int, out: Any) -> None:
 def ranges(x: Any, block: int, bottoms: Any, tops: Any) -> None:
     """Smallest and largest weight of each block."""
     for b in range(tops.size):
-        bottoms[b], tops[b] = bottom_and_top_of(x, b * block, min(b * block + block, x.size), x[b * block], x[b * block])
+        bottoms[b], tops[b] = bottom_and_top_of(
+            x, b * block, min(b * block + block, x.size), x[b * block], x[b * block]
+        )
 
 
 @kernel

@@ -1,7 +1,8 @@
 """Floats as byte planes and back: each word rotated left by one bit, then its bytes apart, the highest first.
 
-The rotation takes the sign to the other end, so that the first plane of a bfloat16 or binary32 is its exponent and nothing else; of a binary16 the
-exponent and three bits of the fraction. Exponents of weights are few and far from equally frequent; the other planes are noise.
+The rotation takes the sign to the other end, so that the first plane of a bfloat16 or binary32 is its
+exponent and nothing else; of a binary16 the exponent and three bits of the fraction. Exponents of weights are
+few and far from equally frequent; the other planes are noise.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.lanes import bits_float, load_u8, load_u16, load_u32, store, store_u8, store_u16, store_u32
+from gguflow.kernels.lanes import (
+    bits_float,
+    load_u8,
+    load_u16,
+    load_u32,
+    store,
+    store_u8,
+    store_u16,
+    store_u32,
+)
 from gguflow.kernels.policy import helper, kernel
 
 u8 = np.uint8
@@ -50,7 +60,9 @@ def split(words: Any, size: int, planes: Any) -> None:
 
 @kernel
 def merge(planes: Any, words: Any) -> None:
-    """The inverse of `split`. planes: a tuple of read-only uint8[n], one for each byte. words: uint8[n * len(planes)], written."""
+    """The inverse of `split`. planes: a tuple of read-only uint8[n], one for each byte. words: uint8[n *
+    len(planes)], written.
+    """
     size, n = len(planes), planes[0].size
     i = 0
     if size == 2:

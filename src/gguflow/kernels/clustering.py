@@ -1,7 +1,9 @@
-"""Codebooks learned from weights: clusters of numbers on a line, in integers, so that no order of summing can show.
+"""Codebooks learned from weights: clusters of numbers on a line, in integers, so that no order of summing can
+show.
 
-Numbers come ascending, with weights; prefix sums make the mean of any run of them two subtractions and a division. The clusters begin as buckets
-of equal weight; each round moves every boundary halfway between the means of its neighbours (Lloyd), until nothing moves.
+Numbers come ascending, with weights; prefix sums make the mean of any run of them two subtractions and a
+division. The clusters begin as buckets of equal weight; each round moves every boundary halfway between the
+means of its neighbours (Lloyd), until nothing moves.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def first_at_least(ascending: Any, target: Any) -> Any:
 
 @kernel
 def learn(values: Any, weights: Any, rounds: int, centres: Any) -> None:
-    """values int64[n], ascending; weights int64[n], none negative, not all zero. centres int64[k], written: means rounded down, ascending.
+    """values int64[n], ascending; weights int64[n], none negative, not all zero. centres int64[k], written:
+    means rounded down, ascending.
 
     A bucket without weight has the value where it begins (the last value, beyond the end).
     """
@@ -76,8 +79,9 @@ def learn_rows(values: Any, weights: Any, rounds: int, centres: Any) -> None:
 def count(x: Any, block: int, factors: Any, importance: Any, counts: Any) -> None:
     """Add the importance of each weight to the place of its value in a histogram.
 
-    x: float32, flat. factors: float32, each block's values are multiplied by; used in turn. importance: int64, of each column, used in turn.
-    counts: int64[groups, 65536], block b adds to group b % groups; places are those of `bfloat16` keys, ascending with the value.
+    x: float32, flat. factors: float32, each block's values are multiplied by; used in turn. importance:
+    int64, of each column, used in turn. counts: int64[groups, 65536], block b adds to group b % groups;
+    places are those of `bfloat16` keys, ascending with the value.
     """
     n_groups = counts.shape[0]
     for i in range(x.size):

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.bits import float_to_half, float_to_half_scalar, floats_before_line, half_to_float, load_half
+from gguflow.kernels.bits import (
+    float_to_half,
+    float_to_half_scalar,
+    floats_before_line,
+    half_to_float,
+    load_half,
+)
 from gguflow.kernels.lanes import load, load_u16, prefetch, store_onward, store_u16
 from gguflow.kernels.policy import kernel
 

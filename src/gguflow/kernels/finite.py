@@ -30,9 +30,11 @@ def first_non_finite(x: Any) -> Any:
 
 @helper
 def is_finite(x: Any, first: int, n: int) -> Any:
-    """Whether weights first ... first + n - 1 of x are numbers; n: a multiple of 16. No branch for a single weight.
+    """Whether weights first ... first + n - 1 of x are numbers; n: a multiple of 16. No branch for a single
+    weight.
 
-    Encoders ask it of each batch just before they read it: the batch is then in the first-level cache, and the answer costs next to nothing.
+    Encoders ask it of each batch just before they read it: the batch is then in the first-level cache, and
+    the answer costs next to nothing.
     """
     worst = splat(0)
     for i in range(first, first + n, 16):

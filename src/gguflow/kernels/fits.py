@@ -1,7 +1,9 @@
-"""The searches of `gguflow.blocks.fits` on lanes: 16 groups of weights at once, each lane in the scalar order of operations.
+"""The searches of `gguflow.blocks.fits` on lanes: 16 groups of weights at once, each lane in the scalar order
+of operations.
 
-Arrays of lanes are flat float32: vector i is at 16 * i. A group's state is a vector; its n weights are n vectors. The searches take finite weights;
-what becomes of overflow on the way is ggml's, to the bit. A lane that a scalar program would have left early runs on, and its results are masked.
+Arrays of lanes are flat float32: vector i is at 16 * i. A group's state is a vector; its n weights are n
+vectors. The searches take finite weights; what becomes of overflow on the way is ggml's, to the bit. A lane
+that a scalar program would have left early runs on, and its results are masked.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Extent(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The best trial so far, as lanes: its codes are nearest_int(inverse * (x - base)), x is about scale * code + low."""
+    """The best trial so far, as lanes: its codes are nearest_int(inverse * (x - base)), x is about scale *
+    code + low.
+    """
 
     error: Any
     scale: Any
@@ -64,10 +68,14 @@ class Fit(NamedTuple):
 
 
 @helper
-def fit_scale_min(x: Any, w: Any, codes: Any, n: int, n_max: int, first: Any, step: Any, last: int, absolute: bool) -> Any:
-    """fits.fit_scale_min for twice 16 groups of n weights: a trial waits for the one before it, so two chains of trials share the processor.
+def fit_scale_min(
+    x: Any, w: Any, codes: Any, n: int, n_max: int, first: Any, step: Any, last: int, absolute: bool
+) -> Any:
+    """fits.fit_scale_min for twice 16 groups of n weights: a trial waits for the one before it, so two chains
+    of trials share the processor.
 
-    x, w: float32[2 * n * 16]. codes: scratch of that size. first, step, last: the ladder. Returns two Fits; its `low` is -minimum.
+    x, w: float32[2 * n * 16]. codes: scratch of that size. first, step, last: the ladder. Returns two Fits;
+    its `low` is -minimum.
     """
     extent_a = measure(x, w, 0, n)
     extent_b = measure(x, w, 16 * n, n)
@@ -78,7 +86,9 @@ def fit_scale_min(x: Any, w: Any, codes: Any, n: int, n_max: int, first: Any, st
         inverse_a = divisions / span(extent_a, fit_a)
         inverse_b = divisions / span(extent_b, fit_b)
         if is_small(extent_a, fit_a, inverse_a) and is_small(extent_b, fit_b, inverse_b):
-            sums_a, sums_b = try_small_codes(x, w, codes, n, n_max, inverse_a, fit_a.low, inverse_b, fit_b.low)
+            sums_a, sums_b = try_small_codes(
+                x, w, codes, n, n_max, inverse_a, fit_a.low, inverse_b, fit_b.low
+            )
         else:
             sums_a, sums_b = try_codes(x, w, codes, n, n_max, inverse_a, fit_a.low, inverse_b, fit_b.low)
         if k < 0:  # the scale that the range suggests, as it is
@@ -136,7 +146,9 @@ def is_small(extent: Any, fit: Any, inverse: Any) -> Any:
 
 
 @helper
-def try_small_codes(x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, low_a: Any, inverse_b: Any, low_b: Any) -> Any:
+def try_small_codes(
+    x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, low_a: Any, inverse_b: Any, low_b: Any
+) -> Any:
     """The codes of a trial, and their sums for `solve`."""
     zero = splat(f32(0))
     sums_a = zero, zero, zero
@@ -149,7 +161,9 @@ def try_small_codes(x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: A
 
 
 @helper
-def try_codes(x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, low_a: Any, inverse_b: Any, low_b: Any) -> Any:
+def try_codes(
+    x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, low_a: Any, inverse_b: Any, low_b: Any
+) -> Any:
     """As try_small_codes, for all that binary32 can hold."""
     zero = splat(f32(0))
     sums_a = zero, zero, zero
@@ -177,12 +191,16 @@ def solve(extent: Any, sums: Any) -> Any:
     determinant = extent.sum_w * sum_l2 - sum_l * sum_l
     low = (sum_l2 * extent.sum_x - sum_l * sum_xl) / determinant
     above = low > f32(0)
-    scale = where(above, sum_xl, extent.sum_w * sum_xl - extent.sum_x * sum_l) / where(above, sum_l2, determinant)
+    scale = where(above, sum_xl, extent.sum_w * sum_xl - extent.sum_x * sum_l) / where(
+        above, sum_l2, determinant
+    )
     return scale, where(above, f32(0), low), extent.alive & (determinant > f32(0))
 
 
 @helper
-def weighted_errors(x: Any, w: Any, codes: Any, n: int, scale_a: Any, low_a: Any, scale_b: Any, low_b: Any, absolute: bool) -> Any:
+def weighted_errors(
+    x: Any, w: Any, codes: Any, n: int, scale_a: Any, low_a: Any, scale_b: Any, low_b: Any, absolute: bool
+) -> Any:
     """Sums of w * |scale * code + low - x|, squared unless `absolute`."""
     error_a = splat(f32(0))
     error_b = splat(f32(0))
@@ -223,9 +241,11 @@ def largest_magnitude(x: Any, n: int) -> Any:
 
 @helper
 def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int, finite: bool) -> Any:
-    """fits.fit_symmetric for 16 groups of n weights. x, w: float32[n * 16]. wx: scratch, float32[n * 16]. finite: no NaN or infinity in x.
+    """fits.fit_symmetric for 16 groups of n weights. x, w: float32[n * 16]. wx: scratch, float32[n * 16].
+    finite: no NaN or infinity in x.
 
-    Returns lanes (scale, inverse): the codes are nearest_int(inverse * x) in [-n_max, n_max - 1], plus n_max; where inverse is 0, all 0.
+    Returns lanes (scale, inverse): the codes are nearest_int(inverse * x) in [-n_max, n_max - 1], plus n_max;
+    where inverse is 0, all 0.
     """
     for i in range(n):
         store(wx, 16 * i, load(w, 16 * i) * load(x, 16 * i))
@@ -250,7 +270,9 @@ def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int, finite: bool) -> 
 
 @helper
 def symmetric_sums(x: Any, w: Any, wx: Any, n: int, n_max: int, inverse: Any, finite: bool) -> Any:
-    """Sums of w * x * code and w * code**2. No x is larger than the one that `inverse` maps to about n_max, so finite ones give small codes."""
+    """Sums of w * x * code and w * code**2. No x is larger than the one that `inverse` maps to about n_max,
+    so finite ones give small codes.
+    """
     sum_lx = splat(f32(0))
     sum_l2 = splat(f32(0))
     for i in range(n):
@@ -280,7 +302,9 @@ def fit_by_descent(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
 
 @helper
 def fit_positive(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
-    """fits.fit_positive for 16 groups of n. x, w: float32[n * 16]. Writes codes (0 to 255), returns the lanes of scales."""
+    """fits.fit_positive for 16 groups of n. x, w: float32[n * 16]. Writes codes (0 to 255), returns the lanes
+    of scales.
+    """
     top = splat(f32(0))
     for i in range(n):
         v = load(x, 16 * i)
@@ -344,7 +368,9 @@ def descend(x: Any, w: Any, codes: Any, n: int, lowest: int, highest: int, bits:
             number = clamp(nearest_int(v * rest_l2 / rest_lx), lowest, highest)
             new = to_float(number)
             candidate = (rest_lx > f32(0)) & (rest_l2 > rest_above) & (new != q)
-            if mask_bits(candidate) == 0:  # mostly so, and a predicted branch lets the next weight start before this division ends
+            if (
+                mask_bits(candidate) == 0
+            ):  # mostly so, and a predicted branch lets the next weight start before this division ends
                 continue
             new_lx = rest_lx + u * v * new
             new_l2 = rest_l2 + u * new * new

@@ -1,4 +1,6 @@
-"""E2M1 on lanes, the 4-bit float of MXFP4 and NVFP4: a sign and eight magnitudes, here doubled: 0, 1, 2, 3, 4, 6, 8, 12."""
+"""E2M1 on lanes, the 4-bit float of MXFP4 and NVFP4: a sign and eight magnitudes, here doubled: 0, 1, 2, 3,
+4, 6, 8, 12.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ i32 = np.int32
 
 @kernel
 def nearest_codes(v: Any, d: Any) -> Any:
-    """The code whose value, times d, is nearest to each lane of v; ties to the smaller magnitude. d: float32 scalar, zero gives codes of zero.
+    """The code whose value, times d, is nearest to each lane of v; ties to the smaller magnitude. d: float32
+    scalar, zero gives codes of zero.
 
-    d has few bits, so the midpoints between neighbours are exact, and comparing with them decides as comparing ggml's rounded errors does, as long
-    as |v| < 2**24 d (`nearest_codes_by_error` for the rest). The three bits of a code are three comparisons, each with the middle of what is left.
+    d has few bits, so the midpoints between neighbours are exact, and comparing with them decides as
+    comparing ggml's rounded errors does, as long as |v| < 2**24 d (`nearest_codes_by_error` for the rest).
+    The three bits of a code are three comparisons, each with the middle of what is left.
     """
     step = d if d > f32(0) else f32(np.inf)
     size = vabs(v)
@@ -35,8 +39,8 @@ def nearest_codes(v: Any, d: Any) -> Any:
 def nearest_codes_of_scaled(v: Any) -> Any:
     """The code nearest to each lane of v, |v| < 16, as above with d = 1, out of the bits of v.
 
-    From 2 on, a magnitude is an exponent and one bit of fraction: adding just under half of the last bit, then cutting, rounds with ties down.
-    Below 2 that gives too little, and two comparisons give the code.
+    From 2 on, a magnitude is an exponent and one bit of fraction: adding just under half of the last bit,
+    then cutting, rounds with ties down. Below 2 that gives too little, and two comparisons give the code.
     """
     size = vabs(v)
     normal = shift_right_signed(float_bits(size) + (0x1FFFFF - (254 << 22)), 22)
@@ -47,7 +51,9 @@ def nearest_codes_of_scaled(v: Any) -> Any:
 
 @kernel
 def nearest_codes_by_error(v: Any, d: Any) -> Any:
-    """As nearest_codes, by ggml's own comparison: the first code with the smallest |value * d - v|, each rounded to binary32."""
+    """As nearest_codes, by ggml's own comparison: the first code with the smallest |value * d - v|, each
+    rounded to binary32.
+    """
     size = vabs(v)
     best = size
     code = splat(0)
@@ -66,7 +72,9 @@ def with_sign(code: Any, v: Any) -> Any:
 
 @kernel
 def magnitude(code: Any) -> Any:
-    """Float lanes of the doubled magnitude of codes 0 to 7: from 2 on, the code is the exponent and one bit of fraction of a binary32."""
+    """Float lanes of the doubled magnitude of codes 0 to 7: from 2 on, the code is the exponent and one bit
+    of fraction of a binary32.
+    """
     return where(code < 2, to_float(code), bits_float((code << 22) + (127 << 23)))
 
 

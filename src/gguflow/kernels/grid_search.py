@@ -1,10 +1,13 @@
-"""The search of `gguflow.blocks.grid_search` on lanes, a trial scale per lane: 13, 19 or 31 of them, each with the scalar order of sums.
+"""The search of `gguflow.blocks.grid_search` on lanes, a trial scale per lane: 13, 19 or 31 of them, each
+with the scalar order of sums.
 
-What is slow in ggml is the walk over the neighbours of a combination of levels that is not on the grid. Here what a level costs a weight is computed
-once per trial; the distance to a neighbour is then 8 (or 4) additions for 16 trials. As trial scales are close together, most trials of a group have
-the same combination, and walk together.
+What is slow in ggml is the walk over the neighbours of a combination of levels that is not on the grid. Here
+what a level costs a weight is computed once per trial; the distance to a neighbour is then 8 (or 4) additions
+for 16 trials. As trial scales are close together, most trials of a group have the same combination, and walk
+together.
 
-The lists of neighbours are derived from the grid at first use (`tables`): ggml's take seconds, these some hundredths of a second.
+The lists of neighbours are derived from the grid at first use (`tables`): ggml's take seconds, these some
+hundredths of a second.
 """
 
 from __future__ import annotations
@@ -49,7 +52,8 @@ class Tables(NamedTuple):
     """A grid, ready to be searched. A code is a combination of levels, packed as `Grid.codes`.
 
     point: int32[codes], the number of the grid point with this code, or -1.
-    first, last: int32[codes], where a code that is not on the grid has its neighbours; both 0 for one that is.
+    first, last: int32[codes], where a code that is not on the grid has its neighbours; both 0 for one that
+    is.
     neighbours: uint16, codes of grid points.
     """
 
@@ -75,8 +79,9 @@ class Search(NamedTuple):
     positive_fit: bool
 
 
-# The search of a super-block leaves its results, and keeps its scratch, in two arrays: a float32 `work` and an int32 `codes` (a tuple of arrays
-# would have its members' reference counts changed all the time). Where things begin:
+# The search of a super-block leaves its results, and keeps its scratch, in two arrays: a float32 `work` and
+# an int32 `codes` (a tuple of arrays would have its members' reference counts changed all the time). Where
+# things begin:
 V = 0  # 256 magnitudes
 W = V + 256  # 256 error weights
 ROOT_W = W + 256  # their roots
@@ -110,7 +115,8 @@ def parameters(search: reference.Search) -> Search:
     )
 
 
-# --- neighbours ----------------------------------------------------------------------------------------------------------------------------------
+# --- neighbours
+# ----------------------------------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -120,12 +126,18 @@ def tables(name: str) -> Tables:
     half_bits = points.group * points.level_bits // 2
     index = np.full(1 << 2 * half_bits, -1, np.int32)
     index[points.codes] = np.arange(len(points.codes))
-    first, last, neighbours = _list_neighbours(points.codes, index, _half_distances(points), half_bits, points.shells)
-    return Tables(index, first, last, np.append(neighbours, np.zeros(15, np.uint16)))  # whole vectors may be read
+    first, last, neighbours = _list_neighbours(
+        points.codes, index, _half_distances(points), half_bits, points.shells
+    )
+    return Tables(
+        index, first, last, np.append(neighbours, np.zeros(15, np.uint16))
+    )  # whole vectors may be read
 
 
 def _half_distances(points: Grid) -> NDArray[np.int32]:
-    """int32[m, m]: the squared distance between two halves of a code; -1 from a half with a level that does not exist."""
+    """int32[m, m]: the squared distance between two halves of a code; -1 from a half with a level that does
+    not exist.
+    """
     codes = np.arange(1 << points.group * points.level_bits // 2)
     levels = points.unpack(codes)[:, : points.group // 2].astype(np.int32)
     distances: NDArray[np.int32] = ((levels[:, None] - levels[None]) ** 2).sum(axis=2).astype(np.int32)
@@ -175,10 +187,23 @@ def _list_neighbours(codes: Any, index: Any, half_distances: Any, half_bits: int
 
 
 @kernel
-def to_grid(codes: Any, active: Any, scale: Any, work: Any, at: Any, group: int, level_bits: int, first: Any, last: Any, neighbours: Any) -> Any:
-    """reference.to_grid on lanes: a group, whose weights are work[V + at], ..., in 16 trials. The last three are a `Tables`, taken apart.
+def to_grid(
+    codes: Any,
+    active: Any,
+    scale: Any,
+    work: Any,
+    at: Any,
+    group: int,
+    level_bits: int,
+    first: Any,
+    last: Any,
+    neighbours: Any,
+) -> Any:
+    """reference.to_grid on lanes: a group, whose weights are work[V + at], ..., in 16 trials. The last three
+    are a `Tables`, taken apart.
 
-    codes, scale: of each trial. active: bit set of the trials that matter. Returns codes on the grid, and the bit set of those that had been off.
+    codes, scale: of each trial. active: bit set of the trials that matter. Returns codes on the grid, and the
+    bit set of those that had been off.
     """
     off_grid = 0
     while active:
@@ -217,7 +242,9 @@ def _nearest(work: Any, first: Any, last: Any, neighbours: Any, group: int, leve
         code = int(neighbours[np.uint64(k)])
         distance = load(work, _COSTS + 16 * (code & ((1 << level_bits) - 1)))
         for i in range(1, group):
-            distance = distance + load(work, _COSTS + 16 * (n_levels * i + ((code >> (level_bits * i)) & ((1 << level_bits) - 1))))
+            distance = distance + load(
+                work, _COSTS + 16 * (n_levels * i + ((code >> (level_bits * i)) & ((1 << level_bits) - 1)))
+            )
         better = distance < best
         best = where(better, distance, best)
         nearest = where(better, code, nearest)
@@ -230,7 +257,8 @@ def odd(codes: Any, shift: int, level_bits: int) -> Any:
     return to_float((((codes >> shift) & ((1 << level_bits) - 1)) << 1) | 1)
 
 
-# --- one super-block -----------------------------------------------------------------------------------------------------------------------------
+# --- one super-block
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 @kernel
@@ -239,7 +267,9 @@ def unowned_tables(table: Any) -> Any:
 
 
 def aligned_zeros(n: int, dtype: type) -> NDArray[Any]:
-    """n zeros of four bytes that begin where a cache line does, so that no vector at a multiple of 16 crosses two."""
+    """n zeros of four bytes that begin where a cache line does, so that no vector at a multiple of 16 crosses
+    two.
+    """
     array: NDArray[Any] = np.zeros(n + 16, dtype)
     first = -(array.ctypes.data // 4) % 16
     return array[first : first + n]
@@ -261,7 +291,9 @@ def mean_square(x: Any, first: int) -> Any:
 
 @kernel
 def weigh_by_importance(x: Any, first: int, importance: Any, square: Any, work: Any) -> None:
-    """Error weights importance * sqrt(square + x**2) of the super-block at x[first], whose importance is entry i % m for block i."""
+    """Error weights importance * sqrt(square + x**2) of the super-block at x[first], whose importance is
+    entry i % m for block i.
+    """
     start = first % importance.size
     for i in range(0, SIZE, 16):
         v = load(x, first + i)
@@ -315,8 +347,11 @@ def _cheapest_sign(x: Any, first: int, work: Any, start: int) -> Any:
 
 
 @kernel
-def fit_super_block(x: Any, first: int, group: int, level_bits: int, search: Any, table: Any, work: Any, codes: Any) -> Any:
-    """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W. Returns the largest scale.
+def fit_super_block(
+    x: Any, first: int, group: int, level_bits: int, search: Any, table: Any, work: Any, codes: Any
+) -> Any:
+    """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W. Returns
+    the largest scale.
 
     group, level_bits: those of the grid, as literals: so they become constants of the compiled code.
     """
@@ -327,7 +362,9 @@ def fit_super_block(x: Any, first: int, group: int, level_bits: int, search: Any
         _fit_without_grid(work, search.highest + 2)
     largest = f32(0)
     for b in range(SIZE // search.sub_block):
-        scale = _fit_sub_block(b, group, level_bits, search, table.first, table.last, table.neighbours, work, codes)
+        scale = _fit_sub_block(
+            b, group, level_bits, search, table.first, table.last, table.neighbours, work, codes
+        )
         work[SCALES + b] = scale
         if scale > largest:
             largest = scale
@@ -356,7 +393,17 @@ def _to_lanes(work: Any, start: int, natural: Any, lanes: Any) -> None:
 
 
 @kernel
-def _fit_sub_block(b: int, group: int, level_bits: int, search: Any, first: Any, last: Any, neighbours: Any, work: Any, codes: Any) -> Any:
+def _fit_sub_block(
+    b: int,
+    group: int,
+    level_bits: int,
+    search: Any,
+    first: Any,
+    last: Any,
+    neighbours: Any,
+    work: Any,
+    codes: Any,
+) -> Any:
     """Sub-block b: its codes to CODES; returns its scale. Where all is tiny, codes and signs are 0."""
     start = b * search.sub_block
     n_groups = search.sub_block // group
@@ -373,7 +420,21 @@ def _fit_sub_block(b: int, group: int, level_bits: int, search: Any, first: Any,
         return f32(0)
     n_trials = 2 * search.reach + 1
     for t in range(0, n_trials, 16):
-        _try_scales(t, min(16, n_trials - t), span, start, n_groups, group, level_bits, search, first, last, neighbours, work, codes)
+        _try_scales(
+            t,
+            min(16, n_trials - t),
+            span,
+            start,
+            n_groups,
+            group,
+            level_bits,
+            search,
+            first,
+            last,
+            neighbours,
+            work,
+            codes,
+        )
     chosen = -1
     best = f32(0)
     for t in range(n_trials):
@@ -390,7 +451,21 @@ def _fit_sub_block(b: int, group: int, level_bits: int, search: Any, first: Any,
     for g in range(n_groups):
         codes[mine + g] = codes[_TRIAL_CODES + g * 32 + chosen] if chosen >= 0 else 0
     if again != 0 and scale > f32(0):
-        scale = _refit(start, n_groups, mine, scale, again, group, level_bits, search, first, last, neighbours, work, codes)
+        scale = _refit(
+            start,
+            n_groups,
+            mine,
+            scale,
+            again,
+            group,
+            level_bits,
+            search,
+            first,
+            last,
+            neighbours,
+            work,
+            codes,
+        )
     if scale < f32(0):
         scale = -scale
         for k in range(SIGNS + start // 8, SIGNS + (start + search.sub_block) // 8):
@@ -424,7 +499,9 @@ def _try_scales(
     work: Any,
     codes: Any,
 ) -> None:
-    """Trials t, t + 1, ... (at most 16) of a sub-block: the codes of its groups, which of them were off the grid, and the sums that judge a trial."""
+    """Trials t, t + 1, ... (at most 16) of a sub-block: the codes of its groups, which of them were off the
+    grid, and the sums that judge a trial.
+    """
     inverse = (search.top + to_float(lane_numbers() + (t - search.reach)) * search.step) / span
     scale = f32(1) / inverse
     sum_qx = splat(f32(0))
@@ -436,7 +513,9 @@ def _try_scales(
         for i in range(group):
             level = clamp(nearest_int(f32(0.5) * (inverse * work[V + at + i] - f32(1))), 0, search.highest)
             code = code | (level << (level_bits * i))
-        code, was_off = to_grid(code, (1 << n_trials) - 1, scale, work, at, group, level_bits, first, last, neighbours)
+        code, was_off = to_grid(
+            code, (1 << n_trials) - 1, scale, work, at, group, level_bits, first, last, neighbours
+        )
         store_i32(codes, _TRIAL_CODES + g * 32 + t, code)
         off_grid = off_grid | (((splat(was_off) >> lane_numbers()) & 1) << g)
         for i in range(group):
@@ -465,7 +544,9 @@ def _refit(
     work: Any,
     codes: Any,
 ) -> Any:
-    """Look for the points of the groups in the bit set `again` once more, with this scale; returns the least squares scale of the result."""
+    """Look for the points of the groups in the bit set `again` once more, with this scale; returns the least
+    squares scale of the result.
+    """
     inverse = f32(1) / scale
     mask = (1 << level_bits) - 1
     sum_qx = f32(0)
@@ -477,7 +558,9 @@ def _refit(
             for i in range(group):
                 level = nearest_int_scalar(f32(0.5) * (inverse * work[V + at + i] - f32(1)))
                 code |= max(0, min(search.highest, level)) << (level_bits * i)
-            on_grid, _ = to_grid(splat(code), 1, splat(scale), work, at, group, level_bits, first, last, neighbours)
+            on_grid, _ = to_grid(
+                splat(code), 1, splat(scale), work, at, group, level_bits, first, last, neighbours
+            )
             codes[mine + g] = lane(on_grid, 0)
         code = codes[mine + g]
         for i in range(group):

@@ -12,13 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.blocks.grids import grid
-from gguflow.kernels.lanes import bits_float, float_bits, lane_numbers, load_u8_halves, load_u8_quarters, splat, to_float
+from gguflow.kernels.lanes import (
+    bits_float,
+    float_bits,
+    lane_numbers,
+    load_u8_halves,
+    load_u8_quarters,
+    splat,
+    to_float,
+)
 from gguflow.kernels.policy import kernel
 
 
 @functools.cache
 def decoded_points(name: str) -> NDArray[np.uint8]:
-    """What the points of a grid decode to, uint8[n * group]; of the ternary grid its levels, which are one more."""
+    """What the points of a grid decode to, uint8[n * group]; of the ternary grid its levels, which are one
+    more.
+    """
     points = grid(name)
     table = points.levels if min(points.values) < 0 else points.points.astype(np.uint8)
     return np.ascontiguousarray(table.reshape(-1))

@@ -8,7 +8,17 @@ import numpy as np
 
 from gguflow.kernels.bits import float_to_half_scalar, half_to_float_scalar
 from gguflow.kernels.finite import is_finite
-from gguflow.kernels.grid_search import CODES, SCALES, W, mean_square, pack_sub_scale, tables, unowned_tables, weigh_by_importance, weigh_by_square
+from gguflow.kernels.grid_search import (
+    CODES,
+    SCALES,
+    W,
+    mean_square,
+    pack_sub_scale,
+    tables,
+    unowned_tables,
+    weigh_by_importance,
+    weigh_by_square,
+)
 from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
 from gguflow.kernels.iq1_search import SHIFTS, base_value, fit_super_block, new_work
 from gguflow.kernels.lanes import lane_numbers, splat, store_onward, unowned, where
@@ -32,7 +42,14 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 @kernel
 def _encode(x: Any, importance: Any, weighted: bool, table: Any, work: Any, codes: Any, out: Any) -> Any:
-    x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
+    x, importance, table, work, codes, out = (
+        unowned(x),
+        unowned(importance),
+        unowned_tables(table),
+        unowned(work),
+        unowned(codes),
+        unowned(out),
+    )
     for block in range(x.size // SIZE):
         first = block * SIZE
         if not is_finite(x, first, SIZE):
@@ -41,7 +58,19 @@ def _encode(x: Any, importance: Any, weighted: bool, table: Any, work: Any, code
             weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
         else:
             weigh_by_square(x, first, f32(0), work)
-        largest = fit_super_block(x, first, 16, 2, TINY, table.point, table.first, table.last, table.neighbours.view(np.uint8), work, codes)
+        largest = fit_super_block(
+            x,
+            first,
+            16,
+            2,
+            TINY,
+            table.point,
+            table.first,
+            table.last,
+            table.neighbours.view(np.uint8),
+            work,
+            codes,
+        )
         _store(x, first, work, codes, table.point, largest, out, block * TYPE_SIZE)
     return x.size
 
@@ -100,7 +129,9 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             high = int(blocks[start + 32 + b])
             first = int(blocks[start + 2 * b]) | ((high & 0x07) << 8)
             second = int(blocks[start + 2 * b + 1]) | ((high & 0x70) << 4)
-            shift_first = f32(-1.125) if high & 0x08 else f32(-0.875)  # the table's levels are one above the grid's values
+            shift_first = (
+                f32(-1.125) if high & 0x08 else f32(-0.875)
+            )  # the table's levels are one above the grid's values
             shift_second = f32(-1.125) if high & 0x80 else f32(-0.875)
             shift = where(in_second, splat(shift_second), splat(shift_first))
             store_onward(out, block * SIZE + 16 * b, scale * (two_points(table, first, second) + shift))

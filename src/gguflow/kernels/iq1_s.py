@@ -8,7 +8,15 @@ import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
-from gguflow.kernels.grid_search import CODES, SCALES, mean_square, pack_sub_scale, tables, unowned_tables, weigh_by_importance
+from gguflow.kernels.grid_search import (
+    CODES,
+    SCALES,
+    mean_square,
+    pack_sub_scale,
+    tables,
+    unowned_tables,
+    weigh_by_importance,
+)
 from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
 from gguflow.kernels.iq1_search import SHIFTS, fit_super_block, new_work
 from gguflow.kernels.lanes import store_onward, unowned
@@ -27,13 +35,32 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 @kernel
 def _encode(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
-    x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
+    x, importance, table, work, codes, out = (
+        unowned(x),
+        unowned(importance),
+        unowned_tables(table),
+        unowned(work),
+        unowned(codes),
+        unowned(out),
+    )
     for block in range(x.size // SIZE):
         first = block * SIZE
         if not is_finite(x, first, SIZE):
             return first
         weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
-        largest = fit_super_block(x, first, 32, 1, TINY, table.point, table.first, table.last, table.neighbours.view(np.uint8), work, codes)
+        largest = fit_super_block(
+            x,
+            first,
+            32,
+            1,
+            TINY,
+            table.point,
+            table.first,
+            table.last,
+            table.neighbours.view(np.uint8),
+            work,
+            codes,
+        )
         _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
     return x.size
 
@@ -67,8 +94,12 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
         for b in range(8):
             word = load_word(blocks, start + 34 + 2 * b)
             scale = d * f32(2 * ((word >> 12) & 7) + 1)
-            shift = f32(-1.125) if word & 0x8000 else f32(-0.875)  # the table's levels are one above the grid's values
+            shift = (
+                f32(-1.125) if word & 0x8000 else f32(-0.875)
+            )  # the table's levels are one above the grid's values
             for i in range(0, 4, 2):
                 first = int(blocks[start + 2 + 4 * b + i]) | (((word >> 3 * i) & 7) << 8)
                 second = int(blocks[start + 3 + 4 * b + i]) | (((word >> (3 * i + 3)) & 7) << 8)
-                store_onward(out, block * SIZE + 32 * b + 8 * i, scale * (two_points(table, first, second) + shift))
+                store_onward(
+                    out, block * SIZE + 32 * b + 8 * i, scale * (two_points(table, first, second) + shift)
+                )

@@ -1,7 +1,9 @@
-"""The search of `gguflow.blocks.iq1_search` on lanes: 16 ends of the middle part at a time, then 16 neighbours at a time.
+"""The search of `gguflow.blocks.iq1_search` on lanes: 16 ends of the middle part at a time, then 16
+neighbours at a time.
 
-Which split is best depends on the order of comparison (each is compared with the best before it, rounded as it is). So all are tried first, in any
-order; mostly one of them is so much better than the others that no rounding can decide against it, and else they are compared one after the other.
+Which split is best depends on the order of comparison (each is compared with the best before it, rounded as
+it is). So all are tried first, in any order; mostly one of them is so much better than the others that no
+rounding can decide against it, and else they are compared one after the other.
 """
 
 from __future__ import annotations
@@ -38,32 +40,52 @@ i32 = np.int32
 
 MOST_TRIALS = 104  # 51 vectors of splits with two choices of shifts for sub-blocks of 32; 10 with four choices for those of 16; in fours
 
-# Where things begin in `work` (float32) and `codes` (int32), besides W, SCALES and CODES, which are those of grid_search:
+# Where things begin in `work` (float32) and `codes` (int32), besides W, SCALES and CODES, which are those of
+# grid_search:
 _SIZES = SCALES + 16  # magnitudes of a sub-block
-_SUM_X = _SIZES + 32  # running sums of w * x over the sorted weights, for each half; room to read 16 beyond the last
-_SUM_W = _SUM_X + 2 * 64  # of w; NaN beyond the last, so that no split that does not exist beats one that does
-_TRIED = _SUM_W + 2 * 64  # for each trial of 16 splits: sums of w * x * value, then those of w * value**2; NaN where there is none
+_SUM_X = (
+    _SIZES + 32
+)  # running sums of w * x over the sorted weights, for each half; room to read 16 beyond the last
+_SUM_W = (
+    _SUM_X + 2 * 64
+)  # of w; NaN beyond the last, so that no split that does not exist beats one that does
+_TRIED = (
+    _SUM_W + 2 * 64
+)  # for each trial of 16 splits: sums of w * x * value, then those of w * value**2; NaN where there is none
 _WORK_SIZE = _TRIED + MOST_TRIALS * 32
 
 SHIFTS = CODES + 64  # of each sub-block: bit h is set where the shift of half h is negative
 _ORDER = SHIFTS + 16  # the sub-block's weights from the smallest to the largest
 _RANKS = _ORDER + 32  # of each weight, its place in that order
-_SPLITS = _RANKS + 32  # of each vector of splits of 32 weights, 64 * i1 + i2 of the first: weights i1 ... i2 - 1 of the sorted are in the middle
+_SPLITS = (
+    _RANKS + 32
+)  # of each vector of splits of 32 weights, 64 * i1 + i2 of the first: weights i1 ... i2 - 1 of the sorted are in the middle
 _CODES_SIZE = _SPLITS + 64
 
 N_SPLITS_OF_16 = 17 * 18 // 2
-_SPLITS_OF_16 = np.zeros((2, 160), i32)  # i1 and i2 of every split of 16 weights, in order: ten vectors of each
+_SPLITS_OF_16 = np.zeros(
+    (2, 160), i32
+)  # i1 and i2 of every split of 16 weights, in order: ten vectors of each
 _SPLITS_OF_16[:, :N_SPLITS_OF_16] = np.triu_indices(17)
 _FIRST_OF_16, _LAST_OF_16 = _SPLITS_OF_16
 
 LIGHTEST, HEAVIEST = f32(1e-9), f32(1e9)  # sums of error weights, and
-WORST, BEST = f32(1e-14), f32(1e12)  # scores qx**2 / q2, within which no product of the comparison leaves the range of normal numbers
+WORST, BEST = (
+    f32(1e-14),
+    f32(1e12),
+)  # scores qx**2 / q2, within which no product of the comparison leaves the range of normal numbers
 MARGIN = f32(0.99999)  # of a score: a hundred times what rounding does to it
 
 _PLUS = (f32(-0.875), f32(0.125), f32(1.125))
 _MINUS = (f32(-1.125), f32(-0.125), f32(0.875))
-_PLUS_SQUARES = (_PLUS[0] * _PLUS[0] - _PLUS[1] * _PLUS[1], _PLUS[1] * _PLUS[1] - _PLUS[2] * _PLUS[2])  # differences of neighbours' squares
-_MINUS_SQUARES = (_MINUS[0] * _MINUS[0] - _MINUS[1] * _MINUS[1], _MINUS[1] * _MINUS[1] - _MINUS[2] * _MINUS[2])
+_PLUS_SQUARES = (
+    _PLUS[0] * _PLUS[0] - _PLUS[1] * _PLUS[1],
+    _PLUS[1] * _PLUS[1] - _PLUS[2] * _PLUS[2],
+)  # differences of neighbours' squares
+_MINUS_SQUARES = (
+    _MINUS[0] * _MINUS[0] - _MINUS[1] * _MINUS[1],
+    _MINUS[1] * _MINUS[1] - _MINUS[2] * _MINUS[2],
+)
 
 
 def new_work() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -75,16 +97,29 @@ def new_work() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 
 @kernel
 def fit_super_block(
-    x: Any, first: int, size: int, halves: int, tiny: Any, index: Any, starts: Any, ends: Any, neighbours: Any, work: Any, codes: Any
+    x: Any,
+    first: int,
+    size: int,
+    halves: int,
+    tiny: Any,
+    index: Any,
+    starts: Any,
+    ends: Any,
+    neighbours: Any,
+    work: Any,
+    codes: Any,
 ) -> Any:
     """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W.
 
-    size, halves: of a sub-block (32 and 1, or 16 and 2), as literals: so they become constants of the compiled code.
+    size, halves: of a sub-block (32 and 1, or 16 and 2), as literals: so they become constants of the
+    compiled code.
     Codes of grid points to CODES, signs of shifts to SHIFTS, scales to SCALES. Returns the largest scale.
     """
     top = f32(0)
     for b in range(SIZE // size):
-        scale = _fit_sub_block(x, first + b * size, b, size, halves, tiny, index, starts, ends, neighbours, work, codes)
+        scale = _fit_sub_block(
+            x, first + b * size, b, size, halves, tiny, index, starts, ends, neighbours, work, codes
+        )
         work[SCALES + b] = scale
         if scale > top:
             top = scale
@@ -93,7 +128,18 @@ def fit_super_block(
 
 @kernel
 def _fit_sub_block(
-    x: Any, at: int, b: int, size: int, halves: int, tiny: Any, index: Any, starts: Any, ends: Any, neighbours: Any, work: Any, codes: Any
+    x: Any,
+    at: int,
+    b: int,
+    size: int,
+    halves: int,
+    tiny: Any,
+    index: Any,
+    starts: Any,
+    ends: Any,
+    neighbours: Any,
+    work: Any,
+    codes: Any,
 ) -> Any:
     n_groups = size // 8
     for i in range(0, size, 16):
@@ -124,7 +170,9 @@ def _fit_sub_block(
     codes[SHIFTS + b] = shifts
     for i in range(0, size, 16):
         rank = load_i32(codes, _RANKS + i)
-        level = where(rank < split // 64, low, where(rank < split % 64, 1, splat(high))) << ((lane_numbers() & 7) << 1)
+        level = where(rank < split // 64, low, where(rank < split % 64, 1, splat(high))) << (
+            (lane_numbers() & 7) << 1
+        )
         codes[CODES + b * n_groups + i // 8] = total(where(lane_numbers() < 8, level, 0))
         codes[CODES + b * n_groups + i // 8 + 1] = total(where(lane_numbers() < 8, 0, level))
     return _to_grid(x, at, b, n_groups, scale, shifts, halves, index, starts, ends, neighbours, work, codes)
@@ -132,7 +180,9 @@ def _fit_sub_block(
 
 @kernel
 def _sort(x: Any, at: int, size: int, codes: Any) -> None:
-    """The order of the weights, ascending, equal ones as they come: a weight's rank is the number of those before it."""
+    """The order of the weights, ascending, equal ones as they come: a weight's rank is the number of those
+    before it.
+    """
     for i in range(0, size, 16):
         v = load(x, at + i)
         number = lane_numbers() + i
@@ -147,7 +197,8 @@ def _sort(x: Any, at: int, size: int, codes: Any) -> None:
 
 @kernel
 def _accumulate(x: Any, at: int, weights: int, size: int, halves: int, work: Any, codes: Any) -> None:
-    """Running sums over the sorted weights, for each half over its own: entry j is the sum of the first j. weights: where in work.
+    """Running sums over the sorted weights, for each half over its own: entry j is the sum of the first j.
+    weights: where in work.
 
     A weight of the other half adds zero, which changes no sum (none is -0).
     """
@@ -169,7 +220,9 @@ def _accumulate(x: Any, at: int, weights: int, size: int, halves: int, work: Any
 
 @kernel
 def _try_splits(size: int, work: Any, codes: Any) -> Any:
-    """All splits, with either shift (choice 1 is the negative one), to TRIED and SPLITS. Returns how many trials there are: vectors times choices."""
+    """All splits, with either shift (choice 1 is the negative one), to TRIED and SPLITS. Returns how many
+    trials there are: vectors times choices.
+    """
     n = 0
     for i1 in range(size + 1):
         low_x = work[_SUM_X + i1]
@@ -186,7 +239,11 @@ def _try_splits(size: int, work: Any, codes: Any) -> Any:
             q2 = low_w * _PLUS[0] * _PLUS[0] + middle_w * _PLUS[1] * _PLUS[1] + high_w * _PLUS[2] * _PLUS[2]
             _store_trial(work, n, qx, q2)
             qx = low_x * _MINUS[0] + middle_x * _MINUS[1] + high_x * _MINUS[2]
-            q2 = low_w * _MINUS[0] * _MINUS[0] + middle_w * _MINUS[1] * _MINUS[1] + high_w * _MINUS[2] * _MINUS[2]
+            q2 = (
+                low_w * _MINUS[0] * _MINUS[0]
+                + middle_w * _MINUS[1] * _MINUS[1]
+                + high_w * _MINUS[2] * _MINUS[2]
+            )
             _store_trial(work, n + 1, qx, q2)
             n += 2
     return n
@@ -194,7 +251,9 @@ def _try_splits(size: int, work: Any, codes: Any) -> Any:
 
 @kernel
 def _try_splits_of_halves(work: Any) -> Any:
-    """As _try_splits, for 16 weights, with a shift for each half; choice: bit 1 where the first half's is negative, bit 0 where the second's is."""
+    """As _try_splits, for 16 weights, with a shift for each half; choice: bit 1 where the first half's is
+    negative, bit 0 where the second's is.
+    """
     for n in range(0, N_SPLITS_OF_16, 16):
         i1 = load_i32(_FIRST_OF_16, n)
         i2 = load_i32(_LAST_OF_16, n)
@@ -218,7 +277,8 @@ def _store_trial(work: Any, n: int, qx: Any, q2: Any) -> None:
 
 @kernel
 def _half_sums(work: Any, half: int, i1: Any, i2: Any) -> Any:
-    """For lanes of splits of 16 weights: sums of w * x * value and w * value**2 over one half, with the positive shift and with the negative one.
+    """For lanes of splits of 16 weights: sums of w * x * value and w * value**2 over one half, with the
+    positive shift and with the negative one.
 
     Neighbouring values differ by 1, so the sums collapse to those before i1 and before i2.
     """
@@ -242,14 +302,18 @@ def _sum_before(work: Any, sums: int, i: Any) -> Any:
 
 @kernel
 def _best_trial(n_trials: int, n_choices: int, size: int, halves: int, work: Any) -> Any:
-    """The split and choice that all comparisons end with, and its scale. As (16 * vector + lane) * n_choices + choice; -1: none."""
+    """The split and choice that all comparisons end with, and its scale. As (16 * vector + lane) * n_choices
+    + choice; -1: none.
+    """
     weight = work[_SUM_W + size]
     if halves == 2:
         weight += work[_SUM_W + 64 + size]
     if weight > LIGHTEST and weight < HEAVIEST:
         n, k = _clear_winner(n_trials, work)
         if n >= 0:
-            return (n // n_choices * 16 + k) * n_choices + n % n_choices, work[_TRIED + 32 * n + k] / work[_TRIED + 32 * n + 16 + k]
+            return (n // n_choices * 16 + k) * n_choices + n % n_choices, work[_TRIED + 32 * n + k] / work[
+                _TRIED + 32 * n + 16 + k
+            ]
     return _take_turns(n_trials, n_choices, work)
 
 
@@ -257,12 +321,18 @@ def _best_trial(n_trials: int, n_choices: int, size: int, halves: int, work: Any
 def _clear_winner(n_trials: int, work: Any) -> Any:
     """The trial and the lane that all comparisons must end with; (-1, 0) where it takes them to find out.
 
-    They compare by qx**2 > best * q2, best being (qx / q2) * qx of an earlier one. Some roundings cannot decide against a score qx**2 / q2 that is
-    larger by MARGIN than all others. q2 lies between weight / 64 and 81 / 64 of it. The highest score that is found first may itself be one that
-    rounding preferred, a few times over, to a slightly higher one: that one then is not below the margin, and there is no clear winner.
+    They compare by qx**2 > best * q2, best being (qx / q2) * qx of an earlier one. Some roundings cannot
+    decide against a score qx**2 / q2 that is larger by MARGIN than all others. q2 lies between weight / 64
+    and 81 / 64 of it. The highest score that is found first may itself be one that rounding preferred, a few
+    times over, to a slightly higher one: that one then is not below the margin, and there is no clear winner.
     """
     zero, one = splat(f32(0)), splat(f32(1))
-    a, b, c, d = (zero, one), (zero, one), (zero, one), (zero, one)  # four chains of comparisons share the processor
+    a, b, c, d = (
+        (zero, one),
+        (zero, one),
+        (zero, one),
+        (zero, one),
+    )  # four chains of comparisons share the processor
     for n in range(0, n_trials, 4):
         a = _higher(work, n, a)
         b = _higher(work, n + 1, b)
@@ -303,7 +373,9 @@ def _higher_of(square: Any, q2: Any, top_square: Any, top_q2: Any) -> Any:
 
 @kernel
 def _take_turns(n_trials: int, n_choices: int, work: Any) -> Any:
-    """The splits and choices one after the other, each compared with the best before it. Results as _best_trial's."""
+    """The splits and choices one after the other, each compared with the best before it. Results as
+    _best_trial's.
+    """
     found = -1
     best = -LARGEST
     scale = f32(0)
@@ -352,7 +424,9 @@ def _to_grid(
         if index[code] < 0:
             was_off = True
             base = base_value(shifts, g % halves)
-            code = _nearest_neighbour(x, at + 8 * g, work, weights + 8 * g, scale, base, neighbours, starts[code], ends[code])
+            code = _nearest_neighbour(
+                x, at + 8 * g, work, weights + 8 * g, scale, base, neighbours, starts[code], ends[code]
+            )
             codes[CODES + b * n_groups + g] = code
     if not was_off:
         return scale
@@ -376,9 +450,15 @@ def base_value(shifts: Any, half: int) -> Any:
 
 
 @kernel
-def _nearest_neighbour(x: Any, at: int, work: Any, weights: int, scale: Any, base: Any, neighbours: Any, first: Any, last: Any) -> Any:
-    """The code of the first of the nearest neighbours, which are numbers first ... last - 1; of the first of all, where no distance is finite."""
-    value = scale * (to_float(lane_numbers() & 3) + base)  # of each level, four times over: a lookup may leave in place what is above the two bits
+def _nearest_neighbour(
+    x: Any, at: int, work: Any, weights: int, scale: Any, base: Any, neighbours: Any, first: Any, last: Any
+) -> Any:
+    """The code of the first of the nearest neighbours, which are numbers first ... last - 1; of the first of
+    all, where no distance is finite.
+    """
+    value = scale * (
+        to_float(lane_numbers() & 3) + base
+    )  # of each level, four times over: a lookup may leave in place what is above the two bits
     cost_0 = _level_costs(x, at, work, weights, value)
     cost_1 = _level_costs(x, at + 1, work, weights + 1, value)
     cost_2 = _level_costs(x, at + 2, work, weights + 2, value)

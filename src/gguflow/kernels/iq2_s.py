@@ -42,8 +42,17 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
-    x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
+def _encode(
+    x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any
+) -> Any:
+    x, importance, table, work, codes, out = (
+        unowned(x),
+        unowned(importance),
+        unowned_tables(table),
+        unowned(work),
+        unowned(codes),
+        unowned(out),
+    )
     for block in range(x.size // SIZE):
         first = block * SIZE
         if not is_finite(x, first, SIZE):
@@ -93,4 +102,6 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             first = int(blocks[start + 2 + 2 * b]) | ((high & 3) << 8)
             second = int(blocks[start + 3 + 2 * b]) | ((high & 12) << 6)
             signs = load_word(blocks, start + 34 + 2 * b)
-            store_onward(out, block * SIZE + 16 * b, with_signs(scale * two_points(table, first, second), signs))
+            store_onward(
+                out, block * SIZE + 16 * b, with_signs(scale * two_points(table, first, second), signs)
+            )

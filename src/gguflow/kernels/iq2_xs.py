@@ -38,7 +38,14 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 @kernel
 def _encode(x: Any, importance: Any, search: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
-    x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
+    x, importance, table, work, codes, out = (
+        unowned(x),
+        unowned(importance),
+        unowned_tables(table),
+        unowned(work),
+        unowned(codes),
+        unowned(out),
+    )
     for block in range(x.size // SIZE):
         first = block * SIZE
         if not is_finite(x, first, SIZE):
@@ -79,4 +86,6 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             first = load_word(blocks, start + 2 + 4 * b)
             second = load_word(blocks, start + 4 + 4 * b)
             values = two_points(table, first & 511, second & 511)
-            store_onward(out, block * SIZE + 16 * b, with_signs(scale * values, even_signs(first >> 9, second >> 9)))
+            store_onward(
+                out, block * SIZE + 16 * b, with_signs(scale * values, even_signs(first >> 9, second >> 9))
+            )

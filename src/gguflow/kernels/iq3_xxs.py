@@ -23,7 +23,14 @@ from gguflow.kernels.grid_search import (
     weigh_by_importance,
     weigh_by_square,
 )
-from gguflow.kernels.grids import decoded_points, even_signs, four_points, load_long_word, store_long_word, with_signs
+from gguflow.kernels.grids import (
+    decoded_points,
+    even_signs,
+    four_points,
+    load_long_word,
+    store_long_word,
+    with_signs,
+)
 from gguflow.kernels.lanes import store_onward, unowned
 from gguflow.kernels.policy import kernel
 
@@ -42,8 +49,17 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
-    x, importance, table, work, codes, out = unowned(x), unowned(importance), unowned_tables(table), unowned(work), unowned(codes), unowned(out)
+def _encode(
+    x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any
+) -> Any:
+    x, importance, table, work, codes, out = (
+        unowned(x),
+        unowned(importance),
+        unowned_tables(table),
+        unowned(work),
+        unowned(codes),
+        unowned(out),
+    )
     for block in range(x.size // SIZE):
         first = block * SIZE
         if not is_finite(x, first, SIZE):
@@ -88,6 +104,8 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             scale = d * (f32(0.5) + f32(word >> 28)) * f32(0.5)
             for i in range(0, 4, 2):
                 q = start + 2 + 8 * b + 2 * i
-                values = four_points(table, int(blocks[q]), int(blocks[q + 1]), int(blocks[q + 2]), int(blocks[q + 3]))
+                values = four_points(
+                    table, int(blocks[q]), int(blocks[q + 1]), int(blocks[q + 2]), int(blocks[q + 3])
+                )
                 signs = even_signs((word >> 7 * i) & 127, (word >> (7 * i + 7)) & 127)
                 store_onward(out, block * SIZE + 32 * b + 8 * i, with_signs(scale * values, signs))

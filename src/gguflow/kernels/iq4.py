@@ -1,4 +1,6 @@
-"""What IQ4_NL and IQ4_XS share on lanes; the twin of blocks/iq4.py. Arrays of lanes are flat float32: weight i of 16 groups is at 16 * i."""
+"""What IQ4_NL and IQ4_XS share on lanes; the twin of blocks/iq4.py. Arrays of lanes are flat float32: weight
+i of 16 groups is at 16 * i.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,30 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.fits import TINY, largest_magnitude
-from gguflow.kernels.lanes import load, lookup16, splat, store, store_u8, to_float, to_int, transpose16, vabs, vsqrt, where
+from gguflow.kernels.lanes import (
+    load,
+    lookup16,
+    splat,
+    store,
+    store_u8,
+    to_float,
+    to_int,
+    transpose16,
+    vabs,
+    vsqrt,
+    where,
+)
 from gguflow.kernels.policy import kernel
 
 f32 = np.float32
 i32 = np.int32
 
-VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], f32)  # here too: compiled into the kernels
-_LIMITS = np.append((VALUES[:-1] + VALUES[1:]) / f32(2), f32(np.nan))  # midpoints; nothing is above the last code
+VALUES = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], f32
+)  # here too: compiled into the kernels
+_LIMITS = np.append(
+    (VALUES[:-1] + VALUES[1:]) / f32(2), f32(np.nan)
+)  # midpoints; nothing is above the last code
 _SLOPE = f32(0.0695)
 _OFFSET = f32(7.88)
 
@@ -23,8 +41,8 @@ _OFFSET = f32(7.88)
 def nearest_values(v: Any) -> Any:
     """blocks.iq4.nearest_values on lanes.
 
-    A straight line through the sixteen values misses a code by no more than one, and always from below: at midpoint k it is in (k, k + 1). One
-    comparison with the midpoint that follows settles it. NaN gives 15.
+    A straight line through the sixteen values misses a code by no more than one, and always from below: at
+    midpoint k it is in (k, k + 1). One comparison with the midpoint that follows settles it. NaN gives 15.
     """
     guess = v * _SLOPE + _OFFSET
     guess = where(guess < f32(15), guess, f32(15))
@@ -35,7 +53,9 @@ def nearest_values(v: Any) -> Any:
 
 @kernel
 def error_weights(x: Any, importance: Any, total_square: Any, two_over_n: Any) -> Any:
-    """importance * sqrt(2 * mean square + x**2): total_square is the sum of squares over the n weights of the block."""
+    """importance * sqrt(2 * mean square + x**2): total_square is the sum of squares over the n weights of the
+    block.
+    """
     return importance * vsqrt(total_square * two_over_n + x * x)
 
 
@@ -77,7 +97,8 @@ def inverse_or_zero(scale: Any) -> Any:
 
 @kernel
 def store_codes(x: Any, inverse: Any, packed: Any, out: Any, first: int, stride: int, count: int) -> None:
-    """Write the codes of inverse * x, 16 bytes for each of the first `count` of 16 groups: group k from byte first + k * stride of out.
+    """Write the codes of inverse * x, 16 bytes for each of the first `count` of 16 groups: group k from byte
+    first + k * stride of out.
 
     packed: scratch, float32[32 * 16].
     """

@@ -56,7 +56,11 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
             total_square = total_square + v * v
         for i in range(BLOCK_SIZE):
             v = load(lanes, 16 * i)
-            store(w, 16 * i, error_weights(v, load(w, 16 * i), total_square, f32(2 / BLOCK_SIZE)) if weighted else v * v)
+            store(
+                w,
+                16 * i,
+                error_weights(v, load(w, 16 * i), total_square, f32(2 / BLOCK_SIZE)) if weighted else v * v,
+            )
         scale = fit_scale(lanes, w)
         store(d, 0, scale)
         for k in range(count):

@@ -1,22 +1,28 @@
 """SIMD lanes inside Numba: vectors of 16 float32 or 16 int32 as Numba types.
 
-Why: ggml's encoders are loops whose every step depends on the step before (a search over trial scales, sums in a stated order), so a compiler
-cannot vectorize them, and changing the order of a sum changes the bytes. But the sub-blocks of a tensor are independent of each other. Put one
-sub-block into each lane, run the scalar program once on vectors, and 16 sub-blocks advance together while every one of them sees exactly the
-scalar sequence of binary32 operations. Same bytes, many times the speed.
+Why: ggml's encoders are loops whose every step depends on the step before (a search over trial scales, sums
+in a stated order), so a compiler cannot vectorize them, and changing the order of a sum changes the bytes.
+But the sub-blocks of a tensor are independent of each other. Put one sub-block into each lane, run the scalar
+program once on vectors, and 16 sub-blocks advance together while every one of them sees exactly the scalar
+sequence of binary32 operations. Same bytes, many times the speed.
 
-Each function below becomes a few LLVM instructions on ``<16 x float>`` or ``<16 x i32>``; LLVM splits them into what the processor has (one
-AVX-512 register, two of AVX2, four of SSE or NEON). No instruction carries a fast-math or contraction flag.
+Each function below becomes a few LLVM instructions on ``<16 x float>`` or ``<16 x i32>``; LLVM splits them
+into what the processor has (one AVX-512 register, two of AVX2, four of SSE or NEON). No instruction carries a
+fast-math or contraction flag.
 
 A kernel is written as its scalar original would be, with these differences:
 
-- `if` on a lane's value becomes ``where(mask, a, b)``; comparisons give masks, combined with ``& | ~``; NaN compares false (except ``!=``).
+- `if` on a lane's value becomes ``where(mask, a, b)``; comparisons give masks, combined with ``& | ~``; NaN
+  compares false (except ``!=``).
 - scalars widen by themselves: ``v * f32(2)``, ``q & 15``.
-- memory is read with ``load(array, i)`` and written with ``store(array, i, v)``: 16 consecutive elements from flat element i, any alignment, no
+- memory is read with ``load(array, i)`` and written with ``store(array, i, v)``: 16 consecutive elements from
+  flat element i, any alignment, no
   bounds check (the caller has proved the size).
-- int32 lanes wrap; ``>>`` shifts in zeros (codes are unsigned bit fields; there is `shift_right_signed` for the other).
+- int32 lanes wrap; ``>>`` shifts in zeros (codes are unsigned bit fields; there is `shift_right_signed` for
+  the other).
 
-"Transpose" is what brings sub-blocks into lanes: `transpose16` turns 16 runs of 16 weights into 16 vectors, one weight of each run per lane.
+"Transpose" is what brings sub-blocks into lanes: `transpose16` turns 16 runs of 16 weights into 16 vectors,
+one weight of each run per lane.
 """
 
 from __future__ import annotations
@@ -82,7 +88,8 @@ def _has_feature(context: Any, name: str) -> bool:
     return f"+{name}" in features.split(",")
 
 
-# --- scalars into lanes -----------------------------------------------------------------------------------------------------------------------
+# --- scalars into lanes
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def _constant(element: ir.Type, values: Any) -> ir.Constant:
@@ -118,11 +125,14 @@ def _common_kind(x: Any, y: Any) -> LaneType | None:
     return None
 
 
-# --- operators ----------------------------------------------------------------------------------------------------------------------------------
+# --- operators
+# ----------------------------------------------------------------------------------------------------------------------------------
 
 
 def _binary(op: Any, emitters: dict[LaneType, Callable[..., Any]], result: LaneType | None = None) -> None:
-    """Register `op` for the kinds of lanes in `emitters`, scalars widened on either side. result: a fixed kind (comparisons), else the operands'."""
+    """Register `op` for the kinds of lanes in `emitters`, scalars widened on either side. result: a fixed
+    kind (comparisons), else the operands'.
+    """
 
     @infer_global(op)
     class _Template(AbstractTemplate):  # type: ignore[misc]
@@ -135,8 +145,13 @@ def _binary(op: Any, emitters: dict[LaneType, Callable[..., Any]], result: LaneT
 
     for kind, emit in emitters.items():
 
-        def lower(context: Any, builder: Any, sig: Any, args: Any, kind: LaneType = kind, emit: Any = emit) -> Any:
-            return emit(builder, *(_as_lanes(context, builder, kind, t, v) for t, v in zip(sig.args, args, strict=True)))
+        def lower(
+            context: Any, builder: Any, sig: Any, args: Any, kind: LaneType = kind, emit: Any = emit
+        ) -> Any:
+            return emit(
+                builder,
+                *(_as_lanes(context, builder, kind, t, v) for t, v in zip(sig.args, args, strict=True)),
+            )
 
         scalar = types.float32 if kind is f32x16 else types.Integer
         lower_builtin(op, kind, kind)(lower)
@@ -202,7 +217,8 @@ def _widen_scalar(context: Any, builder: Any, from_type: Any, to_type: Any, valu
     return _as_lanes(context, builder, to_type, from_type, value)
 
 
-# --- per lane functions --------------------------------------------------------------------------------------------------------------------------
+# --- per lane functions
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -229,7 +245,9 @@ def _llvm_unary(name: str, doc: str) -> Any:
         kind, suffix = (_vector(_F32), f"v{LANES}f32") if x == f32x16 else (_F32, "f32")
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            callee = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), f"llvm.{name}.{suffix}")
+            callee = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(kind, [kind]), f"llvm.{name}.{suffix}"
+            )
             return builder.call(callee, args)
 
         return x(x), codegen
@@ -243,7 +261,9 @@ vsqrt = _llvm_unary("sqrt", "Square root, correctly rounded.")
 
 
 def _conversion(name: str, pairs: dict[Any, Any], emit: Callable[..., Any], doc: str) -> Any:
-    """An intrinsic with one argument: `pairs` maps the argument's type to the result's; emit(builder, value, llvm result type)."""
+    """An intrinsic with one argument: `pairs` maps the argument's type to the result's; emit(builder, value,
+    llvm result type).
+    """
 
     @intrinsic  # type: ignore[untyped-decorator]
     def function(_: Any, x: Any) -> Any:
@@ -259,7 +279,9 @@ def _conversion(name: str, pairs: dict[Any, Any], emit: Callable[..., Any], doc:
     return function
 
 
-to_float = _conversion("to_float", {i32x16: f32x16}, lambda b, x, t: b.sitofp(x, t), "int32 to float32, nearest even.")
+to_float = _conversion(
+    "to_float", {i32x16: f32x16}, lambda b, x, t: b.sitofp(x, t), "int32 to float32, nearest even."
+)
 to_int = _conversion(
     "to_int",
     {f32x16: i32x16},
@@ -267,7 +289,10 @@ to_int = _conversion(
     "float32 to int32, toward zero. The caller has proved that the value fits: elsewhere the result is undefined.",
 )
 float_bits = _conversion(
-    "float_bits", {f32x16: i32x16, types.float32: types.int32}, lambda b, x, t: b.bitcast(x, t), "The bits of a binary32, as an int32."
+    "float_bits",
+    {f32x16: i32x16, types.float32: types.int32},
+    lambda b, x, t: b.bitcast(x, t),
+    "The bits of a binary32, as an int32.",
 )
 
 
@@ -287,19 +312,29 @@ def bits_float(_: Any, bits: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def has_half_conversion(_: Any) -> Any:
-    """Whether the processor converts binary16 itself: a constant, so that the branch that is not taken is never compiled."""
-    return types.boolean(), lambda context, builder, sig, args: ir.Constant(_I1, int(_has_feature(context, "f16c")))
+    """Whether the processor converts binary16 itself: a constant, so that the branch that is not taken is
+    never compiled.
+    """
+    return types.boolean(), lambda context, builder, sig, args: ir.Constant(
+        _I1, int(_has_feature(context, "f16c"))
+    )
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def has_wide_registers(_: Any) -> Any:
-    """Whether a register holds all 16 lanes, and there are 32 of them: a constant, as has_half_conversion. It says how much can be held at a time."""
-    return types.boolean(), lambda context, builder, sig, args: ir.Constant(_I1, int(_has_feature(context, "avx512f")))
+    """Whether a register holds all 16 lanes, and there are 32 of them: a constant, as has_half_conversion. It
+    says how much can be held at a time.
+    """
+    return types.boolean(), lambda context, builder, sig, args: ir.Constant(
+        _I1, int(_has_feature(context, "avx512f"))
+    )
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def extend_half(_: Any, bits: Any) -> Any:
-    """The binary16 in the low 16 bits as a binary32, exact, on int32 lanes or an integer. Only where `has_half_conversion`; undefined elsewhere."""
+    """The binary16 in the low 16 bits as a binary32, exact, on int32 lanes or an integer. Only where
+    `has_half_conversion`; undefined elsewhere.
+    """
     if bits != i32x16 and not isinstance(bits, types.Integer):
         return None
     result, element = (f32x16, ir.VectorType(_I16, LANES)) if bits == i32x16 else (types.float32, _I16)
@@ -323,7 +358,9 @@ def bytes_of_words(_: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         words = ir.Constant(ir.VectorType(_I32, 4), ir.Undefined)
         for i, (kind, word) in enumerate(zip(sig.args, args, strict=True)):
-            words = builder.insert_element(words, context.cast(builder, word, kind, types.int32), ir.Constant(_I32, i))
+            words = builder.insert_element(
+                words, context.cast(builder, word, kind, types.int32), ir.Constant(_I32, i)
+            )
         return _zext(builder, builder.bitcast(words, _vector(_I8)))
 
     return i32x16(a, b, c, d), codegen
@@ -347,7 +384,9 @@ def splat(_: Any, x: Any) -> Any:
     kind = f32x16 if x == types.float32 else i32x16 if isinstance(x, types.Integer) else None
     if kind is None:
         return None
-    return kind(x), lambda context, builder, sig, args: _as_lanes(context, builder, kind, sig.args[0], args[0])
+    return kind(x), lambda context, builder, sig, args: _as_lanes(
+        context, builder, kind, sig.args[0], args[0]
+    )
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -369,7 +408,8 @@ def lane(_: Any, v: Any, i: Any) -> Any:
     return scalar(v, i), codegen
 
 
-# --- across lanes --------------------------------------------------------------------------------------------------------------------------------
+# --- across lanes
+# --------------------------------------------------------------------------------------------------------------------------------
 
 
 def _reduction(emit: Callable[..., Any], doc: str) -> Any:
@@ -385,7 +425,9 @@ def _reduction(emit: Callable[..., Any], doc: str) -> Any:
             value = args[0]
             undefined = ir.Constant(value.type, ir.Undefined)
             for half in (8, 4, 2, 1):
-                moved = builder.shuffle_vector(value, undefined, _constant(_I32, [(i + half) % LANES for i in range(LANES)]))
+                moved = builder.shuffle_vector(
+                    value, undefined, _constant(_I32, [(i + half) % LANES for i in range(LANES)])
+                )
                 value = emit(builder, value, moved)
             return builder.extract_element(value, ir.Constant(_I32, 0))
 
@@ -445,7 +487,9 @@ def lowest_bit(_: Any, bits: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        callee = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I32, [_I32, _I1]), "llvm.cttz.i32")
+        callee = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_I32, [_I32, _I1]), "llvm.cttz.i32"
+        )
         return builder.call(callee, [args[0], ir.Constant(_I1, 0)])
 
     return types.int32(bits), codegen
@@ -453,9 +497,11 @@ def lowest_bit(_: Any, bits: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def dot4(_: Any, start: Any, unsigned: Any, signed: Any) -> Any:
-    """Per lane: start + the sum of four products, of the bytes of `unsigned` (0 to 255) and of `signed` (-128 to 127). Exact; int32 lanes all.
+    """Per lane: start + the sum of four products, of the bytes of `unsigned` (0 to 255) and of `signed` (-128
+    to 127). Exact; int32 lanes all.
 
-    One instruction where the processor has VNNI. Elsewhere the even and the odd bytes are multiplied as 16-bit numbers, which hold any one product.
+    One instruction where the processor has VNNI. Elsewhere the even and the odd bytes are multiplied as
+    16-bit numbers, which hold any one product.
     """
     if not start == unsigned == signed == i32x16:
         return None
@@ -464,7 +510,9 @@ def dot4(_: Any, start: Any, unsigned: Any, signed: Any) -> Any:
         total, a, b = args
         words = _vector(_I32)
         if _has_feature(context, "avx512vnni"):
-            callee = cgutils.get_or_insert_function(builder.module, ir.FunctionType(words, [words] * 3), "llvm.x86.avx512.vpdpbusd.512")
+            callee = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(words, [words] * 3), "llvm.x86.avx512.vpdpbusd.512"
+            )
             return builder.call(callee, args)
         halves = ir.VectorType(_I16, 2 * LANES)
         eight, low_bytes = (ir.Constant(halves, [n] * 2 * LANES) for n in (8, 255))
@@ -487,7 +535,9 @@ def _mixed(lanes: list[int], doc: str) -> Any:
     def function(_: Any, a: Any, b: Any) -> Any:
         if a != b or a not in (f32x16, i32x16):
             return None
-        return a(a, b), lambda context, builder, sig, args: builder.shuffle_vector(*args, _constant(_I32, lanes))
+        return a(a, b), lambda context, builder, sig, args: builder.shuffle_vector(
+            *args, _constant(_I32, lanes)
+        )
 
     function.__doc__ = doc
     return function
@@ -509,7 +559,8 @@ interleave_low = _mixed(_in_turn(0), "Lanes 0 to 7 of a and b in turn: a0, b0, a
 interleave_high = _mixed(_in_turn(8), "Lanes 8 to 15 of a and b in turn.")
 
 
-# --- memory --------------------------------------------------------------------------------------------------------------------------------------
+# --- memory
+# --------------------------------------------------------------------------------------------------------------------------------------
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
@@ -519,15 +570,21 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type
 
 
 def _is_array(array: Any, index: Any, *dtypes: Any) -> bool:
-    return isinstance(array, types.Array) and array.layout == "C" and array.dtype in dtypes and isinstance(index, types.Integer)
+    return (
+        isinstance(array, types.Array)
+        and array.layout == "C"
+        and array.dtype in dtypes
+        and isinstance(index, types.Integer)
+    )
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def unowned(_: Any, array: Any) -> Any:
-    """The same array without a share in its ownership: kernels that pass it on to one another do not count references.
+    """The same array without a share in its ownership: kernels that pass it on to one another do not count
+    references.
 
-    Counting costs two atomic operations for every array of every call, and threads that share an array wait for each other. Only for an array that
-    the Python caller of the kernel holds: a local one would be freed.
+    Counting costs two atomic operations for every array of every call, and threads that share an array wait
+    for each other. Only for an array that the Python caller of the kernel holds: a local one would be freed.
     """
     if not isinstance(array, types.Array):
         return None
@@ -541,8 +598,12 @@ def unowned(_: Any, array: Any) -> Any:
     return array(array), codegen
 
 
-def _load_lanes(element: ir.Type, dtype: Any, kind: LaneType, widen: Callable[..., Any] | None, doc: str) -> Any:
-    """An intrinsic (array, i) that reads 16 values of LLVM type `element` at flat index i, byte-aligned, and widens them to lanes."""
+def _load_lanes(
+    element: ir.Type, dtype: Any, kind: LaneType, widen: Callable[..., Any] | None, doc: str
+) -> Any:
+    """An intrinsic (array, i) that reads 16 values of LLVM type `element` at flat index i, byte-aligned, and
+    widens them to lanes.
+    """
 
     @intrinsic  # type: ignore[untyped-decorator]
     def function(_: Any, array: Any, index: Any) -> Any:
@@ -572,13 +633,21 @@ def _sext(builder: Any, value: Any) -> Any:
 load = _load_lanes(_F32, types.float32, f32x16, None, "16 floats from flat element i of a float32 array.")
 load_i32 = _load_lanes(_I32, types.int32, i32x16, None, "16 integers from flat element i of an int32 array.")
 load_u8 = _load_lanes(_I8, types.uint8, i32x16, _zext, "16 bytes from byte i of a uint8 array, as 0 to 255.")
-load_i8 = _load_lanes(_I8, types.uint8, i32x16, _sext, "16 bytes from byte i of a uint8 array, as -128 to 127.")
-load_u16 = _load_lanes(_I16, types.uint8, i32x16, _zext, "16 little-endian uint16 from byte i of a uint8 array.")
-load_u32 = _load_lanes(_I32, types.uint8, i32x16, None, "16 little-endian 32-bit words from byte i of a uint8 array.")
+load_i8 = _load_lanes(
+    _I8, types.uint8, i32x16, _sext, "16 bytes from byte i of a uint8 array, as -128 to 127."
+)
+load_u16 = _load_lanes(
+    _I16, types.uint8, i32x16, _zext, "16 little-endian uint16 from byte i of a uint8 array."
+)
+load_u32 = _load_lanes(
+    _I32, types.uint8, i32x16, None, "16 little-endian 32-bit words from byte i of a uint8 array."
+)
 
 
 def _load_scalar(element: ir.Type, result: Any, doc: str) -> Any:
-    """An intrinsic (array, i) that reads one little-endian number at byte i of a uint8 array: one load, where indexing would look for negative i."""
+    """An intrinsic (array, i) that reads one little-endian number at byte i of a uint8 array: one load, where
+    indexing would look for negative i.
+    """
 
     @intrinsic  # type: ignore[untyped-decorator]
     def function(_: Any, array: Any, index: Any) -> Any:
@@ -602,7 +671,9 @@ load_half_word = _load_scalar(_I16, types.uint16, "The 16-bit word at byte i of 
 
 
 def _load_parts(element: ir.Type, count: int, doc: str) -> Any:
-    """An intrinsic (array, i, ...) that reads 16 // count values at each of `count` bytes of a uint8 array and puts them side by side."""
+    """An intrinsic (array, i, ...) that reads 16 // count values at each of `count` bytes of a uint8 array
+    and puts them side by side.
+    """
     size = LANES // count
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -638,8 +709,12 @@ def _load_parts(element: ir.Type, count: int, doc: str) -> Any:
 
 load_u8_halves = _load_parts(_I8, 2, "8 bytes from byte i and 8 from byte j of a uint8 array, as 0 to 255.")
 load_u8_quarters = _load_parts(_I8, 4, "4 bytes each from bytes i, j, k and m of a uint8 array, as 0 to 255.")
-load_u32_halves = _load_parts(_I32, 2, "8 little-endian 32-bit words from byte i and 8 from byte j of a uint8 array.")
-load_u32_quarters = _load_parts(_I32, 4, "4 little-endian 32-bit words each from bytes i, j, k and m of a uint8 array.")
+load_u32_halves = _load_parts(
+    _I32, 2, "8 little-endian 32-bit words from byte i and 8 from byte j of a uint8 array."
+)
+load_u32_quarters = _load_parts(
+    _I32, 4, "4 little-endian 32-bit words each from bytes i, j, k and m of a uint8 array."
+)
 
 
 def _emit_prefetch(builder: Any, address: Any, is_write: bool) -> None:
@@ -647,7 +722,9 @@ def _emit_prefetch(builder: Any, address: Any, is_write: bool) -> None:
     pointer = builder.bitcast(address, _I8.as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
     callee = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(callee, [pointer, ir.Constant(_I32, int(is_write)), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
+    builder.call(
+        callee, [pointer, ir.Constant(_I32, int(is_write)), ir.Constant(_I32, 3), ir.Constant(_I32, 1)]
+    )
 
 
 def _first_lanes(context: Any, builder: Any, index_type: Any, n: Any) -> Any:
@@ -658,13 +735,17 @@ def _first_lanes(context: Any, builder: Any, index_type: Any, n: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def load_first(_: Any, array: Any, index: Any, n: Any) -> Any:
-    """The n floats (0 to 16) from flat element i of a float32 array on, then zeros: memory behind them is not touched."""
+    """The n floats (0 to 16) from flat element i of a float32 array on, then zeros: memory behind them is not
+    touched.
+    """
     if not (_is_array(array, index, types.float32) and isinstance(n, types.Integer)):
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = _vector(_F32)
-        pointer = builder.bitcast(_address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), vector.as_pointer())
+        pointer = builder.bitcast(
+            _address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), vector.as_pointer()
+        )
         mask = _first_lanes(context, builder, sig.args[2], args[2])
         kind = ir.FunctionType(vector, [pointer.type, _I32, mask.type, vector])
         callee = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
@@ -680,7 +761,9 @@ def store_first(_: Any, array: Any, index: Any, value: Any, n: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = builder.bitcast(_address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), _vector(_F32).as_pointer())
+        pointer = builder.bitcast(
+            _address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), _vector(_F32).as_pointer()
+        )
         mask = _first_lanes(context, builder, sig.args[3], args[3])
         kind = ir.FunctionType(ir.VoidType(), [args[2].type, pointer.type, _I32, mask.type])
         callee = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
@@ -692,19 +775,26 @@ def store_first(_: Any, array: Any, index: Any, value: Any, n: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(_: Any, array: Any, index: Any) -> Any:
-    """A hint that the cache line of flat element i is read soon. Any index is safe: nothing is read, and no address can fault."""
+    """A hint that the cache line of flat element i is read soon. Any index is safe: nothing is read, and no
+    address can fault.
+    """
     if not (isinstance(array, types.Array) and isinstance(index, types.Integer)):
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        _emit_prefetch(builder, _address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), is_write=False)
+        _emit_prefetch(
+            builder, _address(context, builder, sig.args[0], args[0], sig.args[1], args[1]), is_write=False
+        )
         return context.get_dummy_value()
 
     return types.void(array, index), codegen
 
 
-def _store_lanes(element: ir.Type, dtype: Any, kind: LaneType, narrow: Callable[..., Any] | None, doc: str, ahead: int = 0) -> Any:
-    """An intrinsic (array, i, lanes) that writes 16 values of LLVM type `element` at flat index i, byte-aligned.
+def _store_lanes(
+    element: ir.Type, dtype: Any, kind: LaneType, narrow: Callable[..., Any] | None, doc: str, ahead: int = 0
+) -> Any:
+    """An intrinsic (array, i, lanes) that writes 16 values of LLVM type `element` at flat index i,
+    byte-aligned.
 
     ahead: how many elements further on the cache line is asked for, to be written; 0 for none.
     """
@@ -742,17 +832,37 @@ store_onward = _store_lanes(
     ahead=512,
 )
 store_i32 = _store_lanes(_I32, types.int32, i32x16, None, "16 integers to flat element i of an int32 array.")
-store_u8 = _store_lanes(_I8, types.uint8, i32x16, lambda b, v: b.trunc(v, _vector(_I8)), "The low bytes of 16 lanes to byte i of a uint8 array.")
-store_u16 = _store_lanes(
-    _I16, types.uint8, i32x16, lambda b, v: b.trunc(v, _vector(_I16)), "The low halves of 16 lanes to byte i of a uint8 array, little-endian."
+store_u8 = _store_lanes(
+    _I8,
+    types.uint8,
+    i32x16,
+    lambda b, v: b.trunc(v, _vector(_I8)),
+    "The low bytes of 16 lanes to byte i of a uint8 array.",
 )
-store_u32 = _store_lanes(_I32, types.uint8, i32x16, None, "16 lanes to byte i of a uint8 array, little-endian.")
+store_u16 = _store_lanes(
+    _I16,
+    types.uint8,
+    i32x16,
+    lambda b, v: b.trunc(v, _vector(_I16)),
+    "The low halves of 16 lanes to byte i of a uint8 array, little-endian.",
+)
+store_u32 = _store_lanes(
+    _I32, types.uint8, i32x16, None, "16 lanes to byte i of a uint8 array, little-endian."
+)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def gather(_: Any, table: Any, index: Any) -> Any:
-    """table[index] per lane, from a C-contiguous float32 or int32 array. No bounds check: mask the index to the table's size."""
-    kind = f32x16 if _is_array(table, types.intp, types.float32) else i32x16 if _is_array(table, types.intp, types.int32) else None
+    """table[index] per lane, from a C-contiguous float32 or int32 array. No bounds check: mask the index to
+    the table's size.
+    """
+    kind = (
+        f32x16
+        if _is_array(table, types.intp, types.float32)
+        else i32x16
+        if _is_array(table, types.intp, types.int32)
+        else None
+    )
     if kind is None or index != i32x16:
         return None
 
@@ -761,7 +871,9 @@ def gather(_: Any, table: Any, index: Any) -> Any:
         value = ir.Constant(_vector(kind.element), ir.Undefined)
         for i in range(LANES):
             position = builder.zext(builder.extract_element(args[1], ir.Constant(_I32, i)), _I64)
-            value = builder.insert_element(value, builder.load(builder.gep(data, [position])), ir.Constant(_I32, i))
+            value = builder.insert_element(
+                value, builder.load(builder.gep(data, [position])), ir.Constant(_I32, i)
+            )
         return value
 
     return kind(table, index), codegen
@@ -769,9 +881,11 @@ def gather(_: Any, table: Any, index: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def lookup16(_: Any, table: Any, index: Any) -> Any:
-    """table[index & 15] per lane, from a table of 16 values that is itself held in lanes: no memory is touched.
+    """table[index & 15] per lane, from a table of 16 values that is itself held in lanes: no memory is
+    touched.
 
-    LLVM makes one permutation of it where a register holds 16 lanes (AVX-512), and a permutation of each half of the table where it holds 8.
+    LLVM makes one permutation of it where a register holds 16 lanes (AVX-512), and a permutation of each half
+    of the table where it holds 8.
     """
     if table not in (f32x16, i32x16) or index != i32x16:
         return None
@@ -779,7 +893,9 @@ def lookup16(_: Any, table: Any, index: Any) -> Any:
     def permute(builder: Any, source: Any, position: Any, lanes: range) -> Any:
         value = ir.Constant(ir.VectorType(source.type.element, len(lanes)), ir.Undefined)
         for k, lane_number in enumerate(lanes):
-            one = builder.extract_element(source, builder.extract_element(position, ir.Constant(_I32, lane_number)))
+            one = builder.extract_element(
+                source, builder.extract_element(position, ir.Constant(_I32, lane_number))
+            )
             value = builder.insert_element(value, one, ir.Constant(_I32, k))
         return value
 
@@ -789,13 +905,22 @@ def lookup16(_: Any, table: Any, index: Any) -> Any:
             suffix, kind = ("sf", _vector(_F32)) if table == f32x16 else ("si", _vector(_I32))
             function = ir.FunctionType(kind, [kind, _vector(_I32)])
             name = f"llvm.x86.avx512.permvar.{suffix}.512"  # looks at the low four bits of a position only
-            return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [source, position])
+            return builder.call(
+                cgutils.get_or_insert_function(builder.module, function, name), [source, position]
+            )
         undefined = ir.Constant(source.type, ir.Undefined)
         within = builder.and_(position, _constant(_I32, 7))
-        low, high = (builder.shuffle_vector(source, undefined, ir.Constant(ir.VectorType(_I32, 8), list(range(k, k + 8)))) for k in (0, 8))
+        low, high = (
+            builder.shuffle_vector(
+                source, undefined, ir.Constant(ir.VectorType(_I32, 8), list(range(k, k + 8)))
+            )
+            for k in (0, 8)
+        )
         both = _constant(_I32, list(range(LANES)))
         from_low, from_high = (
-            builder.shuffle_vector(permute(builder, half, within, range(8)), permute(builder, half, within, range(8, 16)), both)
+            builder.shuffle_vector(
+                permute(builder, half, within, range(8)), permute(builder, half, within, range(8, 16)), both
+            )
             for half in (low, high)
         )
         is_high = builder.icmp_unsigned("!=", builder.and_(position, _constant(_I32, 8)), _constant(_I32, 0))
@@ -808,10 +933,15 @@ def lookup16(_: Any, table: Any, index: Any) -> Any:
 def transpose16(_: Any, source: Any, first: Any, stride: Any, target: Any, row: Any) -> Any:
     """Lane k of vector i becomes element i of run k, for 16 runs of 16 floats.
 
-    Run k starts at flat element ``first + k * stride`` of `source`; vector i goes to flat element ``16 * (row + i)`` of `target`, both float32.
-    Four rounds of exchanging halves between pairs of vectors: 64 shuffles for 256 weights, where a scalar loop needs 512 memory accesses.
+    Run k starts at flat element ``first + k * stride`` of `source`; vector i goes to flat element ``16 * (row
+    + i)`` of `target`, both float32. Four rounds of exchanging halves between pairs of vectors: 64 shuffles
+    for 256 weights, where a scalar loop needs 512 memory accesses.
     """
-    if not (_is_array(source, first, types.float32) and _is_array(target, row, types.float32) and isinstance(stride, types.Integer)):
+    if not (
+        _is_array(source, first, types.float32)
+        and _is_array(target, row, types.float32)
+        and isinstance(stride, types.Integer)
+    ):
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:

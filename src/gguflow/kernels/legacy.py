@@ -1,6 +1,8 @@
-"""Q4_0, Q4_1, Q5_0, Q5_1 on lanes: a block is two vectors, its extremes are reductions in any order, and the scales of 16 blocks are one vector.
+"""Q4_0, Q4_1, Q5_0, Q5_1 on lanes: a block is two vectors, its extremes are reductions in any order, and the
+scales of 16 blocks are one vector.
 
-`bits` is 4 or 5 throughout: the 5-bit formats have four bytes of fifth bits between the scales and the nibbles.
+`bits` is 4 or 5 throughout: the 5-bit formats have four bytes of fifth bits between the scales and the
+nibbles.
 """
 
 from __future__ import annotations
@@ -11,7 +13,18 @@ import numpy as np
 
 from gguflow.kernels.bits import float_to_half, load_half, store_u16_scalar
 from gguflow.kernels.finite import is_finite
-from gguflow.kernels.lanes import load, prefetch, splat, store, store_i32, store_onward, to_float, to_int, vabs, where
+from gguflow.kernels.lanes import (
+    load,
+    prefetch,
+    splat,
+    store,
+    store_i32,
+    store_onward,
+    to_float,
+    to_int,
+    vabs,
+    where,
+)
 from gguflow.kernels.nibbles import bottom_and_top, load_codes, signed_peak, store_codes
 from gguflow.kernels.policy import kernel
 
@@ -29,7 +42,11 @@ def quantize_symmetric(x: Any, out: Any, bits: int) -> Any:
     top_code = (1 << bits) - 1
     type_size = 2 + 4 * bits
     n_blocks = x.size // BLOCK_SIZE
-    peaks, inverses, rounders = np.zeros(BATCH, np.float32), np.empty(BATCH, np.float32), np.empty(BATCH, np.float32)
+    peaks, inverses, rounders = (
+        np.zeros(BATCH, np.float32),
+        np.empty(BATCH, np.float32),
+        np.empty(BATCH, np.float32),
+    )
     scales = np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
@@ -43,7 +60,8 @@ def quantize_symmetric(x: Any, out: Any, bits: int) -> Any:
         d = load(peaks, 0) / -half_range
         inverse = f32(1) / d
         usable = vabs(inverse) < f32(np.inf)
-        # where d is denormal, ggml's products overflow to infinity and NaN, which x86 converts to the code 0; where it is zero, 1/d counts as zero
+        # where d is denormal, ggml's products overflow to infinity and NaN, which x86 converts to the code 0;
+        # where it is zero, 1/d counts as zero
         store(rounders, 0, where(usable | (d == f32(0)), splat(half_range + f32(0.5)), f32(0)))
         store(inverses, 0, where(usable, inverse, f32(0)))
         store_i32(scales, 0, float_to_half(d))
@@ -53,7 +71,9 @@ def quantize_symmetric(x: Any, out: Any, bits: int) -> Any:
             low = to_int(load(x, i) * inverses[k] + rounders[k])
             high = to_int(load(x, i + 16) * inverses[k] + rounders[k])
             store_u16_scalar(out, o, scales[k])
-            store_codes(out, o + 2, where(low < top_code, low, top_code), where(high < top_code, high, top_code), bits)
+            store_codes(
+                out, o + 2, where(low < top_code, low, top_code), where(high < top_code, high, top_code), bits
+            )
     return x.size
 
 
@@ -63,7 +83,11 @@ def quantize_affine(x: Any, out: Any, bits: int) -> Any:
     top_code = (1 << bits) - 1
     type_size = 4 + 4 * bits
     n_blocks = x.size // BLOCK_SIZE
-    bottoms, tops, inverses = np.zeros(BATCH, np.float32), np.zeros(BATCH, np.float32), np.empty(BATCH, np.float32)
+    bottoms, tops, inverses = (
+        np.zeros(BATCH, np.float32),
+        np.zeros(BATCH, np.float32),
+        np.empty(BATCH, np.float32),
+    )
     scales, mins = np.empty(BATCH, np.int32), np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
@@ -84,13 +108,17 @@ def quantize_affine(x: Any, out: Any, bits: int) -> Any:
             o = (first + k) * type_size
             store_u16_scalar(out, o, scales[k])
             store_u16_scalar(out, o + 2, mins[k])
-            if inverses[k] == f32(0):  # d is zero, denormal or infinite, and every product of ggml's converts to the code 0
+            if inverses[k] == f32(
+                0
+            ):  # d is zero, denormal or infinite, and every product of ggml's converts to the code 0
                 for j in range(o + 4, o + type_size):
                     out[j] = 0
                 continue
             low = to_int((load(x, i) - bottoms[k]) * inverses[k] + f32(0.5))
             high = to_int((load(x, i + 16) - bottoms[k]) * inverses[k] + f32(0.5))
-            store_codes(out, o + 4, where(low < top_code, low, top_code), where(high < top_code, high, top_code), bits)
+            store_codes(
+                out, o + 4, where(low < top_code, low, top_code), where(high < top_code, high, top_code), bits
+            )
     return x.size
 
 

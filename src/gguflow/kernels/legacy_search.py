@@ -1,7 +1,7 @@
 """Q4_0, Q4_1, Q5_0, Q5_1 with importance: the searches of the K-quants on 16 blocks of 32 weights at once.
 
-A weight's error counts with importance * sqrt(mean square of the row + weight**2): the row, not the block, is what these formats average over.
-Source: quantize_row_q4_0_impl and its siblings in ggml's ggml-quants.c.
+A weight's error counts with importance * sqrt(mean square of the row + weight**2): the row, not the block, is
+what these formats average over. Source: quantize_row_q4_0_impl and its siblings in ggml's ggml-quants.c.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ BATCH = 16
 
 @kernel
 def mean_squares(x: Any, n: int) -> Any:
-    """float32[rows]: of each row of n weights (a multiple of 32) the sum of squares, first to last, over n. Sixteen rows advance together."""
+    """float32[rows]: of each row of n weights (a multiple of 32) the sum of squares, first to last, over n.
+    Sixteen rows advance together.
+    """
     n_rows = x.size // n
     means = np.empty(n_rows, np.float32)
     columns = np.empty(256, np.float32)
@@ -51,7 +53,8 @@ def mean_squares(x: Any, n: int) -> Any:
 def take_blocks(x: Any, importance: Any, means: Any, first: int, batch: Any, v: Any, w: Any, at: int) -> None:
     """Bring blocks first ... first + 15 into lanes; past the end of x come blocks of zeros.
 
-    Written from element `at`, 512 floats each: batch, the weights in their order; v, the weights in lanes; w, how much their errors count, in lanes.
+    Written from element `at`, 512 floats each: batch, the weights in their order; v, the weights in lanes; w,
+    how much their errors count, in lanes.
     """
     row_blocks = importance.size // SIZE
     n_blocks = x.size // SIZE
@@ -79,7 +82,12 @@ def quantize_symmetric(x: Any, importance: Any, out: Any, bits: int) -> Any:
     """Q4_0 and Q5_0: d, codes from -n_max to n_max - 1 stored with n_max added."""
     n_max = 1 << (bits - 1)
     type_size = 2 + 4 * bits
-    batch, v, w, products = np.empty(512, np.float32), np.empty(512, np.float32), np.empty(512, np.float32), np.empty(512, np.float32)
+    batch, v, w, products = (
+        np.empty(512, np.float32),
+        np.empty(512, np.float32),
+        np.empty(512, np.float32),
+        np.empty(512, np.float32),
+    )
     inverses, d = np.empty(BATCH, np.float32), np.empty(BATCH, np.int32)
     if not is_finite(x, 0, x.size):  # all at once: a weight counts in the mean of its whole row
         return 0
@@ -104,7 +112,12 @@ def quantize_affine(x: Any, importance: Any, out: Any, bits: int) -> Any:
     """Q4_1 and Q5_1: d and m, codes from 0 to n_max."""
     n_max = (1 << bits) - 1
     type_size = 4 + 4 * bits
-    batch, v, w, codes = np.empty(1024, np.float32), np.empty(1024, np.float32), np.empty(1024, np.float32), np.empty(1024, np.float32)
+    batch, v, w, codes = (
+        np.empty(1024, np.float32),
+        np.empty(1024, np.float32),
+        np.empty(1024, np.float32),
+        np.empty(1024, np.float32),
+    )
     inverses, bases = np.empty(2 * BATCH, np.float32), np.empty(2 * BATCH, np.float32)
     d, m = np.empty(2 * BATCH, np.int32), np.empty(2 * BATCH, np.int32)
     if not is_finite(x, 0, x.size):  # all at once: a weight counts in the mean of its whole row

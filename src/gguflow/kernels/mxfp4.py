@@ -27,8 +27,9 @@ WIDEST_GAP = 88  # units of 2**-24, below a power of two, within which log2f can
 def floor_log2(v: Any) -> Any:
     """floor(log2f(v)) for v > 0, where log2f is correctly rounded: just below 2**K it may round up to K.
 
-    v = 2**K * (1 - gap * 2**-24) has log2 v = K - gap * 2**-24 / ln 2. Binary32 below K is spaced 2**-23 times a power of two: the largest that is
-    at most K - 1 for positive K, at most -K else. Within half of a spacing, log2f gives K.
+    v = 2**K * (1 - gap * 2**-24) has log2 v = K - gap * 2**-24 / ln 2. Binary32 below K is spaced 2**-23
+    times a power of two: the largest that is at most K - 1 for positive K, at most -K else. Within half of a
+    spacing, log2f gives K.
     """
     bits = float_bits(v)
     exponent = i32(bits >> i32(23)) - i32(127)
@@ -48,13 +49,17 @@ def floor_log2(v: Any) -> Any:
 
 @kernel
 def half_step(e: Any) -> Any:
-    """2**(e - 128) for the stored exponent 0 to 255: half of what E8M0 says, because the E2M1 values are doubled."""
+    """2**(e - 128) for the stored exponent 0 to 255: half of what E8M0 says, because the E2M1 values are
+    doubled.
+    """
     return bits_float(i32(0x200000) << i32(e)) if e < 2 else bits_float(i32(e - 1) << i32(23))
 
 
 @kernel
 def inverse_step(e: Any) -> Any:
-    """2**(127 - e), half of 1 / half_step(e), since binary32 does not reach 2**128. Scaling by it is exact, or underflows to a code of zero."""
+    """2**(127 - e), half of 1 / half_step(e), since binary32 does not reach 2**128. Scaling by it is exact,
+    or underflows to a code of zero.
+    """
     return bits_float(i32(254 - e) << i32(23)) if e < 254 else bits_float(i32(0x400000) >> i32(e - 254))
 
 
@@ -64,7 +69,9 @@ def quantize_blocks(x: Any, out: Any) -> Any:
         if not is_finite(x, block * BLOCK_SIZE, BLOCK_SIZE):
             return block * BLOCK_SIZE
         top = peak(x, block * BLOCK_SIZE, BLOCK_SIZE)
-        e = (floor_log2(top) + i32(125)) & i32(255) if top > f32(0) else i32(0)  # below 2**-125 it wraps, as ggml's conversion to a byte does
+        e = (
+            (floor_log2(top) + i32(125)) & i32(255) if top > f32(0) else i32(0)
+        )  # below 2**-125 it wraps, as ggml's conversion to a byte does
         out[block * TYPE_SIZE] = e
         inverse = inverse_step(e)
         low = nearest_codes_of_scaled(load(x, block * BLOCK_SIZE) * inverse * f32(2))

@@ -1,4 +1,6 @@
-"""Scales as they are stored: rounded to a type, or quantized in super-blocks. All is done on one value at a time: scales are few."""
+"""Scales as they are stored: rounded to a type, or quantized in super-blocks. All is done on one value at a
+time: scales are few.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def affine_scale(bottom: Any, top: Any, q_max: Any) -> Any:
 
 @helper
 def stored(value: Any, scale_type: int) -> Any:
-    """What a reader gets of a scale: rounded to its type, ties to even; beyond the largest finite value, that one."""
+    """What a reader gets of a scale: rounded to its type, ties to even; beyond the largest finite value, that
+    one.
+    """
     if scale_type == F16:
         half = float_to_half_scalar(value)
         if half & i32(0x7FFF) == i32(0x7C00):
@@ -55,8 +59,20 @@ def clamped_code(v: Any, q_max: int) -> Any:
 
 
 @helper
-def nest(values: Any, first: int, last: int, with_offset: bool, bits: int, scale_type: int, codes: Any, meta: Any, at: int) -> None:
-    """Quantize values[first:last] in place to `bits`; meta[at] gets the meta-scale, meta[at + 1] the offset if there is one."""
+def nest(
+    values: Any,
+    first: int,
+    last: int,
+    with_offset: bool,
+    bits: int,
+    scale_type: int,
+    codes: Any,
+    meta: Any,
+    at: int,
+) -> None:
+    """Quantize values[first:last] in place to `bits`; meta[at] gets the meta-scale, meta[at + 1] the offset
+    if there is one.
+    """
     bottom = values[first] if with_offset else f32(0)
     top = values[first]
     for b in range(first, last):
@@ -77,10 +93,14 @@ def nest(values: Any, first: int, last: int, with_offset: bool, bits: int, scale
 
 
 @helper
-def nest_dynamic(values: Any, first: int, last: int, offset: Any, places: Any, book: Any, codes: Any, meta: Any, at: int) -> None:
-    """bitsandbytes' double quantization: the distance from the tensor's offset, over its peak, in the dynamic 8-bit codebook.
+def nest_dynamic(
+    values: Any, first: int, last: int, offset: Any, places: Any, book: Any, codes: Any, meta: Any, at: int
+) -> None:
+    """bitsandbytes' double quantization: the distance from the tensor's offset, over its peak, in the dynamic
+    8-bit codebook.
 
-    As in bitsandbytes on the CPU, the quotient is rounded to one of 65,536 places from -1 to 1 first; where all distances are zero, so are the codes.
+    As in bitsandbytes on the CPU, the quotient is rounded to one of 65,536 places from -1 to 1 first; where
+    all distances are zero, so are the codes.
     """
     peak = f32(0)
     for b in range(first, last):

@@ -1,6 +1,8 @@
-"""What the 4- and 5-bit formats of 32 weights share: the block's extremes, and how 32 codes lie in 16 bytes of nibbles and 4 bytes of fifth bits.
+"""What the 4- and 5-bit formats of 32 weights share: the block's extremes, and how 32 codes lie in 16 bytes
+of nibbles and 4 bytes of fifth bits.
 
-Byte j of the nibbles holds weight j in its low half and weight j + 16 in its high half, so two vectors of 16 codes pack without a shuffle.
+Byte j of the nibbles holds weight j in its low half and weight j + 16 in its high half, so two vectors of 16
+codes pack without a shuffle.
 """
 
 from __future__ import annotations
@@ -9,7 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.lanes import float_bits, lane_numbers, largest, load_u8, mask_bits, smallest, splat, store_u8, vabs, where
+from gguflow.kernels.lanes import (
+    float_bits,
+    lane_numbers,
+    largest,
+    load_u8,
+    mask_bits,
+    smallest,
+    splat,
+    store_u8,
+    vabs,
+    where,
+)
 from gguflow.kernels.policy import kernel
 
 f32 = np.float32
@@ -19,7 +32,9 @@ u32 = np.uint32
 
 @kernel
 def first_of(low_hits: Any, high_hits: Any, low_mask: Any, high_mask: Any) -> Any:
-    """Whether the second pair of masks is set at the first of the 32 weights where the first pair is set (somewhere)."""
+    """Whether the second pair of masks is set at the first of the 32 weights where the first pair is set
+    (somewhere).
+    """
     hits = u32(mask_bits(low_hits)) | (u32(mask_bits(high_hits)) << u32(16))
     marked = u32(mask_bits(low_mask)) | (u32(mask_bits(high_mask)) << u32(16))
     return (hits & (~hits + u32(1)) & marked) != u32(0)
@@ -37,7 +52,9 @@ def signed_peak(low: Any, high: Any) -> Any:
 
 @kernel
 def bottom_and_top(low: Any, high: Any) -> Any:
-    """The smallest and the largest of the 32 weights. A smallest that is zero is the first such zero, with its sign, as a scan would find it."""
+    """The smallest and the largest of the 32 weights. A smallest that is zero is the first such zero, with
+    its sign, as a scan would find it.
+    """
     bottom = smallest(where(low < high, low, high))
     top = largest(where(low > high, low, high))
     if bottom == f32(0):
@@ -62,7 +79,9 @@ def load_nibbles(blocks: Any, i: Any) -> Any:
 
 @kernel
 def store_codes(out: Any, i: Any, low: Any, high: Any, bits: int) -> None:
-    """16 + 16 codes of four or five bits from byte i: the fifth bits, as one little-endian number, before the nibbles."""
+    """16 + 16 codes of four or five bits from byte i: the fifth bits, as one little-endian number, before the
+    nibbles.
+    """
     if bits == 5:
         fifth = u32(mask_bits((low & 16) != 0)) | (u32(mask_bits((high & 16) != 0)) << u32(16))
         for k in range(4):

@@ -8,7 +8,17 @@ import numpy as np
 
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.fp4 import nearest_codes, nearest_codes_by_error, values
-from gguflow.kernels.lanes import bits_float, float_bits, join_high, join_low, largest, load, prefetch, store_onward, vabs
+from gguflow.kernels.lanes import (
+    bits_float,
+    float_bits,
+    join_high,
+    join_low,
+    largest,
+    load,
+    prefetch,
+    store_onward,
+    vabs,
+)
 from gguflow.kernels.nibbles import load_nibbles, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import AHEAD
@@ -23,7 +33,9 @@ LARGEST = f32(448)  # of E4M3
 
 @kernel
 def to_ue4m3(v: Any) -> Any:
-    """v >= 0 to the byte of E4M3 without sign, ties away from zero. Of the top binade, from 256 on, ggml uses only the largest number, 448."""
+    """v >= 0 to the byte of E4M3 without sign, ties away from zero. Of the top binade, from 256 on, ggml uses
+    only the largest number, 448.
+    """
     bits = float_bits(f32(v))
     if bits < i32((127 - 6) << 23):  # below 2**-6: a multiple of 2**-9
         return i32(min(i32(v * f32(512) + f32(0.5)), i32(7)))
@@ -33,7 +45,9 @@ def to_ue4m3(v: Any) -> Any:
 
 @kernel
 def half_of_ue4m3(code: Any) -> Any:
-    """Half the value of an E4M3 byte, because the E2M1 values are doubled. The top bit is ignored; 0x7F, E4M3's NaN, is zero as in ggml."""
+    """Half the value of an E4M3 byte, because the E2M1 values are doubled. The top bit is ignored; 0x7F,
+    E4M3's NaN, is zero as in ggml.
+    """
     if code == 0x7F:
         return f32(0)
     if code & 0x78 == 0:
@@ -75,4 +89,6 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
         for s in range(0, 4, 2):
             low, high = load_nibbles(blocks, o + 4 + 8 * s)
             store_onward(out, i + 16 * s, values(join_low(low, high)) * half_of_ue4m3(i32(blocks[o + s])))
-            store_onward(out, i + 16 * s + 16, values(join_high(low, high)) * half_of_ue4m3(i32(blocks[o + s + 1])))
+            store_onward(
+                out, i + 16 * s + 16, values(join_high(low, high)) * half_of_ue4m3(i32(blocks[o + s + 1]))
+            )

@@ -1,8 +1,10 @@
-"""The parametric family on lanes: one encoder for all of its points (and one decoder, in `parametric_decoding`).
+"""The parametric family on lanes: one encoder for all of its points (and one decoder, in
+`parametric_decoding`).
 
-The parameters are arguments: what depends on them is decided once a block, so the loops over weights hold none of it. A group of blocks (a
-super-block where scales are nested) is fitted, its scales are settled as they will be stored, then its codes follow from what a reader will see; its
-weights are still in the cache by then. The order of operations is that of `gguflow.parametric.reference`.
+The parameters are arguments: what depends on them is decided once a block, so the loops over weights hold
+none of it. A group of blocks (a super-block where scales are nested) is fitted, its scales are settled as
+they will be stored, then its codes follow from what a reader will see; its weights are still in the cache by
+then. The order of operations is that of `gguflow.parametric.reference`.
 
 Arrays are flat. Codes are a byte each here; `bit_packing` packs them.
 """
@@ -16,7 +18,18 @@ import numpy as np
 from gguflow.kernels.bits import nearest_int
 from gguflow.kernels.block_statistics import bottom_and_top_of, peak_of, sum_of_magnitudes
 from gguflow.kernels.finite import is_finite
-from gguflow.kernels.lanes import gather, load, load_first, load_i32, lookup16, prefetch, splat, store_u8, unowned, where
+from gguflow.kernels.lanes import (
+    gather,
+    load,
+    load_first,
+    load_i32,
+    lookup16,
+    prefetch,
+    splat,
+    store_u8,
+    unowned,
+    where,
+)
 from gguflow.kernels.nested_scales import affine_scale, clamped_code, nest, nest_dynamic, stored
 from gguflow.kernels.policy import helper, kernel
 
@@ -29,13 +42,17 @@ UNNESTED, LINEAR, OFFSET, DYNAMIC = 0, 1, 2, 3
 """As Nesting."""
 
 AHEAD = 8192
-"""Weights, 32 KiB: what is fetched into the cache while codes are made. About the next group, which is fitted then."""
+"""Weights, 32 KiB: what is fetched into the cache while codes are made. About the next group, which is fitted
+then.
+"""
 SMALLEST_PEAK = f32(1e-38)
 """What a peak counts as, at least, where weights are divided by it: as in bitsandbytes."""
 
 
 class Parameters(NamedTuple):
-    """Of an encoding, what the encoder asks: numbers as in the descriptor. group: blocks that are settled together (a super-block, if nested)."""
+    """Of an encoding, what the encoder asks: numbers as in the descriptor. group: blocks that are settled
+    together (a super-block, if nested).
+    """
 
     quantizer: int
     bits: int
@@ -50,7 +67,8 @@ class Parameters(NamedTuple):
 class Books(NamedTuple):
     """Codebooks for encoding: block b uses number b % n. stride: entries of one, 2**bits, at least 16.
 
-    bounds float32[n * stride]: what a value must exceed to be nearer to the next entry; infinite from the last entry on.
+    bounds float32[n * stride]: what a value must exceed to be nearer to the next entry; infinite from the
+    last entry on.
     order int32[n * stride]: the codes, by rank.
     """
 
@@ -60,7 +78,9 @@ class Books(NamedTuple):
 
 
 class Nested(NamedTuple):
-    """The dynamic codebook of 256 values, the code of each of 65,536 places from -1 to 1, and the tensor's offset."""
+    """The dynamic codebook of 256 values, the code of each of 65,536 places from -1 to 1, and the tensor's
+    offset.
+    """
 
     book: Any
     places: Any
@@ -68,7 +88,8 @@ class Nested(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """Where scales go, an entry per block: values as a reader will see them, float32; codes of nested ones, uint8; zero points or codes of mins.
+    """Where scales go, an entry per block: values as a reader will see them, float32; codes of nested ones,
+    uint8; zero points or codes of mins.
 
     meta: float32, of each super-block. `encode_given` reads scales, zeros and mins.
     """
@@ -82,7 +103,8 @@ class Scales(NamedTuple):
 
 @helper
 def extremes(x: Any, start: int, stop: int, quantizer: int, limit: Any) -> Any:
-    """Bottom and top of the range of a block, which for absmax and codebooks begins at 0 and is NaN where a weight is no number.
+    """Bottom and top of the range of a block, which for absmax and codebooks begins at 0 and is NaN where a
+    weight is no number.
 
     limit: the largest magnitude that counts.
     """
@@ -96,7 +118,9 @@ def extremes(x: Any, start: int, stop: int, quantizer: int, limit: Any) -> Any:
 
 @helper
 def asked_scale(quantizer: int, bottom: Any, top: Any, q_max: Any, shrink: Any) -> Any:
-    """The scale that a range asks for, and its lowest weight. shrink: the part that is covered, the middle one of `min`, else shrunk towards 0."""
+    """The scale that a range asks for, and its lowest weight. shrink: the part that is covered, the middle
+    one of `min`, else shrunk towards 0.
+    """
     if quantizer == MIN and shrink < f32(1):
         cut = f32(f32(top - bottom) * f32(f32(f32(1) - shrink) * f32(0.5)))
         bottom, top = f32(bottom + cut), f32(top - cut)
@@ -104,7 +128,10 @@ def asked_scale(quantizer: int, bottom: Any, top: Any, q_max: Any, shrink: Any) 
         bottom, top = f32(bottom * shrink), f32(top * shrink)
     if quantizer in (ABSMAX, CODEBOOK):
         return f32(top / q_max), f32(0)
-    bottom, top = f32(bottom + f32(0)), f32(top + f32(0))  # of zeros of both signs, the order would decide which was found
+    bottom, top = (
+        f32(bottom + f32(0)),
+        f32(top + f32(0)),
+    )  # of zeros of both signs, the order would decide which was found
     return affine_scale(bottom, top, q_max), bottom
 
 
@@ -133,8 +160,21 @@ def rounded_within(v: Any, low: Any, high: Any) -> Any:
 
 
 @helper
-def code_affine(x: Any, start: int, stop: int, scale: Any, zero: Any, shift: Any, low: Any, high: Any, mask: int, codes: Any) -> None:
-    """round((x - shift) / scale) within low and high, plus zero, in the bits of the mask. Where the scale is 0 the quotient counts as 0."""
+def code_affine(
+    x: Any,
+    start: int,
+    stop: int,
+    scale: Any,
+    zero: Any,
+    shift: Any,
+    low: Any,
+    high: Any,
+    mask: int,
+    codes: Any,
+) -> None:
+    """round((x - shift) / scale) within low and high, plus zero, in the bits of the mask. Where the scale is
+    0 the quotient counts as 0.
+    """
     if not scale > f32(0):
         shift, scale = f32(0), f32(np.inf)
     for i in range(start, stop, 16):
@@ -148,7 +188,9 @@ def ranks(v: Any, books: Any, base: int, bits: int) -> Any:
     rank = splat(i32(0))
     step = 1 << (bits - 1)
     while step > 0:
-        rank = rank + where(v > gather(books.bounds, rank + (base + step - 1)), splat(i32(step)), splat(i32(0)))
+        rank = rank + where(
+            v > gather(books.bounds, rank + (base + step - 1)), splat(i32(step)), splat(i32(0))
+        )
         step >>= 1
     return rank
 
@@ -163,7 +205,9 @@ def ranks16(v: Any, sixteen: Any) -> Any:
 
 
 @helper
-def code_book(x: Any, start: int, stop: int, inverse: Any, books: Any, base: int, bits: int, codes: Any) -> None:
+def code_book(
+    x: Any, start: int, stop: int, inverse: Any, books: Any, base: int, bits: int, codes: Any
+) -> None:
     """The rank of x * inverse among the bounds of the codebook that begins at `base`, through its order."""
     if bits <= 4:
         sixteen = load(books.bounds, base)
@@ -185,9 +229,11 @@ def code_sign(x: Any, start: int, stop: int, codes: Any) -> None:
 
 @helper
 def code_blocks(x: Any, p: Any, first: int, last: int, fitted: Any, books: Any, out: Any, codes: Any) -> None:
-    """The codes of blocks first to last - 1. fitted: float32, from the first block on, the scales that codebooks divide by.
+    """The codes of blocks first to last - 1. fitted: float32, from the first block on, the scales that
+    codebooks divide by.
 
-    Up to 15 bytes behind each block are overwritten too: by the next block, at the end in room that the caller has.
+    Up to 15 bytes behind each block are overwritten too: by the next block, at the end in room that the
+    caller has.
     """
     top = f32((1 << p.bits) - 1)
     half = f32((1 << (p.bits - 1)) - 1)
@@ -219,11 +265,31 @@ def settle(p: Any, first: int, last: int, nested: Any, out: Any) -> None:
         for b in range(first, last):
             out.scales[b] = stored(out.scales[b], p.scale_type)
     elif p.nesting == DYNAMIC:
-        nest_dynamic(out.scales, first, last, nested.offset, nested.places, nested.book, out.scale_codes, out.meta, first // p.group)
+        nest_dynamic(
+            out.scales,
+            first,
+            last,
+            nested.offset,
+            nested.places,
+            nested.book,
+            out.scale_codes,
+            out.meta,
+            first // p.group,
+        )
     else:
         n_meta = (1 if p.nesting == LINEAR else 2) + (2 if p.quantizer == MIN else 0)
         at = first // p.group * n_meta
-        nest(out.scales, first, last, p.nesting == OFFSET, p.scale_bits, p.scale_type, out.scale_codes, out.meta, at)
+        nest(
+            out.scales,
+            first,
+            last,
+            p.nesting == OFFSET,
+            p.scale_bits,
+            p.scale_type,
+            out.scale_codes,
+            out.meta,
+            at,
+        )
         if p.quantizer == MIN:
             nest(out.mins, first, last, True, p.min_bits, p.scale_type, out.zeros, out.meta, at + n_meta - 2)
     if p.quantizer == MIN and p.nesting == UNNESTED:
@@ -233,7 +299,9 @@ def settle(p: Any, first: int, last: int, nested: Any, out: Any) -> None:
         q_max = (1 << p.bits) - 1
         for b in range(first, last):
             scale = out.scales[b]
-            out.zeros[b] = np.uint8(clamped_code(f32(-out.mins[b] / scale), q_max) if scale > f32(0) else i32(0))
+            out.zeros[b] = np.uint8(
+                clamped_code(f32(-out.mins[b] / scale), q_max) if scale > f32(0) else i32(0)
+            )
 
 
 @helper
@@ -249,15 +317,25 @@ def are_finite(x: Any, start: int, stop: int) -> Any:
 
 
 @kernel
-def fit_and_encode(x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested: Any, out: Any, codes: Any) -> Any:
-    """Blocks with scales of their own. Returns -1, or the place from which on there is a NaN or infinity: the codes are then not whole.
+def fit_and_encode(
+    x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested: Any, out: Any, codes: Any
+) -> Any:
+    """Blocks with scales of their own. Returns -1, or the place from which on there is a NaN or infinity: the
+    codes are then not whole.
 
-    x: float32. p: Parameters. limits, shrinks: float32, a magnitude at which the range of each block ends, and a factor of it; or one for all.
-    books: Books. nested: Nested. out: Scales, written. codes: uint8, 16 longer than x at least, written.
+    x: float32. p: Parameters. limits, shrinks: float32, a magnitude at which the range of each block ends,
+    and a factor of it; or one for all. books: Books. nested: Nested. out: Scales, written. codes: uint8, 16
+    longer than x at least, written.
     """
     x, codes, limits, shrinks = unowned(x), unowned(codes), unowned(limits), unowned(shrinks)
     books = Books(unowned(books.bounds), unowned(books.order), books.stride)
-    out = Scales(unowned(out.scales), unowned(out.mins), unowned(out.scale_codes), unowned(out.zeros), unowned(out.meta))
+    out = Scales(
+        unowned(out.scales),
+        unowned(out.mins),
+        unowned(out.scale_codes),
+        unowned(out.zeros),
+        unowned(out.meta),
+    )
     if p.quantizer == CODEBOOK:
         q_max = f32(1)
     else:
@@ -267,12 +345,16 @@ def fit_and_encode(x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested
     fitted = np.empty(p.group, np.float32)
     for first in range(0, n_blocks, p.group):
         last = min(first + p.group, n_blocks)
-        if p.quantizer not in (ABSMAX, CODEBOOK) and not are_finite(x, first * p.block, min(last * p.block, x.size)):
+        if p.quantizer not in (ABSMAX, CODEBOOK) and not are_finite(
+            x, first * p.block, min(last * p.block, x.size)
+        ):
             return first * p.block
         for b in range(first, last):
             start = b * p.block
             stop = min(start + p.block, x.size)
-            scale, bottom = fit_block(x, start, stop, p.quantizer, q_max, limits[b * limit_step], shrinks[b * shrink_step])
+            scale, bottom = fit_block(
+                x, start, stop, p.quantizer, q_max, limits[b * limit_step], shrinks[b * shrink_step]
+            )
             if np.isnan(scale):
                 return start
             out.scales[b] = scale
@@ -290,7 +372,13 @@ def encode_given(x: Any, p: Any, books: Any, out: Any, codes: Any) -> Any:
     """Blocks whose scales (zero points, mins) are given in `out`; codes, and what is returned: as above."""
     x, codes = unowned(x), unowned(codes)
     books = Books(unowned(books.bounds), unowned(books.order), books.stride)
-    out = Scales(unowned(out.scales), unowned(out.mins), unowned(out.scale_codes), unowned(out.zeros), unowned(out.meta))
+    out = Scales(
+        unowned(out.scales),
+        unowned(out.mins),
+        unowned(out.scale_codes),
+        unowned(out.zeros),
+        unowned(out.meta),
+    )
     n_blocks = out.scales.size
     for first in range(0, n_blocks, p.group):
         last = min(first + p.group, n_blocks)

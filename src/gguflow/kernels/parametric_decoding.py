@@ -24,7 +24,9 @@ def store_lanes(out: Any, i: int, v: Any) -> None:
 
 
 @helper
-def decode_book(codes: Any, start: int, stop: int, scale: Any, table: Any, base: int, bits: int, out: Any) -> None:
+def decode_book(
+    codes: Any, start: int, stop: int, scale: Any, table: Any, base: int, bits: int, out: Any
+) -> None:
     if bits <= 4:
         sixteen = load(table, base)
         for i in range(start, stop, 16):
@@ -43,7 +45,17 @@ def decode_with_min(codes: Any, start: int, stop: int, scale: Any, minimum: Any,
 
 
 @helper
-def decode_integers(codes: Any, start: int, stop: int, scale: Any, factor: int, zero: Any, bits: int, is_signed: bool, out: Any) -> None:
+def decode_integers(
+    codes: Any,
+    start: int,
+    stop: int,
+    scale: Any,
+    factor: int,
+    zero: Any,
+    bits: int,
+    is_signed: bool,
+    out: Any,
+) -> None:
     """scale * (factor * q - zero); q of `bits` bits, signed or not."""
     sign = i32(1) << i32(bits - 1) if is_signed else i32(0)
     for i in range(start, stop, 16):
@@ -52,10 +64,22 @@ def decode_integers(codes: Any, start: int, stop: int, scale: Any, factor: int, 
 
 
 @kernel
-def decode(codes: Any, quantizer: int, bits: int, block: int, table: Any, stride: int, scales: Any, zeros: Any, mins: Any, out: Any) -> None:
+def decode(
+    codes: Any,
+    quantizer: int,
+    bits: int,
+    block: int,
+    table: Any,
+    stride: int,
+    scales: Any,
+    zeros: Any,
+    mins: Any,
+    out: Any,
+) -> None:
     """Weights from codes, from the start of a block on.
 
-    codes: uint8, a byte each, 16 longer than out at least. table: codebooks of `stride` entries, used in turn, as are scales, zeros and mins.
+    codes: uint8, a byte each, 16 longer than out at least. table: codebooks of `stride` entries, used in
+    turn, as are scales, zeros and mins.
     """
     codes, out, table = unowned(codes), unowned(out), unowned(table)
     n = scales.size

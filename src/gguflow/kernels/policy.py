@@ -1,14 +1,17 @@
 """How every kernel is compiled and cached: one decorator, one policy.
 
-nogil         threads run kernels side by side (a ThreadPoolExecutor over rows; Numba's own threading layers stay out of it).
+nogil         threads run kernels side by side (a ThreadPoolExecutor over rows; Numba's own threading layers
+              stay out of it).
 error_model   "numpy": division by zero gives infinity or NaN, as in C, and costs no branch.
 fastmath      never: the order and rounding of every float operation is part of the format.
 boundscheck   off; callers prove their sizes (the test suite runs kernels with NUMBA_BOUNDSCHECK=1 as well).
 
-The cache. Numba's own cache looks only at the file of the cached function: a change in a helper in another file would replay stale code
-(https://numba.readthedocs.io/en/stable/developer/caching.html, "Caching limitations"). So compiled kernels live in a directory named after a
-digest of all kernel sources and the versions of Numba, llvmlite and NumPy: any change begins a new, empty cache. The directory is private to
-the user (the cache holds machine code). Where none can be written, kernels compile afresh in each process, and everything works.
+The cache. Numba's own cache looks only at the file of the cached function: a change in a helper in another
+file would replay stale code (https://numba.readthedocs.io/en/stable/developer/caching.html, "Caching
+limitations"). So compiled kernels live in a directory named after a digest of all kernel sources and the
+versions of Numba, llvmlite and NumPy: any change begins a new, empty cache. The directory is private to the
+user (the cache holds machine code). Where none can be written, kernels compile afresh in each process, and
+everything works.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ _STALE_AFTER_DAYS = 60
 
 
 def kernel(function: F) -> F:
-    """Compile `function` with Numba at its first call, under the policy of this module, with cached machine code."""
+    """Compile `function` with Numba at its first call, under the policy of this module, with cached machine
+    code.
+    """
     dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=False)(function)
     if cache_directory() is not None:
         with contextlib.suppress(RuntimeError):  # "no locator available": run uncached
@@ -45,8 +50,16 @@ def kernel(function: F) -> F:
 
 
 def helper(function: F) -> F:
-    """As `kernel`, for a function that only kernels call: no entry for Python, no cache of its own. Saves a third of the time to compile."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    """As `kernel`, for a function that only kernels call: no entry for Python, no cache of its own. Saves a
+    third of the time to compile.
+    """
+    options = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": False,
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
     return numba.njit(**options)(function)  # type: ignore[no-any-return]
 
 
@@ -104,7 +117,9 @@ def _remove_stale(base: Path, current: Path) -> None:
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
-    """Tells Numba where a kernel's files go, and that the directory's name already answers for the freshness of the source."""
+    """Tells Numba where a kernel's files go, and that the directory's name already answers for the freshness
+    of the source.
+    """
 
     def __init__(self, py_func: Any, py_file: str, directory: Path) -> None:
         self._py_file = py_file
@@ -135,8 +150,9 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
     _impl_class = _Implementation
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Compiled code from the cache, or None. Numba's own first imports all that might be compiled, a tenth of a second: compiled code needs the
-        run-time system only, and where something has to be compiled after all, the compiler asks for those imports itself.
+        """Compiled code from the cache, or None. Numba's own first imports all that might be compiled, a
+        tenth of a second: compiled code needs the run-time system only, and where something has to be
+        compiled after all, the compiler asks for those imports itself.
         """
         rtsys.initialize(target_context)
         with self._guard_against_spurious_io_errors():

@@ -1,4 +1,6 @@
-"""Q1_0 on lanes: signs as masks; the mean magnitude is a sum in order, so 16 blocks take their sums side by side."""
+"""Q1_0 on lanes: signs as masks; the mean magnitude is a sum in order, so 16 blocks take their sums side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,18 @@ import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
-from gguflow.kernels.lanes import lane_numbers, load, mask_bits, prefetch, splat, store, store_onward, transpose16, vabs, where
+from gguflow.kernels.lanes import (
+    lane_numbers,
+    load,
+    mask_bits,
+    prefetch,
+    splat,
+    store,
+    store_onward,
+    transpose16,
+    vabs,
+    where,
+)
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import AHEAD
 
@@ -22,7 +35,9 @@ BATCH = 16
 
 @kernel
 def sums_of_magnitudes(x: Any, first: Any, columns: Any) -> Any:
-    """Lane k: |w[0]| + |w[1]| + ... of the k-th of 16 blocks from element `first`. columns: scratch, float32[256]."""
+    """Lane k: |w[0]| + |w[1]| + ... of the k-th of 16 blocks from element `first`. columns: scratch,
+    float32[256].
+    """
     sums = splat(f32(0))
     for start in range(0, BLOCK_SIZE, 16):
         transpose16(x, first + start, BLOCK_SIZE, columns, 0)
@@ -68,4 +83,6 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
         d = load_half(blocks, o)
         for j in range(8):
             bits = i32(blocks[o + 2 + 2 * j]) | (i32(blocks[o + 3 + 2 * j]) << i32(8))
-            store_onward(out, block * BLOCK_SIZE + 16 * j, where((splat(bits) & bit) != 0, splat(d), splat(-d)))
+            store_onward(
+                out, block * BLOCK_SIZE + 16 * j, where((splat(bits) & bit) != 0, splat(d), splat(-d))
+            )

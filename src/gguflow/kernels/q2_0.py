@@ -1,4 +1,6 @@
-"""Q2_0 on lanes: the two bits of a code are two masks, interleaved as integers, since neighbours share a byte."""
+"""Q2_0 on lanes: the two bits of a code are two masks, interleaved as integers, since neighbours share a
+byte.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def quantize_blocks(x: Any, out: Any) -> Any:
         d = peak(x, i, BLOCK_SIZE)
         store_half(out, o, d)
         inverse = inverse_scale(d)
-        # d is denormal: ggml's products overflow to infinity and NaN, which x86 converts to a number that is clamped to the code 0
+        # d is denormal: ggml's products overflow to infinity and NaN, which x86 converts to a number that is
+        # clamped to the code 0
         kept = u32(0) if inverse == f32(0) and d > f32(0) else u32(0xFFFFFFFF)
         for j in range(4):
             v = load(x, i + 16 * j) * inverse

@@ -23,9 +23,11 @@ QS, D, DMIN = 16, 80, 82  # byte offsets in a block
 
 @helper
 def pack_scales(subs: Any, packed: Any, d: Any, dmin: Any) -> None:
-    """From d, dmin and the codes in subs.scales and subs.mins: the bytes, and the steps and offsets that a reader will compute.
+    """From d, dmin and the codes in subs.scales and subs.mins: the bytes, and the steps and offsets that a
+    reader will compute.
 
-    packed: int32[17 * 16]: vector j < 16 is the scale byte of sub-block j, vector 16 is d and dmin as one word.
+    packed: int32[17 * 16]: vector j < 16 is the scale byte of sub-block j, vector 16 is d and dmin as one
+    word.
     """
     d_bits = float_to_half(d)
     dmin_bits = float_to_half(dmin)

@@ -39,8 +39,9 @@ QS, SCALES, D = 32, 96, 108  # byte offsets in a block
 class SubBlocks(NamedTuple):
     """What the encoder knows of the 16 sub-blocks of 16 super-blocks: lanes, vector j for sub-block j.
 
-    scales: float32[16 * 16]. codes: float32[16 * 256], those of the search, 16 vectors for each sub-block. sixes: int32[16 * 16], the 6-bit scales.
-    steps: float32[16 * 16], d times the decoded scale. d: int32[16], half bits.
+    scales: float32[16 * 16]. codes: float32[16 * 256], those of the search, 16 vectors for each sub-block.
+    sixes: int32[16 * 16], the 6-bit scales. steps: float32[16 * 16], d times the decoded scale. d: int32[16],
+    half bits.
     """
 
     scales: Any
@@ -53,7 +54,13 @@ class SubBlocks(NamedTuple):
 @helper
 def new_sub_blocks() -> Any:
     n = N_SUB_BLOCKS * BATCH
-    return SubBlocks(np.empty(n, f32), np.empty(N_SUB_BLOCKS * LANES, f32), np.empty(n, i32), np.empty(n, f32), np.empty(BATCH, i32))
+    return SubBlocks(
+        np.empty(n, f32),
+        np.empty(N_SUB_BLOCKS * LANES, f32),
+        np.empty(n, i32),
+        np.empty(n, f32),
+        np.empty(BATCH, i32),
+    )
 
 
 @helper
@@ -66,7 +73,9 @@ def fit_batch(batch: Any, subs: Any) -> None:
         for i in range(SUB_BLOCK):
             v = load(x, 16 * i)
             store(w, 16 * i, v * v)
-        store(subs.scales, 16 * j, fit_by_descent(x, w, subs.codes[LANES * j : LANES * (j + 1)], SUB_BLOCK, 4))
+        store(
+            subs.scales, 16 * j, fit_by_descent(x, w, subs.codes[LANES * j : LANES * (j + 1)], SUB_BLOCK, 4)
+        )
     top = largest_magnitude(subs.scales, N_SUB_BLOCKS)
     alive = top != f32(0)
     inverse = f32(-32) / top
@@ -78,7 +87,9 @@ def fit_batch(batch: Any, subs: Any) -> None:
 
 @helper
 def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
-    """Sub-blocks by 19 trial scales, their scales by the same search; importance: float32[4096], in the order of the batch."""
+    """Sub-blocks by 19 trial scales, their scales by the same search; importance: float32[4096], in the order
+    of the batch.
+    """
     x = np.empty(LANES, f32)
     w = np.empty(LANES, f32)
     wx = np.empty(LANES, f32)
@@ -100,7 +111,9 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
             q = code(inverse * load(x, 16 * i), -4, 3) + f32(4)
             store(subs.codes, LANES * j + 16 * i, where(inverse != f32(0), q, f32(0)))
     d, inverse = fit_symmetric(subs.scales, totals, wx, N_SUB_BLOCKS, 32, False)
-    dead = vabs(largest_magnitude(subs.scales, N_SUB_BLOCKS)) < TINY  # an inverse of 0 does not tell: it may come of an infinite scale
+    dead = (
+        vabs(largest_magnitude(subs.scales, N_SUB_BLOCKS)) < TINY
+    )  # an inverse of 0 does not tell: it may come of an infinite scale
     for j in range(N_SUB_BLOCKS):
         q = clamp(nearest_int(inverse * load(subs.scales, 16 * j)), -32, 31) + 32
         store_i32(subs.sixes, 16 * j, where(dead, 0, q))
@@ -119,7 +132,9 @@ def finish_scales(subs: Any, d: Any) -> None:
 
 @helper
 def codes16(batch: Any, subs: Any, k: int, j: int, kept: Any) -> Any:
-    """The codes (0 to 7) of sub-block j of super-block k. Where the step is 0, ggml keeps the codes of the search. kept: scratch, int32[16]."""
+    """The codes (0 to 7) of sub-block j of super-block k. Where the step is 0, ggml keeps the codes of the
+    search. kept: scratch, int32[16].
+    """
     step = subs.steps[16 * j + k]
     if step != f32(0):
         return clamp(nearest_int(load(batch, k * SIZE + SUB_BLOCK * j) / step), -4, 3) + 4
@@ -144,7 +159,9 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
                 store_u8(out, start + QS + 32 * half + 16 * i, pairs)
             store_u8(out, start + 16 * i, third)
         for j in range(8):
-            out[start + SCALES + j] = np.uint8((subs.sixes[16 * j + k] & 15) | ((subs.sixes[16 * (j + 8) + k] & 15) << 4))
+            out[start + SCALES + j] = np.uint8(
+                (subs.sixes[16 * j + k] & 15) | ((subs.sixes[16 * (j + 8) + k] & 15) << 4)
+            )
         for j in range(4):
             upper = 0
             for t in range(4):
@@ -202,4 +219,6 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
                 for t in range(4):
                     j = 8 * half + 2 * t + i
                     q = ((pairs >> (2 * t)) & 3) | (((third >> (4 * half + t)) & 1) << 2)
-                    store_onward(out, block * SIZE + 16 * j, d * scale_of(blocks, start + SCALES, j) * to_float(q - 4))
+                    store_onward(
+                        out, block * SIZE + 16 * j, d * scale_of(blocks, start + SCALES, j) * to_float(q - 4)
+                    )

@@ -1,4 +1,6 @@
-"""Q4_1 on lanes: a scale and a minimum, codes of four bits; see legacy.py and, with importance, legacy_search.py."""
+"""Q4_1 on lanes: a scale and a minimum, codes of four bits; see legacy.py and, with importance,
+legacy_search.py.
+"""
 
 from __future__ import annotations
 

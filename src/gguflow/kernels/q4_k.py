@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
-from gguflow.kernels.lanes import load, load_u8, splat, store, store_i32, store_onward, store_u8, to_float, where
+from gguflow.kernels.lanes import (
+    load,
+    load_u8,
+    splat,
+    store,
+    store_i32,
+    store_onward,
+    store_u8,
+    to_float,
+    where,
+)
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.sub_block_fits import codes16, fit_batch, fit_batch_weighted, new_sub_blocks, to_codes
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
@@ -46,9 +56,11 @@ def code_of(values: Any, j: int, widest: int) -> Any:
 
 @helper
 def pack_header(subs: Any, header: Any, d: Any, dmin: Any, widest: int) -> None:
-    """From d, dmin and the codes in subs.scales and subs.mins: the header, and the steps and offsets that a reader will compute.
+    """From d, dmin and the codes in subs.scales and subs.mins: the header, and the steps and offsets that a
+    reader will compute.
 
-    header: int32[4 * 16], the first 16 bytes of each block as four little-endian words. widest: where codes are clamped; see blocks.q4_k.fit_block.
+    header: int32[4 * 16], the first 16 bytes of each block as four little-endian words. widest: where codes
+    are clamped; see blocks.q4_k.fit_block.
     """
     d_bits = float_to_half(d)
     dmin_bits = float_to_half(dmin)
@@ -136,7 +148,9 @@ def sub_scale(blocks: Any, start: int, j: int) -> Any:
     if j < 4:
         return i32(blocks[start + j]) & 63, i32(blocks[start + 4 + j]) & 63
     high = i32(blocks[start + 4 + j])
-    return (high & 15) | ((i32(blocks[start + j - 4]) >> 6) << 4), (high >> 4) | ((i32(blocks[start + j]) >> 6) << 4)
+    return (high & 15) | ((i32(blocks[start + j - 4]) >> 6) << 4), (high >> 4) | (
+        (i32(blocks[start + j]) >> 6) << 4
+    )
 
 
 @kernel

@@ -1,4 +1,6 @@
-"""Q5_1 on lanes: a scale and a minimum, codes of five bits; see legacy.py and, with importance, legacy_search.py."""
+"""Q5_1 on lanes: a scale and a minimum, codes of five bits; see legacy.py and, with importance,
+legacy_search.py.
+"""
 
 from __future__ import annotations
 

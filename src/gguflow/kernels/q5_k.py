@@ -9,7 +9,14 @@ import numpy as np
 from gguflow.kernels.bits import load_half
 from gguflow.kernels.lanes import load_u8, splat, store_onward, store_u8, to_float
 from gguflow.kernels.policy import helper, kernel
-from gguflow.kernels.q4_k import N_SUB_BLOCKS, SUB_BLOCK, fit_header, fit_header_weighted, sub_scale, write_header
+from gguflow.kernels.q4_k import (
+    N_SUB_BLOCKS,
+    SUB_BLOCK,
+    fit_header,
+    fit_header_weighted,
+    sub_scale,
+    write_header,
+)
 from gguflow.kernels.sub_block_fits import codes16, new_sub_blocks
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
 

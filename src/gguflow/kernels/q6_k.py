@@ -8,7 +8,18 @@ import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
 from gguflow.kernels.fits import TINY, clamp, fit_symmetric, largest_magnitude
-from gguflow.kernels.lanes import load, load_u8, splat, store, store_i32, store_onward, store_u8, to_float, vabs, where
+from gguflow.kernels.lanes import (
+    load,
+    load_u8,
+    splat,
+    store,
+    store_i32,
+    store_onward,
+    store_u8,
+    to_float,
+    vabs,
+    where,
+)
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance, to_lanes
 
@@ -22,9 +33,11 @@ QH, SCALES, D = 128, 192, 208  # byte offsets in a block
 
 
 class SubBlocks(NamedTuple):
-    """What the encoder knows of the 16 sub-blocks of 16 super-blocks: lanes [16 * 16] each, vector j for sub-block j.
+    """What the encoder knows of the 16 sub-blocks of 16 super-blocks: lanes [16 * 16] each, vector j for
+    sub-block j.
 
-    inverses: the codes of the search are nearest_int(inverse * x) + 32, all 0 where inverse is 0. steps: d * scale.
+    inverses: the codes of the search are nearest_int(inverse * x) + 32, all 0 where inverse is 0. steps: d *
+    scale.
     """
 
     scales: Any
@@ -37,7 +50,9 @@ class SubBlocks(NamedTuple):
 @helper
 def new_sub_blocks() -> Any:
     n = N_SUB_BLOCKS * BATCH
-    return SubBlocks(np.empty(n, f32), np.empty(n, f32), np.empty(n, f32), np.empty(n, i32), np.empty(BATCH, i32))
+    return SubBlocks(
+        np.empty(n, f32), np.empty(n, f32), np.empty(n, f32), np.empty(n, i32), np.empty(BATCH, i32)
+    )
 
 
 @helper
@@ -50,7 +65,9 @@ def fit_sub_block(subs: Any, j: int, x: Any, w: Any, wx: Any) -> None:
 
 @helper
 def fit_scales(subs: Any) -> None:
-    """From the sub-blocks' scales: d, the int8 scales, and the steps that a reader will compute. A super-block of zeros has inverses of 0."""
+    """From the sub-blocks' scales: d, the int8 scales, and the steps that a reader will compute. A
+    super-block of zeros has inverses of 0.
+    """
     top = largest_magnitude(subs.scales, N_SUB_BLOCKS)
     alive = ~(vabs(top) < TINY)
     inverse = where(alive, f32(-128) / top, f32(0))
@@ -154,5 +171,13 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
                     a = (pairs & 15) | (((upper >> (2 * t)) & 3) << 4)
                     b = (pairs >> 4) | (((upper >> (2 * t + 4)) & 3) << 4)
                     j = 8 * half + 2 * t + i
-                    store_onward(out, block * SIZE + 16 * j, d * f32(np.int8(blocks[start + SCALES + j])) * to_float(a - 32))
-                    store_onward(out, block * SIZE + 16 * (j + 4), d * f32(np.int8(blocks[start + SCALES + j + 4])) * to_float(b - 32))
+                    store_onward(
+                        out,
+                        block * SIZE + 16 * j,
+                        d * f32(np.int8(blocks[start + SCALES + j])) * to_float(a - 32),
+                    )
+                    store_onward(
+                        out,
+                        block * SIZE + 16 * (j + 4),
+                        d * f32(np.int8(blocks[start + SCALES + j + 4])) * to_float(b - 32),
+                    )

@@ -1,4 +1,6 @@
-"""Q8_0 on lanes, 16 blocks at a time: a block is two vectors, whose peak is a reduction in any order; the 16 scales are one vector."""
+"""Q8_0 on lanes, 16 blocks at a time: a block is two vectors, whose peak is a reduction in any order; the 16
+scales are one vector.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ AHEAD = 2048  # weights, 8 KiB: what is fetched into the cache while a batch is 
 @kernel
 def quantize_blocks(x: Any, out: Any) -> Any:
     n_blocks = x.size // BLOCK_SIZE
-    peaks = np.zeros(BATCH, np.int32)  # the bits of magnitudes, whose order as integers is that of the values; Inf and NaN are above them
+    peaks = np.zeros(
+        BATCH, np.int32
+    )  # the bits of magnitudes, whose order as integers is that of the values; Inf and NaN are above them
     inverses = np.empty(BATCH, np.float32)
     halves = np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
@@ -51,7 +55,8 @@ def quantize_blocks(x: Any, out: Any) -> Any:
             return first * BLOCK_SIZE
         d = bits_float(peak) / f32(127)
         inverse = f32(1) / d
-        # where d is zero or denormal; ggml's products overflow to infinity and NaN, which x86 converts to the code 0
+        # where d is zero or denormal; ggml's products overflow to infinity and NaN, which x86 converts to the
+        # code 0
         store(inverses, 0, where(inverse < f32(np.inf), inverse, f32(0)))
         store_i32(halves, 0, float_to_half(d))
         for k in range(count):

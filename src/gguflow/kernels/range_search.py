@@ -1,6 +1,8 @@
-"""Which part of its range a block should cover: all shrunk ranges of a ladder are tried, the one of the least weighted squared error wins.
+"""Which part of its range a block should cover: all shrunk ranges of a ladder are tried, the one of the least
+weighted squared error wins.
 
-The trial scale is rounded to its type, but not nested: what a super-block makes of it is not known yet. Ranges of equal error: the widest.
+The trial scale is rounded to its type, but not nested: what a super-block makes of it is not known yet.
+Ranges of equal error: the widest.
 """
 
 from __future__ import annotations
@@ -46,8 +48,12 @@ def folded(sums: Any) -> Any:
 
 
 @helper
-def affine_error(x: Any, weights: Any, start: int, stop: int, scale: Any, shift: Any, low: Any, high: Any) -> Any:
-    """The sum of weight * (x - its approximation)**2, approximations being scale * q + shift with q from low to high."""
+def affine_error(
+    x: Any, weights: Any, start: int, stop: int, scale: Any, shift: Any, low: Any, high: Any
+) -> Any:
+    """The sum of weight * (x - its approximation)**2, approximations being scale * q + shift with q from low
+    to high.
+    """
     sums = splat(f32(0))
     inert = not scale > f32(0)
     for i in range(start, stop, 16):
@@ -60,7 +66,9 @@ def affine_error(x: Any, weights: Any, start: int, stop: int, scale: Any, shift:
 
 
 @helper
-def book_error(x: Any, weights: Any, start: int, stop: int, scale: Any, books: Any, base: int, bits: int, values: Any) -> Any:
+def book_error(
+    x: Any, weights: Any, start: int, stop: int, scale: Any, books: Any, base: int, bits: int, values: Any
+) -> Any:
     """The same for a codebook; values: by rank."""
     sums = splat(f32(0))
     inverse = f32(f32(1) / max(scale, SMALLEST_PEAK))
@@ -78,7 +86,8 @@ def book_error(x: Any, weights: Any, start: int, stop: int, scale: Any, books: A
 
 @kernel
 def search(x: Any, weights: Any, p: Any, books: Any, values: Any, shrinks: Any) -> None:
-    """x: float32. weights: float32, of each weight, or none. p: Parameters. books: Books; values: float32, their values by rank.
+    """x: float32. weights: float32, of each weight, or none. p: Parameters. books: Books; values: float32,
+    their values by rank.
 
     shrinks: float32, the factor of the best range of each block, written; 1 for what is not finite.
     """
@@ -103,12 +112,18 @@ def search(x: Any, weights: Any, p: Any, books: Any, values: Any, shrinks: Any) 
             if p.quantizer == ABSMAX:
                 error = affine_error(x, weights, start, stop, scale, f32(0), -half, half)
             elif p.quantizer == AFFINE:
-                zero = f32(clamped_code(f32(-minimum / scale), (1 << p.bits) - 1)) if scale > f32(0) else f32(0)
+                zero = (
+                    f32(clamped_code(f32(-minimum / scale), (1 << p.bits) - 1)) if scale > f32(0) else f32(0)
+                )
                 error = affine_error(x, weights, start, stop, scale, f32(0), -zero, top_code - zero)
             elif p.quantizer == MIN:
-                error = affine_error(x, weights, start, stop, scale, stored(minimum, p.scale_type), f32(0), top_code)
+                error = affine_error(
+                    x, weights, start, stop, scale, stored(minimum, p.scale_type), f32(0), top_code
+                )
             else:
-                error = book_error(x, weights, start, stop, scale, books, b % n_books * books.stride, p.bits, values)
+                error = book_error(
+                    x, weights, start, stop, scale, books, b % n_books * books.stride, p.bits, values
+                )
             if error < least:
                 least = error
                 shrinks[b] = shrink

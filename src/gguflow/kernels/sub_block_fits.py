@@ -21,7 +21,8 @@ f32 = np.float32
 class SubBlocks(NamedTuple):
     """The n sub-blocks of 16 super-blocks: lanes float32[n * 16] each, vector j for sub-block j.
 
-    scales, mins: fitted, then their codes. weights: sums of the importance. inverses, bases: the codes of the search are
+    scales, mins: fitted, then their codes. weights: sums of the importance. inverses, bases: the codes of the
+    search are
     nearest_int(inverse * (x - base)). steps, offsets: what a reader will compute, d * scale and dmin * min.
     """
 
@@ -49,8 +50,11 @@ def new_sub_blocks(n: int) -> Any:
 
 
 @helper
-def fit_batch(batch: Any, subs: Any, size: int, n_max: int, first: Any, step: Any, last: int, absolute: bool) -> None:
-    """Fit the sub-blocks of `size` weights without importance. first, step, last: the ladder of fits.fit_scale_min.
+def fit_batch(
+    batch: Any, subs: Any, size: int, n_max: int, first: Any, step: Any, last: int, absolute: bool
+) -> None:
+    """Fit the sub-blocks of `size` weights without importance. first, step, last: the ladder of
+    fits.fit_scale_min.
 
     absolute: Q2_K's measure, errors times |x|; else squared errors times |x| + rms(x).
     """
@@ -73,10 +77,14 @@ def fit_batch(batch: Any, subs: Any, size: int, n_max: int, first: Any, step: An
 
 
 @helper
-def fit_batch_weighted(batch: Any, importance: Any, subs: Any, size: int, n_max: int, spread: Any, n_scale_max: int) -> Any:
-    """Fit the sub-blocks with importance (float32[4096], in the order of the batch), then the scales and mins themselves: codes 0 to n_scale_max.
+def fit_batch_weighted(
+    batch: Any, importance: Any, subs: Any, size: int, n_max: int, spread: Any, n_scale_max: int
+) -> Any:
+    """Fit the sub-blocks with importance (float32[4096], in the order of the batch), then the scales and mins
+    themselves: codes 0 to n_scale_max.
 
-    spread: how often the mean square of the super-block enters a weight. Returns lanes (d, dmin); the codes are in subs.scales and subs.mins.
+    spread: how often the mean square of the super-block enters a weight. Returns lanes (d, dmin); the codes
+    are in subs.scales and subs.mins.
     """
     x = np.empty(2 * size * 16, f32)
     w = np.empty(2 * size * 16, f32)
@@ -138,7 +146,9 @@ def to_codes(values: Any, n_max: int) -> Any:
 
 @helper
 def codes16(batch: Any, i: int, subs: Any, at: int, n_max: int) -> Any:
-    """The codes of 16 weights from batch[i], of the sub-block with entry `at` in subs. Where the step is 0, ggml keeps the codes of the search."""
+    """The codes of 16 weights from batch[i], of the sub-block with entry `at` in subs. Where the step is 0,
+    ggml keeps the codes of the search.
+    """
     v = load(batch, i)
     step = subs.steps[at]
     if step != f32(0):

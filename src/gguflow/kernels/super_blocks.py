@@ -1,7 +1,8 @@
 """Super-blocks of 256 weights, 16 at a time: lane k belongs to super-block k of the batch.
 
-The sub-block j of all 16 is brought into lanes together, so that what a super-block derives from its sub-blocks (their largest scale, their
-packed codes) is arithmetic on lanes as well. The codes are written from the batch in its natural order, one super-block after the other.
+The sub-block j of all 16 is brought into lanes together, so that what a super-block derives from its
+sub-blocks (their largest scale, their packed codes) is arithmetic on lanes as well. The codes are written
+from the batch in its natural order, one super-block after the other.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def take_batch(x: Any, first: int, batch: Any) -> Any:
 
 @helper
 def take_importance(importance: Any, first: int, batch: Any) -> None:
-    """Copy to batch, float32[4096], the importance of blocks first ... first + 15: entry i % m for block i, of the m in `importance`."""
+    """Copy to batch, float32[4096], the importance of blocks first ... first + 15: entry i % m for block i,
+    of the m in `importance`.
+    """
     for k in range(BATCH):
         entry = (first + k) % (importance.size // SIZE)
         for i in range(0, SIZE, 16):
@@ -47,7 +50,9 @@ def take_importance(importance: Any, first: int, batch: Any) -> None:
 
 @helper
 def to_lanes(batch: Any, start: int, n: int, lanes: Any) -> None:
-    """Weights start ... start + n - 1 of each super-block of the batch into lanes, float32[n * 16]; n: a multiple of 16."""
+    """Weights start ... start + n - 1 of each super-block of the batch into lanes, float32[n * 16]; n: a
+    multiple of 16.
+    """
     for i in range(0, n, 16):
         transpose16(batch, start + i, SIZE, lanes, i)
 

@@ -22,16 +22,20 @@ D = 52
 
 @kernel
 def fixed_point(number: Any) -> Any:
-    """ceil(number * 256 / 243) for five ternary digits, 0 to 242; lanes or scalar. Multiplying that byte by 3 carries out the first digit.
+    """ceil(number * 256 / 243) for five ternary digits, 0 to 242; lanes or scalar. Multiplying that byte by 3
+    carries out the first digit.
 
-    That is number + ceil(13 * number / 243); the division by 243 is a multiplication by 4316 / 2**20, exact in this range.
+    That is number + ceil(13 * number / 243); the division by 243 is a multiplication by 4316 / 2**20, exact
+    in this range.
     """
     return number + (((number * 13 + 242) * 4316) >> 20)
 
 
 @kernel
 def pack_digits(x: Any, first: Any, stride: int, inverse: Any) -> Any:
-    """Lane m: the packed digits of the weights first + m + stride * n, n = 0 ... 4, the first digit the most significant."""
+    """Lane m: the packed digits of the weights first + m + stride * n, n = 0 ... 4, the first digit the most
+    significant.
+    """
     number = ternary_codes(load(x, first) * inverse)
     for n in range(1, 5):
         number = number * 3 + ternary_codes(load(x, first + stride * n) * inverse)
@@ -54,7 +58,9 @@ def quantize_blocks(x: Any, out: Any) -> Any:
         store_u8(out, o + 32, pack_digits(x, i + 160, 16, inverse))
         store_i32(last, 0, ternary_codes(load(x, i + 240) * inverse))
         for j in range(4):
-            out[o + QH + j] = fixed_point(((last[j] * 3 + last[j + 4]) * 3 + last[j + 8]) * 9 + last[j + 12] * 3)
+            out[o + QH + j] = fixed_point(
+                ((last[j] * 3 + last[j + 4]) * 3 + last[j + 8]) * 9 + last[j + 12] * 3
+            )
     return x.size
 
 

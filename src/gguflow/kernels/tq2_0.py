@@ -1,4 +1,6 @@
-"""TQ2_0 on lanes: byte m holds the codes of the weights m, m + 32, m + 64, m + 96, so four vectors pack without a shuffle."""
+"""TQ2_0 on lanes: byte m holds the codes of the weights m, m + 32, m + 64, m + 96, so four vectors pack
+without a shuffle.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def quantize_blocks(x: Any, out: Any) -> Any:
             for m in range(0, 32, 16):
                 packed = ternary_codes(load(x, i + 128 * half + m) * inverse)
                 for n in range(1, 4):
-                    packed = packed | (ternary_codes(load(x, i + 128 * half + m + 32 * n) * inverse) << (2 * n))
+                    packed = packed | (
+                        ternary_codes(load(x, i + 128 * half + m + 32 * n) * inverse) << (2 * n)
+                    )
                 store_u8(out, o + 32 * half + m, packed)
     return x.size
 
@@ -43,4 +47,6 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
             for m in range(0, 32, 16):
                 packed = load_u8(blocks, o + 32 * half + m)
                 for n in range(4):
-                    store_onward(out, i + 128 * half + m + 32 * n, to_float(((packed >> (2 * n)) & 3) + -1) * d)
+                    store_onward(
+                        out, i + 128 * half + m + 32 * n, to_float(((packed >> (2 * n)) & 3) + -1) * d
+                    )

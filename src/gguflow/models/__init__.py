@@ -22,26 +22,34 @@ from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
 
 
-def load(checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefix: str | None = None) -> Model:
+def load(
+    checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefix: str | None = None
+) -> Model:
     """Understand a checkpoint.
 
-    With a configuration, the family that config.json names decides on everything. Without one, or where the caller names an architecture, tensors
-    keep their names and metadata is the bare minimum. A GGUF file is passed on as it is.
+    With a configuration, the family that config.json names decides on everything. Without one, or where the
+    caller names an architecture, tensors keep their names and metadata is the bare minimum. A GGUF file is
+    passed on as it is.
 
-    architecture: GGUF's name for `general.architecture`, in place of what config.json says. strip_prefix: taken off the names that start with it.
-    Raises UsageError (no configuration, and no architecture named), UnsupportedError (a family that is not known), InvalidError and its siblings
-    for whatever is wrong with the checkpoint; spec/models.md lists the rules.
+    architecture: GGUF's name for `general.architecture`, in place of what config.json says. strip_prefix:
+    taken off the names that start with it. Raises UsageError (no configuration, and no architecture named),
+    UnsupportedError (a family that is not known), InvalidError and its siblings for whatever is wrong with
+    the checkpoint; spec/models.md lists the rules.
     """
     if strip_prefix:
         checkpoint = strip(checkpoint, strip_prefix)
     if checkpoint.metadata is not None:
         if architecture is not None:
-            raise UsageError(f"{checkpoint.path}: a GGUF file says what the model is; --arch is for tensors without a configuration")
+            raise UsageError(
+                f"{checkpoint.path}: a GGUF file says what the model is; --arch is for tensors without a configuration"
+            )
         return from_gguf(checkpoint, checkpoint.metadata)
     if architecture is not None:
         model = pass_through(checkpoint, architecture)
     elif checkpoint.config is None or checkpoint.directory is None:
-        raise UsageError(f"{checkpoint.path}: nothing here says what the model is; pass --arch NAME to set general.architecture and keep the names")
+        raise UsageError(
+            f"{checkpoint.path}: nothing here says what the model is; pass --arch NAME to set general.architecture and keep the names"
+        )
     else:
         config = Document(checkpoint.directory / "config.json", checkpoint.config)
         model = _understand(checkpoint, checkpoint.directory, config)
@@ -80,24 +88,32 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         n_layers=config.integer("num_hidden_layers"),
         n_heads=n_heads,
         n_kv_heads=config.integer("num_key_value_heads", n_heads),
-        n_experts=hyper_parameters[key].value if (key := f"{family.name}.expert_count") in hyper_parameters else 0,
+        n_experts=hyper_parameters[key].value
+        if (key := f"{family.name}.expert_count") in hyper_parameters
+        else 0,
         file_stem=file_stem,
     )
 
 
 def _refuse_quantized(config: Document) -> None:
-    """Raise UnsupportedError (M-007) where weights are in a form that is not read. That of bitsandbytes in 4 bits is (see `sources.bitsandbytes`)."""
+    """Raise UnsupportedError (M-007) where weights are in a form that is not read. That of bitsandbytes in 4
+    bits is (see `sources.bitsandbytes`).
+    """
     if "quantization_config" not in config:
         return
     values = config.section("quantization_config").values
     method = values.get("quant_method")
     if method != "bitsandbytes" or values.get("load_in_4bit") is not True:
         message = "the weights are quantized already, and not by bitsandbytes to 4 bits; convert the checkpoint that they were made from"
-        raise UnsupportedError(config.file, Finding("M-007", message, "$.quantization_config.quant_method", found=method))
+        raise UnsupportedError(
+            config.file, Finding("M-007", message, "$.quantization_config.quant_method", found=method)
+        )
 
 
 def _family(config: Document) -> Architecture:
-    """The family of the class that config.json names. Raises InvalidError (M-002, M-003), UnsupportedError (M-004)."""
+    """The family of the class that config.json names. Raises InvalidError (M-002, M-003), UnsupportedError
+    (M-004).
+    """
     name = class_name(config)
     if name not in architectures():
         known = ", ".join(sorted(architectures()))

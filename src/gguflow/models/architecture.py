@@ -1,4 +1,6 @@
-"""What one file of this package declares about one family of models, and the matching of a checkpoint's tensors against it."""
+"""What one file of this package declares about one family of models, and the matching of a checkpoint's
+tensors against it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ MAX_LAYERS = 512
 
 @dataclass(frozen=True)
 class Expected:
-    """A tensor that an architecture knows under a GGUF name; one of three dimensions is stacked from the matrices of a layer's experts.
+    """A tensor that an architecture knows under a GGUF name; one of three dimensions is stacked from the
+    matrices of a layer's experts.
 
     shape: NumPy order, from the hyper-parameters. required: whether a checkpoint without it is refused.
     """
@@ -40,8 +43,10 @@ class Architecture:
     tokenizer: its files -> the tokenizer's keys, in llama.cpp's order.
     rename: (checkpoint's tensor name, config) -> the name that gguf's TensorNameMap knows.
     skipped: regular expressions; a (renamed) tensor that one of them matches in full is left out.
-    computed: config -> tensors that no checkpoint holds (rope frequencies); computed_names: all that there may be.
-    originals: what transformers calls the tensors, without .weight and .bias: {i} stands for a layer, {x} for an expert.
+    computed: config -> tensors that no checkpoint holds (rope frequencies); computed_names: all that there
+    may be.
+    originals: what transformers calls the tensors, without .weight and .bias: {i} stands for a layer, {x} for
+    an expert.
     has_rope_order: whether rows of Q and K are rearranged (`RopeOrder`).
     """
 
@@ -68,10 +73,13 @@ def class_name(config: Document) -> str:
     return names[0]
 
 
-def match_tensors(architecture: Architecture, checkpoint: Checkpoint, config: Document) -> tuple[ModelTensor, ...]:
+def match_tensors(
+    architecture: Architecture, checkpoint: Checkpoint, config: Document
+) -> tuple[ModelTensor, ...]:
     """The checkpoint's tensors under their GGUF names, in the checkpoint's order, after the computed ones.
 
-    Raises InvalidError: a tensor that is missing (M-010), not known (M-011), of another shape than the hyper-parameters say (M-012),
+    Raises InvalidError: a tensor that is missing (M-010), not known (M-011), of another shape than the
+    hyper-parameters say (M-012),
     there twice (M-013), or an expert's that has another dtype than those of the others (M-015).
     """
     import gguf
@@ -87,10 +95,16 @@ def match_tensors(architecture: Architecture, checkpoint: Checkpoint, config: Do
         hf_name, expert = _without_expert(hf_name)
         name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
         if name not in expected:
-            raise _refused(source, "M-011", f"{architecture.name} has no tensor {source.name!r}, and the list of tensors to skip has none either")
+            raise _refused(
+                source,
+                "M-011",
+                f"{architecture.name} has no tensor {source.name!r}, and the list of tensors to skip has none either",
+            )
         shape = expected[name].shape
         if expert is not None and expert >= shape[0]:
-            raise _refused(source, "M-011", f"the hyper-parameters in {config.file.name} speak of {shape[0]} experts")
+            raise _refused(
+                source, "M-011", f"the hyper-parameters in {config.file.name} speak of {shape[0]} experts"
+            )
         parts = matched.setdefault(name, {})
         if (expert or 0) in parts:
             raise _refused(source, "M-013", f"{source.name!r} is {name} a second time")
@@ -103,28 +117,44 @@ def match_tensors(architecture: Architecture, checkpoint: Checkpoint, config: Do
     for name, rule in expected.items():
         if name not in matched and rule.required:
             message = f"{architecture.name} needs a tensor {name}, and nothing in the checkpoint maps to it"
-            raise InvalidError(checkpoint.path, Finding("M-010", message, json_path(name), expected=list(rule.shape)))
+            raise InvalidError(
+                checkpoint.path, Finding("M-010", message, json_path(name), expected=list(rule.shape))
+            )
     tensors = tuple(_whole(checkpoint, name, expected[name], parts) for name, parts in matched.items())
     return architecture.computed(config) + tensors
 
 
 def _without_expert(name: str) -> tuple[str, int | None]:
-    """The name that stands for the tensors of all experts of a layer, and which of them this is; other names as they are."""
+    """The name that stands for the tensors of all experts of a layer, and which of them this is; other names
+    as they are.
+    """
     match = re.fullmatch(r"(.*\.experts)\.(\d{1,9})(\..*)", name)
     return (match[1] + match[3], int(match[2])) if match else (name, None)
 
 
-def _whole(checkpoint: Checkpoint, name: str, rule: Expected, parts: Mapping[int, SourceTensor]) -> ModelTensor:
-    """A tensor of its source, or of those of all experts in order. Raises InvalidError (M-010) where one of them is missing."""
+def _whole(
+    checkpoint: Checkpoint, name: str, rule: Expected, parts: Mapping[int, SourceTensor]
+) -> ModelTensor:
+    """A tensor of its source, or of those of all experts in order. Raises InvalidError (M-010) where one of
+    them is missing.
+    """
     is_stacked = next(iter(parts.values())).shape != rule.shape
     missing = next((i for i in range(rule.shape[0]) if i not in parts), None) if is_stacked else None
     if missing is not None:
         message = f"of {name}, the part of expert {missing} is missing"
-        raise InvalidError(checkpoint.path, Finding("M-010", message, json_path(name), found=f"{len(parts)} experts", expected=rule.shape[0]))
+        raise InvalidError(
+            checkpoint.path,
+            Finding("M-010", message, json_path(name), found=f"{len(parts)} experts", expected=rule.shape[0]),
+        )
     return ModelTensor(name, rule.shape, tuple(parts[i] for i in sorted(parts)), row_order=rule.row_order)
 
 
-def _refused(source: SourceTensor, rule: str, message: str, expected: tuple[int, ...] | None = None) -> InvalidError:
+def _refused(
+    source: SourceTensor, rule: str, message: str, expected: tuple[int, ...] | None = None
+) -> InvalidError:
     """The error for a tensor that cannot be used. expected: the shape that it should have."""
     found = None if expected is None else list(source.shape)
-    return InvalidError(source.file.path, Finding(rule, message, json_path(source.name), found=found, expected=expected and list(expected)))
+    return InvalidError(
+        source.file.path,
+        Finding(rule, message, json_path(source.name), found=found, expected=expected and list(expected)),
+    )

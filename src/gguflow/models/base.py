@@ -1,6 +1,8 @@
-"""What a model is to the rest of the package: GGUF metadata, and tensors under GGUF names that say where their rows come from.
+"""What a model is to the rest of the package: GGUF metadata, and tensors under GGUF names that say where
+their rows come from.
 
-spec/models.md has the rules that a checkpoint must keep to be understood (M-002 to M-030), each with the verdict on one that breaks it.
+spec/models.md has the rules that a checkpoint must keep to be understood (M-002 to M-030), each with the
+verdict on one that breaks it.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from gguflow.sources.base import SourceTensor
 class RopeOrder:
     """The order in which GGUF keeps the rows of Llama's query and key projections, and of their biases.
 
-    Checkpoints rotate halves of a head (row j with row j + d/2), llama.cpp's "norm" rope rotates neighbours (2j with 2j + 1): output row
-    2j + k of a head is source row k * d/2 + j. is_inverse: the way back, from GGUF's order to the checkpoint's.
+    Checkpoints rotate halves of a head (row j with row j + d/2), llama.cpp's "norm" rope rotates neighbours
+    (2j with 2j + 1): output row
+    2j + k of a head is source row k * d/2 + j. is_inverse: the way back, from GGUF's order to the
+    checkpoint's.
     """
 
     n_heads: int
@@ -47,10 +51,11 @@ class RopeOrder:
 
 @dataclass(frozen=True)
 class ModelTensor:
-    """An output tensor: its GGUF name and shape (NumPy order), and either the source tensors that it comes from or the values themselves.
+    """An output tensor: its GGUF name and shape (NumPy order), and either the source tensors that it comes
+    from or the values themselves.
 
-    sources: one for most tensors. Several follow each other along the leading axis: the experts of a layer, stacked. All have one format.
-    values: float32, or flat uint8 for bytes that are written as they are.
+    sources: one for most tensors. Several follow each other along the leading axis: the experts of a layer,
+    stacked. All have one format. values: float32, or flat uint8 for bytes that are written as they are.
     row_order: how the rows of the one source are arranged in the output, None for as they are.
     """
 
@@ -66,7 +71,9 @@ class ModelTensor:
         return self.sources[0] if self.sources else None
 
     def parts(self, first: int, last: int) -> Iterator[tuple[SourceTensor, int, int]]:
-        """Weights [first, last) as pieces of the sources: each with a range of its own weights. For tensors without a row order."""
+        """Weights [first, last) as pieces of the sources: each with a range of its own weights. For tensors
+        without a row order.
+        """
         i = bisect_right(self._ends, first)
         while first < last:
             source, end = self.sources[i], self._ends[i]
@@ -86,7 +93,9 @@ class ModelTensor:
 
 
 class Sizes(NamedTuple):
-    """What recipes and the way back to a checkpoint ask of a model: GGUF's name of its architecture, and numbers that are 0 where unknown."""
+    """What recipes and the way back to a checkpoint ask of a model: GGUF's name of its architecture, and
+    numbers that are 0 where unknown.
+    """
 
     architecture: str
     n_layers: int = 0
@@ -99,10 +108,13 @@ class Sizes(NamedTuple):
 class Model:
     """A checkpoint understood.
 
-    architecture: GGUF's name of it ("llama"). metadata: every key but those that depend on the recipe (general.file_type,
-    general.quantization_version). n_layers, n_heads, n_kv_heads, n_experts: what recipes ask for; 0 where unknown.
-    is_final: whether the tensors are those of a GGUF file already, so that one that is not quantized stays as it is.
-    file_stem: the default output name without type and suffix, by llama.cpp's naming convention; may hold "{type}".
+    architecture: GGUF's name of it ("llama"). metadata: every key but those that depend on the recipe
+    (general.file_type, general.quantization_version). n_layers, n_heads, n_kv_heads, n_experts: what recipes
+    ask for; 0 where unknown.
+    is_final: whether the tensors are those of a GGUF file already, so that one that is not quantized stays as
+    it is.
+    file_stem: the default output name without type and suffix, by llama.cpp's naming convention; may hold
+    "{type}".
     """
 
     architecture: str

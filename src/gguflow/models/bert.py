@@ -68,7 +68,9 @@ def tensors(config: Document) -> dict[str, Expected]:
 
 
 def rename(name: str, config: Document) -> str:
-    """Without the prefix that models with a head have; norms by today's names; a classifier with real classes is the output of one."""
+    """Without the prefix that models with a head have; norms by today's names; a classifier with real classes
+    is the output of one.
+    """
     name = name.removeprefix("bert.")
     if name.endswith(".gamma"):
         name = name.removesuffix("gamma") + "weight"
@@ -86,11 +88,25 @@ ARCHITECTURE = Architecture(
     tensors=tensors,
     tokenizer=wordpiece_metadata,
     rename=rename,
-    skipped=(r"embeddings\.position_ids", r"pooler\.dense\.(weight|bias)", r"cls\.predictions.*", r"cls\.seq_relationship.*"),
+    skipped=(
+        r"embeddings\.position_ids",
+        r"pooler\.dense\.(weight|bias)",
+        r"cls\.predictions.*",
+        r"cls\.seq_relationship.*",
+    ),
     originals=(
-        *(f"embeddings.{name}" for name in ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")),
-        *(f"encoder.layer.{{i}}.attention.{name}" for name in ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")),
-        *(f"encoder.layer.{{i}}.{name}" for name in ("intermediate.dense", "output.dense", "output.LayerNorm")),
+        *(
+            f"embeddings.{name}"
+            for name in ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")
+        ),
+        *(
+            f"encoder.layer.{{i}}.attention.{name}"
+            for name in ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")
+        ),
+        *(
+            f"encoder.layer.{{i}}.{name}"
+            for name in ("intermediate.dense", "output.dense", "output.LayerNorm")
+        ),
         *("classifier.dense", "classifier.out_proj"),
     ),
 )

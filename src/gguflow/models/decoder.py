@@ -1,4 +1,6 @@
-"""What Llama, Qwen2 and Qwen3 have in common: a stack of blocks of grouped-query attention and a gated feed-forward network."""
+"""What Llama, Qwen2 and Qwen3 have in common: a stack of blocks of grouped-query attention and a gated
+feed-forward network.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ ORIGINALS = (
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """The hyper-parameters that shapes depend on. n_experts: of each layer, 0 where there is one dense network; expert_size: the width of each."""
+    """The hyper-parameters that shapes depend on. n_experts: of each layer, 0 where there is one dense
+    network; expert_size: the width of each.
+    """
 
     n_layers: int
     n_heads: int
@@ -46,7 +50,8 @@ class DecoderSizes:
 
     @classmethod
     def of(cls, config: Document, head_dim: int | None = None, experts: str = "") -> DecoderSizes:
-        """Read from config.json. head_dim: the default, None for hidden_size / n_heads. experts: the key of their number, "" where there are none.
+        """Read from config.json. head_dim: the default, None for hidden_size / n_heads. experts: the key of
+        their number, "" where there are none.
 
         Raises InvalidError: a key is missing (M-002), or heads do not divide as they must (M-003).
         """
@@ -56,7 +61,9 @@ class DecoderSizes:
         if head_dim % 2:
             raise config.wrong("head_dim", head_dim, "an even number")
         if n_heads % n_kv_heads:
-            raise config.wrong("num_key_value_heads", n_kv_heads, f"a divisor of num_attention_heads ({n_heads})")
+            raise config.wrong(
+                "num_key_value_heads", n_kv_heads, f"a divisor of num_attention_heads ({n_heads})"
+            )
         return cls(
             config.integer("num_hidden_layers", maximum=MAX_LAYERS),
             n_heads,
@@ -71,7 +78,9 @@ class DecoderSizes:
 
 
 def decoder_metadata(name: str, config: Document, sizes: DecoderSizes, *, head_dim: bool = True) -> Metadata:
-    """The hyper-parameters' keys in the order of llama.cpp's converter. head_dim: whether key_length and value_length are written."""
+    """The hyper-parameters' keys in the order of llama.cpp's converter. head_dim: whether key_length and
+    value_length are written.
+    """
     metadata: Metadata = {
         f"{name}.block_count": u32(sizes.n_layers),
         f"{name}.context_length": u32(config.integer("max_position_embeddings")),
@@ -86,7 +95,9 @@ def decoder_metadata(name: str, config: Document, sizes: DecoderSizes, *, head_d
     metadata[f"{name}.attention.layer_norm_rms_epsilon"] = f32(config.number("rms_norm_eps"))
     if sizes.n_experts:
         metadata[f"{name}.expert_count"] = u32(sizes.n_experts)
-        metadata[f"{name}.expert_used_count"] = u32(config.integer("num_experts_per_tok", maximum=sizes.n_experts))
+        metadata[f"{name}.expert_used_count"] = u32(
+            config.integer("num_experts_per_tok", maximum=sizes.n_experts)
+        )
     if head_dim:
         metadata[f"{name}.attention.key_length"] = u32(sizes.head_dim)
         metadata[f"{name}.attention.value_length"] = u32(sizes.head_dim)
@@ -105,7 +116,8 @@ def decoder_tensors(
     """GGUF name -> what is expected. Shapes are [out, in].
 
     rope_order: rows of Q and K are rearranged. qkv_bias: Q, K and V must have biases (elsewhere they may).
-    head_norms: Q and K are normalized per head. headless: a checkpoint may lack the output matrix (a bare model, without a language model's head).
+    head_norms: Q and K are normalized per head. headless: a checkpoint may lack the output matrix (a bare
+    model, without a language model's head).
     """
     hidden = sizes.hidden_size
     q_rows, kv_rows = sizes.n_heads * sizes.head_dim, sizes.n_kv_heads * sizes.head_dim

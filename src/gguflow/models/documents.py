@@ -1,7 +1,9 @@
-"""The JSON and text files beside the weights, read with a limit on their size and with types checked at every access.
+"""The JSON and text files beside the weights, read with a limit on their size and with types checked at every
+access.
 
-All of it is untrusted. A `Document` answers typed questions about one JSON object and, where it cannot, raises an error that names the file and
-the key; so no other module of this package looks into raw JSON without proving its type.
+All of it is untrusted. A `Document` answers typed questions about one JSON object and, where it cannot,
+raises an error that names the file and the key; so no other module of this package looks into raw JSON
+without proving its type.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ MAX_FLOAT32 = 3.4028234663852886e38
 def read_bytes(directory: Path, name: str) -> bytes | None:
     """The whole of a file in the checkpoint's directory, None where there is none.
 
-    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: no regular file), LimitError (M-022), StorageError.
+    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: no regular file), LimitError
+    (M-022), StorageError.
     """
     file = contained(directory, name)
     with storage_errors("read", file):
@@ -40,12 +43,16 @@ def read_bytes(directory: Path, name: str) -> bytes | None:
         with file.open("rb") as stream:
             content = stream.read(MAX_FILE_NBYTES + 1)
     if len(content) > MAX_FILE_NBYTES:
-        raise LimitError(file, Finding("M-022", f"larger than the {MAX_FILE_NBYTES} bytes that such a file may have"))
+        raise LimitError(
+            file, Finding("M-022", f"larger than the {MAX_FILE_NBYTES} bytes that such a file may have")
+        )
     return content
 
 
 def read_text(directory: Path, name: str) -> str | None:
-    """A UTF-8 file, line ends made newlines; None where there is none. Raises MalformedError (M-021), and what read_bytes raises."""
+    """A UTF-8 file, line ends made newlines; None where there is none. Raises MalformedError (M-021), and
+    what read_bytes raises.
+    """
     content = read_bytes(directory, name)
     if content is None:
         return None
@@ -57,7 +64,9 @@ def read_text(directory: Path, name: str) -> str | None:
 
 
 def read_json(directory: Path, name: str) -> Any:
-    """What a JSON file holds, None where there is no file. Raises MalformedError and LimitError (J-001 to J-006), and what read_bytes raises."""
+    """What a JSON file holds, None where there is no file. Raises MalformedError and LimitError (J-001 to
+    J-006), and what read_bytes raises.
+    """
     content = read_bytes(directory, name)
     return None if content is None else strict_json.parse(content, directory / name, allow_infinity=True)
 
@@ -66,7 +75,8 @@ def read_json(directory: Path, name: str) -> Any:
 class Document:
     """A JSON object, and where it stands.
 
-    file: for messages. where: its path in the file, in the manner of JSONPath. A key whose value is null counts as absent, as in transformers.
+    file: for messages. where: its path in the file, in the manner of JSONPath. A key whose value is null
+    counts as absent, as in transformers.
     """
 
     file: Path
@@ -75,7 +85,9 @@ class Document:
 
     @classmethod
     def read(cls, directory: Path, name: str) -> Document | None:
-        """The object in a file, None where there is no file. Raises MalformedError (M-021: no object), and what read_json raises."""
+        """The object in a file, None where there is no file. Raises MalformedError (M-021: no object), and
+        what read_json raises.
+        """
         file = directory / name
         values = read_json(directory, name)
         if values is None and not file.exists():
@@ -93,14 +105,27 @@ class Document:
 
     def wrong(self, key: str, found: object, expected: str, index: int | None = None) -> InvalidError:
         """The error for a value that cannot be used (M-003); with an index, for that element of a list."""
-        return InvalidError(self.file, Finding("M-003", f"the value of {key!r} cannot be used", self.at(key, index), found=found, expected=expected))
+        return InvalidError(
+            self.file,
+            Finding(
+                "M-003",
+                f"the value of {key!r} cannot be used",
+                self.at(key, index),
+                found=found,
+                expected=expected,
+            ),
+        )
 
     def missing(self, key: str) -> InvalidError:
         """The error for a key that is needed (M-002)."""
         return InvalidError(self.file, Finding("M-002", f"the key {key!r} is missing", self.at(key)))
 
-    def integer(self, key: str, default: int | None = None, minimum: int = 1, maximum: int = MAX_INTEGER) -> int:
-        """The integer under key. Raises InvalidError: absent without a default (M-002), no integer or out of range (M-003)."""
+    def integer(
+        self, key: str, default: int | None = None, minimum: int = 1, maximum: int = MAX_INTEGER
+    ) -> int:
+        """The integer under key. Raises InvalidError: absent without a default (M-002), no integer or out of
+        range (M-003).
+        """
         value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
             raise self.wrong(key, value, f"an integer from {minimum} to {maximum}")
@@ -110,7 +135,9 @@ class Document:
         """The finite number under key, as float. Raises InvalidError as integer does."""
         value = self._value(key, default)
         try:
-            number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+            number = (
+                float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+            )
         except OverflowError:
             number = math.inf
         if not abs(number) <= MAX_FLOAT32:

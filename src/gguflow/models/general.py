@@ -1,4 +1,6 @@
-"""`general.*`: who made the model, under which licence, from what; and the name of the output file, which follows from it."""
+"""`general.*`: who made the model, under which licence, from what; and the name of the output file, which
+follows from it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from gguflow.models.documents import Document, read_text
 class ParameterCounts:
     """Weights of a model, from which its size label is made ("1.1B", "8x7B").
 
-    total: of all tensors. shared: of those that are not of experts. expert: of one expert in all layers. n_experts: of each layer, 0 for none.
+    total: of all tensors. shared: of those that are not of experts. expert: of one expert in all layers.
+    n_experts: of each layer, 0 for none.
     """
 
     total: int
@@ -38,11 +41,12 @@ class ParameterCounts:
 def general_metadata(architecture: str, directory: Path, counts: ParameterCounts) -> tuple[Metadata, str]:
     """The keys in llama.cpp's order, and the file stem with its "{type}" placeholder.
 
-    The model card (README.md), config.json and generation_config.json are read by gguf's own `Metadata`, so that the heuristics of names and
-    size labels are llama.cpp's.
+    The model card (README.md), config.json and generation_config.json are read by gguf's own `Metadata`, so
+    that the heuristics of names and size labels are llama.cpp's.
 
     counts: of all output tensors; become the size label where the model's name holds none.
-    Raises InvalidError (M-020) where the card says something that no key can hold, MalformedError, LimitError and StorageError as read_text.
+    Raises InvalidError (M-020) where the card says something that no key can hold, MalformedError, LimitError
+    and StorageError as read_text.
     """
     import gguf
 
@@ -58,9 +62,16 @@ def general_metadata(architecture: str, directory: Path, counts: ParameterCounts
         writer = gguf.GGUFWriter(None, architecture)
         writer.add_type(gguf.GGUFType.MODEL)
         card.set_gguf_meta_model(writer)
-        stem = gguf.naming_convention(card.name, card.basename, card.finetune, card.version, card.size_label, None)
-    except Exception as error:  # gguf checks no types: whatever a hostile card makes it raise is the card's fault
-        raise InvalidError(card_file, Finding("M-020", "the model card cannot be used", found=f"{type(error).__name__}: {error}")) from error
+        stem = gguf.naming_convention(
+            card.name, card.basename, card.finetune, card.version, card.size_label, None
+        )
+    except (
+        Exception
+    ) as error:  # gguf checks no types: whatever a hostile card makes it raise is the card's fault
+        raise InvalidError(
+            card_file,
+            Finding("M-020", "the model card cannot be used", found=f"{type(error).__name__}: {error}"),
+        ) from error
     metadata = {key: _value(card_file, key, value) for key, value in writer.kv_data[0].items()}
     return _with_repetition_penalty(metadata, generation), f"{_file_name(stem)}-{{type}}"
 

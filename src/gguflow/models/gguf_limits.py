@@ -1,4 +1,6 @@
-"""The last look at a model: everything in it can be written into a GGUF file. What comes from outside is text and numbers of any kind."""
+"""The last look at a model: everything in it can be written into a GGUF file. What comes from outside is text
+and numbers of any kind.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,32 @@ from gguflow.models.base import Model
 
 
 def check_storable(model: Model, path: Path) -> None:
-    """Raises InvalidError: a tensor's name is longer than 63 bytes or no text (M-014), a value does not fit its type (M-030)."""
+    """Raises InvalidError: a tensor's name is longer than 63 bytes or no text (M-014), a value does not fit
+    its type (M-030).
+    """
     for tensor in model.tensors:
         n_bytes = _utf8_bytes(tensor.name)
         if n_bytes is None:
-            raise InvalidError(path, Finding("M-014", "a tensor's name is not Unicode text", found=tensor.name))
+            raise InvalidError(
+                path, Finding("M-014", "a tensor's name is not Unicode text", found=tensor.name)
+            )
         if n_bytes > MAX_NAME_BYTES:
             message = f"the tensor name {tensor.name!r} is too long for GGUF; --strip-prefix PREFIX takes a common prefix off"
-            raise InvalidError(path, Finding("M-014", message, found=f"{n_bytes} bytes", expected=f"{MAX_NAME_BYTES} at most"))
+            raise InvalidError(
+                path,
+                Finding("M-014", message, found=f"{n_bytes} bytes", expected=f"{MAX_NAME_BYTES} at most"),
+            )
     for key, value in model.metadata.items():
         if _utf8_bytes(key) is None or not _fits(value):
-            raise InvalidError(path, Finding("M-030", f"the value of {key} cannot be stored", found=value.value, expected=_described(value)))
+            raise InvalidError(
+                path,
+                Finding(
+                    "M-030",
+                    f"the value of {key} cannot be stored",
+                    found=value.value,
+                    expected=_described(value),
+                ),
+            )
 
 
 def _fits(value: Value) -> bool:

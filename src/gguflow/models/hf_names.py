@@ -1,4 +1,6 @@
-"""The way back: what a checkpoint would call the tensors of a GGUF file, and in what order it would keep their rows."""
+"""The way back: what a checkpoint would call the tensors of a GGUF file, and in what order it would keep
+their rows.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from gguflow.sources.base import SourceTensor
 class Original:
     """A tensor of a checkpoint, and where a GGUF file has it.
 
-    name: in the checkpoint. stored: in the file. expert: the entry of the stored tensor's first axis that it is, None for all of it.
+    name: in the checkpoint. stored: in the file. expert: the entry of the stored tensor's first axis that it
+    is, None for all of it.
     row_order: how the stored rows are arranged in the checkpoint, None for as they are.
     """
 
@@ -28,10 +31,14 @@ class Original:
     row_order: RopeOrder | None = None
 
 
-def originals(sizes: Sizes, architecture: Architecture | None, shapes: Mapping[str, tuple[int, ...]], path: Path) -> Iterator[Original]:
-    """What transformers calls the tensors of a GGUF file: experts one by one, Q and K in the checkpoint's order.
+def originals(
+    sizes: Sizes, architecture: Architecture | None, shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> Iterator[Original]:
+    """What transformers calls the tensors of a GGUF file: experts one by one, Q and K in the checkpoint's
+    order.
 
-    A tensor that the architecture computes is left out, one that it does not know keeps its name; so do all where architecture is None.
+    A tensor that the architecture computes is left out, one that it does not know keeps its name; so do all
+    where architecture is None.
     shapes: of the stored tensors by name, in the file's order. path: of the file, for messages.
     Raises InvalidError where the number of heads is missing or does not divide the rows (M-002, M-003).
     """
@@ -43,9 +50,16 @@ def originals(sizes: Sizes, architecture: Architecture | None, shapes: Mapping[s
         if base not in names or suffix not in ("weight", "bias") or not shape:
             yield Original(stored, stored)
         elif "{x}" in names[base]:
-            yield from (Original(names[base].replace("{x}", str(i)) + dot + suffix, stored, expert=i) for i in range(shape[0]))
+            yield from (
+                Original(names[base].replace("{x}", str(i)) + dot + suffix, stored, expert=i)
+                for i in range(shape[0])
+            )
         else:
-            order = _way_back(sizes, stored, shape, path) if architecture and architecture.has_rope_order else None
+            order = (
+                _way_back(sizes, stored, shape, path)
+                if architecture and architecture.has_rope_order
+                else None
+            )
             yield Original(names[base] + dot + suffix, stored, row_order=order)
 
 
@@ -56,12 +70,16 @@ def original_tensors(model: Model, architecture: Architecture | None, path: Path
         _expert(stored[found.stored], found.expert, found.name)
         if found.expert is not None
         else replace(stored[found.stored], name=found.name, row_order=found.row_order)
-        for found in originals(model.sizes, architecture, {name: tensor.shape for name, tensor in stored.items()}, path)
+        for found in originals(
+            model.sizes, architecture, {name: tensor.shape for name, tensor in stored.items()}, path
+        )
     )
 
 
 def _original_names(architecture: Architecture, n_layers: int) -> dict[str, str]:
-    """GGUF name -> the original one, both without .weight and .bias; in an original name, {x} stands for the expert."""
+    """GGUF name -> the original one, both without .weight and .bias; in an original name, {x} stands for the
+    expert.
+    """
     import gguf
 
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
@@ -81,11 +99,18 @@ def _expert(tensor: ModelTensor, i: int, name: str) -> ModelTensor:
     (source,) = tensor.sources
     shape = tensor.shape[1:]
     if source.stored is not None:  # the first proves all of it
-        part = replace(source, shape=shape, stored=replace(source.stored, first=i * math.prod(shape)), proof=source.proof if i == 0 else None)
+        part = replace(
+            source,
+            shape=shape,
+            stored=replace(source.stored, first=i * math.prod(shape)),
+            proof=source.proof if i == 0 else None,
+        )
         return ModelTensor(name, shape, (part,))
     block_format = source.require_format()
     nbytes = math.prod(shape) // block_format.block_size * block_format.type_size
-    part = SourceTensor(source.name, block_format, shape, source.file, source.offset + i * nbytes, source.dtype)
+    part = SourceTensor(
+        source.name, block_format, shape, source.file, source.offset + i * nbytes, source.dtype
+    )
     return ModelTensor(name, shape, (part,))
 
 
@@ -94,11 +119,20 @@ def _way_back(sizes: Sizes, name: str, shape: tuple[int, ...], path: Path) -> Ro
     match = re.fullmatch(r"blk\.\d+\.attn_([qk])\.(weight|bias)", name)
     if match is None:
         return None
-    n_heads, key = (sizes.n_heads, "head_count") if match[1] == "q" else (sizes.n_kv_heads or sizes.n_heads, "head_count_kv")
+    n_heads, key = (
+        (sizes.n_heads, "head_count")
+        if match[1] == "q"
+        else (sizes.n_kv_heads or sizes.n_heads, "head_count_kv")
+    )
     where = f"$.metadata['{sizes.architecture}.attention.{key}']"
     if not n_heads:
-        raise InvalidError(path, Finding("M-002", f"the rows of {name} cannot be put in order without the number of heads", where))
+        raise InvalidError(
+            path,
+            Finding("M-002", f"the rows of {name} cannot be put in order without the number of heads", where),
+        )
     if shape[0] % (2 * n_heads):
         message = f"the rows of {name} do not divide into heads of even width"
-        raise InvalidError(path, Finding("M-003", message, where, found=n_heads, expected=f"a divisor of {shape[0] // 2}"))
+        raise InvalidError(
+            path, Finding("M-003", message, where, found=n_heads, expected=f"a divisor of {shape[0] // 2}")
+        )
     return RopeOrder(n_heads, is_inverse=True)

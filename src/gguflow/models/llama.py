@@ -1,4 +1,6 @@
-"""Llama 1 to 3.x, Mistral, TinyLlama, SmolLM, Mixtral: what transformers loads as LlamaForCausalLM, MistralForCausalLM or MixtralForCausalLM."""
+"""Llama 1 to 3.x, Mistral, TinyLlama, SmolLM, Mixtral: what transformers loads as LlamaForCausalLM,
+MistralForCausalLM or MixtralForCausalLM.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 3
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys, then the two that only Llama has. Mixtral's key and value lengths are written only where config.json says head_dim."""
+    """The decoder's keys, then the two that only Llama has. Mixtral's key and value lengths are written only
+    where config.json says head_dim.
+    """
     sizes = _sizes(config)
     keys = decoder_metadata("llama", config, sizes, head_dim=not sizes.n_experts or "head_dim" in config)
     keys["llama.vocab_size"] = u32(sizes.vocab_size)
@@ -29,12 +33,16 @@ def metadata(config: Document, directory: Path) -> Metadata:
 
 def _sizes(config: Document) -> DecoderSizes:
     """Mixtral alone has experts, Llama's blocks otherwise."""
-    return DecoderSizes.of(config, experts="num_local_experts" if class_name(config) == "MixtralForCausalLM" else "")
+    return DecoderSizes.of(
+        config, experts="num_local_experts" if class_name(config) == "MixtralForCausalLM" else ""
+    )
 
 
 def tensors(config: Document) -> dict[str, Expected]:
     """Rows of Q and K in the order of llama.cpp's "norm" rope; a bare LlamaModel has no output matrix."""
-    return decoder_tensors(config, _sizes(config), rope_order=True, headless=class_name(config) == "LlamaModel")
+    return decoder_tensors(
+        config, _sizes(config), rope_order=True, headless=class_name(config) == "LlamaModel"
+    )
 
 
 def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
@@ -46,7 +54,9 @@ def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
 
 
 def tokenizer(files: TokenizerFiles) -> Metadata:
-    """tokenizer.model first (Llama 1, 2, Mistral), else tokenizer.json: SentencePiece kept there, or byte-level BPE (Llama 3, SmolLM)."""
+    """tokenizer.model first (Llama 1, 2, Mistral), else tokenizer.json: SentencePiece kept there, or
+    byte-level BPE (Llama 3, SmolLM).
+    """
     keys: Metadata = {}
     if files.settings is not None and "add_prefix_space" in files.settings:
         keys["tokenizer.ggml.add_space_prefix"] = boolean(files.settings.flag("add_prefix_space"))
@@ -65,7 +75,13 @@ def rename(name: str, config: Document) -> str:
 
 ARCHITECTURE = Architecture(
     name="llama",
-    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "LlamaModel"),
+    classes=(
+        "LlamaForCausalLM",
+        "LLaMAForCausalLM",
+        "MistralForCausalLM",
+        "MixtralForCausalLM",
+        "LlamaModel",
+    ),
     metadata=metadata,
     tensors=tensors,
     tokenizer=tokenizer,
@@ -74,6 +90,9 @@ ARCHITECTURE = Architecture(
     computed=rope_frequencies,
     computed_names=("rope_freqs.weight",),
     originals=ORIGINALS
-    + tuple(f"model.layers.{{i}}.block_sparse_moe.{name}" for name in ("gate", "experts.{x}.w1", "experts.{x}.w2", "experts.{x}.w3")),
+    + tuple(
+        f"model.layers.{{i}}.block_sparse_moe.{name}"
+        for name in ("gate", "experts.{x}.w1", "experts.{x}.w2", "experts.{x}.w3")
+    ),
     has_rope_order=True,
 )

@@ -1,4 +1,6 @@
-"""Models that are passed on under their own names: checkpoints whose meaning is not known here, and GGUF files, which say theirs themselves."""
+"""Models that are passed on under their own names: checkpoints whose meaning is not known here, and GGUF
+files, which say theirs themselves.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +20,33 @@ _TYPE_IN_NAME = re.compile(r"[-._](BF16|F16|F32|I?Q\d_\w+|TQ\d_\d|MXFP4(_MOE)?|N
 def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
     """Every tensor under its own name, with `general.architecture` and `general.name` as the only keys.
 
-    Tools for diffusion models and the like read such files: they know the tensors by the names of the original.
+    Tools for diffusion models and the like read such files: they know the tensors by the names of the
+    original.
     """
-    name = checkpoint.path.resolve().name if checkpoint.path.is_dir() else checkpoint.path.name.partition(".")[0]
+    name = (
+        checkpoint.path.resolve().name if checkpoint.path.is_dir() else checkpoint.path.name.partition(".")[0]
+    )
     return Model(
         architecture=architecture,
         metadata={"general.architecture": string(architecture), "general.name": string(name)},
-        tensors=tuple(ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()),
+        tensors=tuple(
+            ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()
+        ),
         file_stem=f"{name.replace('{', '-').replace('}', '-') or 'model'}-{{type}}",
     )
 
 
 def from_gguf(checkpoint: Checkpoint, metadata: Metadata) -> Model:
-    """What a GGUF file holds, of any architecture: every tensor, and every key but those that say which shard it is.
+    """What a GGUF file holds, of any architecture: every tensor, and every key but those that say which shard
+    it is.
 
     metadata: of the file, or of its first shard.
     """
     return Model(
         metadata={key: value for key, value in metadata.items() if not key.startswith("split.")},
-        tensors=tuple(ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()),
+        tensors=tuple(
+            ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()
+        ),
         is_final=True,
         file_stem=_gguf_stem(checkpoint),
         **sizes_of(metadata)._asdict(),
@@ -70,12 +80,18 @@ def _first_integer(metadata: Metadata, key: str) -> int:
 def _gguf_stem(checkpoint: Checkpoint) -> str:
     """The file's name with the type in it replaced: of `Model-BF16-00001-of-00003.gguf`, `Model-{type}`."""
     shard = ShardName.of(checkpoint.path) if len(checkpoint.files) > 1 else None
-    stem = (shard.stem if shard else checkpoint.path.name.removesuffix(".gguf")).replace("{", "-").replace("}", "-")
+    stem = (
+        (shard.stem if shard else checkpoint.path.name.removesuffix(".gguf"))
+        .replace("{", "-")
+        .replace("}", "-")
+    )
     return f"{_TYPE_IN_NAME.sub('', stem) or 'model'}-{{type}}"
 
 
 def strip(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
-    """The same checkpoint without `prefix` on the names that have it. Raises InvalidError (M-013) where two names become one."""
+    """The same checkpoint without `prefix` on the names that have it. Raises InvalidError (M-013) where two
+    names become one.
+    """
     tensors: dict[str, SourceTensor] = {}
     for source in checkpoint.tensors.values():
         name = source.name.removeprefix(prefix)

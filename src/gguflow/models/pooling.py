@@ -1,4 +1,6 @@
-"""How an embedding model makes one vector of many: what sentence-transformers keeps in modules.json and in the pooling module's own config.json."""
+"""How an embedding model makes one vector of many: what sentence-transformers keeps in modules.json and in
+the pooling module's own config.json.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ _MODES = {"mean": PoolingType.MEAN, "cls": PoolingType.CLS, "lasttoken": Pooling
 def pooling_metadata(name: str, directory: Path) -> Metadata:
     """`{name}.pooling_type`, or nothing where the checkpoint is not from sentence-transformers.
 
-    Raises UnsupportedError (M-006) for another way of pooling, InvalidError (M-002, M-003; H-011 for a path out of the directory).
+    Raises UnsupportedError (M-006) for another way of pooling, InvalidError (M-002, M-003; H-011 for a path
+    out of the directory).
     """
     modules = Document(directory / "modules.json", {"modules": read_json(directory, "modules.json")})
     for module in modules.sections("modules"):
@@ -50,5 +53,7 @@ def _pooling_type(directory: Path, module: Document) -> PoolingType:
     if mode not in _MODES:
         message = "llama.cpp pools by mean, by the first token or by the last"
         found = mode or [key for key, value in config.values.items() if value is True]
-        raise UnsupportedError(config.file, Finding("M-006", message, "$.pooling_mode", found=found, expected=", ".join(_MODES)))
+        raise UnsupportedError(
+            config.file, Finding("M-006", message, "$.pooling_mode", found=found, expected=", ".join(_MODES))
+        )
     return _MODES[mode]

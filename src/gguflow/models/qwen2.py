@@ -1,4 +1,6 @@
-"""Qwen2 and Qwen2.5: Llama's blocks with biases on Q, K and V; rows of Q and K stay as they are (llama.cpp's "neox" rope)."""
+"""Qwen2 and Qwen2.5: Llama's blocks with biases on Q, K and V; rows of Q and K stay as they are (llama.cpp's
+"neox" rope).
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,17 @@ from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys; key and value lengths only where config.json says them, as transformers' Qwen2Config has none of its own."""
+    """The decoder's keys; key and value lengths only where config.json says them, as transformers'
+    Qwen2Config has none of its own.
+    """
     keys = decoder_metadata("qwen2", config, DecoderSizes.of(config), head_dim="head_dim" in config)
     return keys | pooling_metadata("qwen2", directory)
 
 
 def tensors(config: Document) -> dict[str, Expected]:
-    return decoder_tensors(config, DecoderSizes.of(config), qkv_bias=True, headless=class_name(config) == "Qwen2Model")
+    return decoder_tensors(
+        config, DecoderSizes.of(config), qkv_bias=True, headless=class_name(config) == "Qwen2Model"
+    )
 
 
 def tokenizer(files: TokenizerFiles) -> Metadata:

@@ -1,4 +1,6 @@
-"""Qwen3: Qwen2 without the biases, with Q and K normalized per head, and with heads whose width is a parameter of its own."""
+"""Qwen3: Qwen2 without the biases, with Q and K normalized per head, and with heads whose width is a
+parameter of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ HEAD_DIM = 128
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys. Raises UnsupportedError (M-008) for a reranker, and what the readers of hyper-parameters raise."""
+    """The decoder's keys. Raises UnsupportedError (M-008) for a reranker, and what the readers of
+    hyper-parameters raise.
+    """
     if _is_reranker(config, directory):
         message = "Qwen3 rerankers are not known: of their output matrix llama.cpp keeps the rows of two tokens only"
         raise UnsupportedError(directory, Finding("M-008", message))
@@ -26,15 +30,24 @@ def metadata(config: Document, directory: Path) -> Metadata:
 
 
 def _is_reranker(config: Document, directory: Path) -> bool:
-    """A reranker has the same class as a chat model: llama.cpp's converter, too, knows it by its name or by its card's heading."""
+    """A reranker has the same class as a chat model: llama.cpp's converter, too, knows it by its name or by
+    its card's heading.
+    """
     names = (directory.resolve().name, config.text("_name_or_path", ""))
     card = read_text(directory, "README.md") or ""
     return any("qwen3-reranker" in name.lower() for name in names) or "# qwen3-reranker" in card.lower()
 
 
 def tensors(config: Document) -> dict[str, Expected]:
-    """A bare Qwen3Model (an embedding model) has no output matrix; gguf knows its tensors without a prefix too."""
-    return decoder_tensors(config, DecoderSizes.of(config, HEAD_DIM), head_norms=True, headless=class_name(config) == "Qwen3Model")
+    """A bare Qwen3Model (an embedding model) has no output matrix; gguf knows its tensors without a prefix
+    too.
+    """
+    return decoder_tensors(
+        config,
+        DecoderSizes.of(config, HEAD_DIM),
+        head_norms=True,
+        headless=class_name(config) == "Qwen3Model",
+    )
 
 
 ARCHITECTURE = Architecture(

@@ -1,4 +1,6 @@
-"""Qwen3 as a mixture of experts (Qwen3-30B-A3B, Qwen3-235B-A22B): Qwen3's attention; in every layer a router and experts."""
+"""Qwen3 as a mixture of experts (Qwen3-30B-A3B, Qwen3-235B-A22B): Qwen3's attention; in every layer a router
+and experts.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,18 @@ def _sizes(config: Document) -> DecoderSizes:
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys, then the width of an expert; key and value lengths only where config.json says them."""
+    """The decoder's keys, then the width of an expert; key and value lengths only where config.json says
+    them.
+    """
     keys = decoder_metadata("qwen3moe", config, _sizes(config), head_dim="head_dim" in config)
     keys["qwen3moe.expert_feed_forward_length"] = u32(_sizes(config).expert_size)
     return keys
 
 
 def tensors(config: Document) -> dict[str, Expected]:
-    """Every layer has experts: llama.cpp knows none without (`mlp_only_layers` and `decoder_sparse_step` make such)."""
+    """Every layer has experts: llama.cpp knows none without (`mlp_only_layers` and `decoder_sparse_step` make
+    such).
+    """
     return decoder_tensors(config, _sizes(config), head_norms=True)
 
 
@@ -35,5 +41,8 @@ ARCHITECTURE = Architecture(
     tokenizer=tokenizer,
     skipped=(r".*\.rotary_emb\.inv_freq",),
     originals=ORIGINALS
-    + tuple(f"model.layers.{{i}}.mlp.{name}" for name in ("gate", *(f"experts.{{x}}.{kind}_proj" for kind in ("gate", "up", "down")))),
+    + tuple(
+        f"model.layers.{{i}}.mlp.{name}"
+        for name in ("gate", *(f"experts.{{x}}.{kind}_proj" for kind in ("gate", "up", "down")))
+    ),
 )

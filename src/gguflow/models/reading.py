@@ -1,4 +1,6 @@
-"""The weights of a model's tensors, read piece by piece: of one source or of several, as they stand or with their rows in another order."""
+"""The weights of a model's tensors, read piece by piece: of one source or of several, as they stand or with
+their rows in another order.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +14,42 @@ from gguflow.sources import TensorReader
 
 
 def packed(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> Bytes | None:
-    """The packed source of weights [first, last) of a tensor, flat, whole blocks; None where numbers are given. Raises what reading raises."""
+    """The packed source of weights [first, last) of a tensor, flat, whole blocks; None where numbers are
+    given. Raises what reading raises.
+    """
     if tensor.source is None:
-        return tensor.values[first:last] if tensor.values is not None and tensor.values.dtype == np.uint8 else None
+        return (
+            tensor.values[first:last]
+            if tensor.values is not None and tensor.values.dtype == np.uint8
+            else None
+        )
     if tensor.row_order is None:
         parts = [reader.read(*part) for part in tensor.parts(first, last)]
         return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
     row = tensor.n_weights // tensor.shape[0]  # of a vector (a bias of Q or K), the rows are its weights
     first_row, last_row = first // row, -(-last // row)
-    rows = reader.read_rows(tensor.source, tensor.row_order.source_rows(first_row, last_row, tensor.shape[0])).reshape(-1)
+    rows = reader.read_rows(
+        tensor.source, tensor.row_order.source_rows(first_row, last_row, tensor.shape[0])
+    ).reshape(-1)
     block = tensor.source.require_format()
-    start, stop = ((weight - first_row * row) // block.block_size * block.type_size for weight in (first, last))
+    start, stop = (
+        (weight - first_row * row) // block.block_size * block.type_size for weight in (first, last)
+    )
     return rows[start:stop]
 
 
 def expect(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> None:
-    """Weights [first, last) will be read soon: let the system begin to fetch them, while others are worked on."""
+    """Weights [first, last) will be read soon: let the system begin to fetch them, while others are worked
+    on.
+    """
     for part in tensor.parts(first, last) if tensor.source is not None else ():
         reader.expect(*part)
 
 
 def leave(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> None:
-    """Weights [first, last) have been read: prove that the files are still what they were, and give their pages back."""
+    """Weights [first, last) have been read: prove that the files are still what they were, and give their
+    pages back.
+    """
     if tensor.source is None:
         return
     if tensor.row_order is not None:  # rows move inside a head only, so what was read is one range, or nearly
@@ -50,7 +66,9 @@ def leave(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> N
 
 
 def tiles(first: int, last: int, row: int, target: int) -> Iterator[tuple[int, int]]:
-    """Cut weights [first, last) into tiles of about `target`, a multiple of every block size: some whole rows, or a part of one row."""
+    """Cut weights [first, last) into tiles of about `target`, a multiple of every block size: some whole
+    rows, or a part of one row.
+    """
     while first < last:
         within = first % row
         if within == 0 and row <= min(target, last - first):

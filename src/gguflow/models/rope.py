@@ -16,7 +16,9 @@ DEFAULT_THETA = 10_000.0
 
 
 def rope_parameters(config: Document) -> Document:
-    """The object that holds the rope parameters: transformers 5 writes `rope_parameters`, older versions `rope_scaling` beside `rope_theta`."""
+    """The object that holds the rope parameters: transformers 5 writes `rope_parameters`, older versions
+    `rope_scaling` beside `rope_theta`.
+    """
     return config.section("rope_scaling" if "rope_scaling" in config else "rope_parameters")
 
 
@@ -27,12 +29,17 @@ def rope_type(config: Document) -> str:
     known = ("default", "linear", "dynamic", "yarn", "llama3")
     if kind not in known:
         message = "this way of scaling rotary embeddings is not known"
-        raise UnsupportedError(config.file, Finding("M-005", message, parameters.at("rope_type"), found=kind, expected=", ".join(known)))
+        raise UnsupportedError(
+            config.file,
+            Finding("M-005", message, parameters.at("rope_type"), found=kind, expected=", ".join(known)),
+        )
     return kind
 
 
 def rope_metadata(name: str, config: Document) -> Metadata:
-    """`{name}.rope.*` as llama.cpp's converter writes them: the scaling, then the base frequency. "dynamic" and "llama3" have no key."""
+    """`{name}.rope.*` as llama.cpp's converter writes them: the scaling, then the base frequency. "dynamic"
+    and "llama3" have no key.
+    """
     parameters = rope_parameters(config)
     kind = rope_type(config)
     metadata: Metadata = {}
@@ -57,10 +64,12 @@ def rope_metadata(name: str, config: Document) -> Metadata:
 def llama3_factors(config: Document, head_dim: int) -> NDArray[np.float32]:
     """What llama.cpp divides each rotary frequency by, float32[head_dim / 2].
 
-    Llama 3.1's scaling (transformers: `_compute_llama3_parameters`): wavelengths below original / high_freq_factor stay as they are, those above
-    original / low_freq_factor are stretched by `factor`, those between by a blend of both. All in binary32, in the order of llama.cpp's converter,
-    which runs on torch: there `number / tensor` is the tensor's reciprocal times the number. The power alone is rounded once from binary64; torch's
-    own is now and then off by one unit in the last place (never for base 500000 with head_dim 64 or 128, as published models have them).
+    Llama 3.1's scaling (transformers: `_compute_llama3_parameters`): wavelengths below original /
+    high_freq_factor stay as they are, those above original / low_freq_factor are stretched by `factor`, those
+    between by a blend of both. All in binary32, in the order of llama.cpp's converter, which runs on torch:
+    there `number / tensor` is the tensor's reciprocal times the number. The power alone is rounded once from
+    binary64; torch's own is now and then off by one unit in the last place (never for base 500000 with
+    head_dim 64 or 128, as published models have them).
     """
     parameters = rope_parameters(config)
     factor = np.float32(parameters.number("factor", 8.0))
@@ -74,7 +83,9 @@ def llama3_factors(config: Document, head_dim: int) -> NDArray[np.float32]:
     wavelength = (np.float32(1) / frequency) * np.float32(2 * math.pi)
     smooth = ((np.float32(1) / wavelength) * np.float32(original) - np.float32(low)) / np.float32(high - low)
     blend = np.float32(1) / ((np.float32(1) - smooth) / factor + smooth)
-    return np.where(wavelength < original / high, np.float32(1), np.where(wavelength > original / low, factor, blend)).astype(np.float32)
+    return np.where(
+        wavelength < original / high, np.float32(1), np.where(wavelength > original / low, factor, blend)
+    ).astype(np.float32)
 
 
 def _theta(config: Document) -> float:

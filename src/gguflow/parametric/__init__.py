@@ -1,4 +1,5 @@
-"""The parametric super-block family: block-wise quantizers as points of one formally specified encoding, beside ggml's formats.
+"""The parametric super-block family: block-wise quantizers as points of one formally specified encoding,
+beside ggml's formats.
 
     encoding = find("nf4_b64+zstd")
     encoder = Encoder(encoding, x.shape)
@@ -12,7 +13,16 @@
 from __future__ import annotations
 
 from gguflow.parametric.arrays import AUTO, decode, encode, joined
-from gguflow.parametric.axes import Codebook, Entropy, Granularity, Nesting, Quantizer, Range, ScaleType, SourceType
+from gguflow.parametric.axes import (
+    Codebook,
+    Entropy,
+    Granularity,
+    Nesting,
+    Quantizer,
+    Range,
+    ScaleType,
+    SourceType,
+)
 from gguflow.parametric.chunks import digest as chunk_digest
 from gguflow.parametric.descriptor import MAGIC
 from gguflow.parametric.encoder import Encoder

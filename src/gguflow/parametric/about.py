@@ -1,4 +1,6 @@
-"""What an encoding is, in words: formula, summary, and the measured error of the presets. For tables that people read."""
+"""What an encoding is, in words: formula, summary, and the measured error of the presets. For tables that
+people read.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,21 @@ SNR: dict[str, float] = {
     "nf4_b64": 20.72, "nf4_b64_dq": 20.71, "fp4_b64": 18.29, "af4_b64": 20.38, "log4_b64": 19.10, "kmeans4_row": 20.26, "quantile4_b256": 17.01,
     "ternary_absmean": 5.79, "sign_b128": 4.44,
 }  # fmt: skip
-"""Signal to noise of Gaussian weights after encoding and decoding, in dB, by preset; a test measures it again."""
+"""Signal to noise of Gaussian weights after encoding and decoding, in dB, by preset; a test measures it
+again.
+"""
 
 
 def formula(e: Encoding) -> str:
     """How a weight is made, in one line."""
     if e.is_lossless:
         return "w = value"
-    scale = {Nesting.NONE: "d", Nesting.LINEAR: "m * s", Nesting.OFFSET: "(m * s + o)", Nesting.DYNAMIC: "(m * DYNAMIC[s] + o)"}[e.nesting]
+    scale = {
+        Nesting.NONE: "d",
+        Nesting.LINEAR: "m * s",
+        Nesting.OFFSET: "(m * s + o)",
+        Nesting.DYNAMIC: "(m * DYNAMIC[s] + o)",
+    }[e.nesting]
     if e.is_learned and not e.has_chunk_scales:
         return "w = CODEBOOK[q]"
     codes = {
@@ -47,12 +56,20 @@ def summary(e: Encoding) -> str:
         Codebook.KMEANS: "codes for k-means centres",
         Codebook.QUANTILE: "codes for means of quantile buckets",
     }
-    words = {Quantizer.TERNARY: "ternary codes, five in a byte", Quantizer.SIGN: "signs", Quantizer.CODEBOOK: f"codes for {e.codebook.name} values"}
+    words = {
+        Quantizer.TERNARY: "ternary codes, five in a byte",
+        Quantizer.SIGN: "signs",
+        Quantizer.CODEBOOK: f"codes for {e.codebook.name} values",
+    }
     text = kinds.get(e.codebook, words.get(e.quantizer, "codes"))
     if e.bits > 1:
         text = f"{e.bits}-bit {text}"
     text += ", " + _scales(e)
-    ranges = {Range.PERCENTILE: f"clipped at {e.percentile / 10_000:g} %", Range.CLIP: f"clipped at {e.clip:g}", Range.SEARCH: "range searched"}
+    ranges = {
+        Range.PERCENTILE: f"clipped at {e.percentile / 10_000:g} %",
+        Range.CLIP: f"clipped at {e.clip:g}",
+        Range.SEARCH: "range searched",
+    }
     if e.range is not Range.FULL:
         text += f", {ranges[e.range]}"
     if e.outliers:
@@ -64,7 +81,9 @@ def summary(e: Encoding) -> str:
 
 def _scales(e: Encoding) -> str:
     what = {ScaleType.F32: "f32", ScaleType.F16: "f16", ScaleType.BF16: "bf16"}[e.scale_type]
-    where = {Granularity.COLUMNS: f"{e.block} columns", Granularity.BLOCK: f"{e.block} weights"}.get(e.granularity, e.granularity.name.lower())
+    where = {Granularity.COLUMNS: f"{e.block} columns", Granularity.BLOCK: f"{e.block} weights"}.get(
+        e.granularity, e.granularity.name.lower()
+    )
     if e.is_learned and not e.has_chunk_scales:
         return f"a codebook per {where}"
     second = {Quantizer.AFFINE: "zero point", Quantizer.MIN: "min"}.get(e.quantizer)

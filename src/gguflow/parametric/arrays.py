@@ -21,10 +21,17 @@ from gguflow.threads import run
 AUTO = "auto"
 """In place of an encoding's name: what the payload says."""
 
-_SOURCE_TYPES = {"float32": SourceType.F32, "float16": SourceType.F16, "bfloat16": SourceType.BF16, "float64": SourceType.F64}
+_SOURCE_TYPES = {
+    "float32": SourceType.F32,
+    "float16": SourceType.F16,
+    "bfloat16": SourceType.BF16,
+    "float64": SourceType.F64,
+}
 
 
-def encode(array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None = None, threads: int = 1) -> NDArray[np.uint8]:
+def encode(
+    array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None = None, threads: int = 1
+) -> NDArray[np.uint8]:
     """The payload of an array of any shape: uint8[nbytes].
 
     importance: float32[n] for the last dimension, where the encoding searches or learns; else it is not used.
@@ -44,7 +51,11 @@ def encode(array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None
     def rows_of(i: int) -> NDArray[Any]:
         rows = matrix[i * geometry.rows_per_chunk :][: geometry.chunk_rows(i)]
         if encoding.is_lossless:
-            return np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("<"), copy=False)).reshape(-1).view(np.uint8)
+            return (
+                np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("<"), copy=False))
+                .reshape(-1)
+                .view(np.uint8)
+            )
         return np.ascontiguousarray(rows, np.float32)
 
     def located(error: NonFiniteError, i: int) -> NonFiniteError:
@@ -91,12 +102,16 @@ def joined(encoder: Encoder, parts: Iterable[NDArray[np.uint8]]) -> NDArray[np.u
     return np.concatenate([np.frombuffer(prefix, np.uint8), *parts])
 
 
-def decode(payload: ArrayLike, name: str = AUTO, threads: int = 1, out: NDArray[Any] | None = None) -> NDArray[Any]:
+def decode(
+    payload: ArrayLike, name: str = AUTO, threads: int = 1, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """The array in a payload: float32 (float64 of lossless float64), in its shape.
 
-    name: of the encoding that the payload must have, or AUTO. out: where to put it, C-contiguous, of that type and shape.
+    name: of the encoding that the payload must have, or AUTO. out: where to put it, C-contiguous, of that
+    type and shape.
 
-    Raises a FileError (rules E-...) where the bytes are no sound payload, UsageError where they are one of another encoding.
+    Raises a FileError (rules E-...) where the bytes are no sound payload, UsageError where they are one of
+    another encoding.
     """
     raw = np.ascontiguousarray(payload)
     if raw.dtype != np.uint8 or raw.ndim != 1:
@@ -105,7 +120,9 @@ def decode(payload: ArrayLike, name: str = AUTO, threads: int = 1, out: NDArray[
     if name.lower() != AUTO and find(name) != read.encoding:
         raise UsageError(f"the payload is encoded as {read.encoding.name}, not {name}")
     geometry = read.geometry
-    dtype = np.dtype(np.float64 if read.encoding.is_lossless and read.source_type is SourceType.F64 else np.float32)
+    dtype = np.dtype(
+        np.float64 if read.encoding.is_lossless and read.source_type is SourceType.F64 else np.float32
+    )
     out = output_array(out, read.shape, dtype)
     matrix = out.reshape(geometry.rows, geometry.columns)
 
@@ -113,5 +130,9 @@ def decode(payload: ArrayLike, name: str = AUTO, threads: int = 1, out: NDArray[
         read.decode_rows(first, last, matrix[first:last])
 
     step = geometry.rows_per_chunk
-    run(decode_one, [(first, min(first + step, geometry.rows)) for first in range(0, geometry.rows, step)], threads)
+    run(
+        decode_one,
+        [(first, min(first + step, geometry.rows)) for first in range(0, geometry.rows, step)],
+        threads,
+    )
     return out

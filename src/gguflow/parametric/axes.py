@@ -1,4 +1,6 @@
-"""The axes of the family, as enumerations: the numbers stand in the descriptor, the lower-case names in the text form."""
+"""The axes of the family, as enumerations: the numbers stand in the descriptor, the lower-case names in the
+text form.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A chunk as sections, and back: laid out where sizes are fixed, behind a header and entropy-coded where they vary.
+"""A chunk as sections, and back: laid out where sizes are fixed, behind a header and entropy-coded where they
+vary.
 
-The header of a chunk whose size varies has two 32-bit counts for each section: how many bytes are stored, and how many they are decoded. Equal ones
-mean that the section is stored as it is; else it is one zstd frame.
+The header of a chunk whose size varies has two 32-bit counts for each section: how many bytes are stored, and
+how many they are decoded. Equal ones mean that the section is stored as it is; else it is one zstd frame.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from numpy.typing import NDArray
 import gguflow.parametric.entropy as entropy
 from gguflow.parametric.axes import Entropy
 from gguflow.parametric.descriptor import refuse
-from gguflow.parametric.geometry import CHUNK_ALIGNMENT, SECTION_ALIGNMENT, SECTION_HEADER_BYTES, Geometry, aligned
+from gguflow.parametric.geometry import (
+    CHUNK_ALIGNMENT,
+    SECTION_ALIGNMENT,
+    SECTION_HEADER_BYTES,
+    Geometry,
+    aligned,
+)
 
 Bytes = NDArray[np.uint8]
 
@@ -41,10 +48,18 @@ def assembled(geometry: Geometry, rows: int, sections: Mapping[str, Bytes], chun
         chunk[end:] = 0
         return chunk
     is_coded = geometry.encoding.entropy is Entropy.ZSTD
-    stored = [entropy.compressed(sections[section.name]) if is_coded else sections[section.name] for section in layout]
-    header = np.array([[part.size, sections[section.name].size] for part, section in zip(stored, layout, strict=True)], "<u4")
+    stored = [
+        entropy.compressed(sections[section.name]) if is_coded else sections[section.name]
+        for section in layout
+    ]
+    header = np.array(
+        [[part.size, sections[section.name].size] for part, section in zip(stored, layout, strict=True)],
+        "<u4",
+    )
     at = header.nbytes
-    chunk = np.zeros(aligned(at + sum(aligned(part.size, SECTION_ALIGNMENT) for part in stored), CHUNK_ALIGNMENT), np.uint8)
+    chunk = np.zeros(
+        aligned(at + sum(aligned(part.size, SECTION_ALIGNMENT) for part in stored), CHUNK_ALIGNMENT), np.uint8
+    )
     chunk[:at] = header.reshape(-1).view(np.uint8)
     for part in stored:
         chunk[at : at + part.size] = part
@@ -55,7 +70,8 @@ def assembled(geometry: Geometry, rows: int, sections: Mapping[str, Bytes], chun
 def taken_apart(geometry: Geometry, i: int, chunk: Bytes, file: str = "") -> dict[str, Bytes]:
     """The sections of chunk i, decoded from entropy coding; views where they are stored as they are.
 
-    Raises InvalidError (E-016, E-017) where the header or a frame is wrong: before memory is taken for what they promise.
+    Raises InvalidError (E-016, E-017) where the header or a frame is wrong: before memory is taken for what
+    they promise.
     """
     layout = geometry.sections(geometry.chunk_rows(i))
     if geometry.encoding.is_fixed_size:
@@ -69,14 +85,35 @@ def taken_apart(geometry: Geometry, i: int, chunk: Bytes, file: str = "") -> dic
     for section, (stored, decoded) in zip(layout, header, strict=True):
         is_open = section.name == "outliers" and geometry.encoding.outlier_threshold > 0
         if decoded > section.nbytes if is_open else decoded != section.nbytes:
-            refuse(file, "E-016", f"the section {section.name} has another size", where, found=decoded, expected=section.nbytes)
+            refuse(
+                file,
+                "E-016",
+                f"the section {section.name} has another size",
+                where,
+                found=decoded,
+                expected=section.nbytes,
+            )
         most = min(decoded, chunk.size - at)
         if stored > most:
-            refuse(file, "E-016", f"the section {section.name} does not fit", where, found=stored, expected=f"at most {most}")
+            refuse(
+                file,
+                "E-016",
+                f"the section {section.name} does not fit",
+                where,
+                found=stored,
+                expected=f"at most {most}",
+            )
         part = chunk[at : at + stored]
         if stored != decoded:
             if geometry.encoding.entropy is not Entropy.ZSTD:
-                refuse(file, "E-016", f"the section {section.name} is not entropy-coded", where, found=stored, expected=decoded)
+                refuse(
+                    file,
+                    "E-016",
+                    f"the section {section.name} is not entropy-coded",
+                    where,
+                    found=stored,
+                    expected=decoded,
+                )
             try:
                 part = entropy.decompressed(part, decoded)
             except entropy.FrameError as error:
@@ -84,12 +121,21 @@ def taken_apart(geometry: Geometry, i: int, chunk: Bytes, file: str = "") -> dic
         sections[section.name] = part
         at += aligned(stored, SECTION_ALIGNMENT)
     if aligned(at, CHUNK_ALIGNMENT) != chunk.size:
-        refuse(file, "E-016", "the sections do not fill the chunk", where, found=aligned(at, CHUNK_ALIGNMENT), expected=chunk.size)
+        refuse(
+            file,
+            "E-016",
+            "the sections do not fill the chunk",
+            where,
+            found=aligned(at, CHUNK_ALIGNMENT),
+            expected=chunk.size,
+        )
     return sections
 
 
 def spans(geometry: Geometry, i: int, chunk: Bytes) -> list[tuple[int, int]]:
-    """Where the header and the sections of chunk i lie as they are stored: offset from its start, and bytes. Of a chunk that was taken apart."""
+    """Where the header and the sections of chunk i lie as they are stored: offset from its start, and bytes.
+    Of a chunk that was taken apart.
+    """
     layout = geometry.sections(geometry.chunk_rows(i))
     if geometry.encoding.is_fixed_size:
         return [(section.offset, section.nbytes) for section in layout]

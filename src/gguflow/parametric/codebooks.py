@@ -25,10 +25,16 @@ NF4 = np.array(
     ],
     f32,
 )  # fmt: skip
-"""NormalFloat4 (QLoRA, arXiv 2305.14314): quantiles of the normal distribution, with a zero; the values are those of bitsandbytes."""
+"""NormalFloat4 (QLoRA, arXiv 2305.14314): quantiles of the normal distribution, with a zero; the values are
+those of bitsandbytes.
+"""
 
-FP4 = np.array([sign * f32(v) / f32(12) for sign in (1, -1) for v in (0, 0.0625, 8, 12, 4, 6, 2, 3)], f32) + f32(0)
-"""bitsandbytes' 4-bit float: a sign and three bits that are no E2M1, over its largest value. Codes 0 and 8 are both zero (and not negative)."""
+FP4 = np.array(
+    [sign * f32(v) / f32(12) for sign in (1, -1) for v in (0, 0.0625, 8, 12, 4, 6, 2, 3)], f32
+) + f32(0)
+"""bitsandbytes' 4-bit float: a sign and three bits that are no E2M1, over its largest value. Codes 0 and 8
+are both zero (and not negative).
+"""
 
 AF4 = np.array(
     [
@@ -41,7 +47,9 @@ AF4 = np.array(
 
 
 def log_values(base: float, bits: int) -> Floats:
-    """The code is a sign bit and an exponent j: base**-j or -base**-j, computed by repeated division in binary32."""
+    """The code is a sign bit and an exponent j: base**-j or -base**-j, computed by repeated division in
+    binary32.
+    """
     magnitudes = [f32(1)]
     while len(magnitudes) < 1 << (bits - 1):
         magnitudes.append(f32(magnitudes[-1] / f32(base)))
@@ -51,10 +59,12 @@ def log_values(base: float, bits: int) -> Floats:
 
 @functools.cache
 def dynamic() -> Floats:
-    """The signed dynamic 8-bit map (arXiv 1511.04561), as bitsandbytes makes it: 256 ascending values from -0.993 to 1.
+    """The signed dynamic 8-bit map (arXiv 1511.04561), as bitsandbytes makes it: 256 ascending values from
+    -0.993 to 1.
 
-    For i = 0 to 6: the means of neighbours among 2**i + 1 evenly spaced numbers from 0.1 to 1, times 10**(i - 6), and their negatives; 0; 1. Spaced:
-    from the nearer end, with one rounding of end + step * count; mean and product in binary32.
+    For i = 0 to 6: the means of neighbours among 2**i + 1 evenly spaced numbers from 0.1 to 1, times 10**(i -
+    6), and their negatives; 0; 1. Spaced: from the nearer end, with one rounding of end + step * count; mean
+    and product in binary32.
     """
     values: list[float] = [0.0, 1.0]
     for i in range(7):
@@ -62,7 +72,11 @@ def dynamic() -> Floats:
         first, last = f32(0.1), f32(1)
         step = f32((last - first) / f32(n - 1))
         count = np.arange(n)
-        spaced = np.where(count < n // 2, np.float64(first) + np.float64(step) * count, np.float64(last) - np.float64(step) * (n - 1 - count))
+        spaced = np.where(
+            count < n // 2,
+            np.float64(first) + np.float64(step) * count,
+            np.float64(last) - np.float64(step) * (n - 1 - count),
+        )
         ends = spaced.astype(f32)
         means = f32(10.0 ** (i - 6)) * ((ends[:-1] + ends[1:]) / f32(2))
         values += [*means.tolist(), *(-means).tolist()]
@@ -77,7 +91,8 @@ def fixed_values(encoding: Encoding) -> Floats:
 
 
 class Bounded(NamedTuple):
-    """Codebooks as the encoder wants them: what a value must exceed for the next rank (infinite at the end), and the code of each rank.
+    """Codebooks as the encoder wants them: what a value must exceed for the next rank (infinite at the end),
+    and the code of each rank.
 
     Both flat, `stride` entries for each codebook.
     """
@@ -88,7 +103,9 @@ class Bounded(NamedTuple):
 
 
 def bounded(books: Floats) -> Bounded:
-    """books: float32[n, 2**bits]. A bound is half the sum of two neighbouring values, in binary32; a value on it goes to the smaller one."""
+    """books: float32[n, 2**bits]. A bound is half the sum of two neighbouring values, in binary32; a value on
+    it goes to the smaller one.
+    """
     n, size = books.shape
     stride = max(size, LOOKUP)
     order = np.argsort(books, axis=1, kind="stable").astype(np.int32)

@@ -19,8 +19,17 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
-def decode(geometry: Geometry, tables: Mapping[str, Floats], sections: Mapping[str, Bytes], i: int, first: int, last: int, out: Floats) -> None:
-    """Rows [first, last) of chunk i into flat `out`: the runs that hold them are unpacked and decoded, the rest is left alone.
+def decode(
+    geometry: Geometry,
+    tables: Mapping[str, Floats],
+    sections: Mapping[str, Bytes],
+    i: int,
+    first: int,
+    last: int,
+    out: Floats,
+) -> None:
+    """Rows [first, last) of chunk i into flat `out`: the runs that hold them are unpacked and decoded, the
+    rest is left alone.
 
     Raises OutlierError.
     """
@@ -30,14 +39,18 @@ def decode(geometry: Geometry, tables: Mapping[str, Floats], sections: Mapping[s
     rows = g.chunk_rows(i)
     begin, end = first * g.columns, last * g.columns
     run_first, run_last = begin // g.run, -(-end // g.run)
-    codes = unpacked(g, sections["codes"][run_first * g.run_bytes : run_last * g.run_bytes], run_last - run_first)
+    codes = unpacked(
+        g, sections["codes"][run_first * g.run_bytes : run_last * g.run_bytes], run_last - run_first
+    )
     scales, zeros, mins = chunk_scales(g, tables, sections, rows, run_first, run_last)
     table, stride = _books(g, tables, sections, first, last)
     start = run_first * g.run
     stop = min(run_last * g.run, rows * g.columns)
     is_whole = start == begin and stop == end
     target = out if is_whole else np.empty(stop - start, f32)
-    parametric_decoding.decode(codes, int(e.quantizer), e.bits, g.scale_block, table, stride, scales, zeros, mins, target)
+    parametric_decoding.decode(
+        codes, int(e.quantizer), e.bits, g.scale_block, table, stride, scales, zeros, mins, target
+    )
     if not is_whole:
         out[:] = target[begin - start : end - start]
     if e.has_outliers:
@@ -47,7 +60,9 @@ def decode(geometry: Geometry, tables: Mapping[str, Floats], sections: Mapping[s
 
 
 def unpacked(geometry: Geometry, packed: Bytes, n_runs: int) -> Bytes:
-    """The codes of whole runs, a byte each, and some room behind them; in memory that the thread uses again for the next."""
+    """The codes of whole runs, a byte each, and some room behind them; in memory that the thread uses again
+    for the next.
+    """
     from gguflow.kernels import bit_packing
 
     codes = scratch(n_runs * geometry.run + SPARE)
@@ -60,15 +75,24 @@ def unpacked(geometry: Geometry, packed: Bytes, n_runs: int) -> Bytes:
 
 @np.errstate(all="ignore")
 def chunk_scales(
-    geometry: Geometry, tables: Mapping[str, Floats], sections: Mapping[str, Bytes], rows: int, first: int, last: int
+    geometry: Geometry,
+    tables: Mapping[str, Floats],
+    sections: Mapping[str, Bytes],
+    rows: int,
+    first: int,
+    last: int,
 ) -> tuple[Floats, Bytes, Floats]:
-    """Scales, zero points and mins of the blocks (or rows) first to last of a chunk, nested ones made whole; else those of the tables."""
+    """Scales, zero points and mins of the blocks (or rows) first to last of a chunk, nested ones made whole;
+    else those of the tables.
+    """
     e, n = geometry.encoding, geometry.n_scales(rows)
     if not e.has_chunk_scales:
         return table_scales(e, tables)
     zeros, mins = np.zeros(1, np.uint8), np.zeros(1, f32)
     if e.is_nested:
-        meta = reals.from_bytes(sections["meta"], e.scale_type).reshape(-1, e.n_meta)[np.arange(first, last) // e.super_block]
+        meta = reals.from_bytes(sections["meta"], e.scale_type).reshape(-1, e.n_meta)[
+            np.arange(first, last) // e.super_block
+        ]
         codes = _unpacked_run(sections["scales"], n, e.scale_bits)[first:last]
         if e.nesting is Nesting.DYNAMIC:
             scales = codebooks.dynamic()[codes] * meta[:, 0] + tables["offset"][0]
@@ -80,14 +104,23 @@ def chunk_scales(
     if e.quantizer is Quantizer.AFFINE:
         zeros = _unpacked_run(sections["zeros"], n, e.min_bits)[first:last]
     elif e.quantizer is Quantizer.MIN and e.is_nested:
-        mins = meta[:, -2] * _unpacked_run(sections["zeros"], n, e.min_bits)[first:last].astype(f32) + meta[:, -1]
+        mins = (
+            meta[:, -2] * _unpacked_run(sections["zeros"], n, e.min_bits)[first:last].astype(f32)
+            + meta[:, -1]
+        )
     elif e.quantizer is Quantizer.MIN:
         mins = reals.from_bytes(sections["zeros"][first * real : last * real], e.scale_type)
     pad = np.zeros(last - first, f32)
-    return scales, zeros if zeros.size == last - first else pad.astype(np.uint8), mins if mins.size == last - first else pad
+    return (
+        scales,
+        zeros if zeros.size == last - first else pad.astype(np.uint8),
+        mins if mins.size == last - first else pad,
+    )
 
 
-def _books(geometry: Geometry, tables: Mapping[str, Floats], sections: Mapping[str, Bytes], first: int, last: int) -> tuple[Floats, int]:
+def _books(
+    geometry: Geometry, tables: Mapping[str, Floats], sections: Mapping[str, Bytes], first: int, last: int
+) -> tuple[Floats, int]:
     """Codebooks of the rows first to last (or of all), and the stride from one to the next."""
     e = geometry.encoding
     if e.has_row_codebooks:

@@ -1,12 +1,17 @@
-"""The descriptor: the first 256 bytes of a payload, which say all about the rest. Reader and writer; `grammar` is the formal twin.
+"""The descriptor: the first 256 bytes of a payload, which say all about the rest. Reader and writer;
+`grammar` is the formal twin.
 
-    byte    0  magic "gguflowP" | 8 version u16 | 10 dimensions u8 | 11 quantizer u8 | 12 bits u8 | 13 granularity u8 | 14 codebook u8
-           15  scale_type u8 | 16 nesting u8 | 17 scale_bits u8 | 18 min_bits u8 | 19 range u8 | 20 entropy u8 | 21 source_type u8 | 22 zeros[2]
-           24  block u32 | 28 super_block u32 | 32 log_base f32 | 36 clip f32 | 40 percentile u32 | 44 outliers u32 | 48 outlier_threshold f32
-           52  zeros[4] | 56 payload_nbytes u64 | 64 shape u64[8] | 128 rows_per_chunk u64 | 136 n_chunks u64
-          144  tables: offset u64, nbytes u64 | 160 index: the same | 176 chunks: the same | 192 zeros[48] | 240 digest[16]
+    byte    0  magic "gguflowP" | 8 version u16 | 10 dimensions u8 | 11 quantizer u8 | 12 bits u8 | 13
+            granularity u8 | 14 codebook u8
+           15  scale_type u8 | 16 nesting u8 | 17 scale_bits u8 | 18 min_bits u8 | 19 range u8 | 20 entropy u8
+               | 21 source_type u8 | 22 zeros[2] 24  block u32 | 28 super_block u32 | 32 log_base f32 | 36
+               clip f32 | 40 percentile u32 | 44 outliers u32 | 48 outlier_threshold f32 52  zeros[4] | 56
+               payload_nbytes u64 | 64 shape u64[8] | 128 rows_per_chunk u64 | 136 n_chunks u64
+          144  tables: offset u64, nbytes u64 | 160 index: the same | 176 chunks: the same | 192 zeros[48] |
+               240 digest[16]
 
-Little-endian. Offsets are from the start of the payload. The digest is XXH3-128 of everything before the first chunk, its own bytes taken as zeros.
+Little-endian. Offsets are from the start of the payload. The digest is XXH3-128 of everything before the
+first chunk, its own bytes taken as zeros.
 """
 
 from __future__ import annotations
@@ -18,8 +23,25 @@ from typing import NoReturn, TypeVar
 
 import xxhash
 
-from gguflow.errors import FileError, Finding, GguflowError, InvalidError, LimitError, MalformedError, UnsupportedError
-from gguflow.parametric.axes import Codebook, Entropy, Granularity, Nesting, Quantizer, Range, ScaleType, SourceType
+from gguflow.errors import (
+    FileError,
+    Finding,
+    GguflowError,
+    InvalidError,
+    LimitError,
+    MalformedError,
+    UnsupportedError,
+)
+from gguflow.parametric.axes import (
+    Codebook,
+    Entropy,
+    Granularity,
+    Nesting,
+    Quantizer,
+    Range,
+    ScaleType,
+    SourceType,
+)
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import DESCRIPTOR_BYTES, MAX_CHUNK_WEIGHTS, MAX_DIMENSIONS, Geometry
 
@@ -42,7 +64,15 @@ VERDICTS: dict[str, type[FileError]] = {
 """What a broken rule makes of a payload, where it is not simply invalid."""
 
 
-def refuse(file: str, rule: str, message: str, path: str, offset: int | None = None, found: object = None, expected: object = None) -> NoReturn:
+def refuse(
+    file: str,
+    rule: str,
+    message: str,
+    path: str,
+    offset: int | None = None,
+    found: object = None,
+    expected: object = None,
+) -> NoReturn:
     """Raise the error of a rule. offset: from the start of the payload."""
     finding = Finding(rule, message, path, offset, found, expected)
     raise VERDICTS.get(rule, InvalidError)(file, finding)
@@ -67,12 +97,32 @@ def digest(prefix: bytes | memoryview) -> bytes:
 def build(geometry: Geometry, payload_nbytes: int) -> bytes:
     """The descriptor with its digest still zero: see `sealed`."""
     e = geometry.encoding
-    parameters = (e.quantizer, e.bits, e.granularity, e.codebook, e.scale_type, e.nesting, e.scale_bits, e.min_bits, e.range, e.entropy)
+    parameters = (
+        e.quantizer,
+        e.bits,
+        e.granularity,
+        e.codebook,
+        e.scale_type,
+        e.nesting,
+        e.scale_bits,
+        e.min_bits,
+        e.range,
+        e.entropy,
+    )
     numbers = (e.block, e.super_block, e.log_base, e.clip, e.percentile, e.outliers, e.outlier_threshold)
     shape = geometry.shape + (0,) * (MAX_DIMENSIONS - len(geometry.shape))
     head = (MAGIC, VERSION, len(geometry.shape), *parameters, geometry.source_type, b"")
     return LAYOUT.pack(
-        *head, *numbers, b"", payload_nbytes, *shape, geometry.rows_per_chunk, geometry.n_chunks, *_sections(geometry, payload_nbytes), b"", b""
+        *head,
+        *numbers,
+        b"",
+        payload_nbytes,
+        *shape,
+        geometry.rows_per_chunk,
+        geometry.n_chunks,
+        *_sections(geometry, payload_nbytes),
+        b"",
+        b"",
     )
 
 
@@ -96,10 +146,19 @@ def at(content: memoryview, offset: int, file: str = "") -> Descriptor:
 def parse(head: bytes, file: str = "") -> Descriptor:
     """The descriptor at the start of `head`.
 
-    Raises a FileError with the first rule broken (E-001 to E-010): nothing but these 256 bytes is looked at, and nothing is allocated.
+    Raises a FileError with the first rule broken (E-001 to E-010): nothing but these 256 bytes is looked at,
+    and nothing is allocated.
     """
     if len(head) < DESCRIPTOR_BYTES:
-        refuse(file, "E-001", "the payload is shorter than a descriptor", "$", 0, len(head), f"{DESCRIPTOR_BYTES} bytes or more")
+        refuse(
+            file,
+            "E-001",
+            "the payload is shorter than a descriptor",
+            "$",
+            0,
+            len(head),
+            f"{DESCRIPTOR_BYTES} bytes or more",
+        )
     magic, version, n_dimensions, *rest = LAYOUT.unpack_from(head)
     if magic != MAGIC:
         refuse(file, "E-002", "this is no payload of the parametric family", "$.magic", 0, magic, MAGIC)
@@ -107,7 +166,12 @@ def parse(head: bytes, file: str = "") -> Descriptor:
         refuse(file, "E-003", "this version of the descriptor is not known", "$.version", 8, version, VERSION)
     parameters, source_code, zeros_1 = rest[:10], rest[10], rest[11]
     block, super_block, log_base, clip, percentile, outliers, threshold, zeros_2, payload_nbytes = rest[12:21]
-    shape, (rows_per_chunk, n_chunks), sections, (zeros_3, _) = rest[21:29], rest[29:31], tuple(rest[31:37]), rest[37:39]
+    shape, (rows_per_chunk, n_chunks), sections, (zeros_3, _) = (
+        rest[21:29],
+        rest[29:31],
+        tuple(rest[31:37]),
+        rest[37:39],
+    )
     quantizer = _member(file, Quantizer, parameters[0], 11)
     granularity = _member(file, Granularity, parameters[2], 13)
     codebook = _member(file, Codebook, parameters[3], 14)
@@ -126,24 +190,71 @@ def parse(head: bytes, file: str = "") -> Descriptor:
     except GguflowError as error:
         refuse(file, "E-005", f"the parameters contradict each other: {error}", "$")
     if not 1 <= n_dimensions <= MAX_DIMENSIONS or any(shape[n_dimensions:]):
-        refuse(file, "E-007", "a shape has 1 to 8 dimensions, and zeros behind them", "$.shape", 10, [n_dimensions, *shape])
+        refuse(
+            file,
+            "E-007",
+            "a shape has 1 to 8 dimensions, and zeros behind them",
+            "$.shape",
+            10,
+            [n_dimensions, *shape],
+        )
     try:
         geometry = Geometry(encoding, tuple(shape[:n_dimensions]), source_type, rows_per_chunk)
     except GguflowError as error:
         refuse(file, "E-007", str(error), "$.shape", 64)
     if not 1 <= rows_per_chunk <= geometry.rows:
-        refuse(file, "E-009", "a chunk has one row or more, at most all", "$.rows_per_chunk", 128, rows_per_chunk, f"1 to {geometry.rows}")
+        refuse(
+            file,
+            "E-009",
+            "a chunk has one row or more, at most all",
+            "$.rows_per_chunk",
+            128,
+            rows_per_chunk,
+            f"1 to {geometry.rows}",
+        )
     if rows_per_chunk * geometry.columns > MAX_CHUNK_WEIGHTS:
         found = rows_per_chunk * geometry.columns
-        refuse(file, "E-008", "a chunk has too many weights", "$.rows_per_chunk", 128, found, f"at most {MAX_CHUNK_WEIGHTS}")
+        refuse(
+            file,
+            "E-008",
+            "a chunk has too many weights",
+            "$.rows_per_chunk",
+            128,
+            found,
+            f"at most {MAX_CHUNK_WEIGHTS}",
+        )
     if n_chunks != geometry.n_chunks:
-        refuse(file, "E-009", "the count of chunks follows from the rows", "$.n_chunks", 136, n_chunks, geometry.n_chunks)
+        refuse(
+            file,
+            "E-009",
+            "the count of chunks follows from the rows",
+            "$.n_chunks",
+            136,
+            n_chunks,
+            geometry.n_chunks,
+        )
     expected = _sections(geometry, payload_nbytes)
     if sections != expected:
-        refuse(file, "E-010", "the sections lie where the parameters put them", "$.sections", 144, sections, expected)
+        refuse(
+            file,
+            "E-010",
+            "the sections lie where the parameters put them",
+            "$.sections",
+            144,
+            sections,
+            expected,
+        )
     low, high = geometry.prefix_nbytes, geometry.payload_nbytes
     if payload_nbytes != high if encoding.is_fixed_size else not low < payload_nbytes <= high:
-        refuse(file, "E-010", "this encoding of this shape has another size", "$.payload_nbytes", 56, payload_nbytes, high)
+        refuse(
+            file,
+            "E-010",
+            "this encoding of this shape has another size",
+            "$.payload_nbytes",
+            56,
+            payload_nbytes,
+            high,
+        )
     return Descriptor(geometry, payload_nbytes)
 
 
@@ -152,4 +263,12 @@ def _member(file: str, kind: type[E], code: int, offset: int) -> E:
     try:
         return kind(code)
     except ValueError:
-        refuse(file, "E-004", f"no {kind.__name__} has this number", f"$.{kind.__name__}", offset, code, f"0 to {max(kind)}")
+        refuse(
+            file,
+            "E-004",
+            f"no {kind.__name__} has this number",
+            f"$.{kind.__name__}",
+            offset,
+            code,
+            f"0 to {max(kind)}",
+        )

@@ -29,21 +29,29 @@ Floats = NDArray[np.float32]
 class Encoder:
     """Encodes one tensor.
 
-    Where the encoding `needs_first_pass`, show every chunk to `observe`, then call `finish_observing`; or give the tables. Then `encode_chunk` each,
-    and at last ask for the `prefix`, which goes before them and whose size is known beforehand.
+    Where the encoding `needs_first_pass`, show every chunk to `observe`, then call `finish_observing`; or
+    give the tables. Then `encode_chunk` each, and at last ask for the `prefix`, which goes before them and
+    whose size is known beforehand.
 
-    shape: in NumPy's order. source_type: what the weights were ("f32", "f16", "bf16", "f64"): for lossless the type of the raw bytes, else a remark.
-    given: float32 arrays by name, as `Payload.tables`: a codebook, scales or an offset from elsewhere.
+    shape: in NumPy's order. source_type: what the weights were ("f32", "f16", "bf16", "f64"): for lossless
+    the type of the raw bytes, else a remark. given: float32 arrays by name, as `Payload.tables`: a codebook,
+    scales or an offset from elsewhere.
 
     Raises ShapeError, UsageError.
     """
 
     def __init__(
-        self, encoding: Encoding, shape: Sequence[int], source_type: SourceType | str = "f32", given: Mapping[str, Any] | None = None
+        self,
+        encoding: Encoding,
+        shape: Sequence[int],
+        source_type: SourceType | str = "f32",
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(source_type, str):
             if source_type.upper() not in SourceType.__members__:
-                raise UsageError(f"weights of type {source_type} have no encoding; there are f32, f16, bf16, f64")
+                raise UsageError(
+                    f"weights of type {source_type} have no encoding; there are f32, f16, bf16, f64"
+                )
             source_type = SourceType[source_type.upper()]
         self.encoding = encoding
         self.geometry = Geometry(encoding, tuple(int(n) for n in shape), source_type)
@@ -53,7 +61,9 @@ class Encoder:
         self._lock = threading.Lock()
         self._quantizer: ChunkQuantizer | None = None
         if given is not None:
-            self._settle({name: np.ascontiguousarray(values, f32).reshape(-1) for name, values in given.items()})
+            self._settle(
+                {name: np.ascontiguousarray(values, f32).reshape(-1) for name, values in given.items()}
+            )
         elif not encoding.needs_first_pass:
             self._settle({})
 
@@ -62,10 +72,12 @@ class Encoder:
         """Bytes before the first chunk; known from the shape."""
         return self.geometry.prefix_nbytes
 
-    # --- the first pass ---------------------------------------------------------------------------------------------------------------------------
+    # --- the first pass
+    # ---------------------------------------------------------------------------------------------------------------------------
 
     def observe(self, x: Floats, i: int, importance: Floats | None = None) -> None:
-        """Look at chunk i for the tables. x: float32[rows, columns]. Each chunk once, in any order, from any thread.
+        """Look at chunk i for the tables. x: float32[rows, columns]. Each chunk once, in any order, from any
+        thread.
 
         importance: as for `encode_chunk`: what codebooks are learned with.
 
@@ -86,7 +98,9 @@ class Encoder:
         if not self.encoding.needs_first_pass:
             return
         if len(self._observed) != self.geometry.n_chunks:
-            raise UsageError(f"{self.encoding.name} learns from all {self.geometry.n_chunks} chunks; {len(self._observed)} were observed")
+            raise UsageError(
+                f"{self.encoding.name} learns from all {self.geometry.n_chunks} chunks; {len(self._observed)} were observed"
+            )
         if self._counts is not None:
             self._settle({"codebooks": learning.of_counts(self.encoding, self._counts)})
         else:
@@ -95,7 +109,9 @@ class Encoder:
     def _settle(self, found: tables.Tables) -> None:
         sizes = {name: values.size for name, values in found.items()}
         if sizes != self.geometry.table_sizes:
-            raise UsageError(f"the tables of {self.encoding.name} are {self.geometry.table_sizes}, not {sizes}")
+            raise UsageError(
+                f"the tables of {self.encoding.name} are {self.geometry.table_sizes}, not {sizes}"
+            )
         self.tables = found
         if "codebooks" in found:
             bounded = codebooks.bounded(found["codebooks"].reshape(self.geometry.n_groups, -1))
@@ -105,14 +121,18 @@ class Encoder:
             bounded = codebooks.NO_BOOKS
         self._quantizer = ChunkQuantizer(self.geometry, found, bounded)
 
-    # --- chunks -----------------------------------------------------------------------------------------------------------------------------------
+    # --- chunks
+    # -----------------------------------------------------------------------------------------------------------------------------------
 
-    def encode_chunk(self, i: int, x: NDArray[Any], importance: Floats | None = None, out: Bytes | None = None) -> Bytes:
+    def encode_chunk(
+        self, i: int, x: NDArray[Any], importance: Floats | None = None, out: Bytes | None = None
+    ) -> Bytes:
         """The bytes of chunk i, padding included. Pure: any order, any thread.
 
         x: float32[rows, columns] of the chunk; for lossless the raw little-endian bytes, of any values.
-        importance: float32[columns], or [rows, columns] where rows differ: how much an error matters, where the encoding searches or learns.
-        out: where to put it, uint8[nbytes of the chunk], where sizes are fixed.
+        importance: float32[columns], or [rows, columns] where rows differ: how much an error matters, where
+        the encoding searches or learns. out: where to put it, uint8[nbytes of the chunk], where sizes are
+        fixed.
 
         Raises NonFiniteError, with the index in the flattened chunk.
         """
@@ -124,10 +144,14 @@ class Encoder:
             sections = self._planes(rows, x)
         else:
             if self._quantizer is None:
-                raise UsageError(f"{self.encoding.name} needs its tables before its chunks: observe, then finish_observing")
+                raise UsageError(
+                    f"{self.encoding.name} needs its tables before its chunks: observe, then finish_observing"
+                )
             flat = _flat(x)
             if flat.size != rows * self.geometry.columns:
-                raise UsageError(f"chunk {i} has {rows} rows of {self.geometry.columns} weights, not {flat.size} weights")
+                raise UsageError(
+                    f"chunk {i} has {rows} rows of {self.geometry.columns} weights, not {flat.size} weights"
+                )
             sections = self._quantizer.sections(rows, flat, importance, chunk)
         return chunks.assembled(self.geometry, rows, sections, chunk)
 
@@ -137,31 +161,45 @@ class Encoder:
         size = self.geometry.source_type.nbytes
         raw = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
         if raw.size != rows * self.geometry.columns * size:
-            raise UsageError(f"{rows} rows of {self.geometry.columns} weights are {rows * self.geometry.columns * size} bytes, not {raw.size}")
+            raise UsageError(
+                f"{rows} rows of {self.geometry.columns} weights are {rows * self.geometry.columns * size} bytes, not {raw.size}"
+            )
         planes = np.empty((size, raw.size // size), np.uint8)
         byte_planes.split(read_only(raw), size, planes)
         return {f"plane {k}": planes[k] for k in range(size)}
 
-    # --- the prefix -------------------------------------------------------------------------------------------------------------------------------
+    # --- the prefix
+    # -------------------------------------------------------------------------------------------------------------------------------
 
-    def prefix(self, chunk_sizes: Sequence[int] | None = None, chunk_digests: Sequence[bytes] | None = None) -> bytes:
+    def prefix(
+        self, chunk_sizes: Sequence[int] | None = None, chunk_digests: Sequence[bytes] | None = None
+    ) -> bytes:
         """What goes before the chunks: descriptor, tables, index; `prefix_nbytes` long.
 
-        chunk_sizes, chunk_digests: of each chunk in order, as `encode_chunk` gave it; not needed where sizes are fixed. See `chunk_digest`.
+        chunk_sizes, chunk_digests: of each chunk in order, as `encode_chunk` gave it; not needed where sizes
+        are fixed. See `chunk_digest`.
         """
         g = self.geometry
         if self.encoding.is_fixed_size:
             chunk_sizes, index = [], b""
             payload_nbytes = g.payload_nbytes
         else:
-            if chunk_sizes is None or chunk_digests is None or not len(chunk_sizes) == len(chunk_digests) == g.n_chunks:
-                raise UsageError(f"the index of {self.encoding.name} needs the sizes and digests of all {g.n_chunks} chunks")
+            if (
+                chunk_sizes is None
+                or chunk_digests is None
+                or not len(chunk_sizes) == len(chunk_digests) == g.n_chunks
+            ):
+                raise UsageError(
+                    f"the index of {self.encoding.name} needs the sizes and digests of all {g.n_chunks} chunks"
+                )
             entries, at = [], g.prefix_nbytes
             for size, digest in zip(chunk_sizes, chunk_digests, strict=True):
                 entries.append(at.to_bytes(8, "little") + size.to_bytes(8, "little") + digest)
                 at += size
             index, payload_nbytes = b"".join(entries), at
-        content = descriptor.build(g, payload_nbytes) + b"".join(self.tables[name].astype("<f4").tobytes() for name in g.table_sizes)
+        content = descriptor.build(g, payload_nbytes) + b"".join(
+            self.tables[name].astype("<f4").tobytes() for name in g.table_sizes
+        )
         content = content.ljust(g.index_offset, b"\0") + index
         return descriptor.sealed(content.ljust(g.prefix_nbytes, b"\0"))
 

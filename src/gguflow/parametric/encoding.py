@@ -1,7 +1,9 @@
-"""Encoding: one point of the parametric super-block family, as parameters. Pure: it knows neither arrays nor shapes.
+"""Encoding: one point of the parametric super-block family, as parameters. Pure: it knows neither arrays nor
+shapes.
 
-A tensor in the family is codes of k bits in blocks, a quantizer that gives them meaning, scales (and zero points or mins) that may be quantized
-themselves in super-blocks, outliers kept aside, and entropy coding. The specification is spec/blocks/parametric.md.
+A tensor in the family is codes of k bits in blocks, a quantizer that gives them meaning, scales (and zero
+points or mins) that may be quantized themselves in super-blocks, outliers kept aside, and entropy coding. The
+specification is spec/blocks/parametric.md.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ MAX_OUTLIERS = 100_000
 class Encoding:
     """The parameters; one that is not used is zero, so that equal encodings compare equal.
 
-    bits: of a code, 1 to 8; 0 for lossless and ternary. block: weights (BLOCK) or columns (COLUMNS) that share a scale.
+    bits: of a code, 1 to 8; 0 for lossless and ternary. block: weights (BLOCK) or columns (COLUMNS) that
+    share a scale.
     scale_bits, super_block: of nested scales: bits per sub-scale, and how many sub-scales share a meta-scale.
     min_bits: of a zero point, or of a nested min. log_base: of the LOG codebook.
-    percentile: which quantile of the magnitudes, in parts per million. clip: the largest magnitude (both: see Range).
-    outliers: the share of weights that are kept aside, the largest of a chunk, in parts per million; outlier_threshold: or those that exceed it.
+    percentile: which quantile of the magnitudes, in parts per million. clip: the largest magnitude (both: see
+    Range).
+    outliers: the share of weights that are kept aside, the largest of a chunk, in parts per million;
+    outlier_threshold: or those that exceed it.
 
     Raises UsageError where the parameters contradict each other.
     """
@@ -112,7 +117,9 @@ class Encoding:
     @property
     def has_chunk_scales(self) -> bool:
         """Whether scales stand in the chunks: one for each block, or for each row."""
-        return self.granularity is Granularity.BLOCK or (self.granularity is Granularity.ROW and not self.is_learned)
+        return self.granularity is Granularity.BLOCK or (
+            self.granularity is Granularity.ROW and not self.is_learned
+        )
 
     @property
     def is_nested(self) -> bool:
@@ -143,9 +150,11 @@ class Encoding:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of a large tensor before entropy coding: codes, scales, zero points, outliers; not tables and padding. Lossless: 16, as of bf16.
+        """Of a large tensor before entropy coding: codes, scales, zero points, outliers; not tables and
+        padding. Lossless: 16, as of bf16.
 
-        What belongs to a row, a column group or the tensor counts nothing: its share goes to zero as the tensor grows.
+        What belongs to a row, a column group or the tensor counts nothing: its share goes to zero as the
+        tensor grows.
         """
         if self.is_lossless:
             return 16.0
@@ -183,7 +192,12 @@ def contradictions(e: Encoding) -> Iterator[str]:
 
 
 def _of_codes(e: Encoding) -> Iterator[str]:
-    first, last = {Quantizer.LOSSLESS: (0, 0), Quantizer.TERNARY: (0, 0), Quantizer.SIGN: (1, 1), Quantizer.ABSMAX: (2, 8)}.get(e.quantizer, (1, 8))
+    first, last = {
+        Quantizer.LOSSLESS: (0, 0),
+        Quantizer.TERNARY: (0, 0),
+        Quantizer.SIGN: (1, 1),
+        Quantizer.ABSMAX: (2, 8),
+    }.get(e.quantizer, (1, 8))
     if e.codebook in (Codebook.NF4, Codebook.FP4, Codebook.AF4):
         first = last = 4
     elif e.codebook is Codebook.LOG:
@@ -233,7 +247,9 @@ def _of_scales(e: Encoding) -> Iterator[str]:
 
 
 def _of_range(e: Encoding) -> Iterator[str]:
-    if e.range is not Range.FULL and (e.is_learned or e.quantizer in (Quantizer.LOSSLESS, Quantizer.TERNARY, Quantizer.SIGN)):
+    if e.range is not Range.FULL and (
+        e.is_learned or e.quantizer in (Quantizer.LOSSLESS, Quantizer.TERNARY, Quantizer.SIGN)
+    ):
         yield f"the range of {e.quantizer.name.lower()} codes is not chosen"
     if e.range in (Range.PERCENTILE, Range.SEARCH) and e.has_table_scales:
         yield "a percentile or a search needs the weights of a scale at hand: blocks or rows"

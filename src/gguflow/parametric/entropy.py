@@ -1,7 +1,8 @@
 """Entropy coding of a section: zstd frames that hold Huffman codes and little else.
 
-Codes and exponents of weights repeat in no order: a search for matches costs time and makes the result larger, so it is all but switched off (the
-fastest strategy, a small table, long matches only). What does not shrink is stored as it is. A decoder takes any zstd frame that declares its size.
+Codes and exponents of weights repeat in no order: a search for matches costs time and makes the result
+larger, so it is all but switched off (the fastest strategy, a small table, long matches only). What does not
+shrink is stored as it is. A decoder takes any zstd frame that declares its size.
 
 zstandard is imported at first use: most of what knows the family never compresses.
 """
@@ -41,13 +42,17 @@ def _compressor() -> Any:
     import zstandard
 
     if not hasattr(_of_thread, "compressor"):
-        parameters = zstandard.ZstdCompressionParameters(strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=18)
+        parameters = zstandard.ZstdCompressionParameters(
+            strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=18
+        )
         _of_thread.compressor = zstandard.ZstdCompressor(compression_params=parameters)
     return _of_thread.compressor
 
 
 def compressed(section: Bytes) -> Bytes:
-    """The section as a zstd frame, or the section itself where that is no smaller: the size tells a reader which."""
+    """The section as a zstd frame, or the section itself where that is no smaller: the size tells a reader
+    which.
+    """
     if section.size > 4 * SAMPLE:
         middle = section[(section.size - SAMPLE) // 2 :][:SAMPLE]
         if len(_compressor().compress(middle.data)) > WORTHWHILE * SAMPLE:
@@ -57,7 +62,8 @@ def compressed(section: Bytes) -> Bytes:
 
 
 def decompressed(frame: Bytes, nbytes: int) -> Bytes:
-    """The content of a zstd frame, which must be `nbytes` long; memory for it is taken only when the frame declares just that.
+    """The content of a zstd frame, which must be `nbytes` long; memory for it is taken only when the frame
+    declares just that.
 
     Raises FrameError.
     """

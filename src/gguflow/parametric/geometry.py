@@ -1,10 +1,12 @@
-"""Geometry: where everything lies in the payload of an encoding and a shape. Python integers only; no bytes are touched.
+"""Geometry: where everything lies in the payload of an encoding and a shape. Python integers only; no bytes
+are touched.
 
     payload   descriptor | tables | index (where chunk sizes vary) | chunk 0 | chunk 1 | ...
     chunk     header (where sizes vary) | section | section | ...
 
-A chunk holds whole rows: what decodes alone, what is encoded alone, what an interrupted conversion repeats. Its sections are codes, scales, zeros
-(zero points or mins), meta (of super-blocks) and outliers, or the byte planes of lossless weights; absent ones have no bytes.
+A chunk holds whole rows: what decodes alone, what is encoded alone, what an interrupted conversion repeats.
+Its sections are codes, scales, zeros (zero points or mins), meta (of super-blocks) and outliers, or the byte
+planes of lossless weights; absent ones have no bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ OUTLIER_BYTES = 4
 
 @dataclass(frozen=True)
 class Section:
-    """One section of a chunk as it is before entropy coding. offset: from the start of the chunk (of what it decodes to)."""
+    """One section of a chunk as it is before entropy coding. offset: from the start of the chunk (of what it
+    decodes to).
+    """
 
     name: str
     offset: int
@@ -43,7 +47,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The layout. shape: of the tensor, in NumPy's order. rows_per_chunk: as given by a descriptor; 0 for the encoder's choice.
+    """The layout. shape: of the tensor, in NumPy's order. rows_per_chunk: as given by a descriptor; 0 for the
+    encoder's choice.
 
     Raises ShapeError for shapes that the encoding cannot take.
     """
@@ -58,18 +63,24 @@ class Geometry:
     def __post_init__(self) -> None:
         e = self.encoding
         if not 1 <= len(self.shape) <= MAX_DIMENSIONS or any(not 1 <= n < 1 << 63 for n in self.shape):
-            raise ShapeError(f"a tensor of the family has 1 to {MAX_DIMENSIONS} dimensions, none empty; not {list(self.shape)}")
+            raise ShapeError(
+                f"a tensor of the family has 1 to {MAX_DIMENSIONS} dimensions, none empty; not {list(self.shape)}"
+            )
         object.__setattr__(self, "columns", self.shape[-1])
         object.__setattr__(self, "rows", math.prod(self.shape[:-1]))
         if e.granularity is Granularity.COLUMNS and self.columns % e.block:
             raise ShapeError(f"rows of {self.columns} weights do not divide into column groups of {e.block}")
         if self.columns > MAX_CHUNK_WEIGHTS:
-            raise ShapeError(f"a row of {self.columns} weights is longer than a chunk can be ({MAX_CHUNK_WEIGHTS})")
+            raise ShapeError(
+                f"a row of {self.columns} weights is longer than a chunk can be ({MAX_CHUNK_WEIGHTS})"
+            )
         if self.rows_per_chunk == 0:
             object.__setattr__(self, "rows_per_chunk", self._chosen_rows())
 
     def _chosen_rows(self) -> int:
-        """About TARGET_WEIGHTS; whole super-blocks, else whole blocks, where that does not take much more: nothing is cut short but at the end."""
+        """About TARGET_WEIGHTS; whole super-blocks, else whole blocks, where that does not take much more:
+        nothing is cut short but at the end.
+        """
         e = self.encoding
         target = max(1, TARGET_WEIGHTS // self.columns)
         if e.granularity is Granularity.BLOCK:
@@ -92,7 +103,8 @@ class Geometry:
         """Rows of chunk i: fewer in the last."""
         return min(self.rows_per_chunk, self.rows - i * self.rows_per_chunk)
 
-    # --- codes ------------------------------------------------------------------------------------------------------------------------------------
+    # --- codes
+    # ------------------------------------------------------------------------------------------------------------------------------------
 
     @property
     def run(self) -> int:
@@ -104,13 +116,19 @@ class Geometry:
 
     @property
     def stored_bits(self) -> int:
-        """Bits per stored code: those of the encoding, but a whole byte where zstd would not see the codes for the bits. 0: five trits to a byte."""
+        """Bits per stored code: those of the encoding, but a whole byte where zstd would not see the codes
+        for the bits. 0: five trits to a byte.
+        """
         bits = self.encoding.bits
         return bits if self.encoding.entropy is Entropy.NONE or bits in (0, 1, 2, 4) else 8
 
     @property
     def run_bytes(self) -> int:
-        return -(-self.run // 5) if self.encoding.quantizer is Quantizer.TERNARY else -(-self.run * self.stored_bits // 8)
+        return (
+            -(-self.run // 5)
+            if self.encoding.quantizer is Quantizer.TERNARY
+            else -(-self.run * self.stored_bits // 8)
+        )
 
     def packed_run(self, n_runs: int) -> int:
         """Codes that are packed in one go: all of so many runs, where these end with a byte anyway."""
@@ -118,10 +136,13 @@ class Geometry:
 
     @property
     def scale_block(self) -> int:
-        """Adjacent weights with one scale, in the order of a chunk; a chunk's scales repeat where there are fewer scales than blocks."""
+        """Adjacent weights with one scale, in the order of a chunk; a chunk's scales repeat where there are
+        fewer scales than blocks.
+        """
         return self.encoding.block or self.columns
 
-    # --- scales -----------------------------------------------------------------------------------------------------------------------------------
+    # --- scales
+    # -----------------------------------------------------------------------------------------------------------------------------------
 
     def n_scales(self, rows: int) -> int:
         """Scales (or row codebooks) in a chunk."""
@@ -142,10 +163,13 @@ class Geometry:
         n = rows * self.columns
         return n if e.outlier_threshold else -(-n * e.outliers // 1_000_000)
 
-    # --- sections and sizes -----------------------------------------------------------------------------------------------------------------------
+    # --- sections and sizes
+    # -----------------------------------------------------------------------------------------------------------------------
 
     def sections(self, rows: int) -> list[Section]:
-        """The sections of a chunk of so many rows, as they are before entropy coding; outliers above a threshold at their largest."""
+        """The sections of a chunk of so many rows, as they are before entropy coding; outliers above a
+        threshold at their largest.
+        """
         sizes = self._lossless_sizes(rows) if self.encoding.is_lossless else self._quantized_sizes(rows)
         found, at = [], 0
         for name, nbytes in sizes:
@@ -179,10 +203,14 @@ class Geometry:
         return 4 * -(-rows * self.columns // OUTLIER_GROUP) + OUTLIER_BYTES * count
 
     def chunk_nbytes(self, rows: int) -> int:
-        """Bytes of a chunk, padding included: exact for fixed sizes, else the most it can take (every section stored as it is)."""
+        """Bytes of a chunk, padding included: exact for fixed sizes, else the most it can take (every section
+        stored as it is).
+        """
         sections = self.sections(rows)
         header = 0 if self.encoding.is_fixed_size else SECTION_HEADER_BYTES * len(sections)
-        return aligned(header + sum(aligned(section.nbytes, SECTION_ALIGNMENT) for section in sections), CHUNK_ALIGNMENT)
+        return aligned(
+            header + sum(aligned(section.nbytes, SECTION_ALIGNMENT) for section in sections), CHUNK_ALIGNMENT
+        )
 
     @property
     def table_sizes(self) -> dict[str, int]:
@@ -191,7 +219,9 @@ class Geometry:
         sizes = {
             "codebooks": self.n_groups << e.bits if e.has_table_codebooks else 0,
             "scales": self.n_groups if e.has_table_scales else 0,
-            "zeros": self.n_groups if e.has_table_scales and e.quantizer in (Quantizer.AFFINE, Quantizer.MIN) else 0,
+            "zeros": self.n_groups
+            if e.has_table_scales and e.quantizer in (Quantizer.AFFINE, Quantizer.MIN)
+            else 0,
             "offset": 1 if e.needs_offset else 0,
         }
         return {name: n for name, n in sizes.items() if n}
@@ -218,7 +248,11 @@ class Geometry:
         """Bytes of the payload: exact for fixed sizes, else the most it can take."""
         whole = self.rows // self.rows_per_chunk
         rest = self.rows - whole * self.rows_per_chunk
-        return self.prefix_nbytes + whole * self.chunk_nbytes(self.rows_per_chunk) + (self.chunk_nbytes(rest) if rest else 0)
+        return (
+            self.prefix_nbytes
+            + whole * self.chunk_nbytes(self.rows_per_chunk)
+            + (self.chunk_nbytes(rest) if rest else 0)
+        )
 
     def fixed_offset(self, i: int) -> int:
         """Where chunk i begins, for fixed sizes: every chunk but the last is as long as the first."""

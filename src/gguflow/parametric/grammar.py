@@ -1,18 +1,39 @@
 """The payload in construct: the formal twin of `descriptor`, `chunks` and the kernels' packing.
 
-Parsing with it gives named fields; the scalar reference works on these. It proves nothing about their values: that is the business of `descriptor`
-and `judging`.
+Parsing with it gives named fields; the scalar reference works on these. It proves nothing about their values:
+that is the business of `descriptor` and `judging`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from construct import Aligned, Array, BitsInteger, Bitwise, Bytes, Const, Construct, Float16l, Float32l, Int8ul, Int16ul, Int32ul, Int64ul, Struct
+from construct import (
+    Aligned,
+    Array,
+    BitsInteger,
+    Bitwise,
+    Bytes,
+    Const,
+    Construct,
+    Float16l,
+    Float32l,
+    Int8ul,
+    Int16ul,
+    Int32ul,
+    Int64ul,
+    Struct,
+)
 
 from gguflow.parametric.axes import Quantizer, ScaleType
 from gguflow.parametric.descriptor import MAGIC
-from gguflow.parametric.geometry import CHUNK_ALIGNMENT, MAX_DIMENSIONS, OUTLIER_GROUP, SECTION_ALIGNMENT, Geometry
+from gguflow.parametric.geometry import (
+    CHUNK_ALIGNMENT,
+    MAX_DIMENSIONS,
+    OUTLIER_GROUP,
+    SECTION_ALIGNMENT,
+    Geometry,
+)
 
 SPAN = Struct("offset" / Int64ul, "nbytes" / Int64ul)
 
@@ -68,18 +89,27 @@ def prefix(geometry: Geometry) -> Construct[Any, Any]:
 def chunk(geometry: Geometry, rows: int) -> Construct[Any, Any]:
     """A chunk of so many rows whose size is fixed."""
     present = sections(geometry, rows)
-    return Aligned(CHUNK_ALIGNMENT, Struct(*(name / Aligned(SECTION_ALIGNMENT, section) for name, section in present.items())))
+    return Aligned(
+        CHUNK_ALIGNMENT,
+        Struct(*(name / Aligned(SECTION_ALIGNMENT, section) for name, section in present.items())),
+    )
 
 
 def sections(geometry: Geometry, rows: int, n_outliers: int | None = None) -> dict[str, Construct[Any, Any]]:
-    """The sections of a chunk by name, each as it is before entropy coding, in order. n_outliers: where a threshold chose them."""
+    """The sections of a chunk by name, each as it is before entropy coding, in order. n_outliers: where a
+    threshold chose them.
+    """
     if geometry.encoding.is_lossless:
-        return {f"plane {k}": Array(rows * geometry.columns, Int8ul) for k in range(geometry.source_type.nbytes)}
+        return {
+            f"plane {k}": Array(rows * geometry.columns, Int8ul) for k in range(geometry.source_type.nbytes)
+        }
     kinds = {
         "codes": Array(geometry.n_runs(rows), run(geometry)),
         "scales": scales(geometry, rows),
         "zeros": zeros(geometry, rows),
-        "meta": Array(geometry.n_super_blocks(rows), Array(geometry.encoding.n_meta, real(geometry.encoding.scale_type))),
+        "meta": Array(
+            geometry.n_super_blocks(rows), Array(geometry.encoding.n_meta, real(geometry.encoding.scale_type))
+        ),
         "outliers": outliers(geometry, rows, geometry.n_outliers(rows) if n_outliers is None else n_outliers),
     }
     return {section.name: kinds[section.name] for section in geometry.sections(rows)}
@@ -118,4 +148,8 @@ def zeros(geometry: Geometry, rows: int) -> Construct[Any, Any]:
 
 def outliers(geometry: Geometry, rows: int, count: int) -> Construct[Any, Any]:
     n_groups = -(-rows * geometry.columns // OUTLIER_GROUP)
-    return Struct("counts" / Array(n_groups, Int32ul), "places" / Array(count, Int16ul), "values" / Array(count, Float16l))
+    return Struct(
+        "counts" / Array(n_groups, Int32ul),
+        "places" / Array(count, Int16ul),
+        "values" / Array(count, Float16l),
+    )

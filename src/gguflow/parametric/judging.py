@@ -36,7 +36,12 @@ def findings(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterator[F
         zeros = payload.chunk_scales(sections, rows, 0, g.n_scales(rows))[1]
         if (zeros >= 1 << e.bits).any():
             yield Finding(
-                "E-020", "a zero point is larger than every code", f"{where}.zeros", offset, int(zeros.max()), f"at most {(1 << e.bits) - 1}"
+                "E-020",
+                "a zero point is larger than every code",
+                f"{where}.zeros",
+                offset,
+                int(zeros.max()),
+                f"at most {(1 << e.bits) - 1}",
             )
     yield from _of_codes(payload, rows, sections["codes"], where, offset)
     if e.has_outliers:
@@ -46,7 +51,9 @@ def findings(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterator[F
             yield Finding("E-023", f"the outliers are {error}", f"{where}.outliers", offset)
 
 
-def _of_scales(payload: Payload, rows: int, sections: dict[str, Bytes], where: str, offset: int) -> Iterator[Finding]:
+def _of_scales(
+    payload: Payload, rows: int, sections: dict[str, Bytes], where: str, offset: int
+) -> Iterator[Finding]:
     g, e = payload.geometry, payload.encoding
     if e.has_row_codebooks:
         values = reals.from_bytes(sections["scales"], e.scale_type).reshape(-1, 1 << e.bits)
@@ -64,13 +71,24 @@ def _of_codes(payload: Payload, rows: int, section: Bytes, where: str, offset: i
     g, e = payload.geometry, payload.encoding
     n = rows * g.columns
     if e.quantizer is Quantizer.TERNARY and (section > 242).any():
-        yield Finding("E-021", "a byte holds no five trits", f"{where}.codes", offset, int(section.max()), "at most 242")
+        yield Finding(
+            "E-021", "a byte holds no five trits", f"{where}.codes", offset, int(section.max()), "at most 242"
+        )
         return
     codes = payload.unpacked(section, g.n_runs(rows))[: g.n_runs(rows) * g.run]
     if g.stored_bits > e.bits and e.quantizer is not Quantizer.TERNARY and (codes >> e.bits).any():
-        yield Finding("E-021", f"a code has more than {e.bits} bits", f"{where}.codes", offset, int(codes.max()))
+        yield Finding(
+            "E-021", f"a code has more than {e.bits} bits", f"{where}.codes", offset, int(codes.max())
+        )
     if e.quantizer is Quantizer.ABSMAX and (codes[:n] == 1 << (e.bits - 1)).any():
-        yield Finding("E-021", "the lowest code is not used", f"{where}.codes", offset, -(1 << (e.bits - 1)), severity="warning")
+        yield Finding(
+            "E-021",
+            "the lowest code is not used",
+            f"{where}.codes",
+            offset,
+            -(1 << (e.bits - 1)),
+            severity="warning",
+        )
     if codes[n:].any() or _has_stray_bits(payload, section):
         yield Finding("E-022", "codes behind the last weight are zero", f"{where}.codes", offset)
 

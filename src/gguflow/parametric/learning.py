@@ -1,7 +1,8 @@
-"""Learned codebooks: k-means and quantile buckets, of rows or of histograms over a tensor. All sums are of integers: see `kernels.clustering`.
+"""Learned codebooks: k-means and quantile buckets, of rows or of histograms over a tensor. All sums are of
+integers: see `kernels.clustering`.
 
-Values become integers of 20 bits: the largest magnitude is 2**20. Importance becomes integers too, 256 for a column of mean importance, at most
-65,535.
+Values become integers of 20 bits: the largest magnitude is 2**20. Importance becomes integers too, 256 for a
+column of mean importance, at most 65,535.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ ROUNDS = {Codebook.KMEANS: 100, Codebook.QUANTILE: 0}
 
 
 def integer_importance(importance: Floats | None, columns: int) -> Integers:
-    """Of each column, or of each column of each row; all the same where there is none, or where it is zero throughout."""
+    """Of each column, or of each column of each row; all the same where there is none, or where it is zero
+    throughout.
+    """
     if importance is None or not importance.any():
         return np.ones(columns, np.int64)
     means = importance.astype(np.float64).mean(axis=-1, keepdims=True)
@@ -34,7 +37,9 @@ def integer_importance(importance: Floats | None, columns: int) -> Integers:
 
 
 def of_rows(encoding: Encoding, matrix: Floats, importance: Floats | None) -> Floats:
-    """A codebook for each row: float32[rows, 2**bits], as a reader will see them. matrix: float32[rows, columns]."""
+    """A codebook for each row: float32[rows, 2**bits], as a reader will see them. matrix: float32[rows,
+    columns].
+    """
     from gguflow.kernels import clustering
 
     order = np.argsort(matrix, axis=1, kind="stable") if importance is not None else None
@@ -44,7 +49,9 @@ def of_rows(encoding: Encoding, matrix: Floats, importance: Floats | None) -> Fl
     if order is not None:
         weights = np.take_along_axis(weights, order, axis=1)
     centres = np.empty((matrix.shape[0], 1 << encoding.bits), np.int64)
-    clustering.learn_rows(_integers(ascending, peaks), np.ascontiguousarray(weights), ROUNDS[encoding.codebook], centres)
+    clustering.learn_rows(
+        _integers(ascending, peaks), np.ascontiguousarray(weights), ROUNDS[encoding.codebook], centres
+    )
     return reals.rounded(_floats(centres, peaks), encoding.scale_type)
 
 
@@ -54,7 +61,9 @@ def new_counts(geometry: Geometry) -> Integers:
 
 
 def count(geometry: Geometry, x: Floats, importance: Floats | None, counts: Integers) -> None:
-    """Add a chunk to the histograms: the weights themselves, or, where blocks have scales, their quotients by the peak of their block. x: flat."""
+    """Add a chunk to the histograms: the weights themselves, or, where blocks have scales, their quotients by
+    the peak of their block. x: flat.
+    """
     from gguflow.kernels import block_statistics, clustering
 
     block = geometry.scale_block
@@ -80,7 +89,12 @@ def of_counts(encoding: Encoding, counts: Integers) -> Floats:
             found = np.array([0x8000])
         peak = np.abs(values[found]).max(keepdims=True).astype(np.float64)
         centres = np.empty(1 << encoding.bits, np.int64)
-        clustering.learn(_integers(values[found], peak), np.maximum(histogram[found], 1), ROUNDS[encoding.codebook], centres)
+        clustering.learn(
+            _integers(values[found], peak),
+            np.maximum(histogram[found], 1),
+            ROUNDS[encoding.codebook],
+            centres,
+        )
         books.append(_floats(centres, peak))
     return np.concatenate(books)
 

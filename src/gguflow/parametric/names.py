@@ -1,4 +1,6 @@
-"""Names: the presets, the suffixes `+zstd` and `+outliers=0.5%`, and the text form of any encoding (`sb:bits=3,block=16,...`)."""
+"""Names: the presets, the suffixes `+zstd` and `+outliers=0.5%`, and the text form of any encoding
+(`sb:bits=3,block=16,...`).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ E = TypeVar("E", bound=enum.IntEnum)
 def _affine(bits: int, block: int, nested: bool) -> Encoding:
     if not nested:
         return Encoding(Quantizer.AFFINE, bits, block=block, min_bits=8)
-    return Encoding(Quantizer.AFFINE, bits, block=block, min_bits=8, nesting=Nesting.OFFSET, scale_bits=8, super_block=256)
+    return Encoding(
+        Quantizer.AFFINE, bits, block=block, min_bits=8, nesting=Nesting.OFFSET, scale_bits=8, super_block=256
+    )
 
 
 def _book(book: Codebook, **parameters: Any) -> Encoding:
@@ -66,7 +70,8 @@ def _names() -> Mapping[Encoding, str]:
 def find(name: str) -> Encoding:
     """The encoding of a name: a preset, with or without suffixes, or a text form; case does not matter.
 
-    Raises UnknownFormatError (no such preset), UsageError (a text form that does not parse, parameters that contradict each other).
+    Raises UnknownFormatError (no such preset), UsageError (a text form that does not parse, parameters that
+    contradict each other).
     """
     base, *suffixes = name.lower().split("+")
     if base.startswith(FREE_PREFIX):
@@ -75,7 +80,9 @@ def find(name: str) -> Encoding:
         encoding = presets()[base]
     else:
         known = ", ".join(presets())
-        raise UnknownFormatError(f"unknown encoding {name!r}; known: {known}, each with +zstd or +outliers=0.5%, and sb:bits=4,block=64,...")
+        raise UnknownFormatError(
+            f"unknown encoding {name!r}; known: {known}, each with +zstd or +outliers=0.5%, and sb:bits=4,block=64,..."
+        )
     for suffix in suffixes:
         key, _, value = suffix.partition("=")
         if key == "zstd" and not value:
@@ -85,7 +92,9 @@ def find(name: str) -> Encoding:
         elif key == "outliers" and value.startswith(">"):
             encoding = dataclasses.replace(encoding, outlier_threshold=_binary32(value[1:]))
         else:
-            raise UsageError(f"unknown suffix +{suffix} in {name!r}; there are +zstd, +outliers=0.5%, +outliers=>4.0")
+            raise UsageError(
+                f"unknown suffix +{suffix} in {name!r}; there are +zstd, +outliers=0.5%, +outliers=>4.0"
+            )
     return encoding
 
 
@@ -110,7 +119,9 @@ def name_of(encoding: Encoding) -> str:
 
 
 def _text(e: Encoding) -> str:
-    """The text form without its prefix: what differs from the defaults of `_parsed`, in the order of the descriptor."""
+    """The text form without its prefix: what differs from the defaults of `_parsed`, in the order of the
+    descriptor.
+    """
     words: dict[str, object] = {}
     if e.bits and e.quantizer is not Quantizer.SIGN:
         words["bits"] = e.bits
@@ -158,7 +169,9 @@ def _parsed(text: str) -> Encoding:
     quantizer = _member(Quantizer, words.pop("quantizer", default.name))
     super_block = _integer(words.pop("super", "0"))
     ranges = {Range.PERCENTILE: words.pop("percentile", ""), Range.CLIP: words.pop("clip", "")}
-    chosen = [mode for mode, value in ranges.items() if value] + ([Range.SEARCH] if words.pop("range", "full") == "search" else [])
+    chosen = [mode for mode, value in ranges.items() if value] + (
+        [Range.SEARCH] if words.pop("range", "full") == "search" else []
+    )
     if len(chosen) > 1:
         raise UsageError("one range only: percentile, clip or search")
     encoding = Encoding(
@@ -187,7 +200,9 @@ def _words(text: str) -> Iterator[tuple[str, str]]:
     for word in text.split(","):
         key, equals, value = word.partition("=")
         if not equals or key in seen:
-            raise UsageError(f"{word!r} in {FREE_PREFIX}{text}: parameters are written once each, as key=value")
+            raise UsageError(
+                f"{word!r} in {FREE_PREFIX}{text}: parameters are written once each, as key=value"
+            )
         seen.add(key)
         yield key, value
 
@@ -231,4 +246,6 @@ def _binary32(text: str) -> float:
 
 def _shortest(value: float) -> str:
     """The shortest text that parses back to the same binary32 (or multiple of a ten-thousandth)."""
-    return next(text for digits in range(1, 10) if _binary32(text := f"{value:.{digits}g}") == _binary32(repr(value)))
+    return next(
+        text for digits in range(1, 10) if _binary32(text := f"{value:.{digits}g}") == _binary32(repr(value))
+    )

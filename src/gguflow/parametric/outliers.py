@@ -1,4 +1,5 @@
-"""Outliers of a chunk: the weights of the largest magnitudes, kept as binary16 with their places, and zero in the codes.
+"""Outliers of a chunk: the weights of the largest magnitudes, kept as binary16 with their places, and zero in
+the codes.
 
 counts   u32 for each group of 65,536 weights of the chunk, the last one short
 places   u16 for each outlier: its place in the group, ascending within a group
@@ -32,7 +33,9 @@ class OutlierError(ValueError):
 
 
 def chosen(geometry: Geometry, rows: int, x: Floats) -> Outliers:
-    """The outliers of flat x: those above the threshold, or the share of largest magnitude; of equal ones the first."""
+    """The outliers of flat x: those above the threshold, or the share of largest magnitude; of equal ones the
+    first.
+    """
     magnitudes = np.abs(x)
     if geometry.encoding.outlier_threshold:
         places = np.flatnonzero(magnitudes > f32(geometry.encoding.outlier_threshold))
@@ -49,7 +52,9 @@ def to_bytes(geometry: Geometry, rows: int, outliers: Outliers) -> Bytes:
     n_groups = -(-rows * geometry.columns // OUTLIER_GROUP)
     counts = np.bincount(outliers.places // OUTLIER_GROUP, minlength=n_groups).astype("<u4")
     places = (outliers.places % OUTLIER_GROUP).astype("<u2")
-    return np.concatenate([counts.view(np.uint8), places.view(np.uint8), outliers.values.astype("<f2").view(np.uint8)])
+    return np.concatenate(
+        [counts.view(np.uint8), places.view(np.uint8), outliers.values.astype("<f2").view(np.uint8)]
+    )
 
 
 def from_bytes(geometry: Geometry, rows: int, section: Bytes) -> Outliers:
@@ -61,9 +66,13 @@ def from_bytes(geometry: Geometry, rows: int, section: Bytes) -> Outliers:
     counts = np.frombuffer(section[: 4 * n_groups].tobytes(), "<u4")
     total = sum(counts.tolist())
     if section.size != geometry.outlier_bytes(rows, total):
-        raise OutlierError(f"of {section.size} bytes, where {total} outliers take {geometry.outlier_bytes(rows, total)}")
+        raise OutlierError(
+            f"of {section.size} bytes, where {total} outliers take {geometry.outlier_bytes(rows, total)}"
+        )
     rest = section[4 * n_groups :].tobytes()
-    places = np.frombuffer(rest[: 2 * total], "<u2").astype(np.int64) + np.repeat(np.arange(n_groups) * OUTLIER_GROUP, counts)
+    places = np.frombuffer(rest[: 2 * total], "<u2").astype(np.int64) + np.repeat(
+        np.arange(n_groups) * OUTLIER_GROUP, counts
+    )
     values = np.frombuffer(rest[2 * total :], "<f2").astype(f32)
     if total and (places[-1] >= n_weights or (np.diff(places) <= 0).any()):
         raise OutlierError("out of order, or beyond the last weight")

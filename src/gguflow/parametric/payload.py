@@ -1,4 +1,6 @@
-"""Payload: the bytes of one encoded tensor, read: checked cheaply when opened, decoded by rows, judged throughout by `check_values`."""
+"""Payload: the bytes of one encoded tensor, read: checked cheaply when opened, decoded by rows, judged
+throughout by `check_values`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Slices(Protocol):
 
 
 class StoredBytes:
-    """The bytes of a payload where they lie in a file: what is sliced is read, and nothing else. read: bytes [start, stop) of the file."""
+    """The bytes of a payload where they lie in a file: what is sliced is read, and nothing else. read: bytes
+    [start, stop) of the file.
+    """
 
     def __init__(self, read: Callable[[int, int], Bytes], offset: int, nbytes: int) -> None:
         self.size = nbytes
@@ -55,11 +59,12 @@ def _sliceable(buffer: Any) -> Slices:
 class Payload:
     """One encoded tensor.
 
-    buffer: its bytes, no more and no fewer: uint8 in memory or mapped, or `Slices` of a file; nothing is copied, and only descriptor, tables and
-    index are read here.
+    buffer: its bytes, no more and no fewer: uint8 in memory or mapped, or `Slices` of a file; nothing is
+    copied, and only descriptor, tables and index are read here.
     file: named in errors.
 
-    Raises a FileError (MalformedError, InvalidError, UnsupportedError, LimitError) with the first rule broken, E-001 to E-014.
+    Raises a FileError (MalformedError, InvalidError, UnsupportedError, LimitError) with the first rule
+    broken, E-001 to E-014.
     """
 
     def __init__(self, buffer: Any, file: str = "payload") -> None:
@@ -68,10 +73,24 @@ class Payload:
         head = descriptor.parse(self._bytes[:DESCRIPTOR_BYTES].tobytes(), file)
         self.geometry: Geometry = head.geometry
         if self._bytes.size != head.payload_nbytes:
-            refuse(file, "E-011", "the payload has another length than it says", "$.payload_nbytes", 56, self._bytes.size, head.payload_nbytes)
+            refuse(
+                file,
+                "E-011",
+                "the payload has another length than it says",
+                "$.payload_nbytes",
+                56,
+                self._bytes.size,
+                head.payload_nbytes,
+            )
         prefix = self._bytes[: self.geometry.prefix_nbytes].tobytes()
         if descriptor.digest(prefix) != prefix[descriptor.DIGEST_OFFSET : DESCRIPTOR_BYTES]:
-            refuse(file, "E-012", "the digest of descriptor, tables and index does not match", "$.digest", descriptor.DIGEST_OFFSET)
+            refuse(
+                file,
+                "E-012",
+                "the digest of descriptor, tables and index does not match",
+                "$.digest",
+                descriptor.DIGEST_OFFSET,
+            )
         self._index = self._read_index(prefix)
         self.tables: dict[str, Floats] = dict(self._read_tables(prefix))
 
@@ -110,10 +129,13 @@ class Payload:
         offset, nbytes = self.chunk_span(i)
         return self._bytes[offset : offset + nbytes]
 
-    # --- opening ----------------------------------------------------------------------------------------------------------------------------------
+    # --- opening
+    # ----------------------------------------------------------------------------------------------------------------------------------
 
     def _read_index(self, prefix: bytes) -> list[tuple[int, int, bytes]]:
-        """Offset, size and digest of each chunk; they follow each other without a gap, and end with the payload."""
+        """Offset, size and digest of each chunk; they follow each other without a gap, and end with the
+        payload.
+        """
         g = self.geometry
         if g.encoding.is_fixed_size:
             return []
@@ -129,7 +151,15 @@ class Payload:
             entries.append((offset, nbytes, entry[16:]))
             at += nbytes
         if at != self.nbytes:
-            refuse(self._file, "E-013", "the chunks do not fill the payload", "$.index", g.index_offset, at, self.nbytes)
+            refuse(
+                self._file,
+                "E-013",
+                "the chunks do not fill the payload",
+                "$.index",
+                g.index_offset,
+                at,
+                self.nbytes,
+            )
         return entries
 
     def _read_tables(self, prefix: bytes) -> Iterator[tuple[str, Floats]]:
@@ -141,21 +171,34 @@ class Payload:
                 problem = "a value is not finite"
             elif name in ("scales", "offset") and (values < 0).any():
                 problem = "a scale is negative"
-            elif name == "zeros" and e.quantizer is Quantizer.AFFINE and ((values != np.rint(values)) | (values < 0) | (values >= 1 << e.bits)).any():
+            elif (
+                name == "zeros"
+                and e.quantizer is Quantizer.AFFINE
+                and ((values != np.rint(values)) | (values < 0) | (values >= 1 << e.bits)).any()
+            ):
                 problem = "a zero point is no code"
-            elif name == "codebooks" and (np.diff(values.reshape(self.geometry.n_groups, -1), axis=1) < 0).any():
+            elif (
+                name == "codebooks"
+                and (np.diff(values.reshape(self.geometry.n_groups, -1), axis=1) < 0).any()
+            ):
                 problem = "a learned codebook is not ascending"
             if problem:
                 refuse(self._file, "E-014", problem, f"$.tables.{name}", at)
             yield name, values
             at += 4 * count
-        if any(prefix[at : self.geometry.index_offset]) or any(prefix[self.geometry.index_offset + self.geometry.index_nbytes :]):
+        if any(prefix[at : self.geometry.index_offset]) or any(
+            prefix[self.geometry.index_offset + self.geometry.index_nbytes :]
+        ):
             refuse(self._file, "E-006", "padding is zero", "$.padding", at)
 
-    # --- decoding ---------------------------------------------------------------------------------------------------------------------------------
+    # --- decoding
+    # ---------------------------------------------------------------------------------------------------------------------------------
 
-    def decode_rows(self, first: int = 0, last: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Rows [first, last) of the tensor seen as a matrix of its last dimension: float32 (float64 of lossless f64), touching only their chunks.
+    def decode_rows(
+        self, first: int = 0, last: int | None = None, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """Rows [first, last) of the tensor seen as a matrix of its last dimension: float32 (float64 of
+        lossless f64), touching only their chunks.
 
         out: where to put them, C-contiguous [last - first, columns] of that type.
 
@@ -164,7 +207,9 @@ class Payload:
         last = self.geometry.rows if last is None else last
         if not 0 <= first <= last <= self.geometry.rows:
             raise UsageError(f"there are {self.geometry.rows} rows, not {first} to {last}")
-        dtype = np.dtype(np.float64 if self.encoding.is_lossless and self.source_type is SourceType.F64 else np.float32)
+        dtype = np.dtype(
+            np.float64 if self.encoding.is_lossless and self.source_type is SourceType.F64 else np.float32
+        )
         if out is None:
             out = np.empty((last - first, self.geometry.columns), dtype)
         step = self.geometry.rows_per_chunk
@@ -189,21 +234,32 @@ class Payload:
         raw = np.empty((last - first, row_bytes), np.uint8)
         for i in range(first // step, -(-last // step)):
             start, stop = max(first, i * step), min(last, (i + 1) * step)
-            raw[start - first : stop - first] = self._raw_chunk(i, start - i * step, stop - i * step).reshape(-1, row_bytes)
+            raw[start - first : stop - first] = self._raw_chunk(i, start - i * step, stop - i * step).reshape(
+                -1, row_bytes
+            )
         return raw
 
     def sections(self, i: int) -> dict[str, Bytes]:
         """The sections of chunk i as they are before entropy coding. Raises InvalidError (E-015 to E-017)."""
         chunk = self.chunk(i)
         if self._index and chunks.digest(chunk) != self._index[i][2]:
-            refuse(self._file, "E-015", "the digest of a chunk does not match", f"$.chunks[{i}]", self.chunk_span(i)[0])
+            refuse(
+                self._file,
+                "E-015",
+                "the digest of a chunk does not match",
+                f"$.chunks[{i}]",
+                self.chunk_span(i)[0],
+            )
         return chunks.taken_apart(self.geometry, i, chunk, self._file)
 
     def _planes(self, i: int, first: int, last: int) -> tuple[Bytes, ...]:
         """Rows of a chunk of a lossless tensor, as byte planes."""
         columns = self.geometry.columns
         sections = self.sections(i)
-        return tuple(read_only(sections[f"plane {k}"][first * columns : last * columns]) for k in range(self.source_type.nbytes))
+        return tuple(
+            read_only(sections[f"plane {k}"][first * columns : last * columns])
+            for k in range(self.source_type.nbytes)
+        )
 
     def _raw_chunk(self, i: int, first: int, last: int) -> Bytes:
         """The same as raw bytes."""
@@ -228,17 +284,30 @@ class Payload:
         try:
             dequantizing.decode(self.geometry, self.tables, self.sections(i), i, first, last, out)
         except outliers.OutlierError as error:
-            refuse(self._file, "E-023", f"the outliers are {error}", f"$.chunks[{i}].outliers", self.chunk_span(i)[0])
+            refuse(
+                self._file,
+                "E-023",
+                f"the outliers are {error}",
+                f"$.chunks[{i}].outliers",
+                self.chunk_span(i)[0],
+            )
 
     def unpacked(self, packed: Bytes, n_runs: int) -> Bytes:
-        """The codes of whole runs, a byte each, and some room behind them; in memory that the thread uses again for the next."""
+        """The codes of whole runs, a byte each, and some room behind them; in memory that the thread uses
+        again for the next.
+        """
         return dequantizing.unpacked(self.geometry, packed, n_runs)
 
-    def chunk_scales(self, sections: dict[str, Bytes], rows: int, first: int, last: int) -> tuple[Floats, Bytes, Floats]:
-        """Scales, zero points and mins of the blocks (or rows) first to last of a chunk, nested ones made whole; else those of the tables."""
+    def chunk_scales(
+        self, sections: dict[str, Bytes], rows: int, first: int, last: int
+    ) -> tuple[Floats, Bytes, Floats]:
+        """Scales, zero points and mins of the blocks (or rows) first to last of a chunk, nested ones made
+        whole; else those of the tables.
+        """
         return dequantizing.chunk_scales(self.geometry, self.tables, sections, rows, first, last)
 
-    # --- judging ----------------------------------------------------------------------------------------------------------------------------------
+    # --- judging
+    # ----------------------------------------------------------------------------------------------------------------------------------
 
     def check_values(self) -> Iterator[Finding]:
         """Every rule about the chunks that this payload breaks, chunk by chunk."""

@@ -1,4 +1,6 @@
-"""From the weights of a chunk to its sections: outliers taken out, scales fitted, codes made and packed. The work is that of the kernels."""
+"""From the weights of a chunk to its sections: outliers taken out, scales fitted, codes made and packed. The
+work is that of the kernels.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +30,29 @@ Floats = NDArray[np.float32]
 SPARE = 16
 """Codes that the kernels may write behind the last one."""
 GROUP_WEIGHTS = 8192
-"""Weights whose blocks are fitted before their codes are made, where there is no super-block: 32 KiB, so that they stay in the first-level cache."""
+"""Weights whose blocks are fitted before their codes are made, where there is no super-block: 32 KiB, so that
+they stay in the first-level cache.
+"""
 
 _of_thread = threading.local()
 
 
 @dataclass(frozen=True)
 class ChunkQuantizer:
-    """Makes the sections of chunks, for any thread. tables: of the tensor. bounded: its codebooks, unless rows have their own."""
+    """Makes the sections of chunks, for any thread. tables: of the tensor. bounded: its codebooks, unless
+    rows have their own.
+    """
 
     geometry: Geometry
     tables: Mapping[str, Floats]
     bounded: Bounded
 
-    def sections(self, rows: int, x: Floats, importance: Floats | None, chunk: Bytes | None) -> dict[str, Bytes]:
-        """The sections by name. The codes, which are nearly all, are packed where they belong in the chunk, if there is one."""
+    def sections(
+        self, rows: int, x: Floats, importance: Floats | None, chunk: Bytes | None
+    ) -> dict[str, Bytes]:
+        """The sections by name. The codes, which are nearly all, are packed where they belong in the chunk,
+        if there is one.
+        """
         sections = {}
         e = self.geometry.encoding
         if e.has_outliers or e.has_row_codebooks or e.range is Range.PERCENTILE:
@@ -71,15 +81,29 @@ class ChunkQuantizer:
 
         e, n = self.geometry.encoding, self.geometry.n_scales(rows)
         meta = np.zeros(self.geometry.n_super_blocks(rows) * e.n_meta, f32)
-        found = kernels.Scales(np.zeros(n, f32), np.zeros(n, f32), np.zeros(n, np.uint8), np.zeros(n, np.uint8), meta)
+        found = kernels.Scales(
+            np.zeros(n, f32), np.zeros(n, f32), np.zeros(n, np.uint8), np.zeros(n, np.uint8), meta
+        )
         offset = self.tables["offset"][0] if e.needs_offset else f32(0)
         nested = kernels.Nested(codebooks.dynamic(), codebooks.dynamic_places(), offset)
         limits, shrinks = self._limits(x), self._shrinks(x, n, importance)
-        bad = kernels.fit_and_encode(read_only(x), self._parameters(), limits, shrinks, kernels.Books(*self.bounded), nested, found, codes)
+        bad = kernels.fit_and_encode(
+            read_only(x),
+            self._parameters(),
+            limits,
+            shrinks,
+            kernels.Books(*self.bounded),
+            nested,
+            found,
+            codes,
+        )
         if bad >= 0:
             raise_non_finite(x, int(bad))
         if e.is_nested:
-            sections = {"scales": _packed_run(found.scale_codes, e.scale_bits), "meta": reals.to_bytes(found.meta, e.scale_type)}
+            sections = {
+                "scales": _packed_run(found.scale_codes, e.scale_bits),
+                "meta": reals.to_bytes(found.meta, e.scale_type),
+            }
         else:
             sections = {"scales": reals.to_bytes(found.scales, e.scale_type)}
         if e.min_bits:
@@ -93,7 +117,9 @@ class ChunkQuantizer:
         from gguflow.kernels import parametric as kernels
 
         n = -(-x.size // self.geometry.scale_block)
-        scales, zeros, mins = (np.resize(values, n) for values in table_scales(self.geometry.encoding, self.tables))
+        scales, zeros, mins = (
+            np.resize(values, n) for values in table_scales(self.geometry.encoding, self.tables)
+        )
         given = kernels.Scales(scales, mins, np.zeros(1, np.uint8), zeros, np.zeros(1, f32))
         bad = kernels.encode_given(read_only(x), self._parameters(), kernels.Books(*books), given, codes)
         if bad >= 0:
@@ -105,7 +131,16 @@ class ChunkQuantizer:
         e = self.geometry.encoding
         group = e.super_block or max(1, GROUP_WEIGHTS // self.geometry.scale_block)
         block = self.geometry.scale_block
-        return kernels.Parameters(int(e.quantizer), e.bits, block, int(e.scale_type), int(e.nesting), e.scale_bits, e.min_bits, group)
+        return kernels.Parameters(
+            int(e.quantizer),
+            e.bits,
+            block,
+            int(e.scale_type),
+            int(e.nesting),
+            e.scale_bits,
+            e.min_bits,
+            group,
+        )
 
     def _limits(self, x: Floats) -> Floats:
         """The magnitude at which the range of each block ends; one for all where it is given."""
@@ -119,7 +154,9 @@ class ChunkQuantizer:
         limits = np.partition(whole, _rank(e.percentile, block), axis=1)[:, _rank(e.percentile, block)]
         rest = np.abs(x[whole.size :])
         if rest.size:
-            limits = np.append(limits, np.partition(rest, _rank(e.percentile, rest.size))[_rank(e.percentile, rest.size)])
+            limits = np.append(
+                limits, np.partition(rest, _rank(e.percentile, rest.size))[_rank(e.percentile, rest.size)]
+            )
         return np.ascontiguousarray(limits, f32)
 
     def _shrinks(self, x: Floats, n: int, importance: Floats | None) -> Floats:
@@ -130,13 +167,21 @@ class ChunkQuantizer:
         from gguflow.kernels import range_search
 
         values = codebooks.ascending(self.geometry.encoding)
-        weights = np.zeros(0, f32) if importance is None else np.tile(importance.reshape(-1), x.size // importance.size)
+        weights = (
+            np.zeros(0, f32)
+            if importance is None
+            else np.tile(importance.reshape(-1), x.size // importance.size)
+        )
         shrinks = np.empty(n, f32)
-        range_search.search(read_only(x), weights, self._parameters(), kernels.Books(*self.bounded), values, shrinks)
+        range_search.search(
+            read_only(x), weights, self._parameters(), kernels.Books(*self.bounded), values, shrinks
+        )
         return shrinks
 
     def _room_for_codes(self, rows: int, chunk: Bytes | None) -> Bytes:
-        """Memory for the codes, a byte each: codes of a byte go straight to their place, where the kernels may write behind them."""
+        """Memory for the codes, a byte each: codes of a byte go straight to their place, where the kernels
+        may write behind them.
+        """
         n_codes = self.geometry.n_runs(rows) * self.geometry.run
         if chunk is not None and self.geometry.stored_bits == 8 and chunk.size >= n_codes + SPARE:
             return chunk[: n_codes + SPARE]
@@ -158,7 +203,9 @@ class ChunkQuantizer:
 
 
 def table_scales(e: Encoding, tables: Mapping[str, Floats]) -> tuple[Floats, Bytes, Floats]:
-    """Scales, zero points and mins from the tables, as the kernels take them; neutral where codebooks hold the weights themselves."""
+    """Scales, zero points and mins from the tables, as the kernels take them; neutral where codebooks hold
+    the weights themselves.
+    """
     scales = tables.get("scales", np.ones(1, f32))
     zeros = tables.get("zeros", np.zeros(scales.size, f32))
     if e.quantizer is Quantizer.MIN:
@@ -180,7 +227,9 @@ def _packed_run(codes: Bytes, bits: int) -> Bytes:
 
 
 def scratch(size: int) -> Bytes:
-    """Memory that a thread uses again for its next chunk: new pages would cost as much as the codes in them. What is in it is left from before."""
+    """Memory that a thread uses again for its next chunk: new pages would cost as much as the codes in them.
+    What is in it is left from before.
+    """
     if getattr(_of_thread, "codes", np.empty(0)).size < size:
         _of_thread.codes = np.empty(size, np.uint8)
     codes: Bytes = _of_thread.codes[:size]
@@ -193,4 +242,6 @@ def raise_non_finite(x: Floats, start: int = 0) -> None:
 
     bad = int(finite.first_non_finite(read_only(x[start:])))
     if bad >= 0:
-        raise NonFiniteError(f"{x[start + bad]} at index {start + bad} of a chunk cannot be quantized", start + bad)
+        raise NonFiniteError(
+            f"{x[start + bad]} at index {start + bad} of a chunk cannot be quantized", start + bad
+        )

@@ -1,4 +1,5 @@
-"""The scalar twin of the encoding kernels: the fields of a chunk from weights, one value at a time, in binary32.
+"""The scalar twin of the encoding kernels: the fields of a chunk from weights, one value at a time, in
+binary32.
 
 Written to be read beside spec/blocks/parametric.md; a test holds kernels and reference equal to the bit.
 """
@@ -42,7 +43,11 @@ def encode(geometry: Geometry, rows: int, x: Floats, tables: Mapping[str, Floats
         books = [bounds_of(book) for book in learned]
     else:
         books = encoder_books(e, tables, geometry.n_groups)
-    codes = [code for b, block in enumerate(blocks) for code in encode_block(e, block, scaled[b], books[b % len(books)])]
+    codes = [
+        code
+        for b, block in enumerate(blocks)
+        for code in encode_block(e, block, scaled[b], books[b % len(books)])
+    ]
     codes += [0] * (geometry.n_runs(rows) * geometry.run - len(codes))
     fields["codes"] = [codes[i : i + geometry.run] for i in range(0, len(codes), geometry.run)]
     if e.quantizer is Quantizer.TERNARY:
@@ -89,7 +94,9 @@ def fit_shrunk(e: Encoding, block: Floats, shrink: np.float32) -> Scaled:
 
 
 def squared_error(e: Encoding, block: Floats, trial: Scaled) -> np.float32:
-    """Of a block, with the trial's scale rounded to its type, in sixteen sums; infinite where it is no number."""
+    """Of a block, with the trial's scale rounded to its type, in sixteen sums; infinite where it is no
+    number.
+    """
     s = Scaled(stored(trial.scale, e.scale_type), stored(trial.minimum, e.scale_type))
     if e.quantizer is Quantizer.AFFINE and s.scale > 0:
         s.zero = clamped(f32(-trial.minimum / s.scale), (1 << e.bits) - 1)
@@ -111,7 +118,11 @@ def step_of(bottom: np.float32, top: np.float32, n_steps: int) -> np.float32:
     """(top - bottom) / n_steps; apart where the difference overflows."""
     with np.errstate(over="ignore"):
         span = f32(top - bottom)
-    return f32(span / f32(n_steps)) if np.isfinite(span) else f32(f32(top / f32(n_steps)) - f32(bottom / f32(n_steps)))
+    return (
+        f32(span / f32(n_steps))
+        if np.isfinite(span)
+        else f32(f32(top / f32(n_steps)) - f32(bottom / f32(n_steps)))
+    )
 
 
 def sum_of_magnitudes(block: Floats) -> np.float32:
@@ -139,7 +150,9 @@ def settle(e: Encoding, scaled: Sequence[Scaled], tables: Mapping[str, Floats]) 
         if e.nesting is Nesting.DYNAMIC:
             codes, values, meta = nest_dynamic([s.scale for s in group], tables["offset"][0])
         elif e.is_nested:
-            codes, values, meta = nest([s.scale for s in group], e.scale_bits, e.nesting is Nesting.OFFSET, e.scale_type)
+            codes, values, meta = nest(
+                [s.scale for s in group], e.scale_bits, e.nesting is Nesting.OFFSET, e.scale_type
+            )
         else:
             values = [stored(s.scale, e.scale_type) for s in group]
             codes = [real_field(value, e.scale_type) for value in values]
@@ -164,17 +177,27 @@ def settle(e: Encoding, scaled: Sequence[Scaled], tables: Mapping[str, Floats]) 
     return {name: values for name, values in fields.items() if values and values != [[]]}
 
 
-def nest(values: list[np.float32], bits: int, with_offset: bool, scale_type: ScaleType) -> tuple[list[int], list[np.float32], list[np.float32]]:
+def nest(
+    values: list[np.float32], bits: int, with_offset: bool, scale_type: ScaleType
+) -> tuple[list[int], list[np.float32], list[np.float32]]:
     """Codes, the values that they stand for, and meta-scale (and offset) of one super-block."""
     n_steps = (1 << bits) - 1
     offset = stored(min(values) if with_offset else f32(0), scale_type)
     step = stored(step_of(offset, max(max(values), offset), n_steps), scale_type)
     codes = [clamped(f32(f32(value - offset) / step), n_steps) if step > 0 else 0 for value in values]
-    return codes, [f32(f32(step * f32(code)) + offset) for code in codes], [step, offset] if with_offset else [step]
+    return (
+        codes,
+        [f32(f32(step * f32(code)) + offset) for code in codes],
+        [step, offset] if with_offset else [step],
+    )
 
 
-def nest_dynamic(values: list[np.float32], offset: np.float32) -> tuple[list[int], list[np.float32], list[np.float32]]:
-    """As bitsandbytes on the CPU: the quotient goes to one of 65,536 places before it is compared with the bounds."""
+def nest_dynamic(
+    values: list[np.float32], offset: np.float32
+) -> tuple[list[int], list[np.float32], list[np.float32]]:
+    """As bitsandbytes on the CPU: the quotient goes to one of 65,536 places before it is compared with the
+    bounds.
+    """
     book, bounds = codebooks.dynamic(), bounds_of(codebooks.dynamic())[0]
     distances = [f32(value - offset) for value in values]
     peak = f32(max(abs(distance) for distance in distances))
@@ -226,7 +249,11 @@ def encode_block(e: Encoding, block: Floats, s: Scaled, book: tuple[Floats, NDAr
     codes = []
     for v in block:
         with np.errstate(over="ignore"):
-            quotient = f32(f32(v - (s.minimum if e.quantizer is Quantizer.MIN else f32(0))) / s.scale) if s.scale > 0 else f32(0)
+            quotient = (
+                f32(f32(v - (s.minimum if e.quantizer is Quantizer.MIN else f32(0))) / s.scale)
+                if s.scale > 0
+                else f32(0)
+            )
         codes.append(int(np.rint(min(max(quotient, f32(low)), f32(high)))) + zero & 255)
     return [code & ((1 << e.bits) - 1) for code in codes] if e.quantizer is Quantizer.ABSMAX else codes
 
@@ -242,11 +269,17 @@ def code_range(e: Encoding, zero: int) -> tuple[int, int, int]:
     return (zero, -zero, top - zero) if e.quantizer is Quantizer.AFFINE else (0, 0, top)
 
 
-def encoder_books(e: Encoding, tables: Mapping[str, Floats], n_groups: int) -> list[tuple[Floats, NDArray[np.int32]]]:
+def encoder_books(
+    e: Encoding, tables: Mapping[str, Floats], n_groups: int
+) -> list[tuple[Floats, NDArray[np.int32]]]:
     """Bounds and order of the codebooks, used in turn."""
     if e.codebook is Codebook.NONE:
         return [(np.zeros(0, f32), np.zeros(1, np.int32))]
-    values = tables["codebooks"].reshape(n_groups, -1) if e.has_table_codebooks else codebooks.fixed_values(e)[None]
+    values = (
+        tables["codebooks"].reshape(n_groups, -1)
+        if e.has_table_codebooks
+        else codebooks.fixed_values(e)[None]
+    )
     return [bounds_of(book) for book in values]
 
 
@@ -257,7 +290,9 @@ def bounds_of(book: Floats) -> tuple[Floats, NDArray[np.int32]]:
 
 
 def learn(e: Encoding, row: Floats) -> Floats:
-    """The codebook of a row, without importance: buckets of as many weights each, then, for k-means, rounds of Lloyd; in integers of 20 bits."""
+    """The codebook of a row, without importance: buckets of as many weights each, then, for k-means, rounds
+    of Lloyd; in integers of 20 bits.
+    """
     k, n = 1 << e.bits, row.size
     peak = float(np.max(np.abs(row)))
     values = sorted(int(np.rint(float(v) * (2**20 / max(peak, 1e-300)))) for v in row)
@@ -265,7 +300,10 @@ def learn(e: Encoding, row: Floats) -> Floats:
     centres: list[int] = []
     for _ in range(101 if e.codebook is Codebook.KMEANS else 1):
         runs = [values[first:last] for first, last in pairwise(edges)]
-        means = [sum(run) // len(run) if run else values[min(first, n - 1)] for run, first in zip(runs, edges, strict=False)]
+        means = [
+            sum(run) // len(run) if run else values[min(first, n - 1)]
+            for run, first in zip(runs, edges, strict=False)
+        ]
         if means == centres:
             break
         centres = means

@@ -1,4 +1,6 @@
-"""The scalar twin of the decoding kernels: weights from the fields of a chunk, one value at a time, in binary32."""
+"""The scalar twin of the decoding kernels: weights from the fields of a chunk, one value at a time, in
+binary32.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ Floats = NDArray[np.float32]
 
 @dataclass
 class Scaled:
-    """What belongs to the codes of one block: values as a reader sees them. fitted: the scale before it was stored."""
+    """What belongs to the codes of one block: values as a reader sees them. fitted: the scale before it was
+    stored.
+    """
 
     scale: np.float32
     minimum: np.float32 = field(default_factory=lambda: f32(0))
@@ -32,11 +36,20 @@ def decode(geometry: Geometry, rows: int, fields: Mapping[str, Any], tables: Map
     """The weights of a chunk, flat, but for its outliers. fields: as `grammar.chunk` parses them."""
     e = geometry.encoding
     n = rows * geometry.columns
-    codes = [code for run in fields["codes"] for code in (unpack_trits(run, geometry.run) if e.quantizer is Quantizer.TERNARY else run)][:n]
+    codes = [
+        code
+        for run in fields["codes"]
+        for code in (unpack_trits(run, geometry.run) if e.quantizer is Quantizer.TERNARY else run)
+    ][:n]
     n_blocks = -(-n // geometry.scale_block)
-    scaled = from_fields(e, fields, n_blocks, tables) if e.has_chunk_scales else from_tables(e, tables, n_blocks)
+    scaled = (
+        from_fields(e, fields, n_blocks, tables) if e.has_chunk_scales else from_tables(e, tables, n_blocks)
+    )
     books = decoder_books(e, fields, tables, geometry.n_groups)
-    weights = [decode_one(e, code, scaled[i // geometry.scale_block], books[i // geometry.scale_block % len(books)]) for i, code in enumerate(codes)]
+    weights = [
+        decode_one(e, code, scaled[i // geometry.scale_block], books[i // geometry.scale_block % len(books)])
+        for i, code in enumerate(codes)
+    ]
     return np.array(weights, f32)
 
 
@@ -54,13 +67,21 @@ def decode_one(e: Encoding, code: int, s: Scaled, book: Floats) -> np.float32:
     return f32(f32(2 * code - 1) * s.scale)
 
 
-def decoder_books(e: Encoding, fields: Mapping[str, Any], tables: Mapping[str, Floats], n_groups: int) -> list[Floats]:
+def decoder_books(
+    e: Encoding, fields: Mapping[str, Any], tables: Mapping[str, Floats], n_groups: int
+) -> list[Floats]:
     """The values of the codebooks, used in turn."""
     if e.codebook is Codebook.NONE:
         return [np.zeros(0, f32)]
     if e.has_row_codebooks:
-        return [np.array([real_value(value, e.scale_type) for value in book], f32) for book in fields["scales"]]
-    return list(tables["codebooks"].reshape(n_groups, -1)) if e.has_table_codebooks else [codebooks.fixed_values(e)]
+        return [
+            np.array([real_value(value, e.scale_type) for value in book], f32) for book in fields["scales"]
+        ]
+    return (
+        list(tables["codebooks"].reshape(n_groups, -1))
+        if e.has_table_codebooks
+        else [codebooks.fixed_values(e)]
+    )
 
 
 def real_value(value: float | int, scale_type: ScaleType) -> np.float32:
@@ -88,7 +109,11 @@ def from_fields(e: Encoding, fields: Mapping[str, Any], n: int, tables: Mapping[
             zero = fields["zeros"][b]
         elif e.quantizer is Quantizer.MIN:
             minimum = fields["zeros"][b]
-            minimum = f32(f32(meta[-2] * f32(minimum)) + meta[-1]) if e.is_nested else real_value(minimum, e.scale_type)
+            minimum = (
+                f32(f32(meta[-2] * f32(minimum)) + meta[-1])
+                if e.is_nested
+                else real_value(minimum, e.scale_type)
+            )
         scaled.append(Scaled(scale, minimum, zero))
     return scaled
 
@@ -98,7 +123,10 @@ def from_tables(e: Encoding, tables: Mapping[str, Floats], n: int) -> list[Scale
     scales = tables.get("scales", np.ones(1, f32))
     zeros = tables.get("zeros", np.zeros(scales.size, f32))
     is_min = e.quantizer is Quantizer.MIN
-    one = [Scaled(f32(s), f32(z) if is_min else f32(0), 0 if is_min else int(z), f32(s)) for s, z in zip(scales, zeros, strict=True)]
+    one = [
+        Scaled(f32(s), f32(z) if is_min else f32(0), 0 if is_min else int(z), f32(s))
+        for s, z in zip(scales, zeros, strict=True)
+    ]
     return [one[b % len(one)] for b in range(n)]
 
 

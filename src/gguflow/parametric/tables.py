@@ -1,6 +1,8 @@
-"""What a tensor has once: learned codebooks, scales of column groups or of the whole, the offset of nested scales. A first pass finds them.
+"""What a tensor has once: learned codebooks, scales of column groups or of the whole, the offset of nested
+scales. A first pass finds them.
 
-Partial results are kept by chunk and joined in the order of the chunks, by sums that are exactly rounded: the tables do not depend on threads.
+Partial results are kept by chunk and joined in the order of the chunks, by sums that are exactly rounded: the
+tables do not depend on threads.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ def observed(geometry: Geometry, x: Floats) -> dict[str, Any]:
     if e.quantizer in (Quantizer.TERNARY, Quantizer.SIGN):
         sums = np.empty(n, f32)
         kernels.magnitude_sums(x, block, sums)
-        return {"sums": [math.fsum(column) for column in sums.reshape(groups).T.tolist()], "count": x.size // geometry.n_groups}
+        return {
+            "sums": [math.fsum(column) for column in sums.reshape(groups).T.tolist()],
+            "count": x.size // geometry.n_groups,
+        }
     bottoms, tops = np.empty(n, f32), np.empty(n, f32)
     kernels.ranges(x, block, bottoms, tops)
     return {"bottoms": bottoms.reshape(groups).min(axis=0), "tops": tops.reshape(groups).max(axis=0)}
@@ -48,7 +53,9 @@ def joined(geometry: Geometry, partial: Mapping[int, Mapping[str, Any]]) -> Tabl
     e = geometry.encoding
     parts = [partial[i] for i in sorted(partial)]
     if e.needs_offset:
-        return {"offset": np.array([math.fsum(p["sum"] for p in parts) / sum(p["count"] for p in parts)], f32)}
+        return {
+            "offset": np.array([math.fsum(p["sum"] for p in parts) / sum(p["count"] for p in parts)], f32)
+        }
     if e.quantizer in (Quantizer.TERNARY, Quantizer.SIGN):
         count = sum(p["count"] for p in parts)
         means = [math.fsum(sums) / count for sums in zip(*(p["sums"] for p in parts), strict=True)]

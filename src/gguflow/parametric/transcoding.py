@@ -1,7 +1,9 @@
-"""Codes and scales that move from one container to another as they are: a tensor of the parametric family seen as the tensors that it is made of.
+"""Codes and scales that move from one container to another as they are: a tensor of the parametric family
+seen as the tensors that it is made of.
 
-What they are read from may be a payload of a GGUF file or what bitsandbytes keeps in parts, one source or a stack of them, and rows may be put in
-another order, where rows are whole blocks: blocks go with their rows, and no weight is encoded anew.
+What they are read from may be a payload of a GGUF file or what bitsandbytes keeps in parts, one source or a
+stack of them, and rows may be put in another order, where rows are whole blocks: blocks go with their rows,
+and no weight is encoded anew.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import packed
 from gguflow.parametric import Encoding, Geometry, Quantizer, codebooks
-from gguflow.parametric.views import View, are_continuous, has_nested_views, has_views, holds, plain, weights_per_item
+from gguflow.parametric.views import (
+    View,
+    are_continuous,
+    has_nested_views,
+    has_views,
+    holds,
+    plain,
+    weights_per_item,
+)
 from gguflow.quantization import Bytes
 from gguflow.sources.base import SourceTensor, Stored, json_path
 from gguflow.sources.reading import TensorReader
@@ -24,13 +34,17 @@ from gguflow.sources.reading import TensorReader
 
 @dataclass(frozen=True)
 class Part:
-    """Codes, scales, or what nested scales are made of, as a tensor. per: how many adjacent weights belong to an item of it."""
+    """Codes, scales, or what nested scales are made of, as a tensor. per: how many adjacent weights belong to
+    an item of it.
+    """
 
     tensor: ModelTensor
     per: int
 
     def read(self, reader: TensorReader, first: int, last: int) -> Bytes:
-        """The items that belong to weights [first, last) of the whole tensor, flat; the first of them begins an item."""
+        """The items that belong to weights [first, last) of the whole tensor, flat; the first of them begins
+        an item.
+        """
         items = packed(reader, self.tensor, first // self.per, -(-last // self.per))
         if items is None:
             raise ValueError(f"{self.tensor.name} has no source")
@@ -38,12 +52,19 @@ class Part:
 
 
 def encoding_of(tensor: ModelTensor) -> Encoding | None:
-    """The encoding that all sources of a tensor have, if its codes and scales can be carried in the order of its rows; else None."""
+    """The encoding that all sources of a tensor have, if its codes and scales can be carried in the order of
+    its rows; else None.
+    """
     encodings = {source.encoding for source in tensor.sources}
     if len(encodings) != 1 or not tensor.sources:
         return None
     (encoding,) = encodings
-    is_carried = encoding is not None and has_views(encoding) and _is_seen(tensor, View.CODES) and _is_seen(tensor, View.SCALES)
+    is_carried = (
+        encoding is not None
+        and has_views(encoding)
+        and _is_seen(tensor, View.CODES)
+        and _is_seen(tensor, View.SCALES)
+    )
     return encoding if is_carried else None
 
 
@@ -56,34 +77,43 @@ def part(tensor: ModelTensor, view: View) -> Part:
 
 
 def is_nested_whole(tensor: ModelTensor) -> bool:
-    """Whether nested scales can be carried too: one source, all of it, in its own order, whose super-blocks go on from chunk to chunk."""
+    """Whether nested scales can be carried too: one source, all of it, in its own order, whose super-blocks
+    go on from chunk to chunk.
+    """
     if len(tensor.sources) != 1 or tensor.row_order is not None:
         return False
     stored = _stored(tensor.sources[0])
     is_all = stored.first == 0 and stored.geometry.n_weights == tensor.n_weights
-    return is_all and has_nested_views(stored.geometry.encoding) and are_continuous(stored.geometry, View.META)
+    return (
+        is_all and has_nested_views(stored.geometry.encoding) and are_continuous(stored.geometry, View.META)
+    )
 
 
 def exact(tensor: ModelTensor, wanted: Encoding) -> Encoding | None:
-    """The encoding that holds what the sources hold, to the bit, where `wanted` is asked for; None where weights must be encoded.
+    """The encoding that holds what the sources hold, to the bit, where `wanted` is asked for; None where
+    weights must be encoded.
 
-    It is `wanted`, but for nested scales whose super-blocks are torn apart: these become f32 scales, made whole.
+    It is `wanted`, but for nested scales whose super-blocks are torn apart: these become f32 scales, made
+    whole.
     """
     given = encoding_of(tensor)
     if given is None or not holds(wanted, given):
         return None
     for encoding in (wanted, replace(plain(wanted), entropy=wanted.entropy)):
         needed = View.META if encoding.is_nested else View.SCALES
-        if (not encoding.is_nested or is_nested_whole(tensor)) and are_continuous(Geometry(encoding, tensor.shape), needed):
+        if (not encoding.is_nested or is_nested_whole(tensor)) and are_continuous(
+            Geometry(encoding, tensor.shape), needed
+        ):
             return encoding
     return None
 
 
 def sections(reader: TensorReader, tensor: ModelTensor, geometry: Geometry, i: int) -> Mapping[str, Bytes]:
-    """The sections of chunk i of the payload of a tensor, before entropy coding. geometry: of an encoding that `exact` gave.
+    """The sections of chunk i of the payload of a tensor, before entropy coding. geometry: of an encoding
+    that `exact` gave.
 
-    A nested scale may fall below zero, for it is rounded on one side of its offset: over weights that are all zero it becomes zero where it is
-    made whole.
+    A nested scale may fall below zero, for it is rounded on one side of its offset: over weights that are all
+    zero it becomes zero where it is made whole.
     Raises InvalidError (E-019) for a scale that no payload may have.
     """
     rows = geometry.chunk_rows(i)
@@ -95,7 +125,9 @@ def sections(reader: TensorReader, tensor: ModelTensor, geometry: Geometry, i: i
     scales = part(tensor, View.SCALES).read(reader, first, last)
     if not geometry.encoding.is_nested:
         return {"codes": codes, "scales": _settled(tensor, geometry, codes, scales)}
-    scale_codes, meta = (part(tensor, view).read(reader, first, last) for view in (View.SCALE_CODES, View.META))
+    scale_codes, meta = (
+        part(tensor, view).read(reader, first, last) for view in (View.SCALE_CODES, View.META)
+    )
     return {"codes": codes, "scales": scale_codes, "meta": meta}
 
 
@@ -108,13 +140,17 @@ def offset(reader: TensorReader, tensor: ModelTensor) -> np.float32:
 
 
 def _is_seen(tensor: ModelTensor, view: View) -> bool:
-    """Whether the items of a view belong to whole rows, so that rows may move and follow each other; or whether there is nothing to move."""
+    """Whether the items of a view belong to whole rows, so that rows may move and follow each other; or
+    whether there is nothing to move.
+    """
     geometries = [_stored(source).geometry for source in tensor.sources]
     per = weights_per_item(geometries[0], view)
     if all(geometry.columns % per == 0 for geometry in geometries):
         return True
     is_all = _stored(tensor.sources[0]).first == 0 and geometries[0].n_weights == tensor.n_weights
-    return len(geometries) == 1 and tensor.row_order is None and is_all and are_continuous(geometries[0], view)
+    return (
+        len(geometries) == 1 and tensor.row_order is None and is_all and are_continuous(geometries[0], view)
+    )
 
 
 def _view(source: SourceTensor, view: View, per: int) -> SourceTensor:
@@ -152,6 +188,8 @@ def _settled(tensor: ModelTensor, geometry: Geometry, codes: Bytes, scales: Byte
     bad = ~np.isfinite(values) | (values < 0)
     if bad.any():
         source = tensor.sources[0]
-        finding = Finding("E-019", "a scale is not finite, or negative", json_path(source.name), found=float(values[bad][0]))
+        finding = Finding(
+            "E-019", "a scale is not finite, or negative", json_path(source.name), found=float(values[bad][0])
+        )
         raise InvalidError(source.file.path, finding)
     return values.view(np.uint8)

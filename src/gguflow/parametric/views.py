@@ -1,8 +1,9 @@
-"""Codes and scales of a payload as arrays of their own: what moves between containers without being encoded anew.
+"""Codes and scales of a payload as arrays of their own: what moves between containers without being encoded
+anew.
 
-That works where nothing else decides a weight: codes of 4 or 8 bits with a scale for each block or row, no zero points, no outliers. An item of a
-view is a byte of codes, a scale, the code of a nested scale, or a meta-scale; the items of a tensor are numbered through its chunks, without the
-padding that a chunk ends with.
+That works where nothing else decides a weight: codes of 4 or 8 bits with a scale for each block or row, no
+zero points, no outliers. An item of a view is a byte of codes, a scale, the code of a nested scale, or a
+meta-scale; the items of a tensor are numbered through its chunks, without the padding that a chunk ends with.
 """
 
 from __future__ import annotations
@@ -42,17 +43,30 @@ def has_views(encoding: Encoding) -> bool:
 
 
 def has_nested_views(encoding: Encoding) -> bool:
-    """Whether the scales, too, are bytes and one meta-scale for each super-block, and an offset for all: as in bitsandbytes."""
-    return has_views(encoding) and encoding.nesting is Nesting.DYNAMIC and encoding.scale_type is ScaleType.F32
+    """Whether the scales, too, are bytes and one meta-scale for each super-block, and an offset for all: as
+    in bitsandbytes.
+    """
+    return (
+        has_views(encoding) and encoding.nesting is Nesting.DYNAMIC and encoding.scale_type is ScaleType.F32
+    )
 
 
 def plain(encoding: Encoding) -> Encoding:
     """The same codes with scales in binary32, not nested: it holds the same values, whatever the scales were."""
-    return replace(encoding, nesting=Nesting.NONE, scale_bits=0, super_block=0, scale_type=ScaleType.F32, entropy=Entropy.NONE)
+    return replace(
+        encoding,
+        nesting=Nesting.NONE,
+        scale_bits=0,
+        super_block=0,
+        scale_type=ScaleType.F32,
+        entropy=Entropy.NONE,
+    )
 
 
 def holds(target: Encoding, source: Encoding) -> bool:
-    """Whether every payload of `source` can become one of `target` by moving codes and scales: the same values, whatever the entropy coding."""
+    """Whether every payload of `source` can become one of `target` by moving codes and scales: the same
+    values, whatever the entropy coding.
+    """
     wanted, given = replace(target, entropy=Entropy.NONE), replace(source, entropy=Entropy.NONE)
     return has_views(source) and (wanted == given or wanted == plain(given))
 
@@ -68,10 +82,17 @@ def weights_per_item(geometry: Geometry, view: View) -> int:
 
 
 def are_continuous(geometry: Geometry, view: View) -> bool:
-    """Whether the items of a view go on from chunk to chunk as if there were no chunks, and codes fill whole bytes."""
-    if geometry.encoding.granularity is Granularity.ROW and geometry.columns % weights_per_item(geometry, View.CODES):
+    """Whether the items of a view go on from chunk to chunk as if there were no chunks, and codes fill whole
+    bytes.
+    """
+    if geometry.encoding.granularity is Granularity.ROW and geometry.columns % weights_per_item(
+        geometry, View.CODES
+    ):
         return False
-    return geometry.n_chunks == 1 or geometry.rows_per_chunk * geometry.columns % weights_per_item(geometry, view) == 0
+    return (
+        geometry.n_chunks == 1
+        or geometry.rows_per_chunk * geometry.columns % weights_per_item(geometry, view) == 0
+    )
 
 
 def content(payload: Payload, i: int, view: View) -> Bytes:

@@ -1,8 +1,9 @@
 """Recipes: which tensor gets which block format, and why.
 
-A recipe has a base format, and for some kinds of tensor a better (or cheaper) one, depending on the layer and the shape of the model. The table of
-recipes is `table.py`, whole; what its conditions mean is in `conditions.py`; `rules.py` follows a recipe over the tensors of a model, as
-llama-quantize does, with the options of `options.py`. Everything here is pure: names and numbers in, a format and the reason for it out.
+A recipe has a base format, and for some kinds of tensor a better (or cheaper) one, depending on the layer and
+the shape of the model. The table of recipes is `table.py`, whole; what its conditions mean is in
+`conditions.py`; `rules.py` follows a recipe over the tensors of a model, as llama-quantize does, with the
+options of `options.py`. Everything here is pure: names and numbers in, a format and the reason for it out.
 """
 
 from __future__ import annotations

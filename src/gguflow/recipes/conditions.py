@@ -1,4 +1,6 @@
-"""What the conditions in the table of recipes mean: facts of a model, the place of a tensor in it, and a question about both for each word."""
+"""What the conditions in the table of recipes mean: facts of a model, the place of a tensor in it, and a
+question about both for each word.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 _LAYERS_OF_70B = {"llama": 80, "llama-embed": 80, "qwen2": 80, "olmo": 80, "deci": 80, "jais2": 68}
-"""llama.cpp tells a model's size by its architecture and number of layers (`load_arch_hparams` in src/models/*.cpp)."""
+"""llama.cpp tells a model's size by its architecture and number of layers (`load_arch_hparams` in
+src/models/*.cpp).
+"""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What rules ask about a model. 0 where unknown. n_heads, n_kv_heads: of the first layer. has_importance: whether an imatrix is given."""
+    """What rules ask about a model. 0 where unknown. n_heads, n_kv_heads: of the first layer. has_importance:
+    whether an imatrix is given.
+    """
 
     architecture: str
     n_layers: int = 0
@@ -28,19 +34,24 @@ class ModelFacts:
 
     @property
     def is_70b(self) -> bool:
-        """Whether llama.cpp calls it a 70B. A Llama of 80 layers without shared heads is the first one, a 65B."""
+        """Whether llama.cpp calls it a 70B. A Llama of 80 layers without shared heads is the first one, a
+        65B.
+        """
         if self.n_layers != _LAYERS_OF_70B.get(self.architecture):
             return False
-        return not self.architecture.startswith("llama") or (self.n_heads != self.n_kv_heads and self.n_experts != 8)
+        return not self.architecture.startswith("llama") or (
+            self.n_heads != self.n_kv_heads and self.n_experts != 8
+        )
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a tensor stands in its model.
 
-    i: its number among its kind; in a mixture of experts, whose layers have several ffn tensors of a kind, its layer. seen: its number among its
-    kind, always. n: the number of layers; for attn_v, of such tensors. is_uneven: whether its rows do not divide into blocks of the recipe's base
-    format. is_stacked: whether it holds several matrices.
+    i: its number among its kind; in a mixture of experts, whose layers have several ffn tensors of a kind,
+    its layer. seen: its number among its kind, always. n: the number of layers; for attn_v, of such tensors.
+    is_uneven: whether its rows do not divide into blocks of the recipe's base format. is_stacked: whether it
+    holds several matrices.
     """
 
     model: ModelFacts

@@ -23,12 +23,14 @@ _MAX_F32 = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
 
 @dataclass(frozen=True)
 class Options:
-    """What llama-quantize's options ask for. All are checked when the object is made: UsageError, or UnknownFormatError for a format's name.
+    """What llama-quantize's options ask for. All are checked when the object is made: UsageError, or
+    UnknownFormatError for a format's name.
 
-    pure: the recipe's base format for every tensor, no mixture. tensor_types: "REGEX=FORMAT", the first that is found in a tensor's name decides;
-    letters match in either case. output_tensor_type, token_embedding_type: formats of these two. leave_output_tensor: output.weight stays as it is.
-    allow_requantize: tensors that are quantized already may be quantized anew. override_kv: "KEY=TYPE:VALUE" with TYPE int (written as u32),
-    float (f32), bool or str.
+    pure: the recipe's base format for every tensor, no mixture. tensor_types: "REGEX=FORMAT", the first that
+    is found in a tensor's name decides; letters match in either case. output_tensor_type,
+    token_embedding_type: formats of these two. leave_output_tensor: output.weight stays as it is.
+    allow_requantize: tensors that are quantized already may be quantized anew. override_kv: "KEY=TYPE:VALUE"
+    with TYPE int (written as u32), float (f32), bool or str.
     """
 
     pure: bool = False
@@ -61,7 +63,9 @@ class Options:
 
     def named_format(self, name: str) -> tuple[re.Pattern[str], Format] | None:
         """The first of `patterns` that is found in a tensor's name."""
-        return next(((pattern, block_format) for pattern, block_format in self.patterns if pattern.search(name)), None)
+        return next(
+            ((pattern, block_format) for pattern, block_format in self.patterns if pattern.search(name)), None
+        )
 
     def check_matches(self, names: Sequence[str]) -> None:
         """Raise UsageError for the first pattern that is found in none of a model's tensor names."""
@@ -86,7 +90,9 @@ def _tensor_type(text: str) -> tuple[re.Pattern[str], Format]:
     if not pattern or not equals or not name:
         raise UsageError(f"--tensor-type is REGEX=FORMAT (attn_v=q6_k), not {text!r}")
     if "[:" in pattern:
-        raise UsageError(f"--tensor-type {text!r}: character classes like [:digit:] are not known; write [0-9]")
+        raise UsageError(
+            f"--tensor-type {text!r}: character classes like [:digit:] are not known; write [0-9]"
+        )
     try:
         return re.compile(pattern, re.IGNORECASE | re.ASCII), _format(name)
     except re.error as error:
@@ -97,7 +103,9 @@ def _override(text: str) -> tuple[str, int | float | bool | str]:
     key, equals, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
     if not key or not equals or not colon or kind not in _READERS:
-        raise UsageError(f"--override-kv is KEY=TYPE:VALUE with TYPE int, float, bool or str (llama.context_length=int:4096), not {text!r}")
+        raise UsageError(
+            f"--override-kv is KEY=TYPE:VALUE with TYPE int, float, bool or str (llama.context_length=int:4096), not {text!r}"
+        )
     try:
         return key, _READERS[kind](value)
     except ValueError as error:
@@ -123,4 +131,9 @@ def _bool(text: str) -> bool:
     return text == "true"
 
 
-_READERS: dict[str, Callable[[str], int | float | bool | str]] = {"int": _u32, "float": _f32, "bool": _bool, "str": str}
+_READERS: dict[str, Callable[[str], int | float | bool | str]] = {
+    "int": _u32,
+    "float": _f32,
+    "bool": _bool,
+    "str": str,
+}

@@ -1,11 +1,13 @@
 """Following a recipe: each tensor of a model gets a format, and the rule that chose it.
 
-The order of the rules is llama-quantize's (`tensor_allows_quantization`, `llama_tensor_get_type` and `tensor_type_fallback` in llama.cpp's
-src/llama-quant.cpp):
+The order of the rules is llama-quantize's (`tensor_allows_quantization`, `llama_tensor_get_type` and
+`tensor_type_fallback` in llama.cpp's src/llama-quant.cpp):
 
     1. some tensors are not quantized at all;
-    2. --token-embedding-type and --output-tensor-type decide on those two, and no other format stands in for them;
-    3. --tensor-type decides on the tensors that it names, if the recipe quantizes at all; they do not count as one of their kind;
+    2. --token-embedding-type and --output-tensor-type decide on those two, and no other format stands in for
+       them;
+    3. --tensor-type decides on the tensors that it names, if the recipe quantizes at all; they do not count
+       as one of their kind;
     4. else the recipe's rule for the kind of tensor, or its base where the recipe is pure;
     5. where a row does not divide into the blocks of the chosen format, another takes its place.
 """
@@ -32,9 +34,10 @@ from gguflow.recipes.table import Recipe
 class TensorFacts:
     """What rules ask about a tensor.
 
-    shape: NumPy order. source_format: what its numbers are now. is_final: whether a tensor that is not quantized stays as it is; otherwise the
-    source is a checkpoint, of which llama.cpp's converter makes F32 wherever precision is cheap. is_lossy: whether it has been quantized before.
-    encoding: of the parametric family, where codes and scales of the source can be moved into a payload as they are.
+    shape: NumPy order. source_format: what its numbers are now. is_final: whether a tensor that is not
+    quantized stays as it is; otherwise the source is a checkpoint, of which llama.cpp's converter makes F32
+    wherever precision is cheap. is_lossy: whether it has been quantized before. encoding: of the parametric
+    family, where codes and scales of the source can be moved into a payload as they are.
     """
 
     name: str
@@ -63,14 +66,17 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class Choice:
-    """A format for a tensor, and the rule that chose it, in words. needs_importance: whether it is worth nothing without an imatrix."""
+    """A format for a tensor, and the rule that chose it, in words. needs_importance: whether it is worth
+    nothing without an imatrix.
+    """
 
     format: Format
     rule: str
     needs_importance: bool = False
 
 
-# Where a row does not divide into the blocks of the chosen format, this one takes its place; where that does not fit either, F16 does.
+# Where a row does not divide into the blocks of the chosen format, this one takes its place; where that does
+# not fit either, F16 does.
 _FALLBACK = {
     **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_xs"), "iq4_nl"),
     **dict.fromkeys(("q2_0", "q2_k", "q3_k", "tq1_0", "tq2_0"), "q4_0"),
@@ -80,7 +86,8 @@ _FALLBACK = {
 }
 _SMALL_BLOCK = 32  # formats of such blocks have no other to take their place, only F16; larger ones that are not above are refused
 
-# Too coarse for a matrix product without importance; token embeddings and the output matrix may have them all the same.
+# Too coarse for a matrix product without importance; token embeddings and the output matrix may have them all
+# the same.
 _COARSE = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs")
 
 # The kinds that rules speak of: the first pattern that is found in a tensor's name.
@@ -115,7 +122,8 @@ _GLM5_NEXT_NEVER_QUANTIZED = re.compile(
 )
 _GLM5_NEXT_Q8_0 = re.compile(r"attn_q_[ab]|nextn\.eh_proj")
 
-# Of the matrices never quantized, those that llama.cpp's converter stores as F32 whatever their source; vectors are among them anyway.
+# Of the matrices never quantized, those that llama.cpp's converter stores as F32 whatever their source;
+# vectors are among them anyway.
 _ALWAYS_F32 = re.compile(
     r"_norm\.weight$|\.ffn_gate_inp(_shexp)?\.weight$|^position_embd\.weight$|^token_types\.weight$|ssm_conv1d|shortconv\.conv\.weight"
     r"|time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)\.weight|indexer\.proj\.weight"
@@ -123,7 +131,9 @@ _ALWAYS_F32 = re.compile(
 
 
 def processing_order(name: str) -> tuple[int, int, str]:
-    """A sort key for tensor names: those outside of blocks first, then by block; the order in which "the i-th of its kind" counts."""
+    """A sort key for tensor names: those outside of blocks first, then by block; the order in which "the i-th
+    of its kind" counts.
+    """
     match = re.match(r"blk\.(\d+)\.", name)
     return (1, int(match[1]), name) if match else (0, 0, name)
 
@@ -133,15 +143,20 @@ def kind_of(name: str) -> str:
     return next((kind for kind, pattern in _KINDS if pattern.search(name)), "")
 
 
-def choose(recipe: Recipe, tensors: Sequence[TensorFacts], model: ModelFacts, options: Options | None = None) -> dict[str, Choice]:
+def choose(
+    recipe: Recipe, tensors: Sequence[TensorFacts], model: ModelFacts, options: Options | None = None
+) -> dict[str, Choice]:
     """The format of every tensor, by name.
 
-    Raises UsageError where an option asks for what cannot be (a format that rows do not divide into, a regular expression that is found in no
-    name), and where a quantized source would be quantized anew; UnknownFormatError where the recipe needs a format that this version has not.
+    Raises UsageError where an option asks for what cannot be (a format that rows do not divide into, a
+    regular expression that is found in no name), and where a quantized source would be quantized anew;
+    UnknownFormatError where the recipe needs a format that this version has not.
     """
     options = options or Options()
     if options.patterns and recipe.encoding is None and not blocks.by_name(recipe.base).is_quantized:
-        raise UsageError(f"--tensor-type is for types that quantize; with {recipe.name} it would have no effect")
+        raise UsageError(
+            f"--tensor-type is for types that quantize; with {recipe.name} it would have no effect"
+        )
     options.check_matches([tensor.name for tensor in tensors])
     ordered = sorted(tensors, key=lambda tensor: processing_order(tensor.name))
     chooser = _Chooser(recipe, ordered, model, options)
@@ -151,7 +166,9 @@ def choose(recipe: Recipe, tensors: Sequence[TensorFacts], model: ModelFacts, op
 class _Chooser:
     """A recipe on its way through a model; asked in processing order, for it counts the tensors of each kind."""
 
-    def __init__(self, recipe: Recipe, tensors: Sequence[TensorFacts], model: ModelFacts, options: Options) -> None:
+    def __init__(
+        self, recipe: Recipe, tensors: Sequence[TensorFacts], model: ModelFacts, options: Options
+    ) -> None:
         self.recipe = recipe
         self.model = model
         self.options = options
@@ -171,12 +188,16 @@ class _Chooser:
         if kept is not None:
             return kept
         kind = kind_of(tensor.name)
-        choice = self._asked_for(tensor, kind) or _fitting(self._named(tensor) or self._mixed(tensor, kind), tensor)
+        choice = self._asked_for(tensor, kind) or _fitting(
+            self._named(tensor) or self._mixed(tensor, kind), tensor
+        )
         self._refuse_requantizing(tensor, choice)
         return replace(choice, needs_importance=self._needs_importance(choice.format, kind))
 
     def _encoded(self, tensor: TensorFacts, encoding: Encoding) -> Choice:
-        """The choice where the recipe is an encoding of the parametric family: matrices have it, all else keeps the model's own numbers."""
+        """The choice where the recipe is an encoding of the parametric family: matrices have it, all else
+        keeps the model's own numbers.
+        """
         own = Choice(tensor.source_format, f"{self.recipe.name}: the model's own numbers")
         if _kept(tensor, self.model):
             return own
@@ -185,7 +206,11 @@ class _Chooser:
         if choice is None and (named := self._named(tensor)):
             choice = _fitting(named, tensor)
         if choice is None:
-            choice = own if kind == "token_embd" and not encoding.is_lossless else Choice(encoding, f"{self.recipe.name}: matrices")
+            choice = (
+                own
+                if kind == "token_embd" and not encoding.is_lossless
+                else Choice(encoding, f"{self.recipe.name}: matrices")
+            )
         self._refuse_requantizing(tensor, choice)
         return choice
 
@@ -193,7 +218,11 @@ class _Chooser:
         is_kept = choice.format is tensor.source_format and tensor.source_format.is_quantized
         if isinstance(choice.format, Encoding) and tensor.encoding is not None:
             is_kept = is_kept or keeps(choice.format, tensor.encoding)
-        if (tensor.is_lossy or tensor.source_format.is_quantized) and not is_kept and not self.options.allow_requantize:
+        if (
+            (tensor.is_lossy or tensor.source_format.is_quantized)
+            and not is_kept
+            and not self.options.allow_requantize
+        ):
             was = tensor.source_format if tensor.source_format.is_quantized else "quantized"
             message = f"{tensor.name} is {was} already; quantizing it to {choice.format} loses more (--allow-requantize does it)"
             raise UsageError(message)
@@ -204,15 +233,21 @@ class _Chooser:
         return None
 
     def _asked_for(self, tensor: TensorFacts, kind: str) -> Choice | None:
-        """What --token-embedding-type and --output-tensor-type say. --tensor-type may still decide on embeddings per layer, a table of their own."""
+        """What --token-embedding-type and --output-tensor-type say. --tensor-type may still decide on
+        embeddings per layer, a table of their own.
+        """
         option, wanted = {
             "token_embd": ("--token-embedding-type", self.options.token_embedding_format),
             "output": ("--output-tensor-type", self.options.output_format),
         }.get(kind, ("", None))
-        if wanted is None or (tensor.name == "per_layer_token_embd.weight" and self.options.named_format(tensor.name)):
+        if wanted is None or (
+            tensor.name == "per_layer_token_embd.weight" and self.options.named_format(tensor.name)
+        ):
             return None
         if tensor.row % wanted.block_size:
-            raise UsageError(f"{option}: the rows of {tensor.name} have {tensor.row} weights, which do not divide into {_blocks(wanted)}")
+            raise UsageError(
+                f"{option}: the rows of {tensor.name} have {tensor.row} weights, which do not divide into {_blocks(wanted)}"
+            )
         return Choice(wanted, option)
 
     def _named(self, tensor: TensorFacts) -> Choice | None:
@@ -232,7 +267,9 @@ class _Chooser:
         if self.is_tied and kind == "token_embd":
             kind = "output"
             if self.options.output_format is not None:
-                return Choice(self.options.output_format, "--output-tensor-type, to which the embeddings are tied")
+                return Choice(
+                    self.options.output_format, "--output-tensor-type, to which the embeddings are tied"
+                )
         for name, condition in self.recipe.options(kind):
             if holds(condition, place):
                 where = f" if {condition} (i={place.i}, n={place.n})" if condition else ""
@@ -254,14 +291,19 @@ class _Chooser:
     def _needs_importance(self, block_format: Format, kind: str) -> bool:
         if block_format.importance == "required":
             return True
-        return kind not in ("output", "token_embd") and block_format.key in (*_COARSE, *self.recipe.importance_for)
+        return kind not in ("output", "token_embd") and block_format.key in (
+            *_COARSE,
+            *self.recipe.importance_for,
+        )
 
 
 def _kept(tensor: TensorFacts, model: ModelFacts) -> Choice | None:
     """The choice for a tensor that no recipe quantizes, None for one that it may."""
     number_type = tensor.source_format.number_type
     if number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8):
-        return Choice(tensor.source_format, f"stays {tensor.source_format}: not weights that can be quantized")
+        return Choice(
+            tensor.source_format, f"stays {tensor.source_format}: not weights that can be quantized"
+        )
     if not tensor.is_final:
         if len(tensor.shape) < 2:
             return Choice(blocks.FORMATS["f32"], "vectors stay F32")
@@ -269,7 +311,9 @@ def _kept(tensor: TensorFacts, model: ModelFacts) -> Choice | None:
             return Choice(blocks.FORMATS["f32"], "only weights are quantized")
         if _ALWAYS_F32.search(tensor.name):
             return Choice(blocks.FORMATS["f32"], "stays F32: norms and small sensitive matrices")
-    is_sensitive = _NEVER_QUANTIZED.search(tensor.name) or (model.architecture == _GLM5_NEXT and _GLM5_NEXT_NEVER_QUANTIZED.search(tensor.name))
+    is_sensitive = _NEVER_QUANTIZED.search(tensor.name) or (
+        model.architecture == _GLM5_NEXT and _GLM5_NEXT_NEVER_QUANTIZED.search(tensor.name)
+    )
     if tensor.n_dims < 2 or not tensor.name.endswith("weight") or is_sensitive:
         return Choice(tensor.source_format, "stays as in the source: small or sensitive")
     return None
@@ -282,7 +326,9 @@ def _fitting(choice: Choice, tensor: TensorFacts) -> Choice:
         return choice
     why = f"rows of {tensor.row} do not divide into {_blocks(wanted)}"
     if wanted.key not in _FALLBACK and wanted.block_size > _SMALL_BLOCK:
-        raise UsageError(f"{tensor.name}: {why}, and no format is known to take its place; choose one with --tensor-type")
+        raise UsageError(
+            f"{tensor.name}: {why}, and no format is known to take its place; choose one with --tensor-type"
+        )
     substitute = blocks.by_name(_FALLBACK.get(wanted.key, "f16"))
     if tensor.row % substitute.block_size:
         substitute = blocks.FORMATS["f16"]

@@ -1,16 +1,19 @@
-"""The table of recipes. The rules are llama-quantize's (`llama_tensor_get_type_impl` in llama.cpp's src/llama-quant.cpp, as of September 2026), so
-the same name means the same formats.
+"""The table of recipes. The rules are llama-quantize's (`llama_tensor_get_type_impl` in llama.cpp's
+src/llama-quant.cpp, as of September 2026), so the same name means the same formats.
 
-How to read a rule: "q5_k if i<2; q4_k" is tried from left to right; where nothing fits, the base format stays. Conditions (`conditions.py`), with
-i the position of the tensor among its kind (its layer, in a mixture of experts) and n the number of layers:
+How to read a rule: "q5_k if i<2; q4_k" is tried from left to right; where nothing fits, the base format
+stays. Conditions (`conditions.py`), with i the position of the tensor among its kind (its layer, in a mixture
+of experts) and n the number of layers:
 
     i<2 i<4            among the first
     i<n/8 i<n/16       among the first eighth, sixteenth (rounded down)
     seen<n/8           so many of its kind came before, also in a mixture of experts
-    more_bits          the first eighth, the last eighth, and every third between: the layers whose errors cost most
+    more_bits          the first eighth, the last eighth, and every third between: the layers whose errors
+                       cost most
     middle             neither among the first eighth nor the last
     gqa>=4             four or more query heads share a key-value head
-    experts=8          a mixture of exactly eight experts: attention is a small part of it, and worth more bits
+    experts=8          a mixture of exactly eight experts: attention is a small part of it, and worth more
+    bits
     experts>=4         a mixture of four or more
     70B                a 70B model: eight heads share each attn_v, which makes it small and worth more bits
     imatrix            importance is given
@@ -34,18 +37,32 @@ from gguflow.parametric.encoding import Encoding
 VERSION = "llama-quantize 2026-09"
 """The rules change from release to release of llama.cpp; this says which are meant."""
 
-KINDS = ("output", "token_embd", "attn_v", "attn_k", "attn_q", "attn_output", "ffn_down", "ffn_gate", "ffn_up")
-"""The kinds of tensor that rules speak of. attn_v stands for fused attn_qkv and for attn_kv_b too, ffn_* also for experts."""
+KINDS = (
+    "output",
+    "token_embd",
+    "attn_v",
+    "attn_k",
+    "attn_q",
+    "attn_output",
+    "ffn_down",
+    "ffn_gate",
+    "ffn_up",
+)
+"""The kinds of tensor that rules speak of. attn_v stands for fused attn_qkv and for attn_kv_b too, ffn_* also
+for experts.
+"""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A named mixture of formats; see the module's docstring for the language of the rules.
 
-    file_type: llama.cpp's number for it (general.file_type). The fields after base are rules for kinds of tensor; output also serves token
-    embeddings that are tied to it; other serves every kind that has no rule of its own. importance_for: formats that this recipe uses only with
-    importance. is_pure: the base for every tensor that is quantized at all, no other rule. is_copy: none is quantized, whatever its format.
-    encoding: of the parametric family, for every matrix but the token embeddings; then nothing else of the recipe counts.
+    file_type: llama.cpp's number for it (general.file_type). The fields after base are rules for kinds of
+    tensor; output also serves token embeddings that are tied to it; other serves every kind that has no rule
+    of its own. importance_for: formats that this recipe uses only with importance. is_pure: the base for
+    every tensor that is quantized at all, no other rule. is_copy: none is quantized, whatever its format.
+    encoding: of the parametric family, for every matrix but the token embeddings; then nothing else of the
+    recipe counts.
     """
 
     name: str
@@ -106,7 +123,13 @@ _TABLE = (
         ffn_down="q4_k if i<n/8",
         importance_for=("q2_k",),
     ),
-    Recipe("q3_k_s", 11, "q3_k", attn_v="q8_0 if experts=8; q5_k if 70B", attn_output="q5_k if experts=8 and not falcon"),
+    Recipe(
+        "q3_k_s",
+        11,
+        "q3_k",
+        attn_v="q8_0 if experts=8; q5_k if 70B",
+        attn_output="q5_k if experts=8 and not falcon",
+    ),
     Recipe(
         "q3_k_m",
         12,
@@ -293,7 +316,11 @@ def split_names(text: str) -> list[str]:
     """The names in a list with commas between them; the parameters in sb:bits=3,block=16 have commas too."""
     names: list[str] = []
     for part in text.split(","):
-        if names and names[-1].lower().startswith(presets.FREE_PREFIX) and re.match(r"[a-z_]+=", part, re.IGNORECASE):
+        if (
+            names
+            and names[-1].lower().startswith(presets.FREE_PREFIX)
+            and re.match(r"[a-z_]+=", part, re.IGNORECASE)
+        ):
             names[-1] += f",{part}"
         else:
             names.append(part)
@@ -301,8 +328,9 @@ def split_names(text: str) -> list[str]:
 
 
 def resolve(name: str) -> Recipe:
-    """The recipe of this name, in any case; a block format's name that no recipe has means that format for every tensor that is quantized, the name
-    of a parametric encoding that encoding for every matrix but the embeddings.
+    """The recipe of this name, in any case; a block format's name that no recipe has means that format for
+    every tensor that is quantized, the name of a parametric encoding that encoding for every matrix but the
+    embeddings.
 
     Raises UnknownFormatError, which lists both.
     """
@@ -310,7 +338,14 @@ def resolve(name: str) -> Recipe:
     base, plus, suffix = key.partition("+")
     if plus and (base in RECIPES or base in blocks.FORMATS):
         message = f"{base} takes no +{suffix}: suffixes are for encodings of the parametric family"
-        raise UsageError(message + ("; blocks of ggml's formats do not shrink under zstd (Q4_K: 1.02 times)" if suffix == "zstd" else ""))
+        raise UsageError(
+            message
+            + (
+                "; blocks of ggml's formats do not shrink under zstd (Q4_K: 1.02 times)"
+                if suffix == "zstd"
+                else ""
+            )
+        )
     if presets.is_name(key):
         encoding = presets.find(key)
         return Recipe(encoding.name, _GUESSED, "f32", encoding=encoding)

@@ -1,8 +1,10 @@
-"""Rows in an encoding of the parametric family: each is the one chunk of a tensor of one row, without descriptor and without the chunk's padding.
+"""Rows in an encoding of the parametric family: each is the one chunk of a tensor of one row, without
+descriptor and without the chunk's padding.
 
-A row has the sections where `Geometry.sections` puts them, each padded to eight bytes; what pads a chunk of a payload to 64 is left out. Where no
-block and no super-block would reach from one row into the next, n rows are encoded and decoded as one tensor of n rows, whose chunks hold the same
-sections row after row: only the place of the sections differs.
+A row has the sections where `Geometry.sections` puts them, each padded to eight bytes; what pads a chunk of a
+payload to 64 is left out. Where no block and no super-block would reach from one row into the next, n rows
+are encoded and decoded as one tensor of n rows, whose chunks hold the same sections row after row: only the
+place of the sections differs.
 """
 
 from __future__ import annotations
@@ -29,13 +31,17 @@ class ChunkRows(RowCodec):
     joins: bool
 
     def payload(self, packed: Bytes) -> Payload:
-        """Rows as a payload: what the family's decoder and judge read. One row, or any number where they join."""
+        """Rows as a payload: what the family's decoder and judge read. One row, or any number where they
+        join.
+        """
         layout = _layout(self.encoding, len(packed), self.width)
         content = np.zeros(layout.payload_nbytes, np.uint8)
         content[: layout.prefix.size] = layout.prefix
         for chunk in layout.chunks:
             for in_row, in_payload in chunk.sections:
-                content[in_payload].reshape(chunk.last - chunk.first, -1)[:] = packed[chunk.first : chunk.last, in_row]
+                content[in_payload].reshape(chunk.last - chunk.first, -1)[:] = packed[
+                    chunk.first : chunk.last, in_row
+                ]
         return Payload(content, "row")
 
     def stray_bytes(self, packed: Bytes) -> NDArray[np.intp]:
@@ -65,7 +71,9 @@ class ChunkRows(RowCodec):
 
 
 class _Chunk(NamedTuple):
-    """Rows [first, last) in a payload: the chunk begins at byte `start`. sections: where each is, in a row and in the payload."""
+    """Rows [first, last) in a payload: the chunk begins at byte `start`. sections: where each is, in a row
+    and in the payload.
+    """
 
     first: int
     last: int
@@ -90,13 +98,18 @@ def _layout(encoding: Encoding, n: int, width: int) -> _Layout:
     for i in range(g.n_chunks):
         start, first = g.fixed_offset(i), i * g.rows_per_chunk
         pairs = zip(g.sections(1), g.sections(g.chunk_rows(i)), strict=True)
-        sections = [(slice(a.offset, a.offset + a.nbytes), slice(start + b.offset, start + b.offset + b.nbytes)) for a, b in pairs]
+        sections = [
+            (slice(a.offset, a.offset + a.nbytes), slice(start + b.offset, start + b.offset + b.nbytes))
+            for a, b in pairs
+        ]
         chunks.append(_Chunk(first, first + g.chunk_rows(i), start, sections))
     return _Layout(encoder, np.frombuffer(encoder.prefix(), np.uint8), g.payload_nbytes, chunks)
 
 
 def chunk_rows(encoding: Encoding, width: int) -> ChunkRows:
-    """Raises UsageError where a row of this encoding does not stand alone, ShapeError where it does not take rows of this width."""
+    """Raises UsageError where a row of this encoding does not stand alone, ShapeError where it does not take
+    rows of this width.
+    """
     reasons = {
         "their sizes would differ": not encoding.is_fixed_size,
         "it looks at all of them first": encoding.needs_first_pass,
@@ -107,7 +120,9 @@ def chunk_rows(encoding: Encoding, width: int) -> ChunkRows:
     one = Geometry(encoding, (1, width))
     last = one.sections(1)[-1]
     row_nbytes = aligned(last.offset + last.nbytes, SECTION_ALIGNMENT)
-    return ChunkRows(encoding.name, width, row_nbytes, blocks.FORMATS["i8"].id, row_nbytes, encoding, _joins(one))
+    return ChunkRows(
+        encoding.name, width, row_nbytes, blocks.FORMATS["i8"].id, row_nbytes, encoding, _joins(one)
+    )
 
 
 def _joins(one: Geometry) -> bool:
@@ -115,4 +130,7 @@ def _joins(one: Geometry) -> bool:
     e = one.encoding
     if one.columns % one.run or (e.is_nested and one.n_scales(1) % e.super_block):
         return False
-    return all(2 * a.nbytes == b.nbytes for a, b in zip(one.sections(1), Geometry(e, (2, one.columns)).sections(2), strict=True))
+    return all(
+        2 * a.nbytes == b.nbytes
+        for a, b in zip(one.sections(1), Geometry(e, (2, one.columns)).sections(2), strict=True)
+    )

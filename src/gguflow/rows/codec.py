@@ -33,29 +33,43 @@ class RowCodec(ABC):
     row_length: int
 
     def encode(self, vectors: ArrayLike) -> Bytes:
-        """float[n, width] (or one vector: float[width]), of any float type -> uint8[n, row_nbytes]. Raises ShapeError, NonFiniteError."""
+        """float[n, width] (or one vector: float[width]), of any float type -> uint8[n, row_nbytes]. Raises
+        ShapeError, NonFiniteError.
+        """
         array = np.asarray(vectors)
         if array.ndim not in (1, 2) or array.shape[-1] != self.width:
-            raise ShapeError(f"a row has {self.width} numbers: float[n, {self.width}] or float[{self.width}] is needed, not {list(array.shape)}")
+            raise ShapeError(
+                f"a row has {self.width} numbers: float[n, {self.width}] or float[{self.width}] is needed, not {list(array.shape)}"
+            )
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             raise ShapeError(f"rows are made of floats, not {array.dtype.name}")
         if array.dtype != np.float32:
-            with np.errstate(over="ignore"):  # a float64 that is too large becomes an infinity, and is refused as one
+            with np.errstate(
+                over="ignore"
+            ):  # a float64 that is too large becomes an infinity, and is refused as one
                 array = array.astype(np.float32)
         rows = np.ascontiguousarray(array).reshape(-1, self.width)
         bad = first_non_finite(rows.reshape(-1))
         if bad >= 0:
-            raise NonFiniteError(f"{rows.flat[bad]} at index [{bad // self.width}, {bad % self.width}] cannot be quantized", bad)
+            raise NonFiniteError(
+                f"{rows.flat[bad]} at index [{bad // self.width}, {bad % self.width}] cannot be quantized",
+                bad,
+            )
         packed = np.empty((len(rows), self.row_nbytes), np.uint8)
         for piece in self.pieces(len(rows)):
             bad = self._encode(rows[piece], packed[piece])
             if bad >= 0:
                 bad += piece.start * self.width
-                raise NonFiniteError(f"the numbers at index [{bad // self.width}, {bad % self.width}] and on are too large for {self.name}", bad)
+                raise NonFiniteError(
+                    f"the numbers at index [{bad // self.width}, {bad % self.width}] and on are too large for {self.name}",
+                    bad,
+                )
         return packed
 
     def decode(self, packed: Bytes, out: Floats) -> None:
-        """uint8[n, row_nbytes] into C-contiguous float32[n, width]. Raises a FileError where a row of the parametric family is no sound chunk."""
+        """uint8[n, row_nbytes] into C-contiguous float32[n, width]. Raises a FileError where a row of the
+        parametric family is no sound chunk.
+        """
         for piece in self.pieces(len(packed)):
             self._decode(packed[piece], out[piece])
 
@@ -83,7 +97,9 @@ class BlockRows(RowCodec):
         encode(rows.reshape(-1), self.format, flat)
         for code in self.format.reserved_codes:
             word = np.dtype(f"<u{code.width}")
-            found = np.ndarray((flat.size // size,), word, flat.data, code.offset, (size,)) & word.type(code.mask)
+            found = np.ndarray((flat.size // size,), word, flat.data, code.offset, (size,)) & word.type(
+                code.mask
+            )
             if not code.tolerated and found.max() == code.mask:
                 return int(found.argmax()) * self.format.block_size
         return -1

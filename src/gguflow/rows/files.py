@@ -17,7 +17,8 @@ from gguflow.rows.judging import keys_of
 def create(path: Path, codec: RowCodec, *, overwrite: bool) -> None:
     """A store without rows appears under its name, whole and on the medium (R-113).
 
-    Raises UsageError where there is a file already, or somebody writes to the one that would be replaced, StorageError.
+    Raises UsageError where there is a file already, or somebody writes to the one that would be replaced,
+    StorageError.
     """
     header = build_header(codec.name, codec.width, codec.type_id, codec.row_length, keys_of(codec))
     if overwrite and path.is_file():
@@ -30,7 +31,8 @@ def create(path: Path, codec: RowCodec, *, overwrite: bool) -> None:
 def open_file(path: Path, *, writable: bool) -> int:
     """The descriptor of a file; locked where it is writable (R-112).
 
-    Raises UsageError where another process is writing it, InvalidError (C-035) where it is no regular file, StorageError.
+    Raises UsageError where another process is writing it, InvalidError (C-035) where it is no regular file,
+    StorageError.
     """
     flags = (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_BINARY", 0)
     with platform.storage_errors("write" if writable else "read", path):
@@ -53,5 +55,7 @@ def let_go(fd: int) -> None:
 
 
 def _leads_to(path: Path, fd: int) -> bool:
-    """Whether the name still leads to the file that is open: it could have been replaced before it was locked."""
+    """Whether the name still leads to the file that is open: it could have been replaced before it was
+    locked.
+    """
     return os.path.samestat(os.fstat(fd), path.stat())

@@ -15,7 +15,8 @@ MAX_WIDTH = 1 << 28
 def find_codec(name: str | BlockFormat | Encoding, width: int) -> RowCodec:
     """How rows of `width` numbers are kept in a format.
 
-    Raises UnknownFormatError, ShapeError (a width that does not divide into blocks), UsageError (a format in which a row does not stand alone).
+    Raises UnknownFormatError, ShapeError (a width that does not divide into blocks), UsageError (a format in
+    which a row does not stand alone).
     """
     if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MAX_WIDTH:
         raise ShapeError(f"a row has 1 to {MAX_WIDTH} numbers, not {width!r}")
@@ -25,5 +26,9 @@ def find_codec(name: str | BlockFormat | Encoding, width: int) -> RowCodec:
     if block_format.number_type is not None and block_format.key not in ("f16", "f32"):
         raise UsageError(f"{block_format} does not hold float32 vectors")
     if block_format.importance == "required":
-        raise UsageError(f"{block_format} is too coarse to encode without importance, which rows that come one by one do not have")
-    return BlockRows(block_format.key, width, block_format.row_bytes(width), block_format.id, width, block_format)
+        raise UsageError(
+            f"{block_format} is too coarse to encode without importance, which rows that come one by one do not have"
+        )
+    return BlockRows(
+        block_format.key, width, block_format.row_bytes(width), block_format.id, width, block_format
+    )

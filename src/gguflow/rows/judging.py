@@ -11,8 +11,23 @@ from numpy.typing import NDArray
 from gguflow.blocks import QUANTIZATION_VERSION
 from gguflow.container.header import Header
 from gguflow.container.metadata import Metadata, Value, ValueType, array, u32
-from gguflow.container.payload_keys import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, keys_of_payloads, payload_metadata
-from gguflow.container.row_store import COUNT_BYTES, FILLER_KEY, FORMAT_KEY, TENSOR, VERSION, VERSION_KEY, WIDTH_KEY, count_position, is_row_store
+from gguflow.container.payload_keys import (
+    MUST_UNDERSTAND_KEY,
+    PAYLOADS_KEY,
+    keys_of_payloads,
+    payload_metadata,
+)
+from gguflow.container.row_store import (
+    COUNT_BYTES,
+    FILLER_KEY,
+    FORMAT_KEY,
+    TENSOR,
+    VERSION,
+    VERSION_KEY,
+    WIDTH_KEY,
+    count_position,
+    is_row_store,
+)
 from gguflow.container.rules import key_path
 from gguflow.container.strings import quoted
 from gguflow.errors import Finding, GguflowError
@@ -23,7 +38,9 @@ from gguflow.rows.formats import find_codec
 Bytes = NDArray[np.uint8]
 
 TAIL = "R-106"
-"""The rule about bytes behind the last row: they make a file other than canonical, and are no reason not to read it."""
+"""The rule about bytes behind the last row: they make a file other than canonical, and are no reason not to
+read it.
+"""
 
 _TYPES = {
     VERSION_KEY: ValueType.UINT32,
@@ -34,7 +51,9 @@ _TYPES = {
 
 
 def keys_of(codec: RowCodec) -> Metadata:
-    """The metadata that the format of the rows needs: the generation of ggml's blocks, or what must be understood of the family."""
+    """The metadata that the format of the rows needs: the generation of ggml's blocks, or what must be
+    understood of the family.
+    """
     if isinstance(codec, ChunkRows):
         return _encoding_keys(codec.name)
     is_quantized = isinstance(codec, BlockRows) and codec.format.is_quantized
@@ -52,13 +71,22 @@ def codec_of(header: Header) -> RowCodec:
 
 
 def judge_rows(header: Header, file_nbytes: int, *, strict: bool = False) -> Iterator[Finding]:
-    """Every rule about a row store that the header breaks; nothing for other files. The header's own rules hold."""
+    """Every rule about a row store that the header breaks; nothing for other files. The header's own rules
+    hold.
+    """
     if not is_row_store(header.metadata):
         return
     for key, kind in _TYPES.items():
         value = header.metadata.get(key)
         if value is None or value.type is not kind:
-            yield _about_key(header, "R-101", "a key of row stores is missing or has another type", key, _type_name(value), kind.name)
+            yield _about_key(
+                header,
+                "R-101",
+                "a key of row stores is missing or has another type",
+                key,
+                _type_name(value),
+                kind.name,
+            )
             return
     version = header.metadata[VERSION_KEY].value
     if version != VERSION:
@@ -67,7 +95,9 @@ def judge_rows(header: Header, file_nbytes: int, *, strict: bool = False) -> Ite
     try:
         codec = codec_of(header)
     except GguflowError as error:
-        yield _about_key(header, "R-103", f"rows in a format that this version cannot keep: {error}", FORMAT_KEY)
+        yield _about_key(
+            header, "R-103", f"rows in a format that this version cannot keep: {error}", FORMAT_KEY
+        )
         return
     yield from _judge_tensor(header, codec)
     yield from _judge_encodings(header, codec)
@@ -76,12 +106,16 @@ def judge_rows(header: Header, file_nbytes: int, *, strict: bool = False) -> Ite
 
 
 def judge_chunks(header: Header, content: memoryview) -> Iterator[Finding]:
-    """What is wrong in rows of an encoding of the family (R-108): the first row that breaks each rule. `judge_rows` found no error."""
+    """What is wrong in rows of an encoding of the family (R-108): the first row that breaks each rule.
+    `judge_rows` found no error.
+    """
     codec = codec_of(header)
     if not isinstance(codec, ChunkRows):
         return
     n_rows = header.tensors[0].dims[1]
-    packed = np.frombuffer(content, np.uint8, n_rows * codec.row_nbytes, header.data_offset).reshape(n_rows, codec.row_nbytes)
+    packed = np.frombuffer(content, np.uint8, n_rows * codec.row_nbytes, header.data_offset).reshape(
+        n_rows, codec.row_nbytes
+    )
     step = max(PIECE // codec.width, 1) if codec.joins else 1
     reported: set[str] = set()
     for first in range(0, n_rows, step):
@@ -91,7 +125,11 @@ def judge_chunks(header: Header, content: memoryview) -> Iterator[Finding]:
             for finding in _of_row(codec, packed[i : i + 1]):
                 if finding.rule not in reported:
                     reported.add(finding.rule)
-                    yield replace(finding, path=f"$.tensors[0].rows[{i}]", offset=header.data_offset + i * codec.row_nbytes)
+                    yield replace(
+                        finding,
+                        path=f"$.tensors[0].rows[{i}]",
+                        offset=header.data_offset + i * codec.row_nbytes,
+                    )
 
 
 def _of_row(codec: ChunkRows, packed: Bytes) -> Iterator[Finding]:
@@ -103,7 +141,13 @@ def _of_row(codec: ChunkRows, packed: Bytes) -> Iterator[Finding]:
 def _judge_tensor(header: Header, codec: RowCodec) -> Iterator[Finding]:
     tensors = header.tensors
     if len(tensors) != 1 or tensors[0].name != TENSOR or "split.count" in header.metadata:
-        yield Finding("R-104", f"a row store is one file with one tensor {quoted(TENSOR)}", "$.tensors", None, [t.name for t in tensors[:3]])
+        yield Finding(
+            "R-104",
+            f"a row store is one file with one tensor {quoted(TENSOR)}",
+            "$.tensors",
+            None,
+            [t.name for t in tensors[:3]],
+        )
         return
     found = (tensors[0].type_id, len(tensors[0].dims), tensors[0].dims[:1])
     expected = (codec.type_id, 2, (codec.row_length,))
@@ -116,7 +160,9 @@ def _judge_encodings(header: Header, codec: RowCodec) -> Iterator[Finding]:
     """Text against text: an encoding may get another name in a later version, and the file stays good."""
     expected = _encoding_keys(header.metadata[FORMAT_KEY].value) if isinstance(codec, ChunkRows) else {}
     found = keys_of_payloads(header.metadata)
-    if found.keys() != expected.keys() or any(_strings(found[key]) != _strings(expected[key]) for key in found):
+    if found.keys() != expected.keys() or any(
+        _strings(found[key]) != _strings(expected[key]) for key in found
+    ):
         message = "the key that must be understood names the encoding of the rows, and nothing where they are in a block format"
         yield _about_key(header, "R-105", message, MUST_UNDERSTAND_KEY)
 
@@ -125,7 +171,9 @@ def _judge_end(header: Header, codec: RowCodec, file_nbytes: int, strict: bool) 
     position = count_position(header)
     if position % COUNT_BYTES:
         message = "the count of rows can be torn: it does not lie at a multiple of 8"
-        yield Finding("R-107", message, "$.tensors[0].dims[1]", position, position % COUNT_BYTES, 0, severity="warning")
+        yield Finding(
+            "R-107", message, "$.tensors[0].dims[1]", position, position % COUNT_BYTES, 0, severity="warning"
+        )
     end = header.data_offset + header.tensors[0].dims[1] * codec.row_nbytes
     tail = file_nbytes - (end + -end % header.alignment)
     if tail > 0:
@@ -135,12 +183,16 @@ def _judge_end(header: Header, codec: RowCodec, file_nbytes: int, strict: bool) 
 
 def _strings(value: Value) -> list[str] | None:
     """Of an array of strings; None for anything else."""
-    return list(value.value) if (value.type, value.element_type) == (ValueType.ARRAY, ValueType.STRING) else None
+    return (
+        list(value.value) if (value.type, value.element_type) == (ValueType.ARRAY, ValueType.STRING) else None
+    )
 
 
 def _type_name(value: Value | None) -> str:
     return "nothing" if value is None else value.type.name
 
 
-def _about_key(header: Header, rule: str, message: str, key: str, found: object = None, expected: object = None) -> Finding:
+def _about_key(
+    header: Header, rule: str, message: str, key: str, found: object = None, expected: object = None
+) -> Finding:
     return Finding(rule, message, key_path(key), header.key_positions.get(key), found, expected)

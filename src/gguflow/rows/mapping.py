@@ -17,7 +17,9 @@ Bytes = NDArray[np.uint8]
 
 
 class GrowingMap:
-    """An open file, mapped read-only as far as anybody has asked. Threads may share one. Views keep the map that they are of alive."""
+    """An open file, mapped read-only as far as anybody has asked. Threads may share one. Views keep the map
+    that they are of alive.
+    """
 
     def __init__(self, fd: int, path: Path) -> None:
         """Raises MalformedError where the file is empty, StorageError."""
@@ -41,11 +43,20 @@ class GrowingMap:
     def read(self, first: int, last: int) -> Bytes:
         """The bytes [first, last): uint8[last - first], read-only, as they are in the file, now and later.
 
-        Raises InvalidError (R-002) where the file ends before: a mapped page that is gone would end the process.
+        Raises InvalidError (R-002) where the file ends before: a mapped page that is gone would end the
+        process.
         """
         there = self.file_nbytes()
         if there < last:
-            raise InvalidError(self._path, Finding("R-002", "the file was shortened while it was in use", found=there, expected=f"{last} bytes"))
+            raise InvalidError(
+                self._path,
+                Finding(
+                    "R-002",
+                    "the file was shortened while it was in use",
+                    found=there,
+                    expected=f"{last} bytes",
+                ),
+            )
         if last > self._content.size:
             with self._lock:
                 if last > self._content.size:
@@ -53,7 +64,9 @@ class GrowingMap:
         return self._content[first:last]
 
     def number(self, position: int) -> int:
-        """The u64 at `position`, in one load where that is a multiple of eight: another process may be writing it. Raises as `read`."""
+        """The u64 at `position`, in one load where that is a multiple of eight: another process may be
+        writing it. Raises as `read`.
+        """
         return int(self.read(position, position + 8).view("<u8")[0])
 
     def _mapped(self) -> Bytes:

@@ -1,4 +1,6 @@
-"""RowStore: vectors appended, quantized as they come, to a GGUF file that can be read while it grows. The protocol is that of spec/rows.md."""
+"""RowStore: vectors appended, quantized as they come, to a GGUF file that can be read while it grows. The
+protocol is that of spec/rows.md.
+"""
 
 from __future__ import annotations
 
@@ -39,19 +41,23 @@ class RowStore:
 
         with RowStore("keys.gguf", "q8_0", 128) as store:
             store.append(vectors)           # float[n, 128]; read back by store.rows() at once
-            store.flush()                   # on the medium, and counted: a reader sees them, and kill -9 does not take them
+            store.flush()                   # on the medium, and counted: a reader sees them, and kill -9 does
+            not take them
         RowStore.open("keys.gguf").rows(10, 20)
 
-    One process writes; any number read, and `refresh` shows them the rows that have been flushed since. Threads may share a store. What a killed
-    writer has appended and not flushed is gone; what was flushed is there.
+    One process writes; any number read, and `refresh` shows them the rows that have been flushed since.
+    Threads may share a store. What a killed writer has appended and not flushed is gone; what was flushed is
+    there.
 
-    path: of the file. format: a block format whose blocks divide the width ("q8_0", "q4_k", "f16"), or an encoding of the parametric family of fixed
-    size in which a row stands alone ("int8_row", "affine4_b64", "nf4_b64").
-    mode: "w" makes a new file; "a" goes on with one (format and width need not be said again), or makes it; "r" reads, as `open` does.
-    overwrite: whether "w" may replace a file.
+    path: of the file. format: a block format whose blocks divide the width ("q8_0", "q4_k", "f16"), or an
+    encoding of the parametric family of fixed size in which a row stands alone ("int8_row", "affine4_b64",
+    "nf4_b64").
+    mode: "w" makes a new file; "a" goes on with one (format and width need not be said again), or makes it;
+    "r" reads, as `open` does. overwrite: whether "w" may replace a file.
 
-    Raises UsageError (an existing file; another process is writing it; a format in which rows do not stand alone; not the format or width of the
-    file), ShapeError (width), UnknownFormatError, StorageError, a FileError where an existing file is no sound row store.
+    Raises UsageError (an existing file; another process is writing it; a format in which rows do not stand
+    alone; not the format or width of the file), ShapeError (width), UnknownFormatError, StorageError, a
+    FileError where an existing file is no sound row store.
     """
 
     _n_rows: int
@@ -109,16 +115,20 @@ class RowStore:
         return self._n_flushed
 
     def __len__(self) -> int:
-        """Rows that can be read: of a writer all that it has appended, of a reader those that were counted when it last looked."""
+        """Rows that can be read: of a writer all that it has appended, of a reader those that were counted
+        when it last looked.
+        """
         return self._n_rows
 
-    # --- writing ----------------------------------------------------------------------------------------------------------------------------------
+    # --- writing
+    # ----------------------------------------------------------------------------------------------------------------------------------
 
     def append(self, vectors: ArrayLike) -> range:
-        """Quantize vectors float[n, width], or one float[width], and put them behind the last row; the numbers of their rows.
+        """Quantize vectors float[n, width], or one float[width], and put them behind the last row; the
+        numbers of their rows.
 
-        Raises ShapeError, NonFiniteError (NaN, infinity, or more than the format holds), UsageError (a reader, closed), StorageError; then nothing
-        is appended.
+        Raises ShapeError, NonFiniteError (NaN, infinity, or more than the format holds), UsageError (a
+        reader, closed), StorageError; then nothing is appended.
         """
         self._require_writer()
         packed = self._codec.encode(vectors)
@@ -130,9 +140,11 @@ class RowStore:
         return range(first, first + len(packed))
 
     def flush(self) -> int:
-        """Have every row that is appended by now on the medium, then counted in the file, the count on the medium too; how many there are.
+        """Have every row that is appended by now on the medium, then counted in the file, the count on the
+        medium too; how many there are.
 
-        Raises UsageError (a reader, closed), StorageError; the store then takes no more rows, for what the system could not write it has forgotten.
+        Raises UsageError (a reader, closed), StorageError; the store then takes no more rows, for what the
+        system could not write it has forgotten.
         """
         with self._flush_lock:
             with self._append_lock, self._writing():
@@ -152,7 +164,9 @@ class RowStore:
         return n_rows
 
     def close(self) -> None:
-        """Flush, and let the file go. Arrays that `raw` gave stay good. Raises what `flush` raises; the file is closed all the same."""
+        """Flush, and let the file go. Arrays that `raw` gave stay good. Raises what `flush` raises; the file
+        is closed all the same.
+        """
         try:
             if self._writes and self._fd >= 0 and not self._failure:
                 self.flush()
@@ -162,7 +176,8 @@ class RowStore:
             with self._flush_lock, self._append_lock:
                 self._close()
 
-    # --- reading ----------------------------------------------------------------------------------------------------------------------------------
+    # --- reading
+    # ----------------------------------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> int:
         """Look how many rows have been flushed; how many can be read.
@@ -173,16 +188,25 @@ class RowStore:
         if not self._writes:
             n_rows = self._map.number(self._count_position)
             if n_rows < self._n_rows:
-                finding = Finding("R-116", "rows went away", "$.tensors[0].dims[1]", self._count_position, n_rows, f"{self._n_rows} or more")
+                finding = Finding(
+                    "R-116",
+                    "rows went away",
+                    "$.tensors[0].dims[1]",
+                    self._count_position,
+                    n_rows,
+                    f"{self._n_rows} or more",
+                )
                 raise InvalidError(self.path, finding)
             self._map.read(0, self._place(n_rows))
             self._n_rows, self._n_flushed = n_rows, n_rows
         return self._n_rows
 
     def rows(self, first: int = 0, last: int | None = None, *, out: Floats | None = None) -> Floats:
-        """Rows [first, last) decoded: float32[last - first, width]. last: all, unless told. out: where to put them, C-contiguous, of that shape.
+        """Rows [first, last) decoded: float32[last - first, width]. last: all, unless told. out: where to put
+        them, C-contiguous, of that shape.
 
-        Raises UsageError (no such rows, closed), ShapeError (out), InvalidError (R-002: the file was shortened; or a row that does not decode).
+        Raises UsageError (no such rows, closed), ShapeError (out), InvalidError (R-002: the file was
+        shortened; or a row that does not decode).
         """
         packed = self.raw(first, last)
         weights: Floats = output_array(out, (len(packed), self.width), np.dtype(np.float32))
@@ -190,7 +214,9 @@ class RowStore:
         return weights
 
     def raw(self, first: int = 0, last: int | None = None) -> Bytes:
-        """Rows [first, last) as they are in the file: uint8[last - first, row_nbytes], a read-only view of the map. Raises as `rows`."""
+        """Rows [first, last) as they are in the file: uint8[last - first, row_nbytes], a read-only view of
+        the map. Raises as `rows`.
+        """
         self._require_open()
         n_rows = self._n_rows
         last = n_rows if last is None else last
@@ -201,26 +227,34 @@ class RowStore:
     def __enter__(self) -> RowStore:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
         return f"<RowStore {self.path}: {len(self)} rows of {self.width} in {self.format}>"
 
-    # --- inside -----------------------------------------------------------------------------------------------------------------------------------
+    # --- inside
+    # -----------------------------------------------------------------------------------------------------------------------------------
 
     @property
     def _writes(self) -> bool:
         return self.mode != "r"
 
     def _read_header(self) -> None:
-        """Parse, judge, and know how many rows there are. The count is read before the size of the file, which grows first."""
+        """Parse, judge, and know how many rows there are. The count is read before the size of the file,
+        which grows first.
+        """
         self._map = GrowingMap(self._fd, self.path)
         header = parse(self._map.content.data, str(self.path))
         file_nbytes = self._map.file_nbytes()
         if not is_row_store(header.metadata):
             raise UsageError(f"{self.path} is no row store; gguflow.open reads other files")
-        rules.refuse(self.path, chain(rules.judge(header, blocks.block_sizes, file_nbytes), judge_rows(header, file_nbytes)))
+        rules.refuse(
+            self.path,
+            chain(rules.judge(header, blocks.block_sizes, file_nbytes), judge_rows(header, file_nbytes)),
+        )
         self._codec = codec_of(header)
         self._count_position = count_position(header)
         self._data_offset, self._alignment = header.data_offset, header.alignment
@@ -229,16 +263,22 @@ class RowStore:
 
     def _check_wishes(self, format: str | BlockFormat | Encoding | None, width: int | None) -> None:
         """Raises UsageError where the caller expects another store."""
-        wanted = find_codec(format if format is not None else self.format, width if width is not None else self.width)
+        wanted = find_codec(
+            format if format is not None else self.format, width if width is not None else self.width
+        )
         if wanted != self._codec:
-            raise UsageError(f"{self.path} holds rows of {self.width} in {self.format}, not of {wanted.width} in {wanted.name}")
+            raise UsageError(
+                f"{self.path} holds rows of {self.width} in {self.format}, not of {wanted.width} in {wanted.name}"
+            )
 
     def _place(self, row: int) -> int:
         """Where a row begins, in bytes from the start of the file."""
         return self._data_offset + row * self.row_nbytes
 
     def _pad(self) -> None:
-        """Zeros behind the last row, up to the alignment: readers that load the whole data section ask for them. The next row takes their place."""
+        """Zeros behind the last row, up to the alignment: readers that load the whole data section ask for
+        them. The next row takes their place.
+        """
         end = self._place(self._n_rows)
         platform.pwrite_all(self._fd, bytes(align(end, self._alignment) - end), end)
 
@@ -262,7 +302,9 @@ class RowStore:
         if not self._writes:
             raise UsageError(f'{self.path} is open for reading; RowStore(path, mode="a") appends')
         if self._failure:
-            raise StorageError(f"{self.path} takes no more rows after a flush that failed: {self._failure}; open it again")
+            raise StorageError(
+                f"{self.path} takes no more rows after a flush that failed: {self._failure}; open it again"
+            )
 
     def _close(self) -> None:
         if self._fd >= 0:

@@ -1,6 +1,8 @@
-"""An open model as its checkpoint had it: tensors under the names that transformers gives them, rows in their first order, experts one by one.
+"""An open model as its checkpoint had it: tensors under the names that transformers gives them, rows in their
+first order, experts one by one.
 
-Nothing is copied for that: decoded rows are picked in the checkpoint's order, and of a product the outputs are rearranged.
+Nothing is copied for that: decoded rows are picked in the checkpoint's order, and of a product the outputs
+are rearranged.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from gguflow.runtime.tensor import Rows, Tensor
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """A tensor of an open model that stands for one of the checkpoint; it reads like a `Tensor`, and pickles like one.
+    """A tensor of an open model that stands for one of the checkpoint; it reads like a `Tensor`, and pickles
+    like one.
 
-    name: in the checkpoint. stored: where it lies. row_order: how its rows are arranged in the checkpoint, None for as they are stored.
+    name: in the checkpoint. stored: where it lies. row_order: how its rows are arranged in the checkpoint,
+    None for as they are stored.
     """
 
     name: str
@@ -47,7 +51,14 @@ class CheckpointTensor:
         """Bytes in the file. Raises UnsupportedError (C-016) where the format is not known."""
         return self.stored.nbytes
 
-    def dequantize(self, rows: Rows | None = None, *, out: NDArray[Any] | None = None, dtype: str = "float32", threads: int = 1) -> NDArray[Any]:
+    def dequantize(
+        self,
+        rows: Rows | None = None,
+        *,
+        out: NDArray[Any] | None = None,
+        dtype: str = "float32",
+        threads: int = 1,
+    ) -> NDArray[Any]:
         """The weights, or some rows of them, in the checkpoint's order. Otherwise as `Tensor.dequantize`."""
         if self.row_order is None:
             return self.stored.dequantize(rows, out=out, dtype=dtype, threads=threads)
@@ -56,7 +67,10 @@ class CheckpointTensor:
             return self._reorder(self.stored.dequantize(out=out, dtype=dtype, threads=threads), 0)
         if len(self.shape) == 1:
             weights = self.stored.dequantize(dtype=dtype)[self._stored_rows()[rows]]
-        elif isinstance(rows, slice) and rows.step in (None, 1):  # rows change places inside a head only: whole heads hold all that are wanted
+        elif isinstance(rows, slice) and rows.step in (
+            None,
+            1,
+        ):  # rows change places inside a head only: whole heads hold all that are wanted
             first, last, _ = rows.indices(n)
             head = n // self.row_order.n_heads
             start, stop = first // head * head, -(-max(first, last) // head) * head
@@ -69,17 +83,25 @@ class CheckpointTensor:
         return result
 
     def matmul(self, x: ArrayLike, *, activations: str = "float32", threads: int = 1) -> Floats:
-        """x times the transposed matrix: float32[..., n] -> float32[..., rows], in the checkpoint's order. Otherwise as `Tensor.matmul`."""
+        """x times the transposed matrix: float32[..., n] -> float32[..., rows], in the checkpoint's order.
+        Otherwise as `Tensor.matmul`.
+        """
         product = self.stored.matmul(x, activations=activations, threads=threads)
         return product if self.row_order is None else np.take(product, self._stored_rows(), axis=-1)
 
     def _stored_rows(self, first: int = 0, last: int | None = None) -> NDArray[np.int64]:
         """For rows [first, last) of the checkpoint, the stored ones."""
         last = self.shape[0] if last is None else last
-        return np.arange(first, last) if self.row_order is None else self.row_order.source_rows(first, last, self.shape[0])
+        return (
+            np.arange(first, last)
+            if self.row_order is None
+            else self.row_order.source_rows(first, last, self.shape[0])
+        )
 
     def _reorder(self, weights: NDArray[Any], first: int) -> NDArray[Any]:
-        """The same memory, rows in the checkpoint's order; they are stored rows from `first` on, of whole heads."""
+        """The same memory, rows in the checkpoint's order; they are stored rows from `first` on, of whole
+        heads.
+        """
         head = self.shape[0] // self.row_order.n_heads if self.row_order else self.shape[0]
         for at in range(0, len(weights), head):
             weights[at : at + head] = weights[self._stored_rows(first + at, first + at + head) - first]
@@ -89,14 +111,17 @@ class CheckpointTensor:
 def checkpoint_tensors(model: Model) -> dict[str, CheckpointTensor]:
     """The tensors of an open model by the names that transformers has for them, in the order of the file.
 
-    Tensors that are computed (rope frequencies) are left out; those that the architecture does not know keep their names, as do all where it is not
-    known itself. Raises InvalidError where rows of Q and K cannot be put in order (M-002, M-003).
+    Tensors that are computed (rope frequencies) are left out; those that the architecture does not know keep
+    their names, as do all where it is not known itself. Raises InvalidError where rows of Q and K cannot be
+    put in order (M-002, M-003).
     """
     sizes = sizes_of(model.metadata.typed)
     shapes = {name: tensor.shape for name, tensor in model.items()}
     return {
         found.name: CheckpointTensor(
-            found.name, model[found.stored] if found.expert is None else model[found.stored][found.expert], row_order=found.row_order
+            found.name,
+            model[found.stored] if found.expert is None else model[found.stored][found.expert],
+            row_order=found.row_order,
         )
         for found in originals(sizes, models.by_name(sizes.architecture), shapes, Path(model.path))
     }

@@ -27,8 +27,9 @@ class BlockFile:
     header: parsed; whoever opens the file judges it. content: the whole file, mapped, until `settle`.
     nbytes, mtime_ns: as they were at the opening.
 
-    mode: "mmap" hands out views of the mapped file: no copy, but a file that somebody shortens kills the process at the next access to what is gone
-    (SIGBUS), unless the access begins with `read`, which notices. "pread" copies ranges out of the file, and reports what is gone.
+    mode: "mmap" hands out views of the mapped file: no copy, but a file that somebody shortens kills the
+    process at the next access to what is gone (SIGBUS), unless the access begins with `read`, which notices.
+    "pread" copies ranges out of the file, and reports what is gone.
     """
 
     def __init__(self, path: Path, mode: str) -> None:
@@ -48,14 +49,24 @@ class BlockFile:
         self.mtime_ns = status.st_mtime_ns
         try:
             if status.st_size != self.nbytes:
-                raise InvalidError(path, Finding("R-001", "the file changed while it was opened", found=status.st_size, expected=self.nbytes))
+                raise InvalidError(
+                    path,
+                    Finding(
+                        "R-001",
+                        "the file changed while it was opened",
+                        found=status.st_size,
+                        expected=self.nbytes,
+                    ),
+                )
             self.header = parse(self.content, str(path))
         except BaseException:
             self.close()
             raise
 
     def settle(self) -> None:
-        """The file has been judged. One that is read is no longer mapped from here on; its header is kept as a copy."""
+        """The file has been judged. One that is read is no longer mapped from here on; its header is kept as
+        a copy.
+        """
         if self.mode == "pread":
             self.header = parse(bytes(self.content[: self.header.data_offset]), str(self.path))
             self._unmap()
@@ -63,8 +74,8 @@ class BlockFile:
     def read(self, first: int, last: int) -> Bytes:
         """The bytes [first, last) of the file: uint8[last - first], read-only.
 
-        They are proved to have been in the file when it was opened. Raises InvalidError (R-002) where the file is shorter now, UsageError after
-        `close`, StorageError.
+        They are proved to have been in the file when it was opened. Raises InvalidError (R-002) where the
+        file is shorter now, UsageError after `close`, StorageError.
         """
         if self._fd < 0:
             raise UsageError(f"{self.path} is closed")
@@ -107,4 +118,12 @@ class BlockFile:
                 mapping.close()
 
     def _shortened(self, there: int) -> InvalidError:
-        return InvalidError(self.path, Finding("R-002", "the file was shortened after it was opened", found=there, expected=f"{self.nbytes} bytes"))
+        return InvalidError(
+            self.path,
+            Finding(
+                "R-002",
+                "the file was shortened after it was opened",
+                found=there,
+                expected=f"{self.nbytes} bytes",
+            ),
+        )

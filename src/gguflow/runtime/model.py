@@ -1,4 +1,6 @@
-"""Opening a model: its file or all its shards mapped and judged, its metadata read where it lies, its tensors by name."""
+"""Opening a model: its file or all its shards mapped and judged, its metadata read where it lies, its tensors
+by name.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,18 @@ Place = tuple[str, str, tuple[tuple[int, int], ...]]
 
 
 def open_model(path: str | os.PathLike[str], *, verify: bool = False, mode: str = "mmap") -> Model:
-    """Open a GGUF file (of several shards, the first), for `with` or until `close`. Metadata and tensor table are read, and nothing else.
+    """Open a GGUF file (of several shards, the first), for `with` or until `close`. Metadata and tensor table
+    are read, and nothing else.
 
-    verify: hold all data against the digests in the file before anything is handed out; the time of reading it once.
-    mode: "mmap", or "pread" for network file systems, where a file that somebody shortens would kill a process that has it mapped.
+    verify: hold all data against the digests in the file before anything is handed out; the time of reading
+    it once.
+    mode: "mmap", or "pread" for network file systems, where a file that somebody shortens would kill a
+    process that has it mapped.
 
-    What opens is what `gguflow validate` calls valid at its first level; tensors of a type that is not known are listed, and refused when decoded.
-    Raises the error of the first broken rule (MalformedError, InvalidError, UnsupportedError, LimitError), UsageError (a later shard, verify without
-    digests), StorageError.
+    What opens is what `gguflow validate` calls valid at its first level; tensors of a type that is not known
+    are listed, and refused when decoded. Raises the error of the first broken rule (MalformedError,
+    InvalidError, UnsupportedError, LimitError), UsageError (a later shard, verify without digests),
+    StorageError.
     """
     files: list[BlockFile] = []
     try:
@@ -59,7 +65,9 @@ def open_model(path: str | os.PathLike[str], *, verify: bool = False, mode: str 
             try:
                 files.append(_open_file(sibling, mode))
             except StorageError as error:
-                raise InvalidError(sibling, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")) from error
+                raise InvalidError(
+                    sibling, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")
+                ) from error
             _refuse(sibling, judge_sibling(sibling.name, files[-1].header, name.number, first.header))
         if len(files) > 1:
             _refuse(first.path, judge_together([(file.path.name, file.header) for file in files]))
@@ -76,7 +84,8 @@ def open_model(path: str | os.PathLike[str], *, verify: bool = False, mode: str 
 
 
 class Values(Mapping[str, Any]):
-    """Metadata as plain values: int, float, bool, str, and sequences of them. The strings of an array are decoded when they are touched.
+    """Metadata as plain values: int, float, bool, str, and sequences of them. The strings of an array are
+    decoded when they are touched.
 
     typed: the same with the types that the file gives.
     """
@@ -100,7 +109,8 @@ class Values(Mapping[str, Any]):
 class Model(Mapping[str, Tensor]):
     """The tensors of an open model by name, in the order of the file. Threads may share it.
 
-    path: as the first file is named. metadata: of the model, by key. Arrays that it gave keep the map alive after `close`; tensors then refuse.
+    path: as the first file is named. metadata: of the model, by key. Arrays that it gave keep the map alive
+    after `close`; tensors then refuse.
     """
 
     def __init__(self, files: list[BlockFile]) -> None:
@@ -108,13 +118,19 @@ class Model(Mapping[str, Tensor]):
         self.metadata = Values(files[0].header.metadata)
         self._files = files
         payloads = payload_names(files[0].header.metadata)
-        self._tensors = {info.name: self._tensor(file, info, info.name in payloads) for file in files for info in file.header.tensors}
+        self._tensors = {
+            info.name: self._tensor(file, info, info.name in payloads)
+            for file in files
+            for info in file.header.tensors
+        }
 
     def _tensor(self, file: BlockFile, info: TensorInfo, is_payload: bool) -> Tensor:
         codec = codec_of(file.header) if is_row_store(file.header.metadata) else None
         if isinstance(codec, ChunkRows):
             return RowsTensor(self, file, info, codec)
-        return PayloadTensor(self, file, info) if is_payload else Tensor(self, file, info, by_id(info.type_id))
+        return (
+            PayloadTensor(self, file, info) if is_payload else Tensor(self, file, info, by_id(info.type_id))
+        )
 
     @property
     def files(self) -> list[str]:
@@ -132,12 +148,16 @@ class Model(Mapping[str, Tensor]):
         return os.path.abspath(self.path), self._files[0].mode, _signature(self._files)
 
     def prefetch(self, names: Iterable[str] | None = None) -> None:
-        """These tensors (all of them, unless named) will be wanted soon: have the system read them ahead, in large pages where it can. A hint."""
+        """These tensors (all of them, unless named) will be wanted soon: have the system read them ahead, in
+        large pages where it can. A hint.
+        """
         for tensor in self._chosen(names):
             tensor._file.prefetch(tensor.offset, tensor.offset + tensor.nbytes)
 
     def release(self, names: Iterable[str] | None = None) -> None:
-        """These tensors are done with for now: their pages need not count as this process's memory. A hint; they are read again when touched."""
+        """These tensors are done with for now: their pages need not count as this process's memory. A hint;
+        they are read again when touched.
+        """
         for tensor in self._chosen(names):
             tensor._file.release(tensor.offset, tensor.offset + tensor.nbytes)
 
@@ -149,7 +169,9 @@ class Model(Mapping[str, Tensor]):
     def __enter__(self) -> Model:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __getitem__(self, name: str) -> Tensor:
@@ -180,13 +202,21 @@ class Model(Mapping[str, Tensor]):
 
 @functools.lru_cache(maxsize=8)
 def reopened(path: str, mode: str, signature: tuple[tuple[int, int], ...]) -> Model:
-    """The model of a pickled tensor, opened once in each process. Raises InvalidError (R-001) where the files are others now."""
+    """The model of a pickled tensor, opened once in each process. Raises InvalidError (R-001) where the files
+    are others now.
+    """
     model = open_model(path, mode=mode)
     found = _signature(model._files)
     if found != signature:
         model.close()
         raise InvalidError(
-            path, Finding("R-001", "the file changed after a tensor of it was pickled", found=found, expected=f"(bytes, ns) {signature}")
+            path,
+            Finding(
+                "R-001",
+                "the file changed after a tensor of it was pickled",
+                found=found,
+                expected=f"(bytes, ns) {signature}",
+            ),
         )
     return model
 
@@ -201,7 +231,9 @@ def _open_file(path: Path, mode: str) -> BlockFile:
         try:
             return _judged(path, mode)
         except InvalidError as error:
-            if error.finding.rule not in _WHILE_GROWING or not is_row_store(parse(map_file(path), str(path)).metadata):
+            if error.finding.rule not in _WHILE_GROWING or not is_row_store(
+                parse(map_file(path), str(path)).metadata
+            ):
                 raise
     return _judged(path, mode)
 
@@ -226,5 +258,13 @@ def _refuse(path: Path, findings: Iterable[Finding]) -> None:
 def _verify(file: BlockFile) -> None:
     """Hold every tensor against its digest. Raises InvalidError (I-006), UsageError where the file has none."""
     if not has_set(file.header.metadata):
-        raise UsageError(f"{file.path} holds no digests: there is nothing to verify it by; open it without verify, or convert it anew")
-    _refuse(file.path, compare(file.header, tensor_digests(file.header, block_sizes, functools.partial(leaf_digest, file.content))))
+        raise UsageError(
+            f"{file.path} holds no digests: there is nothing to verify it by; open it without verify, or convert it anew"
+        )
+    _refuse(
+        file.path,
+        compare(
+            file.header,
+            tensor_digests(file.header, block_sizes, functools.partial(leaf_digest, file.content)),
+        ),
+    )

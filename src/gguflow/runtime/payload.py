@@ -1,4 +1,6 @@
-"""A tensor that is stored as a payload of the parametric family: the surface of `Tensor`, over chunks instead of blocks."""
+"""A tensor that is stored as a payload of the parametric family: the surface of `Tensor`, over chunks instead
+of blocks.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 
 class PayloadTensor(Tensor):
-    """A tensor in an encoding of the parametric family. shape: of what it decodes to; format: I8, as it is stored; encoding: what it means.
+    """A tensor in an encoding of the parametric family. shape: of what it decodes to; format: I8, as it is
+    stored; encoding: what it means.
 
     Only the chunks of the rows that are asked for are touched.
     """
@@ -53,9 +56,13 @@ class PayloadTensor(Tensor):
         return self._file.read(self.offset, self.offset + self._stored_nbytes)
 
     def numpy(self) -> NDArray[Any]:
-        raise UsageError(f"{self.name} is {self.encoding.name}: a payload has no view as numbers; dequantize() decodes it")
+        raise UsageError(
+            f"{self.name} is {self.encoding.name}: a payload has no view as numbers; dequantize() decodes it"
+        )
 
-    def matmul(self, x: ArrayLike, *, activations: str = "float32", threads: int = 1, out: Floats | None = None) -> Floats:
+    def matmul(
+        self, x: ArrayLike, *, activations: str = "float32", threads: int = 1, out: Floats | None = None
+    ) -> Floats:
         """As `Tensor.matmul`, by chunks of decoded rows; activations in float32 only."""
         self._require_matrix()
         if activations != "float32":
@@ -103,7 +110,10 @@ class PayloadTensor(Tensor):
 
     @functools.cached_property
     def _payload(self) -> Payload:
-        return Payload(StoredBytes(self._file.read, self.offset, self._stored_nbytes), f"{self._file.path}: {printable(self.name)}")
+        return Payload(
+            StoredBytes(self._file.read, self.offset, self._stored_nbytes),
+            f"{self._file.path}: {printable(self.name)}",
+        )
 
     @property
     def _readable(self) -> Payload:

@@ -1,4 +1,6 @@
-"""The tensor of a row store in an encoding of the parametric family: the surface of `Tensor`, over rows that are chunks without a descriptor."""
+"""The tensor of a row store in an encoding of the parametric family: the surface of `Tensor`, over rows that
+are chunks without a descriptor.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class RowsTensor(PayloadTensor):
-    """shape: (rows when the file was opened, width). raw: uint8[rows, row_nbytes]. Otherwise as PayloadTensor."""
+    """shape: (rows when the file was opened, width). raw: uint8[rows, row_nbytes]. Otherwise as
+    PayloadTensor.
+    """
 
     def __init__(self, model: Model, file: BlockFile, info: TensorInfo, codec: ChunkRows) -> None:
         self._codec = codec

@@ -24,23 +24,33 @@ if TYPE_CHECKING:
 Rows = int | slice | Sequence[int] | NDArray[np.integer[Any]]
 """Which entries of the first axis: one, a slice, or any of them in any order."""
 
-DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(np.uint16),
+}
 
 STEP = 1 << 20
-"""Weights that are decoded at a time: in smaller steps, threads spend more on handing each other the interpreter's lock than they gain."""
+"""Weights that are decoded at a time: in smaller steps, threads spend more on handing each other the
+interpreter's lock than they gain.
+"""
 
 
 class Tensor:
-    """A tensor where it lies in the file. Nothing is read before it is asked for; any number of threads may ask.
+    """A tensor where it lies in the file. Nothing is read before it is asked for; any number of threads may
+    ask.
 
-    name; shape in NumPy order, rows last; format: its BlockFormat, or None for a type that this version does not know, which can be listed but not
-    decoded; type_id: ggml's number of the type; offset: of its first byte, from the start of the file; path: the file.
+    name; shape in NumPy order, rows last; format: its BlockFormat, or None for a type that this version does
+    not know, which can be listed but not decoded; type_id: ggml's number of the type; offset: of its first
+    byte, from the start of the file; path: the file.
 
-    `tensor[i]` is entry i of the first axis as a tensor of its own (an expert of a stack, a row of a matrix). Tensors pickle as their place: path and
-    name, so that worker processes map the file themselves.
+    `tensor[i]` is entry i of the first axis as a tensor of its own (an expert of a stack, a row of a matrix).
+    Tensors pickle as their place: path and name, so that worker processes map the file themselves.
     """
 
-    def __init__(self, model: Model, file: BlockFile, info: TensorInfo, block_format: BlockFormat | None) -> None:
+    def __init__(
+        self, model: Model, file: BlockFile, info: TensorInfo, block_format: BlockFormat | None
+    ) -> None:
         self.name = info.name
         self.shape = info.shape
         self.format = block_format
@@ -71,28 +81,45 @@ class Tensor:
 
     @property
     def raw(self) -> Bytes:
-        """The packed blocks as they are: uint8[..., row_bytes], read-only; a view of the mapped file, with mode="pread" a copy.
+        """The packed blocks as they are: uint8[..., row_bytes], read-only; a view of the mapped file, with
+        mode="pread" a copy.
 
-        Raises UnsupportedError (C-016), InvalidError (R-002) where the file was shortened, UsageError where the model is closed.
+        Raises UnsupportedError (C-016), InvalidError (R-002) where the file was shortened, UsageError where
+        the model is closed.
         """
         *leading, n = self.shape or (1,)
         return _shaped(self._packed(0, self.size), (*leading, self._known().row_bytes(n)))
 
     def numpy(self) -> NDArray[Any]:
-        """The weights of an unquantized tensor without a copy: its number type and shape, read-only. BF16 as its bits, in uint16.
+        """The weights of an unquantized tensor without a copy: its number type and shape, read-only. BF16 as
+        its bits, in uint16.
 
         Raises UsageError for a quantized tensor, and what `raw` raises.
         """
         block_format = self._known()
         if block_format.is_quantized:
-            raise UsageError(f"{self.name} is {block_format}: packed blocks have no view as numbers; dequantize() decodes them")
-        return _shaped(self._packed(0, self.size).view(block_format.number_type or np.dtype("<u2")), self.shape)
+            raise UsageError(
+                f"{self.name} is {block_format}: packed blocks have no view as numbers; dequantize() decodes them"
+            )
+        return _shaped(
+            self._packed(0, self.size).view(block_format.number_type or np.dtype("<u2")), self.shape
+        )
 
-    def dequantize(self, rows: Rows | None = None, *, out: NDArray[Any] | None = None, dtype: str = "float32", threads: int = 1) -> NDArray[Any]:
-        """The weights, or those of some rows, as float32[...] (float16 is rounded from it, bfloat16 too: its bits, as uint16).
+    def dequantize(
+        self,
+        rows: Rows | None = None,
+        *,
+        out: NDArray[Any] | None = None,
+        dtype: str = "float32",
+        threads: int = 1,
+    ) -> NDArray[Any]:
+        """The weights, or those of some rows, as float32[...] (float16 is rounded from it, bfloat16 too: its
+        bits, as uint16).
 
-        rows: entries of the first axis: an index (which goes from the shape, as in NumPy), a slice, or a sequence of indices in any order.
-        out: where to put them, C-contiguous, of the shape and dtype of the result. Only the blocks of these rows are read.
+        rows: entries of the first axis: an index (which goes from the shape, as in NumPy), a slice, or a
+        sequence of indices in any order.
+        out: where to put them, C-contiguous, of the shape and dtype of the result. Only the blocks of these
+        rows are read.
         Raises ShapeError (rows of a tensor of one dimension, out), IndexError, and what `raw` raises.
         """
         if dtype not in DTYPES:
@@ -101,7 +128,11 @@ class Tensor:
         shape, ranges = self._ranges(rows)
         target = output_array(out, shape, DTYPES[dtype])
         flat = target.reshape(-1)
-        cut = [(first, last, place + first - start) for start, stop, place in ranges for first, last in self._steps(start, stop)]
+        cut = [
+            (first, last, place + first - start)
+            for start, stop, place in ranges
+            for first, last in self._steps(start, stop)
+        ]
 
         def work(i: int, j: int) -> None:
             for first, last, place in cut[i:j]:
@@ -110,17 +141,24 @@ class Tensor:
         run(work, [(i, i + 1) for i in range(len(cut))] if threads != 1 else [(0, len(cut))], threads)
         return target
 
-    def matmul(self, x: ArrayLike, *, activations: str = "float32", threads: int = 1, out: Floats | None = None) -> Floats:
-        """x times the transposed matrix, from its packed blocks: float32[..., n] -> float32[..., rows]. Otherwise as `gguflow.packed_matmul.matmul`.
+    def matmul(
+        self, x: ArrayLike, *, activations: str = "float32", threads: int = 1, out: Floats | None = None
+    ) -> Floats:
+        """x times the transposed matrix, from its packed blocks: float32[..., n] -> float32[..., rows].
+        Otherwise as `gguflow.packed_matmul.matmul`.
 
         Raises ShapeError where the tensor is no matrix or n is not its row length, and what `raw` raises.
         """
         self._require_matrix()
-        return packed_matmul.matmul(self.raw, self._known(), x, activations=activations, threads=threads, out=out)
+        return packed_matmul.matmul(
+            self.raw, self._known(), x, activations=activations, threads=threads, out=out
+        )
 
     def __getitem__(self, i: int) -> Tensor:
         if self.ndim < 2:
-            raise ShapeError(f"{self.name} has shape {list(self.shape)}: only an axis before the last can be indexed")
+            raise ShapeError(
+                f"{self.name} has shape {list(self.shape)}: only an axis before the last can be indexed"
+            )
         i = index_of(i, self.shape[0], self.name)
         part = object.__new__(type(self))  # copy.copy would open the file anew, as pickle does
         part.__dict__.update(self.__dict__)
@@ -160,7 +198,9 @@ class Tensor:
 
     def _require_matrix(self) -> None:
         if self.ndim != 2:
-            raise ShapeError(f"{self.name} has shape {list(self.shape)}: a product needs a matrix; of a stack, take one: tensor[i]")
+            raise ShapeError(
+                f"{self.name} has shape {list(self.shape)}: a product needs a matrix; of a stack, take one: tensor[i]"
+            )
 
     def _move_by(self, n_weights: int) -> None:
         """The tensor begins so many weights later, whole rows."""
@@ -168,13 +208,18 @@ class Tensor:
 
     def _steps(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Weights [first, last), cut into what is decoded at a time."""
-        yield from ((first + a, first + b) for a, b in pieces(last - first, last - first, self._known().block_size, STEP))
+        yield from (
+            (first + a, first + b)
+            for a, b in pieces(last - first, last - first, self._known().block_size, STEP)
+        )
 
     def _decode(self, first: int, last: int, out: NDArray[Any]) -> None:
         """Decode the weights of a step into flat float32, float16, or the bits of bfloat16 (uint16)."""
         block_format, packed = self._known(), self._packed(first, last)
         number_type = block_format.number_type
-        with np.errstate(over="ignore", invalid="ignore"):  # beyond the range of a type: infinity; a signalling NaN is one like others
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # beyond the range of a type: infinity; a signalling NaN is one like others
             if number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8):
                 put(packed.view(number_type).astype(np.float32), out)
             elif out.dtype == np.float32:
@@ -184,7 +229,11 @@ class Tensor:
 
     def _known(self) -> BlockFormat:
         if self.format is None:
-            finding = Finding("C-016", f"tensor {printable(self.name)} has a type that this version does not know", found=self.type_id)
+            finding = Finding(
+                "C-016",
+                f"tensor {printable(self.name)} has a type that this version does not know",
+                found=self.type_id,
+            )
             raise UnsupportedError(self._file.path, finding)
         return self.format
 
@@ -197,7 +246,9 @@ class Tensor:
         return self._file.read(self.offset + self._nbytes_of(first), self.offset + self._nbytes_of(last))
 
     def _ranges(self, rows: Rows | None) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
-        """The shape of the result, and the runs of weights [first, last) that make it, each with its place in the flattened result."""
+        """The shape of the result, and the runs of weights [first, last) that make it, each with its place in
+        the flattened result.
+        """
         if rows is None:
             return self.shape, [(0, self.size, 0)]
         if self.ndim < 2:
@@ -209,13 +260,19 @@ class Tensor:
         if isinstance(rows, slice):
             chosen: Sequence[int] = range(n)[rows]
             if rows.step in (None, 1):
-                return (len(chosen), *self.shape[1:]), [(chosen.start * width, (chosen.start + len(chosen)) * width, 0)]  # type: ignore[attr-defined]
+                return (len(chosen), *self.shape[1:]), [
+                    (chosen.start * width, (chosen.start + len(chosen)) * width, 0)
+                ]  # type: ignore[attr-defined]
         else:
             indices = np.asarray(rows)
             if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
-                raise ShapeError(f"rows is an index, a slice or a sequence of integers, not {indices.dtype.name}{list(indices.shape)}")
+                raise ShapeError(
+                    f"rows is an index, a slice or a sequence of integers, not {indices.dtype.name}{list(indices.shape)}"
+                )
             chosen = [index_of(int(i), n, self.name) for i in indices]
-        return (len(chosen), *self.shape[1:]), [(i * width, (i + 1) * width, place * width) for place, i in enumerate(chosen)]
+        return (len(chosen), *self.shape[1:]), [
+            (i * width, (i + 1) * width, place * width) for place, i in enumerate(chosen)
+        ]
 
 
 def matmul(
@@ -227,9 +284,11 @@ def matmul(
     threads: int = 1,
     out: Floats | None = None,
 ) -> Floats:
-    """Multiply vectors with a packed matrix: x float32[..., n] -> float32[..., rows], without a decoded copy of the matrix.
+    """Multiply vectors with a packed matrix: x float32[..., n] -> float32[..., rows], without a decoded copy
+    of the matrix.
 
-    matrix: a tensor of an open model, or packed rows uint8[rows, row_bytes] with their format. See `gguflow.packed_matmul.matmul` for the rest.
+    matrix: a tensor of an open model, or packed rows uint8[rows, row_bytes] with their format. See
+    `gguflow.packed_matmul.matmul` for the rest.
     """
     if isinstance(matrix, Tensor):
         return matrix.matmul(x, activations=activations, threads=threads, out=out)
@@ -239,7 +298,9 @@ def matmul(
 
 
 def _shaped(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """A view of another shape, of the same size. Raises ShapeError where NumPy has no such shape: an empty tensor may have huge dimensions."""
+    """A view of another shape, of the same size. Raises ShapeError where NumPy has no such shape: an empty
+    tensor may have huge dimensions.
+    """
     try:
         return array.reshape(shape)
     except ValueError as error:

@@ -18,11 +18,13 @@ _ACCEPTED = "a checkpoint directory, a .safetensors file, a .safetensors.index.j
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open what the user named: a checkpoint directory, the index of one, a lone .safetensors file, or a GGUF file.
+    """Open what the user named: a checkpoint directory, the index of one, a lone .safetensors file, or a GGUF
+    file.
 
-    Headers only; no weights are read. A GGUF file that is the first of several shards stands for all of them. A lone .safetensors file is tensors
-    without a model: neither config.json nor anything else beside it is looked at. Tensors that bitsandbytes keeps in parts are one tensor each.
-    Raises UsageError (nothing that is read), a FileError with the broken rule, or StorageError.
+    Headers only; no weights are read. A GGUF file that is the first of several shards stands for all of them.
+    A lone .safetensors file is tensors without a model: neither config.json nor anything else beside it is
+    looked at. Tensors that bitsandbytes keeps in parts are one tensor each. Raises UsageError (nothing that
+    is read), a FileError with the broken rule, or StorageError.
     """
     path = Path(path)
     with storage_errors("read", path):

@@ -1,4 +1,6 @@
-"""What every source gives: tensors with a name, a number format and a place in a file, and the configuration that came with them."""
+"""What every source gives: tensors with a name, a number format and a place in a file, and the configuration
+that came with them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from gguflow.platform import storage_errors
 class SourceFile:
     """A file of weights as it was when its header was read, so that a later change can be noticed.
 
-    header_digest: of the bytes before its data, by `container.integrity.hexdigest`: what an output says of where it came from.
+    header_digest: of the bytes before its data, by `container.integrity.hexdigest`: what an output says of
+    where it came from.
     """
 
     path: Path
@@ -34,7 +37,9 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a file says of the bytes of a tensor in it: their digest (`container.integrity.tensor_digest`), over the padding behind them too."""
+    """What a file says of the bytes of a tensor in it: their digest (`container.integrity.tensor_digest`),
+    over the padding behind them too.
+    """
 
     digest: bytes
     padding: int
@@ -42,10 +47,13 @@ class Proof:
 
 @dataclass(frozen=True)
 class Parts:
-    """A tensor of the parametric family that another program stores in parts, each a tensor of its own, as bitsandbytes does.
+    """A tensor of the parametric family that another program stores in parts, each a tensor of its own, as
+    bitsandbytes does.
 
-    codes: packed, high nibble first. scales: float32, or the codes of nested ones. meta, offset: of nested scales.
-    book, super_block: of nested scales whose codes mean other numbers than in the family: they are read as scales that are not nested.
+    codes: packed, high nibble first. scales: float32, or the codes of nested ones. meta, offset: of nested
+    scales.
+    book, super_block: of nested scales whose codes mean other numbers than in the family: they are read as
+    scales that are not nested.
     """
 
     codes: SourceTensor
@@ -60,8 +68,9 @@ class Parts:
 class Stored:
     """How a tensor of the parametric family is stored: in a payload, or in the parts of one.
 
-    geometry: of the payload, or of the one that the parts make. nbytes: in the file. view: what of it the tensor is. first: how many items of the
-    view come before those of the tensor: of a stack, the other matrices.
+    geometry: of the payload, or of the one that the parts make. nbytes: in the file. view: what of it the
+    tensor is. first: how many items of the view come before those of the tensor: of a stack, the other
+    matrices.
     """
 
     geometry: Geometry
@@ -75,11 +84,13 @@ class Stored:
 class SourceTensor:
     """A tensor in a source file.
 
-    format: how its bytes hold numbers (F32, F16, BF16; in a GGUF file any block format), or None where no block format is like it (BOOL, F8_E4M3):
-    such a tensor may be skipped, and is refused as soon as somebody wants its weights. shape: NumPy order, rows last.
+    format: how its bytes hold numbers (F32, F16, BF16; in a GGUF file any block format), or None where no
+    block format is like it (BOOL, F8_E4M3): such a tensor may be skipped, and is refused as soon as somebody
+    wants its weights. shape: NumPy order, rows last.
     offset: from the start of the file.
     dtype: the number type as the source writes it. proof: where the file has digests, and they are its own.
-    stored: of a tensor of the parametric family; shape and format are then those of what it decodes to, or of the view of it.
+    stored: of a tensor of the parametric family; shape and format are then those of what it decodes to, or of
+    the view of it.
     """
 
     name: str
@@ -121,7 +132,9 @@ class SourceTensor:
     @property
     def is_lossy(self) -> bool:
         """Whether its weights have been quantized. Raises UnsupportedError where there is no format."""
-        return not self.encoding.is_lossless if self.encoding is not None else self.require_format().is_quantized
+        return (
+            not self.encoding.is_lossless if self.encoding is not None else self.require_format().is_quantized
+        )
 
     def as_stored(self) -> SourceTensor:
         """The bytes themselves: of a payload, an I8 tensor; else the tensor. Not for what is stored in parts."""
@@ -130,9 +143,16 @@ class SourceTensor:
         return replace(self, format=FORMATS["i8"], shape=(self.stored.nbytes,), stored=None)
 
     def require_format(self) -> BlockFormat:
-        """The format, for whoever is about to read weights. Raises UnsupportedError (S-019), which names tensor and dtype."""
+        """The format, for whoever is about to read weights. Raises UnsupportedError (S-019), which names
+        tensor and dtype.
+        """
         if self.format is None:
-            finding = Finding("S-019", f"tensors of dtype {self.dtype} cannot be converted", json_path(self.name, "dtype"), found=self.dtype)
+            finding = Finding(
+                "S-019",
+                f"tensors of dtype {self.dtype} cannot be converted",
+                json_path(self.name, "dtype"),
+                found=self.dtype,
+            )
             raise UnsupportedError(self.file.path, finding)
         return self.format
 
@@ -154,7 +174,8 @@ class Checkpoint:
 
 
 def require_regular(path: Path) -> None:
-    """Prove, before it is opened, that a path leads to a regular file (S-001): opening a pipe would wait for ever, a device would never end.
+    """Prove, before it is opened, that a path leads to a regular file (S-001): opening a pipe would wait for
+    ever, a device would never end.
 
     Raises InvalidError, StorageError.
     """
@@ -165,6 +186,8 @@ def require_regular(path: Path) -> None:
 
 
 def json_path(*keys: str) -> str:
-    """Where in a JSON document, for a Finding: `$["model.norm.weight"].shape`. Keys come from untrusted files: escaped, and cut where long."""
+    """Where in a JSON document, for a Finding: `$["model.norm.weight"].shape`. Keys come from untrusted
+    files: escaped, and cut where long.
+    """
     parts = (key if len(key) <= 120 else key[:120] + "…" for key in keys)
     return "$" + "".join(f".{part}" if part.isidentifier() else f"[{json.dumps(part)}]" for part in parts)

@@ -1,4 +1,5 @@
-"""A GGUF file as a source: tensors in whatever block formats they have, metadata as it is, and the shards of a model as the one that they are.
+"""A GGUF file as a source: tensors in whatever block formats they have, metadata as it is, and the shards of
+a model as the one that they are.
 
 Each file keeps the rules of spec/container.md; C-040 to C-046 are about shards and their keys.
 """
@@ -27,14 +28,18 @@ from gguflow.sources.base import Checkpoint, Proof, SourceFile, SourceTensor, St
 
 @dataclass(frozen=True)
 class _Opened:
-    """A file and its header. digests: of its tensors in order, where it has them and they are of this very header and length."""
+    """A file and its header. digests: of its tensors in order, where it has them and they are of this very
+    header and length.
+    """
 
     file: SourceFile
     header: Header
     digests: tuple[bytes, ...] | None
 
     def tensors(self, payloads: Container[str]) -> dict[str, SourceTensor]:
-        """By name, in the order of the table. payloads: the names of those that hold one. Raises a FileError where such a one is none."""
+        """By name, in the order of the table. payloads: the names of those that hold one. Raises a FileError
+        where such a one is none.
+        """
         tensors = {tensor.name: self._tensor(tensor, i) for i, tensor in enumerate(self.header.tensors)}
         held = [name for name in tensors if name in payloads]
         content = map_file(self.file.path) if held else memoryview(b"")
@@ -50,24 +55,37 @@ class _Opened:
 
 
 def _decoded(tensor: SourceTensor, content: memoryview) -> SourceTensor:
-    """The tensor that a payload decodes to. content: of its file. Raises a FileError with the broken rule of the descriptor."""
+    """The tensor that a payload decodes to. content: of its file. Raises a FileError with the broken rule of
+    the descriptor.
+    """
     geometry = descriptor.at(content, tensor.offset, f"{tensor.file.path}: {tensor.name}").geometry
     plain = blocks.FORMATS[geometry.source_type.name.lower() if geometry.encoding.is_lossless else "f32"]
-    return replace(tensor, format=plain, shape=geometry.shape, dtype=geometry.encoding.name, stored=Stored(geometry, tensor.n_weights))
+    return replace(
+        tensor,
+        format=plain,
+        shape=geometry.shape,
+        dtype=geometry.encoding.name,
+        stored=Stored(geometry, tensor.n_weights),
+    )
 
 
 def open_gguf(path: Path) -> Checkpoint:
     """Read and judge the header of a GGUF file, and of its siblings where it is the first of several shards.
 
-    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the broken rule, UsageError for a shard that is not the first,
-    StorageError.
+    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the broken rule, UsageError for a
+    shard that is not the first, StorageError.
     """
     first = _open(path)
     header = first.header
     rules.refuse(path, judge_keys(header, path))
     if is_row_store(header.metadata) and keys_of_payloads(header.metadata):
-        raise UnsupportedError(path, Finding("R-117", "rows of the parametric family are no source; gguflow.RowStore reads them"))
-    shards = [first, *(_open_sibling(path.with_name(str(name)), name, header) for name in later_shards(path, header))]
+        raise UnsupportedError(
+            path, Finding("R-117", "rows of the parametric family are no source; gguflow.RowStore reads them")
+        )
+    shards = [
+        first,
+        *(_open_sibling(path.with_name(str(name)), name, header) for name in later_shards(path, header)),
+    ]
     if len(shards) > 1:
         rules.refuse(path, judge_together([(shard.file.path.name, shard.header) for shard in shards]))
     payloads = payload_names(header.metadata)
@@ -76,7 +94,9 @@ def open_gguf(path: Path) -> Checkpoint:
 
 
 def _open(path: Path) -> _Opened:
-    """The file as it is, and its header, proved; the header's arrays do not refer to the file, which may be cut short later."""
+    """The file as it is, and its header, proved; the header's arrays do not refer to the file, which may be
+    cut short later.
+    """
     with storage_errors("read", path):
         status = os.stat(path)
     content = map_file(path)
@@ -93,6 +113,8 @@ def _open_sibling(path: Path, name: ShardName, first: Header) -> _Opened:
     try:
         shard = _open(path)
     except StorageError as error:
-        raise InvalidError(path, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")) from error
+        raise InvalidError(
+            path, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")
+        ) from error
     rules.refuse(path, judge_sibling(path.name, shard.header, name.number, first))
     return shard

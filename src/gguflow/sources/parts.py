@@ -1,4 +1,6 @@
-"""Tensors of the parametric family that are stored in parts, as the payload that the parts make: every reader of payloads reads them."""
+"""Tensors of the parametric family that are stored in parts, as the payload that the parts make: every reader
+of payloads reads them.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,16 @@ Bytes = NDArray[np.uint8]
 
 
 class JoinedParts:
-    """The bytes of a payload that nowhere exists as a whole: what is sliced is put together. A slice lies before the chunks or in one of them.
+    """The bytes of a payload that nowhere exists as a whole: what is sliced is put together. A slice lies
+    before the chunks or in one of them.
 
-    geometry: of a fixed size, and such that the parts go on from chunk to chunk. parts: as long as it asks. read: bytes [start, stop) of a file.
+    geometry: of a fixed size, and such that the parts go on from chunk to chunk. parts: as long as it asks.
+    read: bytes [start, stop) of a file.
     """
 
-    def __init__(self, geometry: Geometry, parts: Parts, read: Callable[[SourceFile, int, int], Bytes]) -> None:
+    def __init__(
+        self, geometry: Geometry, parts: Parts, read: Callable[[SourceFile, int, int], Bytes]
+    ) -> None:
         self.size = geometry.payload_nbytes
         self._geometry = geometry
         self._parts = parts
@@ -60,19 +66,29 @@ class JoinedParts:
         return assembled(g, rows, sections, np.empty(g.chunk_nbytes(rows), np.uint8))
 
     def _made_whole(self, meta: SourceTensor, first: int, last: int) -> Bytes:
-        """The scales of the blocks that begin in weights [first, last), as binary32: a value of the book times the meta-scale, and the offset."""
+        """The scales of the blocks that begin in weights [first, last), as binary32: a value of the book
+        times the meta-scale, and the offset.
+        """
         parts, block = self._parts, self._geometry.encoding.block
         blocks = np.arange(first // block, -(-last // block))
         supers = blocks // parts.super_block
-        codes = self._read(parts.scales.file, parts.scales.offset + int(blocks[0]), parts.scales.offset + int(blocks[-1]) + 1)
-        stored = self._read(meta.file, meta.offset + 4 * int(supers[0]), meta.offset + 4 * int(supers[-1]) + 4)
+        codes = self._read(
+            parts.scales.file, parts.scales.offset + int(blocks[0]), parts.scales.offset + int(blocks[-1]) + 1
+        )
+        stored = self._read(
+            meta.file, meta.offset + 4 * int(supers[0]), meta.offset + 4 * int(supers[-1]) + 4
+        )
         with np.errstate(all="ignore"):
             steps = np.frombuffer(stored.tobytes(), "<f4")[supers - supers[0]]
-            scales: NDArray[np.float32] = np.array(parts.book, np.float32)[codes] * steps + np.float32(parts.offset)
+            scales: NDArray[np.float32] = np.array(parts.book, np.float32)[codes] * steps + np.float32(
+                parts.offset
+            )
         return np.ascontiguousarray(scales, "<f4").view(np.uint8)
 
     def _items(self, tensor: SourceTensor, view: View, first: int, last: int) -> Bytes:
         """What belongs to the weights [first, last) of the flattened tensor."""
         per = weights_per_item(self._geometry, view)
         size = 4 if view in (View.SCALES, View.META) else 1
-        return self._read(tensor.file, tensor.offset + first // per * size, tensor.offset + -(-last // per) * size)
+        return self._read(
+            tensor.file, tensor.offset + first // per * size, tensor.offset + -(-last // per) * size
+        )

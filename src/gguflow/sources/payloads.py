@@ -24,7 +24,9 @@ ReadStored = Callable[[SourceFile, int, int], Bytes]
 
 
 class PayloadReader:
-    """Reads payloads for many threads. A thread keeps the chunk that it read last: whoever reads on in small steps has it decoded once."""
+    """Reads payloads for many threads. A thread keeps the chunk that it read last: whoever reads on in small
+    steps has it decoded once.
+    """
 
     def __init__(self, read: ReadStored) -> None:
         self._read = read
@@ -33,9 +35,11 @@ class PayloadReader:
         self._last = _Last()
 
     def read(self, tensor: SourceTensor, stored: Stored, first: int, last: int) -> Bytes:
-        """Weights (or items of the view) [first, last) of the flattened tensor as the bytes of its plain format.
+        """Weights (or items of the view) [first, last) of the flattened tensor as the bytes of its plain
+        format.
 
-        Raises a FileError where the payload is broken, UsageError where the range is not in the tensor, and what reading raises.
+        Raises a FileError where the payload is broken, UsageError where the range is not in the tensor, and
+        what reading raises.
         """
         if not 0 <= first <= last <= tensor.n_weights:
             raise UsageError(f"{tensor.name} has {tensor.n_weights} weights; asked for [{first}, {last})")
@@ -47,17 +51,23 @@ class PayloadReader:
             step = max(step, last, 1)  # the last item may be of fewer weights than the others
         size = tensor.require_format().type_size
         parts = [
-            self._chunk(tensor, stored.view, payload, i)[max(first - i * step, 0) * size : (last - i * step) * size]
+            self._chunk(tensor, stored.view, payload, i)[
+                max(first - i * step, 0) * size : (last - i * step) * size
+            ]
             for i in range(first // step, -(-last // step))
         ]
         return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
 
     def payload(self, tensor: SourceTensor, stored: Stored) -> Payload:
-        """The payload that a tensor, or what it is a view of, is stored in. Raises a FileError where it is none."""
+        """The payload that a tensor, or what it is a view of, is stored in. Raises a FileError where it is
+        none.
+        """
         place = tensor.file, tensor.offset
         with self._lock:
             if place not in self._payloads:
-                self._payloads[place] = Payload(self._bytes(tensor, stored), f"{tensor.file.path}: {tensor.name}")
+                self._payloads[place] = Payload(
+                    self._bytes(tensor, stored), f"{tensor.file.path}: {tensor.name}"
+                )
             return self._payloads[place]
 
     def _bytes(self, tensor: SourceTensor, stored: Stored) -> Slices:

@@ -1,4 +1,6 @@
-"""Weights of a checkpoint, read through memory maps, and the proof that the files did not change meanwhile. Rules R-001 and R-002."""
+"""Weights of a checkpoint, read through memory maps, and the proof that the files did not change meanwhile.
+Rules R-001 and R-002.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,15 @@ Bytes = NDArray[np.uint8]
 
 
 class TensorReader:
-    """Reads the tensors of a checkpoint; each file is mapped once, read-only, when a tensor of it is first wanted. Threads may share one.
+    """Reads the tensors of a checkpoint; each file is mapped once, read-only, when a tensor of it is first
+    wanted. Threads may share one.
 
-    What `read` returns is the mapped file itself: valid as long as it is referred to, after the reader is closed too. A file that somebody
-    shortens while it is mapped kills the process at the next access (SIGBUS); one that is overwritten in place shows in `check_unchanged`.
+    What `read` returns is the mapped file itself: valid as long as it is referred to, after the reader is
+    closed too. A file that somebody shortens while it is mapped kills the process at the next access
+    (SIGBUS); one that is overwritten in place shows in `check_unchanged`.
 
-    io: "mmap" as described, or "pread": ranges are copied out of the file with positioned reads, which give an error where the file was shortened.
+    io: "mmap" as described, or "pread": ranges are copied out of the file with positioned reads, which give
+    an error where the file was shortened.
     """
 
     def __init__(self, checkpoint: Checkpoint, io: str = "mmap") -> None:
@@ -42,7 +47,9 @@ class TensorReader:
     def __enter__(self) -> TensorReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -56,10 +63,12 @@ class TensorReader:
                 mapping.close()
 
     def read(self, tensor: SourceTensor, first: int, last: int) -> Bytes:
-        """The packed bytes of weights [first, last) of the flattened tensor: uint8[...], read-only, without a copy; any alignment.
+        """The packed bytes of weights [first, last) of the flattened tensor: uint8[...], read-only, without a
+        copy; any alignment.
 
         Of a payload, what it decodes to: a copy.
-        Raises UnsupportedError (S-019), InvalidError (R-001), StorageError, UsageError where the range is not in the tensor.
+        Raises UnsupportedError (S-019), InvalidError (R-001), StorageError, UsageError where the range is not
+        in the tensor.
         """
         if tensor.stored is not None:
             return self._payloads.read(tensor, tensor.stored, first, last)
@@ -67,7 +76,9 @@ class TensorReader:
         return self._stored(tensor.file, start, stop)
 
     def payload(self, tensor: SourceTensor) -> Payload | None:
-        """The payload that a tensor is stored in, or that its parts make; None for one in a block format. Raises what `read` raises."""
+        """The payload that a tensor is stored in, or that its parts make; None for one in a block format.
+        Raises what `read` raises.
+        """
         return self._payloads.payload(tensor, tensor.stored) if tensor.stored is not None else None
 
     def _stored(self, file: SourceFile, start: int, stop: int) -> Bytes:
@@ -84,7 +95,9 @@ class TensorReader:
             raise UsageError(f"{tensor.name} is a scalar: it has no rows")
         n_rows = tensor.shape[0]
         if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < n_rows:
-            raise UsageError(f"{tensor.name} has {n_rows} rows; asked for {int(rows.min())} to {int(rows.max())}")
+            raise UsageError(
+                f"{tensor.name} has {n_rows} rows; asked for {int(rows.min())} to {int(rows.max())}"
+            )
         if tensor.stored is not None and rows.size:
             low, high, width = int(rows.min()), int(rows.max()) + 1, tensor.n_weights // n_rows
             return self.read(tensor, low * width, high * width).reshape(high - low, -1)[rows - low]
@@ -96,7 +109,9 @@ class TensorReader:
         return self.read(tensor, 0, tensor.n_weights).reshape(n_rows, row_bytes)[rows]
 
     def expect(self, tensor: SourceTensor, first: int, last: int) -> None:
-        """Weights [first, last) will be read soon: the system may begin to fetch them. A hint. Raises what `read` raises."""
+        """Weights [first, last) will be read soon: the system may begin to fetch them. A hint. Raises what
+        `read` raises.
+        """
         if tensor.stored is not None:
             return
         start, stop = _byte_range(tensor, first, last)
@@ -106,7 +121,9 @@ class TensorReader:
             begin_read(self._descriptor(tensor.file), stop - start, start)
 
     def release(self, tensor: SourceTensor, first: int, last: int) -> None:
-        """Weights [first, last) are done with: their pages need not stay in this process's memory. A hint; reading them again works."""
+        """Weights [first, last) are done with: their pages need not stay in this process's memory. A hint;
+        reading them again works.
+        """
         if tensor.stored is not None:
             return
         start, stop = _byte_range(tensor, first, last)
@@ -114,7 +131,8 @@ class TensorReader:
             release_pages(self._map(tensor.file)[0], start, stop)
 
     def check_unchanged(self, only: SourceFile | None = None) -> None:
-        """Prove that every file of the checkpoint, or the one named, still has the size and time of change that it had when its header was read.
+        """Prove that every file of the checkpoint, or the one named, still has the size and time of change
+        that it had when its header was read.
 
         Raises InvalidError (R-002), StorageError.
         """
@@ -130,7 +148,13 @@ class TensorReader:
             content = read_at(fd, stop - start, start)
         if len(content) != stop - start:
             raise InvalidError(
-                file.path, Finding("R-002", "the file was shortened while it was read", offset=start + len(content), expected=f"{stop - start} bytes")
+                file.path,
+                Finding(
+                    "R-002",
+                    "the file was shortened while it was read",
+                    offset=start + len(content),
+                    expected=f"{stop - start} bytes",
+                ),
             )
         return np.frombuffer(content, np.uint8)
 
@@ -148,7 +172,9 @@ class TensorReader:
         with self._lock:
             if file not in self._maps:
                 with storage_errors("read", file.path), open(file.path, "rb") as opened:
-                    _check_same(file, os.fstat(opened.fileno()), "R-001", "the file changed after its header was read")
+                    _check_same(
+                        file, os.fstat(opened.fileno()), "R-001", "the file changed after its header was read"
+                    )
                     mapping = mmap.mmap(opened.fileno(), file.nbytes, access=mmap.ACCESS_READ)
                 self._maps[file] = mapping, np.frombuffer(mapping, np.uint8)
             return self._maps[file]
@@ -157,9 +183,18 @@ class TensorReader:
 def _byte_range(tensor: SourceTensor, first: int, last: int) -> tuple[int, int]:
     """Where weights [first, last) lie in the file, in bytes from its start."""
     block_format = tensor.require_format()
-    if not 0 <= first <= last <= tensor.n_weights or first % block_format.block_size or last % block_format.block_size:
-        raise UsageError(f"{tensor.name} has {tensor.n_weights} weights in blocks of {block_format.block_size}; asked for [{first}, {last})")
-    start, stop = (tensor.offset + position // block_format.block_size * block_format.type_size for position in (first, last))
+    if (
+        not 0 <= first <= last <= tensor.n_weights
+        or first % block_format.block_size
+        or last % block_format.block_size
+    ):
+        raise UsageError(
+            f"{tensor.name} has {tensor.n_weights} weights in blocks of {block_format.block_size}; asked for [{first}, {last})"
+        )
+    start, stop = (
+        tensor.offset + position // block_format.block_size * block_format.type_size
+        for position in (first, last)
+    )
     return start, stop
 
 

@@ -1,12 +1,14 @@
 """The safetensors format: a header that says where each tensor lies, and the bytes. Rules S-001 to S-019.
 
     bytes 0..7    N, u64 little-endian
-    bytes 8..8+N  header: one JSON object, {"name": {"dtype": "BF16", "shape": [rows, n], "data_offsets": [begin, end]}, ...},
+    bytes 8..8+N  header: one JSON object, {"name": {"dtype": "BF16", "shape": [rows, n], "data_offsets":
+    [begin, end]}, ...},
                   and optionally "__metadata__": {"key": "text"}
     the rest      the data that the offsets count in: every byte belongs to exactly one tensor
 
-Source: the format's own statement in github.com/huggingface/safetensors (README.md), and its reader's checks. The header is proved in full here, in
-Python's integers, before anybody maps the file: what comes out of `read_header` lies inside the file and nowhere overlaps.
+Source: the format's own statement in github.com/huggingface/safetensors (README.md), and its reader's checks.
+The header is proved in full here, in Python's integers, before anybody maps the file: what comes out of
+`read_header` lies inside the file and nowhere overlaps.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ DTYPE_BITS = {
     "I64": 64,
     "U64": 64,
 }
-"""Bits per weight of every dtype of the format. Where a block format has the same name, it has the same bytes."""
+"""Bits per weight of every dtype of the format. Where a block format has the same name, it has the same
+bytes.
+"""
 
 _PROPERTIES = {"dtype", "shape", "data_offsets"}
 
@@ -68,9 +72,11 @@ _LOOKS_LIKE = {
 
 
 def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[str, str]]:
-    """Read and prove a header: the file as it is now, its tensors by name in the header's order, and the `__metadata__` texts.
+    """Read and prove a header: the file as it is now, its tensors by name in the header's order, and the
+    `__metadata__` texts.
 
-    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the rule that is broken, and StorageError.
+    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the rule that is broken, and
+    StorageError.
     """
     require_regular(path)
     with storage_errors("read", path), open(path, "rb") as opened:
@@ -80,21 +86,41 @@ def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[s
         length = _header_length(file, start)
         content = opened.read(length)
     if len(content) < length:
-        _fail(MalformedError, file, "S-003", "the file ends inside its header", offset=8 + len(content), expected=8 + length)
+        _fail(
+            MalformedError,
+            file,
+            "S-003",
+            "the file ends inside its header",
+            offset=8 + len(content),
+            expected=8 + length,
+        )
     if not content.startswith(b"{"):
-        _fail(MalformedError, file, "S-005", "the header does not begin with {", offset=8, found=content[:1].decode("latin-1"))
+        _fail(
+            MalformedError,
+            file,
+            "S-005",
+            "the header does not begin with {",
+            offset=8,
+            found=content[:1].decode("latin-1"),
+        )
     file = replace(file, header_digest=hexdigest(start + content))
     header = strict_json.parse(content, path, offset=8)
     metadata = _metadata(header.pop("__metadata__", {}), file)
     tensors = {name: _tensor(name, entry, file, 8 + length) for name, entry in header.items()}
-    _check_coverage(tensors, {name: entry["data_offsets"][1] for name, entry in header.items()}, file, 8 + length)
+    _check_coverage(
+        tensors, {name: entry["data_offsets"][1] for name, entry in header.items()}, file, 8 + length
+    )
     return file, tensors, metadata
 
 
-def build_header(tensors: Sequence[tuple[str, str, tuple[int, ...], int, int]], metadata: Mapping[str, str]) -> bytes:
-    """The bytes before the data of a new file, padded with spaces to a multiple of 8 so that the data is aligned.
+def build_header(
+    tensors: Sequence[tuple[str, str, tuple[int, ...], int, int]], metadata: Mapping[str, str]
+) -> bytes:
+    """The bytes before the data of a new file, padded with spaces to a multiple of 8 so that the data is
+    aligned.
 
-    tensors: name, dtype, shape, and the bytes [begin, end) in the data, in the order of the data. metadata: texts of `__metadata__`.
+    tensors: name, dtype, shape, and the bytes [begin, end) in the data, in the order of the data. metadata:
+    texts of `__metadata__`.
     """
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     for name, dtype, shape, begin, end in tensors:
@@ -107,60 +133,144 @@ def build_header(tensors: Sequence[tuple[str, str, tuple[int, ...], int, int]], 
 def _header_length(file: SourceFile, start: bytes) -> int:
     """N, proved to lie inside the file and under the limit."""
     if len(start) < 8:
-        _fail(MalformedError, file, "S-002", "too short to hold the length of a header", offset=0, found=f"{len(start)} bytes", expected="8 or more")
+        _fail(
+            MalformedError,
+            file,
+            "S-002",
+            "too short to hold the length of a header",
+            offset=0,
+            found=f"{len(start)} bytes",
+            expected="8 or more",
+        )
     length = int.from_bytes(start, "little")
     if length > file.nbytes - 8:
-        guess = next((f"; this looks like {what}" for sign, what in _LOOKS_LIKE.items() if start.startswith(sign)), "")
+        guess = next(
+            (f"; this looks like {what}" for sign, what in _LOOKS_LIKE.items() if start.startswith(sign)), ""
+        )
         message = f"the header passes the end of the file{guess}"
-        _fail(MalformedError, file, "S-003", message, offset=0, found=f"{length} bytes", expected=f"at most the {file.nbytes - 8} that remain")
+        _fail(
+            MalformedError,
+            file,
+            "S-003",
+            message,
+            offset=0,
+            found=f"{length} bytes",
+            expected=f"at most the {file.nbytes - 8} that remain",
+        )
     if length > MAX_HEADER_NBYTES:
-        _fail(LimitError, file, "S-004", "the header is too large", offset=0, found=f"{length} bytes", expected=f"at most {MAX_HEADER_NBYTES}")
+        _fail(
+            LimitError,
+            file,
+            "S-004",
+            "the header is too large",
+            offset=0,
+            found=f"{length} bytes",
+            expected=f"at most {MAX_HEADER_NBYTES}",
+        )
     return length
 
 
 def _metadata(entry: object, file: SourceFile) -> dict[str, str]:
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        _fail(InvalidError, file, "S-006", "__metadata__ is not a map from text to text", json_path("__metadata__"), 8)
+        _fail(
+            InvalidError,
+            file,
+            "S-006",
+            "__metadata__ is not a map from text to text",
+            json_path("__metadata__"),
+            8,
+        )
     return entry
 
 
 def _tensor(name: str, entry: object, file: SourceFile, data_start: int) -> SourceTensor:
-    """One entry of the header, proved by itself: known dtype, whole shape, offsets inside the file that fit the shape."""
+    """One entry of the header, proved by itself: known dtype, whole shape, offsets inside the file that fit
+    the shape.
+    """
     if not isinstance(entry, dict) or not entry.keys() >= _PROPERTIES or not isinstance(entry["dtype"], str):
-        _fail(InvalidError, file, "S-007", "a tensor is not an object with dtype, shape and data_offsets", json_path(name), 8)
+        _fail(
+            InvalidError,
+            file,
+            "S-007",
+            "a tensor is not an object with dtype, shape and data_offsets",
+            json_path(name),
+            8,
+        )
     if len(entry) > len(_PROPERTIES):
         extra = next(key for key in entry if key not in _PROPERTIES)
-        _fail(UnsupportedError, file, "S-008", "a tensor has a property that this version does not know", json_path(name, extra), 8)
+        _fail(
+            UnsupportedError,
+            file,
+            "S-008",
+            "a tensor has a property that this version does not know",
+            json_path(name, extra),
+            8,
+        )
     dtype = entry["dtype"]
     if dtype not in DTYPE_BITS:
         _fail(UnsupportedError, file, "S-009", "unknown dtype", json_path(name, "dtype"), 8, found=dtype)
     shape = _whole_numbers(entry["shape"], file, name, "shape")
     if len(shape) > MAX_DIMENSIONS:
-        _fail(LimitError, file, "S-011", f"{len(shape)} dimensions", json_path(name, "shape"), 8, expected=f"at most {MAX_DIMENSIONS}")
+        _fail(
+            LimitError,
+            file,
+            "S-011",
+            f"{len(shape)} dimensions",
+            json_path(name, "shape"),
+            8,
+            expected=f"at most {MAX_DIMENSIONS}",
+        )
     n_bits = _n_bits(shape, dtype, file, name)
     begin, end = _range(entry["data_offsets"], file, name, data_start)
     if n_bits != 8 * (end - begin):
         needed = f"{n_bits // 8} for" if n_bits % 8 == 0 else f"a whole number, not {n_bits} bits of"
         path = json_path(name, "data_offsets")
         message = "the bytes do not fit the shape"
-        _fail(InvalidError, file, "S-015", message, path, data_start + begin, f"{end - begin} bytes", f"{needed} {dtype}{list(shape)}")
+        _fail(
+            InvalidError,
+            file,
+            "S-015",
+            message,
+            path,
+            data_start + begin,
+            f"{end - begin} bytes",
+            f"{needed} {dtype}{list(shape)}",
+        )
     return SourceTensor(name, FORMATS.get(dtype.lower()), shape, file, data_start + begin, dtype)
 
 
 def _whole_numbers(value: object, file: SourceFile, name: str, key: str) -> tuple[int, ...]:
     """A list of integers from 0 to 2**63 - 1; true is none, nor are -0 and 1.0."""
     if not isinstance(value, list) or not all(type(item) is int and 0 <= item < 2**63 for item in value):
-        _fail(InvalidError, file, "S-010", "not a list of integers from 0 to 2**63 - 1", json_path(name, key), 8, found=value)
+        _fail(
+            InvalidError,
+            file,
+            "S-010",
+            "not a list of integers from 0 to 2**63 - 1",
+            json_path(name, key),
+            8,
+            found=value,
+        )
     return tuple(value)
 
 
 def _n_bits(shape: tuple[int, ...], dtype: str, file: SourceFile, name: str) -> int:
-    """Bits of the tensor. Zeros are left out of the check of its size: an array that only a zero makes small can be held by nobody."""
+    """Bits of the tensor. Zeros are left out of the check of its size: an array that only a zero makes small
+    can be held by nobody.
+    """
     product = DTYPE_BITS[dtype]
     for dimension in shape:
         product *= dimension or 1
         if product >= 2**63:
-            _fail(InvalidError, file, "S-012", "a shape of 2**63 bits or more", json_path(name, "shape"), 8, found=list(shape))
+            _fail(
+                InvalidError,
+                file,
+                "S-012",
+                "a shape of 2**63 bits or more",
+                json_path(name, "shape"),
+                8,
+                found=list(shape),
+            )
     return 0 if 0 in shape else product
 
 
@@ -178,20 +288,46 @@ def _range(value: object, file: SourceFile, name: str, data_start: int) -> tuple
     return begin, end
 
 
-def _check_coverage(tensors: dict[str, SourceTensor], ends: dict[str, int], file: SourceFile, data_start: int) -> None:
+def _check_coverage(
+    tensors: dict[str, SourceTensor], ends: dict[str, int], file: SourceFile, data_start: int
+) -> None:
     """Every byte of the data belongs to exactly one tensor. ends: of each tensor, from the start of the data."""
     position, previous = data_start, ""
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, ends[tensor.name])):
         path = json_path(tensor.name, "data_offsets")
         if tensor.offset < position:
             message = f"the tensor overlaps {json_path(previous)}"
-            _fail(InvalidError, file, "S-016", message, path, tensor.offset, tensor.offset - data_start, position - data_start)
+            _fail(
+                InvalidError,
+                file,
+                "S-016",
+                message,
+                path,
+                tensor.offset,
+                tensor.offset - data_start,
+                position - data_start,
+            )
         if tensor.offset > position:
             message = f"{tensor.offset - position} bytes before the tensor belong to none"
-            _fail(InvalidError, file, "S-017", message, path, position, tensor.offset - data_start, position - data_start)
+            _fail(
+                InvalidError,
+                file,
+                "S-017",
+                message,
+                path,
+                position,
+                tensor.offset - data_start,
+                position - data_start,
+            )
         position, previous = data_start + ends[tensor.name], tensor.name
     if position != file.nbytes:
-        _fail(InvalidError, file, "S-018", f"{file.nbytes - position} bytes after the last tensor belong to none", offset=position)
+        _fail(
+            InvalidError,
+            file,
+            "S-018",
+            f"{file.nbytes - position} bytes after the last tensor belong to none",
+            offset=position,
+        )
 
 
 def _fail(

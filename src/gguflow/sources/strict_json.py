@@ -1,6 +1,8 @@
-"""JSON of unknown origin: read whole or refused, with nothing in it that two readers could take for two things. Rules J-001 to J-006.
+"""JSON of unknown origin: read whole or refused, with nothing in it that two readers could take for two
+things. Rules J-001 to J-006.
 
-Python's own parser takes NaN, keeps the last of two equal keys, reads 1e400 as infinity and lone surrogates as text. Each of these is refused here.
+Python's own parser takes NaN, keeps the last of two equal keys, reads 1e400 as infinity and lone surrogates
+as text. Each of these is refused here.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ def read(path: Path, max_nbytes: int, rule: str, allow_infinity: bool = False) -
 
 
 def parse(content: bytes, file: Path, offset: int = 0, allow_infinity: bool = False) -> Any:
-    """The document in `content`, which begins `offset` bytes into `file`: objects are dicts, integers int, other numbers float.
+    """The document in `content`, which begins `offset` bytes into `file`: objects are dicts, integers int,
+    other numbers float.
 
-    -0 becomes a float, as it is no integer. allow_infinity: NaN and Infinity are taken, as Python writes them into configurations.
+    -0 becomes a float, as it is no integer. allow_infinity: NaN and Infinity are taken, as Python writes them
+    into configurations.
     Raises MalformedError, or LimitError where nesting or a number is too large to be read.
     """
     try:
@@ -47,18 +51,30 @@ def parse(content: bytes, file: Path, offset: int = 0, allow_infinity: bool = Fa
         if len(result) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise MalformedError(file, Finding("J-003", "an object has the same key twice", json_path(twice), offset))
+            raise MalformedError(
+                file, Finding("J-003", "an object has the same key twice", json_path(twice), offset)
+            )
         return result
 
     def integer(digits: str) -> int | float:
         if len(digits) > _MAX_DIGITS:
-            raise LimitError(file, Finding("J-004", f"a number of {len(digits)} digits", offset=offset, expected=f"at most {_MAX_DIGITS}"))
+            raise LimitError(
+                file,
+                Finding(
+                    "J-004",
+                    f"a number of {len(digits)} digits",
+                    offset=offset,
+                    expected=f"at most {_MAX_DIGITS}",
+                ),
+            )
         return -0.0 if digits == "-0" else int(digits)
 
     def real(digits: str) -> float:
         value = float(digits)
         if not math.isfinite(value):
-            raise LimitError(file, Finding("J-004", "a number outside the range of float64", offset=offset, found=digits))
+            raise LimitError(
+                file, Finding("J-004", "a number outside the range of float64", offset=offset, found=digits)
+            )
         return value
 
     def constant(word: str) -> float:
@@ -67,14 +83,18 @@ def parse(content: bytes, file: Path, offset: int = 0, allow_infinity: bool = Fa
         return float(word)
 
     try:
-        document = json.loads(text, object_pairs_hook=members, parse_int=integer, parse_float=real, parse_constant=constant)
+        document = json.loads(
+            text, object_pairs_hook=members, parse_int=integer, parse_float=real, parse_constant=constant
+        )
         if "\\u" in text:  # the only way to half a surrogate pair: UTF-8 itself cannot hold one
             json.dumps(document, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         where = offset + len(text[: error.pos].encode())
         raise MalformedError(file, Finding("J-002", f"not JSON: {error.msg}", offset=where)) from None
     except UnicodeEncodeError:
-        raise MalformedError(file, Finding("J-006", "a string holds one half of a surrogate pair", offset=offset)) from None
+        raise MalformedError(
+            file, Finding("J-006", "a string holds one half of a surrogate pair", offset=offset)
+        ) from None
     except RecursionError:
         raise LimitError(file, Finding("J-005", "nested too deeply", offset=offset)) from None
     return document

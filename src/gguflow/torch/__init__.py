@@ -1,4 +1,5 @@
-"""GGUF files in PyTorch: weights under the names of transformers, modules that compute from packed blocks, quantization-aware training.
+"""GGUF files in PyTorch: weights under the names of transformers, modules that compute from packed blocks,
+quantization-aware training.
 
     import gguflow.torch                                    # pip install 'gguflow[torch]'
 
@@ -21,7 +22,12 @@ try:
 except ImportError as error:
     raise ImportError("gguflow.torch needs PyTorch: pip install 'gguflow[torch]'") from error
 
-from gguflow.torch.fake_quantization import FakeQuantize, LearnedFakeQuantize, fake_quantize, learned_fake_quantize
+from gguflow.torch.fake_quantization import (
+    FakeQuantize,
+    LearnedFakeQuantize,
+    fake_quantize,
+    learned_fake_quantize,
+)
 from gguflow.torch.loading import load_into
 from gguflow.torch.modules import GGUFEmbedding, GGUFLinear
 from gguflow.torch.state import named_tensors, state_dict

@@ -31,7 +31,11 @@ _DECODED = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: 
 def own_type(weights: Weights) -> torch.dtype | None:
     """The number type of an unquantized tensor; None for blocks and payloads, which need decoding."""
     stored = _stored(weights)
-    return None if isinstance(stored, PayloadTensor) or stored.format is None else NUMBER_TYPES.get(stored.format.key)
+    return (
+        None
+        if isinstance(stored, PayloadTensor) or stored.format is None
+        else NUMBER_TYPES.get(stored.format.key)
+    )
 
 
 def format_name(weights: Weights) -> str:
@@ -45,16 +49,20 @@ def _stored(weights: Weights) -> Tensor:
 
 
 def decode(weights: Weights, dtype: torch.dtype, rows: Rows | None = None) -> torch.Tensor:
-    """The weights, or those of some rows, decoded: float32, float16 and bfloat16 directly into torch's memory, other float types by way of float32.
+    """The weights, or those of some rows, decoded: float32, float16 and bfloat16 directly into torch's
+    memory, other float types by way of float32.
 
-    On as many threads as torch uses. Raises UsageError for a type of integers, and what `Tensor.dequantize` raises.
+    On as many threads as torch uses. Raises UsageError for a type of integers, and what `Tensor.dequantize`
+    raises.
     """
     require_floats(dtype)
     threads = torch.get_num_threads()
     if dtype == torch.bfloat16:  # NumPy has no such type: the bits
         bits = weights.dequantize(rows, dtype="bfloat16", threads=threads)
         return torch.from_numpy(bits.view(np.int16)).view(dtype)
-    return torch.from_numpy(weights.dequantize(rows, dtype=_DECODED.get(dtype, "float32"), threads=threads)).to(dtype)
+    return torch.from_numpy(
+        weights.dequantize(rows, dtype=_DECODED.get(dtype, "float32"), threads=threads)
+    ).to(dtype)
 
 
 def require_floats(dtype: torch.dtype) -> None:

@@ -1,8 +1,9 @@
-"""Rounding with a gradient, for quantization-aware training: weights as a block format will have them, or on a grid that is learned.
+"""Rounding with a gradient, for quantization-aware training: weights as a block format will have them, or on
+a grid that is learned.
 
-Straight through: backwards, rounding counts as the identity (Bengio, Léonard, Courville 2013, "Estimating or Propagating Gradients Through Stochastic
-Neurons"). Learned: the gradients of Esser et al. 2020, "Learned Step Size Quantization", for the scale, and of Bhalgat et al. 2020, "LSQ+", for the
-offset.
+Straight through: backwards, rounding counts as the identity (Bengio, Léonard, Courville 2013, "Estimating or
+Propagating Gradients Through Stochastic Neurons"). Learned: the gradients of Esser et al. 2020, "Learned Step
+Size Quantization", for the scale, and of Bhalgat et al. 2020, "LSQ+", for the offset.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ from gguflow.errors import ShapeError, UsageError
 
 
 def fake_quantize(
-    x: torch.Tensor, format: str | BlockFormat, importance: torch.Tensor | None = None, limits: tuple[float, float] | None = None
+    x: torch.Tensor,
+    format: str | BlockFormat,
+    importance: torch.Tensor | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> torch.Tensor:
-    """What is left of x[..., n] after quantizing, `gguflow.fake_quantize`, in the type and on the device of x; the gradient passes straight through.
+    """What is left of x[..., n] after quantizing, `gguflow.fake_quantize`, in the type and on the device of
+    x; the gradient passes straight through.
 
-    importance: float[n], for the encoders that take it. limits: the range that shall be represented: what lies outside is clipped to it first, and
-    has no gradient. (A block format has no range of its own: it fits its scales to the weights.)
+    importance: float[n], for the encoders that take it. limits: the range that shall be represented: what
+    lies outside is clipped to it first, and has no gradient. (A block format has no range of its own: it fits
+    its scales to the weights.)
     Raises what `gguflow.fake_quantize` raises.
     """
     inside = x if limits is None else x.clamp(*limits)
@@ -35,7 +41,9 @@ def fake_quantize(
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, format: str | BlockFormat, importance: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, format: str | BlockFormat, importance: torch.Tensor | None
+    ) -> torch.Tensor:
         weights = x.detach().to("cpu", torch.float32, copy=True).contiguous().numpy()
         columns = None if importance is None else importance.detach().to("cpu", torch.float32).numpy()
         quantization.fake_quantize(weights, format, columns, torch.get_num_threads(), out=weights)
@@ -47,9 +55,16 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class FakeQuantize(nn.Module):
-    """`fake_quantize` as a module, to be put on a weight by `torch.nn.utils.parametrize.register_parametrization(layer, "weight", ...)`."""
+    """`fake_quantize` as a module, to be put on a weight by
+    `torch.nn.utils.parametrize.register_parametrization(layer, "weight", ...)`.
+    """
 
-    def __init__(self, format: str | BlockFormat, importance: torch.Tensor | None = None, limits: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        format: str | BlockFormat,
+        importance: torch.Tensor | None = None,
+        limits: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__()
         if isinstance(format, str) and parametric.is_name(format):
             self.format: str | BlockFormat = parametric.find(format).name
@@ -66,18 +81,26 @@ class FakeQuantize(nn.Module):
 
 
 def learned_fake_quantize(
-    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int, gradient_scale: float = 1.0
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    low: int,
+    high: int,
+    gradient_scale: float = 1.0,
 ) -> torch.Tensor:
     """x on the grid scale * (q - z), q = low ... high, z = round(zero_point), with gradients for all three.
 
-    scale, zero_point: any shape that broadcasts with x. With v = x / scale + z and q = round(clip(v, low, high)), ties to even:
+    scale, zero_point: any shape that broadcasts with x. With v = x / scale + z and q = round(clip(v, low,
+    high)), ties to even:
 
         y          = scale * (q - z)
         dy/dx      = 1 where low <= v <= high, else 0
         dy/dscale  = q - z - x / scale there, else q - z          (Esser et al., equation 3)
-        dy/dzero   = 0 there, else -scale                         (Bhalgat et al., section 3.1, whose offset is -scale * zero)
+        dy/dzero   = 0 there, else -scale                         (Bhalgat et al., section 3.1, whose offset
+                   is -scale * zero)
 
-    gradient_scale: a factor on the gradients for scale and zero_point, so that their steps keep pace with those of the weights (Esser et al., 2.2).
+    gradient_scale: a factor on the gradients for scale and zero_point, so that their steps keep pace with
+    those of the weights (Esser et al., 2.2).
     """
     rounded: torch.Tensor = _LearnedRounding.apply(x, scale, zero_point, low, high, gradient_scale)
     return rounded
@@ -85,7 +108,15 @@ def learned_fake_quantize(
 
 class _LearnedRounding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, low: int, high: int, gradient_scale: float) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        scale: torch.Tensor,
+        zero_point: torch.Tensor,
+        low: int,
+        high: int,
+        gradient_scale: float,
+    ) -> torch.Tensor:
         ctx.save_for_backward(x, scale, zero_point)
         ctx.constants = low, high, gradient_scale
         zero = zero_point.round()
@@ -93,7 +124,9 @@ class _LearnedRounding(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None, None]:
+    def backward(
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None, None]:
         x, scale, zero_point = ctx.saved_tensors
         low, high, gradient_scale = ctx.constants
         zero = zero_point.round()
@@ -115,14 +148,18 @@ class _LearnedRounding(torch.autograd.Function):
 class LearnedFakeQuantize(nn.Module):
     """A uniform grid of 2**bits values whose scale, and zero point unless `symmetric`, are parameters.
 
-    x: the weights to begin with. bits: 1 to 8 (2 to 8 where symmetric, with codes -2**(bits - 1) to 2**(bits - 1) - 1; else 0 to 2**bits - 1).
-    per_row: a scale and a zero point for each entry of x's first axis, else one for all.
+    x: the weights to begin with. bits: 1 to 8 (2 to 8 where symmetric, with codes -2**(bits - 1) to 2**(bits
+    - 1) - 1; else 0 to 2**bits - 1). per_row: a scale and a zero point for each entry of x's first axis, else
+    one for all.
 
-    They begin at scale = 2 mean|x| / sqrt(high) (Esser et al., section 2.1) where symmetric, else at the range of x, extended to hold 0.
+    They begin at scale = 2 mean|x| / sqrt(high) (Esser et al., section 2.1) where symmetric, else at the
+    range of x, extended to hold 0.
     Raises UsageError, ShapeError.
     """
 
-    def __init__(self, x: torch.Tensor, bits: int = 4, *, per_row: bool = False, symmetric: bool = False) -> None:
+    def __init__(
+        self, x: torch.Tensor, bits: int = 4, *, per_row: bool = False, symmetric: bool = False
+    ) -> None:
         super().__init__()
         if not (2 if symmetric else 1) <= bits <= 8:
             raise UsageError(f"a learned grid has {2 if symmetric else 1} to 8 bits, not {bits}")

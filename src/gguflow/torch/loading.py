@@ -19,17 +19,28 @@ from gguflow.torch.modules import GGUFEmbedding, GGUFLinear
 M = TypeVar("M", bound=nn.Module)
 
 
-def load_into(model: M, source: str | os.PathLike[str] | Model, *, compute_dtype: torch.dtype | None = None, strict: bool = True) -> M:
-    """Put the weights of a GGUF file into a model of transformers: its nn.Linear and nn.Embedding become modules on the packed blocks.
+def load_into(
+    model: M,
+    source: str | os.PathLike[str] | Model,
+    *,
+    compute_dtype: torch.dtype | None = None,
+    strict: bool = True,
+) -> M:
+    """Put the weights of a GGUF file into a model of transformers: its nn.Linear and nn.Embedding become
+    modules on the packed blocks.
 
-    model: with weights of its own, which are let go, or built on the meta device, without any. Changed in place, and returned; its mode (train or
-    eval) stays. source: a path (of several shards, the first), or a model opened with `gguflow.open`, which must then stay open.
-    compute_dtype: of the activations; None for the type that the replaced weights have. Norms, biases and other tensors are decoded to the type that
-    the model has for them. Weights that are tied in the model need to be in the file once.
-    strict: whether tensors that are missing in the file, or that the model has no place for, are an error; else those stay as they are.
+    model: with weights of its own, which are let go, or built on the meta device, without any. Changed in
+    place, and returned; its mode (train or eval) stays. source: a path (of several shards, the first), or a
+    model opened with `gguflow.open`, which must then stay open.
+    compute_dtype: of the activations; None for the type that the replaced weights have. Norms, biases and
+    other tensors are decoded to the type that the model has for them. Weights that are tied in the model need
+    to be in the file once.
+    strict: whether tensors that are missing in the file, or that the model has no place for, are an error;
+    else those stay as they are.
 
-    Raises MismatchError with their names, ShapeError with the first whose shape differs (the model is then as it was), UsageError where something on
-    the meta device is left without values, and what `gguflow.open` raises.
+    Raises MismatchError with their names, ShapeError with the first whose shape differs (the model is then as
+    it was), UsageError where something on the meta device is left without values, and what `gguflow.open`
+    raises.
     """
     opened = source if isinstance(source, Model) else open_model(source)
     try:
@@ -41,7 +52,9 @@ def load_into(model: M, source: str | os.PathLike[str] | Model, *, compute_dtype
         for slot in slots:
             if slot.name in found and found[slot.name].shape != tuple(slot.value.shape):
                 shape = list(found[slot.name].shape)
-                raise ShapeError(f"{opened.path} has {printable(slot.name)} as {shape}, the model has {list(slot.value.shape)}")
+                raise ShapeError(
+                    f"{opened.path} has {printable(slot.name)} as {shape}, the model has {list(slot.value.shape)}"
+                )
         _fill_buffers(model)
         _fill(model, slots, found, compute_dtype)
     except BaseException:
@@ -68,14 +81,22 @@ class _Slot:
 def _slots(model: nn.Module) -> Iterator[_Slot]:
     """All of them, those of tied weights and shared modules under each name."""
     for path, module in model.named_modules(remove_duplicate=False):
-        kept = {name: value for name, value in module._buffers.items() if name not in module._non_persistent_buffers_set}
+        kept = {
+            name: value
+            for name, value in module._buffers.items()
+            if name not in module._non_persistent_buffers_set
+        }
         for name, value in {**module._parameters, **kept}.items():
             if value is not None:
                 yield _Slot(module, path, name, value)
 
 
-def _matched(slots: list[_Slot], tensors: Mapping[str, CheckpointTensor], prefix: str) -> dict[str, CheckpointTensor]:
-    """For each name in the model, its tensor in the file. prefix: what names have where the model has a head, and lack where it has none."""
+def _matched(
+    slots: list[_Slot], tensors: Mapping[str, CheckpointTensor], prefix: str
+) -> dict[str, CheckpointTensor]:
+    """For each name in the model, its tensor in the file. prefix: what names have where the model has a head,
+    and lack where it has none.
+    """
     found: dict[str, CheckpointTensor] = {}
     by_identity: dict[int, CheckpointTensor] = {}
     for slot in slots:
@@ -90,7 +111,12 @@ def _matched(slots: list[_Slot], tensors: Mapping[str, CheckpointTensor], prefix
     return found
 
 
-def _refuse_differences(slots: list[_Slot], found: Mapping[str, CheckpointTensor], tensors: Mapping[str, CheckpointTensor], path: str) -> None:
+def _refuse_differences(
+    slots: list[_Slot],
+    found: Mapping[str, CheckpointTensor],
+    tensors: Mapping[str, CheckpointTensor],
+    path: str,
+) -> None:
     missing = [slot.name for slot in slots if slot.name not in found]
     used = {tensor.name for tensor in found.values()}
     left_over = [name for name in tensors if name not in used]
@@ -98,14 +124,21 @@ def _refuse_differences(slots: list[_Slot], found: Mapping[str, CheckpointTensor
         raise MismatchError(path, missing, left_over)
 
 
-def _fill(model: nn.Module, slots: list[_Slot], found: Mapping[str, CheckpointTensor], compute_dtype: torch.dtype | None) -> None:
+def _fill(
+    model: nn.Module,
+    slots: list[_Slot],
+    found: Mapping[str, CheckpointTensor],
+    compute_dtype: torch.dtype | None,
+) -> None:
     """Replace the layers, then give values to what is left."""
     replaced: dict[int, nn.Module] = {}
     for slot in slots:
         if slot.attribute == "weight" and slot.name in found and slot.path and _is_plain(slot.module):
             if id(slot.module) not in replaced:
                 dtype = compute_dtype or slot.value.dtype
-                replaced[id(slot.module)] = _packed(slot.module, found[slot.name], dtype).train(slot.module.training)
+                replaced[id(slot.module)] = _packed(slot.module, found[slot.name], dtype).train(
+                    slot.module.training
+                )
             parent, _, name = slot.path.rpartition(".")
             setattr(model.get_submodule(parent), name, replaced[id(slot.module)])
     filled: dict[int, torch.Tensor] = {}
@@ -128,7 +161,9 @@ def _is_plain(module: nn.Module) -> bool:
 def _packed(module: nn.Module, tensor: CheckpointTensor, dtype: torch.dtype) -> nn.Module:
     """The layer's counterpart, on its device; the bias is that of the layer still."""
     is_embedding = isinstance(module, nn.Embedding)
-    packed = GGUFEmbedding(tensor, module.padding_idx, dtype) if is_embedding else GGUFLinear(tensor, None, dtype)
+    packed = (
+        GGUFEmbedding(tensor, module.padding_idx, dtype) if is_embedding else GGUFLinear(tensor, None, dtype)
+    )
     if not module.weight.is_meta:
         packed.to(module.weight.device)
     if not is_embedding:
@@ -139,11 +174,17 @@ def _packed(module: nn.Module, tensor: CheckpointTensor, dtype: torch.dtype) -> 
 def _decoded(value: torch.Tensor, tensor: CheckpointTensor) -> torch.Tensor:
     """The tensor in the type and on the device of what it replaces."""
     weights = decode(tensor, value.dtype).to("cpu" if value.is_meta else value.device)
-    return nn.Parameter(weights, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else weights
+    return (
+        nn.Parameter(weights, requires_grad=value.requires_grad)
+        if isinstance(value, nn.Parameter)
+        else weights
+    )
 
 
 def _fill_buffers(model: nn.Module) -> None:
-    """Buffers that no file has (rope frequencies, positions) and that have no values on the meta device: computed by transformers' own rule."""
+    """Buffers that no file has (rope frequencies, positions) and that have no values on the meta device:
+    computed by transformers' own rule.
+    """
     rule: Any = getattr(model, "_init_weights", lambda module: None)
     for path, module in model.named_modules():
         buffers = {name: module._buffers[name] for name in sorted(module._non_persistent_buffers_set)}
@@ -154,7 +195,9 @@ def _fill_buffers(model: nn.Module) -> None:
             rule(module)
         left = [f"{path}.{name}" for name, buffer in empty.items() if _is_unset(module._buffers[name])]
         if left:
-            raise UsageError(f"on the meta device, and only the model's class could say what they hold: {listed(left)}; build the model on the CPU")
+            raise UsageError(
+                f"on the meta device, and only the model's class could say what they hold: {listed(left)}; build the model on the CPU"
+            )
 
 
 def _unset(dtype: torch.dtype) -> float | int:

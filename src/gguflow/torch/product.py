@@ -11,7 +11,9 @@ from torch.autograd.function import once_differentiable
 from gguflow.torch.decoding import Weights, decode
 
 FEW = 16
-"""Vectors in x up to which the packed product is taken: more, and decoding the weights once for torch's own product pays."""
+"""Vectors in x up to which the packed product is taken: more, and decoding the weights once for torch's own
+product pays.
+"""
 
 TILE = 1 << 22
 """Weights that are decoded at a time where a product is torch's own: 16 MiB of float32."""
@@ -20,7 +22,8 @@ TILE = 1 << 22
 class PackedProduct(torch.autograd.Function):
     """x[..., n] -> dtype[..., rows]. The weights take no gradient: they are packed; x may, once (not twice).
 
-    A few vectors (a token is decoded) are multiplied straight from the blocks, many (a prompt) with tiles of decoded rows; on the CPU in float32.
+    A few vectors (a token is decoded) are multiplied straight from the blocks, many (a prompt) with tiles of
+    decoded rows; on the CPU in float32.
     """
 
     @staticmethod
@@ -38,7 +41,9 @@ class PackedProduct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """The gradient times the matrix, tile by tile; in float32 on the CPU, elsewhere in the gradient's own type."""
+        """The gradient times the matrix, tile by tile; in float32 on the CPU, elsewhere in the gradient's own
+        type.
+        """
         dtype = _sum_type(gradient.device, gradient.dtype)
         result = gradient.new_zeros((*gradient.shape[:-1], ctx.weights.shape[1]), dtype=torch.float32)
         for rows, tile in _tiles(ctx.weights, dtype, gradient.device):
@@ -51,7 +56,9 @@ def _sum_type(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else dtype
 
 
-def _tiles(weights: Weights, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
+def _tiles(
+    weights: Weights, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[slice, torch.Tensor]]:
     """Some rows at a time, decoded: which, and the weights [rows, n]."""
     n_rows, n = weights.shape
     step = max(TILE // max(n, 1), 1)

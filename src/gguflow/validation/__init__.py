@@ -1,10 +1,12 @@
-"""Whether a file keeps the rules: every broken one, as a Finding. The rules stand in spec/container.md (C, G, V), spec/integrity.md (I),
-spec/rows.md (R) and spec/sources.md (S, J).
+"""Whether a file keeps the rules: every broken one, as a Finding. The rules stand in spec/container.md (C, G,
+V), spec/integrity.md (I), spec/rows.md (R) and spec/sources.md (S, J).
 
 What each level looks at:
 
-    structure   header, metadata, tensor table, layout, shards, meaning, integrity keys, descriptors of payloads; no other tensor data
-    values      also every block, every chunk of a payload or row, the padding between tensors, and the digests of both
+    structure   header, metadata, tensor table, layout, shards, meaning, integrity keys, descriptors of
+                payloads; no other tensor data
+    values      also every block, every chunk of a payload or row, the padding between tensors, and the
+                digests of both
     strict      also the canonical form, the grammar, every token
 
 A file that does not parse has one finding, the first: what follows it cannot be told apart from noise.
@@ -41,20 +43,36 @@ LEVELS = ("structure", "values", "strict")
 _GRAVEST_FIRST = ("malformed", "invalid", "unsupported", "limit")
 
 
-def validate(path: str | os.PathLike[str], level: str = "structure", *, limits: Limits = DEFAULT_LIMITS, threads: int | None = None) -> list[Finding]:
-    """Every rule that a GGUF or safetensors file breaks, in the order of the file; [] for a good one. Severity "warning" does not spoil a file.
+def validate(
+    path: str | os.PathLike[str],
+    level: str = "structure",
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    threads: int | None = None,
+) -> list[Finding]:
+    """Every rule that a GGUF or safetensors file breaks, in the order of the file; [] for a good one.
+    Severity "warning" does not spoil a file.
 
-    level: "structure", "values" or "strict". limits: how large what may be. threads: that look at values, all processors unless told.
-    A first shard is judged together with its siblings; a safetensors index or a checkpoint's directory, with its shards.
-    Raises UsageError for another level, StorageError where the file cannot be read; nothing else, whatever the file holds.
+    level: "structure", "values" or "strict". limits: how large what may be. threads: that look at values, all
+    processors unless told.
+    A first shard is judged together with its siblings; a safetensors index or a checkpoint's directory, with
+    its shards.
+    Raises UsageError for another level, StorageError where the file cannot be read; nothing else, whatever
+    the file holds.
     """
     return examine(path, level, limits=limits, threads=threads)[1]
 
 
 def examine(
-    path: str | os.PathLike[str], level: str = "structure", *, limits: Limits = DEFAULT_LIMITS, threads: int | None = None
+    path: str | os.PathLike[str],
+    level: str = "structure",
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    threads: int | None = None,
 ) -> tuple[str, list[Finding]]:
-    """The verdict ("valid", "malformed", "invalid", "unsupported" or "limit") and the findings; otherwise as `validate`."""
+    """The verdict ("valid", "malformed", "invalid", "unsupported" or "limit") and the findings; otherwise as
+    `validate`.
+    """
     if level not in LEVELS:
         raise UsageError(f"unknown level {level!r}; known: {', '.join(LEVELS)}")
     path = Path(path)
@@ -74,8 +92,12 @@ def examine(
     return _verdict(findings), findings
 
 
-def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limits: Limits, threads: int | None) -> Iterator[Finding]:
-    """The findings about a header that parsed, and about the content behind it. path: for the file's name, and to find its siblings."""
+def judge_gguf(
+    path: Path, content: memoryview, header: Header, level: str, limits: Limits, threads: int | None
+) -> Iterator[Finding]:
+    """The findings about a header that parsed, and about the content behind it. path: for the file's name,
+    and to find its siblings.
+    """
     structure = [*judge(header, block_sizes, len(content), limits), *judge_keys(header, path)]
     if not _has_error(structure):
         structure += judge_rows(header, len(content), strict=level == "strict")
@@ -85,18 +107,26 @@ def judge_gguf(path: Path, content: memoryview, header: Header, level: str, limi
     yield from of_digests
     facts = Facts.of(header)
     if n_shards(header) > 1 and is_first(header):
-        of_set, facts = judge_siblings(header, path) if is_sound else ([], Facts(header.metadata, {}, header.key_positions))
+        of_set, facts = (
+            judge_siblings(header, path)
+            if is_sound
+            else ([], Facts(header.metadata, {}, header.key_positions))
+        )
         yield from of_set
     if is_first(header):
         yield from judge_general(facts)
         yield from judge_tokenizer(facts, strict=level == "strict")
-        yield from judge_architecture(decoded(facts, chain([(header, content)], siblings(header, path)) if is_sound else ()))
+        yield from judge_architecture(
+            decoded(facts, chain([(header, content)], siblings(header, path)) if is_sound else ())
+        )
         if is_row_store(header.metadata):
             yield from judge_chunks(header, content) if is_sound and level != "structure" else ()
         else:
             yield from judge_payloads(facts, header, content, is_sound=is_sound, values=level != "structure")
     if level != "structure" and is_sound:  # else nobody knows where a block begins
-        yield from judge_values(content, header, block_sizes, strict=level == "strict", digests=not of_digests, threads=threads)
+        yield from judge_values(
+            content, header, block_sizes, strict=level == "strict", digests=not of_digests, threads=threads
+        )
     if level == "strict" and is_sound:
         from gguflow.validation.canonical import judge_canonical
 

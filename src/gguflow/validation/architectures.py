@@ -1,7 +1,8 @@
-"""Rules about the families of models that are known: G-003 to G-007. Hyper-parameters, the tensors that follow from them, and their shapes.
+"""Rules about the families of models that are known: G-003 to G-007. Hyper-parameters, the tensors that
+follow from them, and their shapes.
 
-Shapes are not written down a second time: the table that a conversion checks a checkpoint against (`gguflow.models`) is asked what it expects, of a
-configuration put together from the file's metadata.
+Shapes are not written down a second time: the table that a conversion checks a checkpoint against
+(`gguflow.models`) is asked what it expects, of a configuration put together from the file's metadata.
 """
 
 from __future__ import annotations
@@ -34,15 +35,21 @@ _OPTIONAL = {"attention.head_count_kv", "attention.key_length"}
 _EPSILON = {"bert": "attention.layer_norm_epsilon"}
 _DEFAULT_EPSILON = "attention.layer_norm_rms_epsilon"
 
-_BESIDE_THE_TABLE = re.compile(r"rope_freqs\.weight|rope_factors_(long|short)\.weight|.*\.(scale|input_scale)|.*\.attn_rot_embd\.weight|cls\..*")
-"""Tensors that converters add: rope factors, the scales of NVFP4, heads of classifiers (their width is no hyper-parameter)."""
+_BESIDE_THE_TABLE = re.compile(
+    r"rope_freqs\.weight|rope_factors_(long|short)\.weight|.*\.(scale|input_scale)|.*\.attn_rot_embd\.weight|cls\..*"
+)
+"""Tensors that converters add: rope factors, the scales of NVFP4, heads of classifiers (their width is no
+hyper-parameter).
+"""
 
 
 def judge_architecture(facts: Facts) -> Iterator[Finding]:
     """Nothing for a family that is not known: it is somebody else's to judge."""
     name = facts.text("general.architecture")
     family = next((family for family in models.architectures().values() if family.name == name), None)
-    if family is None or any(facts.integer(f"{name}.{key}") for key in ("expert_count", "nextn_predict_layers")):
+    if family is None or any(
+        facts.integer(f"{name}.{key}") for key in ("expert_count", "nextn_predict_layers")
+    ):
         return
     wrong = list(_judge_hyper_parameters(family.name, facts))
     yield from wrong
@@ -58,7 +65,11 @@ def _judge_hyper_parameters(name: str, facts: Facts) -> Iterator[Finding]:
         if value is None:
             if parameter not in _OPTIONAL:
                 yield facts.about_key("G-003", f"{key} is missing; every {name} model has it", key)
-        elif value.type is ValueType.ARRAY and parameter in ("feed_forward_length", "attention.head_count", "attention.head_count_kv"):
+        elif value.type is ValueType.ARRAY and parameter in (
+            "feed_forward_length",
+            "attention.head_count",
+            "attention.head_count_kv",
+        ):
             yield from _judge_layers(facts, name, key, len(value.value))
         elif value.type not in INTEGERS:
             yield facts.about_key("G-004", f"{key} is no integer", key, value.type.name, "UINT32")
@@ -88,27 +99,56 @@ def _judge_tensors(family: Architecture, facts: Facts) -> Iterator[Finding]:
         expected = family.tensors(Document(Path("config.json"), config))
     except FileError as error:
         key = f"{family.name}.{_INTEGERS.get(error.finding.path.removeprefix('$.'), 'block_count')}"
-        yield facts.about_key("G-004", f"hyper-parameters that contradict each other: {error.finding.message}", key, error.finding.found)
+        yield facts.about_key(
+            "G-004",
+            f"hyper-parameters that contradict each other: {error.finding.message}",
+            key,
+            error.finding.found,
+        )
         return
     n_blocks = max(map(_block, facts.tensors)) + 1
     if n_blocks != config["num_hidden_layers"]:
         key = f"{family.name}.block_count"
-        yield facts.about_key("G-005", "block_count is not the number of blocks that have tensors", key, config["num_hidden_layers"], n_blocks)
+        yield facts.about_key(
+            "G-005",
+            "block_count is not the number of blocks that have tensors",
+            key,
+            config["num_hidden_layers"],
+            n_blocks,
+        )
     for name, rule in expected.items():
         if name in facts.tensors:
             shape = _significant(facts.tensors[name][0].shape)
             if shape != _significant(rule.shape) and not _BESIDE_THE_TABLE.fullmatch(name):
                 message = f"the shape of {quoted(name)} contradicts the hyper-parameters"
                 yield facts.about_tensor("G-007", message, name, list(shape), list(rule.shape))
-        elif rule.required and _block(name) < n_blocks:  # whole blocks that are missing are one finding, G-005
-            yield Finding("G-006", f"tensor {quoted(name)} is missing; every {family.name} model has it", "$.tensors", expected=list(rule.shape))
+        elif (
+            rule.required and _block(name) < n_blocks
+        ):  # whole blocks that are missing are one finding, G-005
+            yield Finding(
+                "G-006",
+                f"tensor {quoted(name)} is missing; every {family.name} model has it",
+                "$.tensors",
+                expected=list(rule.shape),
+            )
     for name in facts.tensors:
-        if name not in expected and not _BESIDE_THE_TABLE.fullmatch(name) and _block(name) < config["num_hidden_layers"]:
-            yield facts.about_tensor("G-006", f"tensor {quoted(name)} is none that a {family.name} model has", name, severity="warning")
+        if (
+            name not in expected
+            and not _BESIDE_THE_TABLE.fullmatch(name)
+            and _block(name) < config["num_hidden_layers"]
+        ):
+            yield facts.about_tensor(
+                "G-006",
+                f"tensor {quoted(name)} is none that a {family.name} model has",
+                name,
+                severity="warning",
+            )
 
 
 def _configuration(family: Architecture, facts: Facts) -> Mapping[str, Any] | None:
-    """config.json as it must have been; None where values differ from layer to layer, which the table of shapes cannot say."""
+    """config.json as it must have been; None where values differ from layer to layer, which the table of
+    shapes cannot say.
+    """
     config: dict[str, Any] = {}
     for hf_key, key in _INTEGERS.items():
         value = facts.metadata.get(f"{family.name}.{key}")
@@ -123,7 +163,11 @@ def _configuration(family: Architecture, facts: Facts) -> Mapping[str, Any] | No
         n_vocab = _n_rows(facts, "token_embd.weight")
     if "token_types.weight" in facts.tensors:
         config["type_vocab_size"] = _n_rows(facts, "token_types.weight")
-    return config | {"vocab_size": n_vocab, "architectures": [family.classes[0]], "tie_word_embeddings": "output.weight" not in facts.tensors}
+    return config | {
+        "vocab_size": n_vocab,
+        "architectures": [family.classes[0]],
+        "tie_word_embeddings": "output.weight" not in facts.tensors,
+    }
 
 
 def _n_rows(facts: Facts, name: str) -> int:

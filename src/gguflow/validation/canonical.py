@@ -1,4 +1,6 @@
-"""Level `strict`: the one form in which our writer writes a given header. Rules C-061 to C-066; C-060, about padding, is judged with the values."""
+"""Level `strict`: the one form in which our writer writes a given header. Rules C-061 to C-066; C-060, about
+padding, is judged with the values.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +22,45 @@ def judge_canonical(content: memoryview, header: Header, block_sizes: BlockSizes
         yield Finding("C-061", "not the current version", "$.version", 4, header.version, VERSION)
     for key in header.metadata:
         if not _KEY.fullmatch(key):
-            yield Finding("C-062", "a key that is not made of lower-case words and dots", key_path(key), header.key_positions.get(key), key)
+            yield Finding(
+                "C-062",
+                "a key that is not made of lower-case words and dots",
+                key_path(key),
+                header.key_positions.get(key),
+                key,
+            )
     if _ARCHITECTURE in header.metadata and next(iter(header.metadata)) != _ARCHITECTURE:
-        yield Finding("C-063", f"{_ARCHITECTURE} is not the first key", key_path(_ARCHITECTURE), header.key_positions.get(_ARCHITECTURE))
+        yield Finding(
+            "C-063",
+            f"{_ARCHITECTURE} is not the first key",
+            key_path(_ARCHITECTURE),
+            header.key_positions.get(_ARCHITECTURE),
+        )
     for i, tensor in enumerate(header.tensors):
         if len(tensor.dims) > 1 and tensor.dims[-1] == 1:
             message = "a last dimension of 1, which is left out"
             yield Finding("C-064", message, f"$.tensors[{i}].dims", tensor.position, list(tensor.dims))
     if header.tensors:
         last = header.tensors[-1]
-        end = header.data_offset + align(last.offset + (tensor_nbytes(last, block_sizes) or 0), header.alignment)
+        end = header.data_offset + align(
+            last.offset + (tensor_nbytes(last, block_sizes) or 0), header.alignment
+        )
         if len(content) < end:
-            yield Finding("C-065", "the last tensor is not padded", "$", len(content), f"{len(content)} bytes", f"{end} bytes")
+            yield Finding(
+                "C-065",
+                "the last tensor is not padded",
+                "$",
+                len(content),
+                f"{len(content)} bytes",
+                f"{end} bytes",
+            )
     yield from _judge_grammar(content, header)
 
 
 def _judge_grammar(content: memoryview, header: Header) -> Iterator[Finding]:
-    """The slow, formal twin of the parser reads the header too; and what the parser read, built again, gives the same bytes."""
+    """The slow, formal twin of the parser reads the header too; and what the parser read, built again, gives
+    the same bytes.
+    """
     from gguflow.container import grammar
 
     head = bytes(content[: header.end])
@@ -44,5 +68,8 @@ def _judge_grammar(content: memoryview, header: Header) -> Iterator[Finding]:
         yield Finding("C-066", f"the grammar does not read what the parser reads: {complaint}", "$")
     again = build(header.metadata, header.tensors, header.alignment)[: header.end]
     if header.version == VERSION and again != head:
-        at = next((i for i, (a, b) in enumerate(zip(again, head, strict=False)) if a != b), min(len(again), len(head)))
+        at = next(
+            (i for i, (a, b) in enumerate(zip(again, head, strict=False)) if a != b),
+            min(len(again), len(head)),
+        )
         yield Finding("C-066", "what was read, built again, gives other bytes", "$", at)

@@ -28,11 +28,15 @@ def _judge_architecture(facts: Facts) -> Iterator[Finding]:
     key = "general.architecture"
     value = facts.metadata.get(key)
     if value is None:
-        yield facts.about_key("G-001", f"{key} is missing: nothing says what kind of model this is", key, severity="warning")
+        yield facts.about_key(
+            "G-001", f"{key} is missing: nothing says what kind of model this is", key, severity="warning"
+        )
     elif value.type is not ValueType.STRING:
         yield facts.about_key("G-001", f"{key} is no string", key, value.type.name, "STRING")
     elif not re.fullmatch(r"[a-z0-9_-]+", value.value):
-        yield facts.about_key("G-001", f"{key} is not a name in lower case", key, value.value, "[a-z0-9_-]+", "warning")
+        yield facts.about_key(
+            "G-001", f"{key} is not a name in lower case", key, value.value, "[a-z0-9_-]+", "warning"
+        )
 
 
 def _judge_quantization(facts: Facts) -> Iterator[Finding]:
@@ -42,15 +46,25 @@ def _judge_quantization(facts: Facts) -> Iterator[Finding]:
         return
     value = facts.metadata.get(key)
     if value is None:
-        yield facts.about_key("G-002", f"{key} is missing, and tensors are quantized", key, expected=QUANTIZATION_VERSION, severity="warning")
+        yield facts.about_key(
+            "G-002",
+            f"{key} is missing, and tensors are quantized",
+            key,
+            expected=QUANTIZATION_VERSION,
+            severity="warning",
+        )
     elif value.type not in INTEGERS:
         yield facts.about_key("G-002", f"{key} is no integer", key, value.type.name, "UINT32")
     elif value.value != QUANTIZATION_VERSION:
-        yield facts.about_key("G-002", "another generation of block layouts", key, value.value, QUANTIZATION_VERSION, "warning")
+        yield facts.about_key(
+            "G-002", "another generation of block layouts", key, value.value, QUANTIZATION_VERSION, "warning"
+        )
 
 
 def _judge_file_type(facts: Facts) -> Iterator[Finding]:
-    """What the file says it is mostly made of should be there, where most of it could be: rows that do not divide make quantizers substitute."""
+    """What the file says it is mostly made of should be there, where most of it could be: rows that do not
+    divide make quantizers substitute.
+    """
     key = "general.file_type"
     value = facts.metadata.get(key)
     if value is None:
@@ -64,7 +78,9 @@ def _judge_file_type(facts: Facts) -> Iterator[Finding]:
     if block_format is None or block_format.key in _FOR_EXPERTS:
         return
     could = sum(tensor.n_weights for tensor in matrices if tensor.dims[0] % block_format.block_size == 0)
-    if 2 * could > sum(tensor.n_weights for tensor in matrices) and all(tensor.type_id != block_format.id for tensor in matrices):
+    if 2 * could > sum(tensor.n_weights for tensor in matrices) and all(
+        tensor.type_id != block_format.id for tensor in matrices
+    ):
         message = f"{key} says {block_format.name}, and no matrix is stored in it"
         yield facts.about_key("G-008", message, key, value.value, severity="warning")
 
@@ -75,7 +91,11 @@ def _judge_templates(facts: Facts) -> Iterator[Finding]:
         if not key.startswith("tokenizer.chat_template") or key == "tokenizer.chat_templates":
             continue
         if value.type is not ValueType.STRING:
-            yield facts.about_key("G-017", "a chat template that is no string", key, value.type.name, "STRING")
+            yield facts.about_key(
+                "G-017", "a chat template that is no string", key, value.type.name, "STRING"
+            )
         elif found := _DUNDER.search(value.value):
-            message = "a chat template that reaches for Python's internals: render it in a sandbox or not at all"
+            message = (
+                "a chat template that reaches for Python's internals: render it in a sandbox or not at all"
+            )
             yield facts.about_key("G-017", message, key, found[0], severity="warning")

@@ -1,4 +1,6 @@
-"""What the rules about meaning look at: metadata with typed questions, and the tensors of all shards together."""
+"""What the rules about meaning look at: metadata with typed questions, and the tensors of all shards
+together.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from gguflow.errors import Finding
 class Facts:
     """A model as its file (or its set of shards) describes it.
 
-    tensors: by name, with the path at which a finding names each. positions: of the metadata keys, in the file.
+    tensors: by name, with the path at which a finding names each. positions: of the metadata keys, in the
+    file.
     """
 
     metadata: Metadata
@@ -39,11 +42,27 @@ class Facts:
         value = self.metadata.get(key)
         return value if value is not None and value.type is ValueType.ARRAY else None
 
-    def about_key(self, rule: str, message: str, key: str, found: object = None, expected: object = None, severity: str = "error") -> Finding:
+    def about_key(
+        self,
+        rule: str,
+        message: str,
+        key: str,
+        found: object = None,
+        expected: object = None,
+        severity: str = "error",
+    ) -> Finding:
         """A finding that names a metadata key."""
         return Finding(rule, message, key_path(key), self.positions.get(key), found, expected, severity)
 
-    def about_tensor(self, rule: str, message: str, name: str, found: object = None, expected: object = None, severity: str = "error") -> Finding:
+    def about_tensor(
+        self,
+        rule: str,
+        message: str,
+        name: str,
+        found: object = None,
+        expected: object = None,
+        severity: str = "error",
+    ) -> Finding:
         """A finding that names a tensor that is there."""
         tensor, path = self.tensors[name]
         return Finding(rule, message, path, tensor.position or None, found, expected, severity)

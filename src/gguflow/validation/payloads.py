@@ -1,6 +1,8 @@
-"""Payloads of the parametric family: whether the keys, the tensors and the descriptors say the same, and what is wrong inside. Rules E-001 to E-104.
+"""Payloads of the parametric family: whether the keys, the tensors and the descriptors say the same, and what
+is wrong inside. Rules E-001 to E-104.
 
-The keys stand in the first file of a model; a later shard by itself is judged as the I8 tensors that it holds.
+The keys stand in the first file of a model; a later shard by itself is judged as the I8 tensors that it
+holds.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ from gguflow.validation.model import Facts
 _I8 = 24
 
 
-def judge_payloads(facts: Facts, header: Header, content: memoryview, *, is_sound: bool, values: bool) -> Iterator[Finding]:
-    """Findings about the keys, about every payload of this file, and, with `values`, about what its chunks hold.
+def judge_payloads(
+    facts: Facts, header: Header, content: memoryview, *, is_sound: bool, values: bool
+) -> Iterator[Finding]:
+    """Findings about the keys, about every payload of this file, and, with `values`, about what its chunks
+    hold.
 
     facts: of the whole model. is_sound: whether the layout holds, so that tensors lie where the header says.
     """
@@ -35,7 +40,9 @@ def judge_payloads(facts: Facts, header: Header, content: memoryview, *, is_soun
         return
     unknown = [name for name in encodings if not _is_known(name)]
     for name in unknown[:1]:
-        yield facts.about_key("E-103", "an encoding that this version does not know", MUST_UNDERSTAND_KEY, quoted(name))
+        yield facts.about_key(
+            "E-103", "an encoding that this version does not know", MUST_UNDERSTAND_KEY, quoted(name)
+        )
     wanted = set(names)
     yield from _judge_tensors(facts, wanted)
     if unknown or not is_sound:
@@ -62,7 +69,8 @@ def judge_payloads(facts: Facts, header: Header, content: memoryview, *, is_soun
 
 
 def decoded(facts: Facts, files: Iterable[tuple[Header, memoryview]]) -> Facts:
-    """The facts with the shapes that payloads stand for. A payload whose descriptor is no good is left out: its shape is not known.
+    """The facts with the shapes that payloads stand for. A payload whose descriptor is no good is left out:
+    its shape is not known.
 
     files: of the model, each with its content; those that can be read.
     """
@@ -77,7 +85,10 @@ def decoded(facts: Facts, files: Iterable[tuple[Header, memoryview]]) -> Facts:
                 with contextlib.suppress(FileError):
                     shapes[tensor.name] = descriptor.at(content, start).geometry.shape
     kept = {name: entry for name, entry in facts.tensors.items() if name not in wanted or name in shapes}
-    tensors = {name: (replace(tensor, dims=shapes[name][::-1]) if name in shapes else tensor, path) for name, (tensor, path) in kept.items()}
+    tensors = {
+        name: (replace(tensor, dims=shapes[name][::-1]) if name in shapes else tensor, path)
+        for name, (tensor, path) in kept.items()
+    }
     return replace(facts, tensors=tensors)
 
 
@@ -90,7 +101,13 @@ def _judge_tensors(facts: Facts, wanted: set[str]) -> Iterator[Finding]:
             continue
         tensor, _ = facts.tensors[name]
         if tensor.type_id != _I8 or len(tensor.dims) != 1:
-            yield facts.about_tensor("E-102", f"tensor {quoted(name)} cannot hold a payload", name, f"type {tensor.type_id}", "I8 in one dimension")
+            yield facts.about_tensor(
+                "E-102",
+                f"tensor {quoted(name)} cannot hold a payload",
+                name,
+                f"type {tensor.type_id}",
+                "I8 in one dimension",
+            )
 
 
 def _is_known(name: str) -> bool:

@@ -1,4 +1,6 @@
-"""What `gguflow validate` says of one file: a verdict, the findings, an exit status; as text for people, as plain data for JSON."""
+"""What `gguflow validate` says of one file: a verdict, the findings, an exit status; as text for people, as
+plain data for JSON.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _LONGEST = 2000
 
 @dataclass(frozen=True)
 class Report:
-    """One file examined. verdict: "valid", or what is wrong with it: "malformed", "invalid", "unsupported", "limit", "io"."""
+    """One file examined. verdict: "valid", or what is wrong with it: "malformed", "invalid", "unsupported",
+    "limit", "io".
+    """
 
     file: str
     verdict: str
@@ -29,14 +33,25 @@ class Report:
         return ExitStatus.OK if self.verdict == "valid" else ExitStatus.INVALID_FILE
 
     def data(self) -> dict[str, Any]:
-        """JSON-ready: file, verdict, and of each finding rule, severity, path, offset, found, expected, message."""
-        return {"file": self.file, "verdict": self.verdict, "findings": [_finding_data(finding) for finding in self.findings]}
+        """JSON-ready: file, verdict, and of each finding rule, severity, path, offset, found, expected,
+        message.
+        """
+        return {
+            "file": self.file,
+            "verdict": self.verdict,
+            "findings": [_finding_data(finding) for finding in self.findings],
+        }
 
     def text(self) -> str:
         """A line for the file, a line for each finding."""
         n_warnings = sum(finding.severity != "error" for finding in self.findings)
         with_warnings = f", {n_warnings} warning{'s' if n_warnings > 1 else ''}" if n_warnings else ""
-        return "\n".join([f"{self.file}: {self.verdict}{with_warnings}", *(f"  {finding.severity} {finding}" for finding in self.findings)])
+        return "\n".join(
+            [
+                f"{self.file}: {self.verdict}{with_warnings}",
+                *(f"  {finding.severity} {finding}" for finding in self.findings),
+            ]
+        )
 
 
 def report(path: str | os.PathLike[str], level: str, *, threads: int | None = None) -> Report:
@@ -54,11 +69,15 @@ def _frozen(examined: tuple[str, list[Finding]]) -> tuple[str, tuple[Finding, ..
 
 def _finding_data(finding: Finding) -> dict[str, Any]:
     fields = {key: _plain(value) for key, value in asdict(finding).items()}
-    return {key: fields[key] for key in ("rule", "severity", "path", "offset", "found", "expected", "message")}
+    return {
+        key: fields[key] for key in ("rule", "severity", "path", "offset", "found", "expected", "message")
+    }
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it, and as any terminal or encoder takes it: no bytes, no lone surrogates, nothing that is not finite."""
+    """As JSON has it, and as any terminal or encoder takes it: no bytes, no lone surrogates, nothing that is
+    not finite.
+    """
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):

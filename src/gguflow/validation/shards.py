@@ -21,7 +21,8 @@ def is_first(header: Header) -> bool:
 
 
 def judge_siblings(header: Header, path: Path) -> tuple[list[Finding], Facts]:
-    """Open the siblings of the first shard: the findings, and the model as all of them describe it; without tensors where one cannot be read.
+    """Open the siblings of the first shard: the findings, and the model as all of them describe it; without
+    tensors where one cannot be read.
 
     header, path: of the first shard, whose keys are good, and agree with its name.
     """
@@ -35,14 +36,26 @@ def judge_siblings(header: Header, path: Path) -> tuple[list[Finding], Facts]:
         try:
             sibling = parse(map_file(path.with_name(name)), name)
         except (StorageError, FileError) as error:
-            why = f"is {error.verdict}: {error.finding.message}" if isinstance(error, FileError) else f"cannot be read: {error}"
-            findings.append(Finding("C-043", f"shard {number + 1} of {first.count} {why}", key_path(COUNT_KEY), expected=name))
+            why = (
+                f"is {error.verdict}: {error.finding.message}"
+                if isinstance(error, FileError)
+                else f"cannot be read: {error}"
+            )
+            findings.append(
+                Finding(
+                    "C-043", f"shard {number + 1} of {first.count} {why}", key_path(COUNT_KEY), expected=name
+                )
+            )
             continue
         findings += judge_sibling(name, sibling, number, header)
         shards.append((name, sibling))
     if len(shards) < n_shards(header):
         return findings, Facts(header.metadata, {}, header.key_positions)
-    tensors = {tensor.name: (tensor, f"{name}:$.tensors[{i}]") for name, shard in shards for i, tensor in enumerate(shard.tensors)}
+    tensors = {
+        tensor.name: (tensor, f"{name}:$.tensors[{i}]")
+        for name, shard in shards
+        for i, tensor in enumerate(shard.tensors)
+    }
     return [*findings, *judge_together(shards)], Facts(header.metadata, tensors, header.key_positions)
 
 

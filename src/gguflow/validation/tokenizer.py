@@ -1,4 +1,6 @@
-"""Rules about the tokenizer's keys: G-010 to G-016. Its arrays are parallel lists, and special ids are indices into them: both have been CVEs."""
+"""Rules about the tokenizer's keys: G-010 to G-016. Its arrays are parallel lists, and special ids are
+indices into them: both have been CVEs.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _PARALLEL = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 _BYTE = 6
 """The token type of a token that stands for one byte, written <0xNN>."""
 _DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
-"""What llama.cpp takes for special tokens that a file does not name, by tokenizer.ggml.model (llama_vocab::impl::load)."""
+"""What llama.cpp takes for special tokens that a file does not name, by tokenizer.ggml.model
+(llama_vocab::impl::load).
+"""
 
 
 def judge_tokenizer(facts: Facts, *, strict: bool) -> Iterator[Finding]:
@@ -60,7 +64,9 @@ def _judge_arrays(facts: Facts) -> Iterator[Finding]:
             continue
         if value.type is not ValueType.ARRAY or value.element_type not in element_types:
             found = value.type.name if value.element_type is None else f"ARRAY of {value.element_type.name}"
-            yield facts.about_key("G-011", f"{key} has the wrong type", key, found, f"ARRAY of {element_types[0].name}")
+            yield facts.about_key(
+                "G-011", f"{key} has the wrong type", key, found, f"ARRAY of {element_types[0].name}"
+            )
         elif key in _PARALLEL and tokens is not None and len(value.value) != len(tokens.value):
             message = f"{key} is not as long as the vocabulary: readers index it by token"
             yield facts.about_key("G-012", message, key, len(value.value), len(tokens.value))
@@ -73,7 +79,9 @@ def _judge_special_ids(facts: Facts, n_tokens: int) -> Iterator[Finding]:
         if value.type not in INTEGERS:
             yield facts.about_key("G-013", "a token id that is no integer", key, value.type.name, "UINT32")
         elif not 0 <= value.value < n_tokens:
-            yield facts.about_key("G-013", "a token id outside of the vocabulary", key, value.value, f"0 to {n_tokens - 1}")
+            yield facts.about_key(
+                "G-013", "a token id outside of the vocabulary", key, value.value, f"0 to {n_tokens - 1}"
+            )
     for name, default in _DEFAULT_IDS.get(facts.text(MODEL) or "", {}).items():
         key = f"tokenizer.ggml.{name}_token_id"
         if key not in facts.metadata and default >= n_tokens:
@@ -83,10 +91,17 @@ def _judge_special_ids(facts: Facts, n_tokens: int) -> Iterator[Finding]:
 
 def _judge_byte_tokens(facts: Facts) -> Iterator[Finding]:
     types, tokens = facts.array("tokenizer.ggml.token_type"), facts.array(TOKENS)
-    if types is None or tokens is None or len(types.value) != len(tokens.value) or types.element_type not in _ELEMENTS["tokenizer.ggml.token_type"]:
+    if (
+        types is None
+        or tokens is None
+        or len(types.value) != len(tokens.value)
+        or types.element_type not in _ELEMENTS["tokenizer.ggml.token_type"]
+    ):
         return
     for i in np.flatnonzero(np.asarray(types.value) == _BYTE):
         token = tokens.value[int(i)]
         if facts.text(MODEL) == "llama" and not re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
-            finding = facts.about_key("G-014", f"token {i} stands for a byte and is not written <0xNN>", TOKENS, token)
+            finding = facts.about_key(
+                "G-014", f"token {i} stands for a byte and is not written <0xNN>", TOKENS, token
+            )
             yield finding

@@ -1,9 +1,12 @@
-"""Level `values`: every block of every tensor, the padding between them, and the digests. Rules V-001 to V-005, C-060 and I-006.
+"""Level `values`: every block of every tensor, the padding between them, and the digests. Rules V-001 to
+V-005, C-060 and I-006.
 
-All of it in one reading, strip by strip: what feeds the digest brings a strip into the core's cache, and its blocks are looked at there.
+All of it in one reading, strip by strip: what feeds the digest brings a strip into the core's cache, and its
+blocks are looked at there.
 
-What a good block does not hold is data of its format (`BlockFormat.reserved_codes`): a word whose masked bits are all ones. One function looks for
-all of them, and it need not be fast in itself: it touches a few bytes of each block of the mapped file, and memory is slower than NumPy's loops.
+What a good block does not hold is data of its format (`BlockFormat.reserved_codes`): a word whose masked bits
+are all ones. One function looks for all of them, and it need not be fast in itself: it touches a few bytes of
+each block of the mapped file, and memory is slower than NumPy's loops.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from gguflow.errors import Finding
 from gguflow.platform import available_cpus
 
 _STRIP = 1 << 20
-"""Bytes that are digested and looked at in one call each: what stays in a core's cache, and what a leaf of a quantized format takes."""
+"""Bytes that are digested and looked at in one call each: what stays in a core's cache, and what a leaf of a
+quantized format takes.
+"""
 
 _TASK = 1 << 24
 """Bytes that a thread takes at a time: handing over costs Python as much as looking at half a megabyte."""
@@ -39,8 +44,8 @@ Bytes = NDArray[np.uint8]
 
 
 class _Piece(NamedTuple):
-    """Consecutive blocks of one tensor: a leaf. tensor: its number in the table. start, end: bytes of the file, the padding behind the tensor
-    included. first, n_blocks: of its blocks, and how many.
+    """Consecutive blocks of one tensor: a leaf. tensor: its number in the table. start, end: bytes of the
+    file, the padding behind the tensor included. first, n_blocks: of its blocks, and how many.
     """
 
     tensor: int
@@ -52,7 +57,9 @@ class _Piece(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What a search found: how many blocks hold the code, the first of them (-1 for none), the largest masked word (0: none above subnormal)."""
+    """What a search found: how many blocks hold the code, the first of them (-1 for none), the largest masked
+    word (0: none above subnormal).
+    """
 
     n_bad: int = 0
     first: int = -1
@@ -60,13 +67,24 @@ class _Found(NamedTuple):
 
     def then(self, later: _Found) -> _Found:
         """Of both, the blocks of `later` behind those of this one."""
-        return _Found(self.n_bad + later.n_bad, self.first if self.n_bad else later.first, max(self.largest, later.largest))
+        return _Found(
+            self.n_bad + later.n_bad,
+            self.first if self.n_bad else later.first,
+            max(self.largest, later.largest),
+        )
 
 
 def judge_values(
-    content: memoryview, header: Header, block_sizes: BlockSizes, *, strict: bool, digests: bool = False, threads: int | None = None
+    content: memoryview,
+    header: Header,
+    block_sizes: BlockSizes,
+    *,
+    strict: bool,
+    digests: bool = False,
+    threads: int | None = None,
 ) -> Iterator[Finding]:
-    """Findings about blocks and padding, tensor by tensor. The header's own rules hold: every tensor lies inside the file.
+    """Findings about blocks and padding, tensor by tensor. The header's own rules hold: every tensor lies
+    inside the file.
 
     digests: hold the data against the key set too, in which `check_set` has found nothing wrong.
     """
@@ -79,7 +97,13 @@ def judge_values(
     def look(task: list[_Piece]) -> list[tuple[bytes, list[_Found]]]:
         return [_look(data, piece, digests) for piece in task]
 
-    tasks = list(_tasks(piece for i, tensor in enumerate(header.tensors) for piece in _pieces(i, tensor, header, block_sizes)))
+    tasks = list(
+        _tasks(
+            piece
+            for i, tensor in enumerate(header.tensors)
+            for piece in _pieces(i, tensor, header, block_sizes)
+        )
+    )
     with ThreadPoolExecutor(threads or available_cpus()) as pool:
         for task, looked in zip(tasks, pool.map(look, tasks), strict=True):
             for piece, (digest, results) in zip(task, looked, strict=True):
@@ -92,14 +116,20 @@ def judge_values(
         is_silent = len(tensor.dims) > 1 and results and all(result.largest == 0 for result in results)
         if is_silent and not _has_content(data, tensor, header.data_offset, block_sizes):
             message = f"tensor {quoted(tensor.name)} is all zeros: never written, or a placeholder"
-            yield Finding("V-005", message, f"$.tensors[{i}]", header.data_offset + tensor.offset, severity="warning")
+            yield Finding(
+                "V-005", message, f"$.tensors[{i}]", header.data_offset + tensor.offset, severity="warning"
+            )
     if digests:
         yield from compare(header, map(tensor_digest, leaves))
 
 
 def first_reserved(packed: Bytes, block_format: BlockFormat, code: ReservedCode) -> int:
     """The first of the packed blocks uint8[n * type_size] that holds the code, or -1."""
-    _, results = _look(packed, _Piece(0, block_format, 0, len(packed), 0, len(packed) // block_format.type_size), digests=False)
+    _, results = _look(
+        packed,
+        _Piece(0, block_format, 0, len(packed), 0, len(packed) // block_format.type_size),
+        digests=False,
+    )
     return results[block_format.reserved_codes.index(code)].first
 
 
@@ -127,12 +157,19 @@ def _tasks(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
 
 
 def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found]]:
-    """The digest of a piece (b"" where it is not wanted), and what was found of each reserved code of its format."""
+    """The digest of a piece (b"" where it is not wanted), and what was found of each reserved code of its
+    format.
+    """
     codes, size = piece.format.reserved_codes, piece.format.type_size
     step = max(_STRIP // size, 1)
     found = [_Found()] * len(codes)
     words = (
-        [np.ndarray((piece.n_blocks,), _WORD[code.width], data.data, piece.start + code.offset, (size,)) for code in codes] if piece.n_blocks else []
+        [
+            np.ndarray((piece.n_blocks,), _WORD[code.width], data.data, piece.start + code.offset, (size,))
+            for code in codes
+        ]
+        if piece.n_blocks
+        else []
     )
     digest = new_leaf_digest() if digests else None
     for i in range(0, piece.n_blocks, step):
@@ -148,7 +185,11 @@ def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found
 
 def _search(words: NDArray[Any], mask: int, first: int, found: _Found) -> _Found:
     """`found`, and what is in the words of the blocks from number `first` on."""
-    largest = largest_magnitude(words) & mask if words.strides == (words.itemsize,) else int((words & words.dtype.type(mask)).max())
+    largest = (
+        largest_magnitude(words) & mask
+        if words.strides == (words.itemsize,)
+        else int((words & words.dtype.type(mask)).max())
+    )
     if largest == mask:
         bad = np.flatnonzero((words & words.dtype.type(mask)) == mask)
         return found.then(_Found(len(bad), first + int(bad[0]), largest))
@@ -166,15 +207,33 @@ def _broken(i: int, tensor: TensorInfo, results: list[_Found], data_offset: int)
         name, first = quoted(tensor.name), result.first
         many = f"{result.n_bad} of {tensor.n_weights // block_format.block_size}"
         if not block_format.is_quantized:
-            rule, message = "V-003", f"{many} weights of {name} are NaN or infinite, the first is weight {first}"
+            rule, message = (
+                "V-003",
+                f"{many} weights of {name} are NaN or infinite, the first is weight {first}",
+            )
         elif code.tolerated:
-            rule, message = "V-004", f"the scale {code.what} in {many} blocks of {name} is the pattern of NaN, which ggml takes for zero"
+            rule, message = (
+                "V-004",
+                f"the scale {code.what} in {many} blocks of {name} is the pattern of NaN, which ggml takes for zero",
+            )
         elif code.width == 1:
-            rule, message = "V-002", f"the scale {code.what} in {many} blocks of {name} is the code for NaN, the first is block {first}"
+            rule, message = (
+                "V-002",
+                f"the scale {code.what} in {many} blocks of {name} is the code for NaN, the first is block {first}",
+            )
         else:
-            rule, message = "V-001", f"the scale {code.what} in {many} blocks of {name} is NaN or infinite, the first is block {first}"
+            rule, message = (
+                "V-001",
+                f"the scale {code.what} in {many} blocks of {name} is NaN or infinite, the first is block {first}",
+            )
         at = data_offset + tensor.offset + first * block_format.type_size + code.offset
-        yield Finding(rule, message, f"$.tensors[{i}].data[{first}].{code.what}", at, severity="warning" if code.tolerated else "error")
+        yield Finding(
+            rule,
+            message,
+            f"$.tensors[{i}].data[{first}].{code.what}",
+            at,
+            severity="warning" if code.tolerated else "error",
+        )
 
 
 def _has_content(data: Bytes, tensor: TensorInfo, data_offset: int, block_sizes: BlockSizes) -> bool:
@@ -184,13 +243,29 @@ def _has_content(data: Bytes, tensor: TensorInfo, data_offset: int, block_sizes:
 
 
 def _judge_padding(data: Bytes, header: Header, block_sizes: BlockSizes, strict: bool) -> Iterator[Finding]:
-    """The bytes between tensors (and before the first) belong to nobody: they should be zero, and in a canonical file they are, to the last."""
+    """The bytes between tensors (and before the first) belong to nobody: they should be zero, and in a
+    canonical file they are, to the last.
+    """
     severity = "error" if strict else "warning"
     regions = [("$.padding", header.end, header.data_offset)]
     for i, tensor in enumerate(header.tensors):
         end = header.data_offset + tensor.offset + (tensor_nbytes(tensor, block_sizes) or 0)
-        regions.append((f"$.tensors[{i}].padding", end, -(-(end - header.data_offset) // header.alignment) * header.alignment + header.data_offset))
+        regions.append(
+            (
+                f"$.tensors[{i}].padding",
+                end,
+                -(-(end - header.data_offset) // header.alignment) * header.alignment + header.data_offset,
+            )
+        )
     for path, first, last in regions:
         bad = np.flatnonzero(data[first:last])
         if bad.size:
-            yield Finding("C-060", "padding that is not zero", path, first + int(bad[0]), int(data[first + bad[0]]), 0, severity=severity)
+            yield Finding(
+                "C-060",
+                "padding that is not zero",
+                path,
+                first + int(bad[0]),
+                int(data[first + bad[0]]),
+                0,
+                severity=severity,
+            )

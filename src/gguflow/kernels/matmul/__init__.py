@@ -3,11 +3,13 @@
 What the module of a format holds, all arrays C-contiguous and one-dimensional (inputs may be read-only):
 
     dot_rows(blocks uint8[rows * row_bytes], x float32[n], out float32[rows])
-    dot_rows_int8(blocks, codes uint8[n + 32], scales float32[n / 32 + 32 or n / 256 + 32], out)    activations of eight bits: see int8.py
+    dot_rows_int8(blocks, codes uint8[n + 32], scales float32[n / 32 + 32 or n / 256 + 32], out)
+    activations of eight bits: see int8.py
 
-In `dot_rows` the weights are decoded in registers, to exactly what `dequantize_blocks` gives, and summed in one order that all formats share (see
-sums.py): so the result is that of decoding and then `f32.dot_rows`, to the bit, NaN and infinity too. Formats without a module, and more than a few
-vectors, take decoded rows: tile.py.
+In `dot_rows` the weights are decoded in registers, to exactly what `dequantize_blocks` gives, and summed in
+one order that all formats share (see sums.py): so the result is that of decoding and then `f32.dot_rows`, to
+the bit, NaN and infinity too. Formats without a module, and more than a few vectors, take decoded rows:
+tile.py.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from types import ModuleType
 
 @functools.cache
 def find(key: str) -> ModuleType | None:
-    """The products of the format of this key, or None where it has none of its own. Compiling waits for the first run."""
+    """The products of the format of this key, or None where it has none of its own. Compiling waits for the
+    first run.
+    """
     name = f"{__name__}.{key}"
     return importlib.import_module(name) if importlib.util.find_spec(name) else None

@@ -1,4 +1,6 @@
-"""Half precision by the processor where it can, in integer arithmetic elsewhere: the same values (see ../bits.py)."""
+"""Half precision by the processor where it can, in integer arithmetic elsewhere: the same values (see
+../bits.py).
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,11 @@ def load_halves(blocks: Any, i: Any) -> Any:
 
 @helper
 def load_scales(blocks: Any, start: Any, stride: int, n_blocks: int, words: Any, scales: Any) -> None:
-    """The halves that begin n_blocks blocks of `stride` bytes each, the first at byte `start`, as float32 into scales.
+    """The halves that begin n_blocks blocks of `stride` bytes each, the first at byte `start`, as float32
+    into scales.
 
-    words: scratch, int32; both hold n_blocks rounded up to 16. Kernels read a scale back from memory into all lanes, which costs nothing; out of a
-    register it would take a shuffle.
+    words: scratch, int32; both hold n_blocks rounded up to 16. Kernels read a scale back from memory into all
+    lanes, which costs nothing; out of a register it would take a shuffle.
     """
     for block in range(n_blocks):
         words[block] = load_half_word(blocks, start + stride * block)

@@ -1,8 +1,10 @@
-"""Activations in eight bits, as llama.cpp has them when it multiplies, and what the integer products of all formats share.
+"""Activations in eight bits, as llama.cpp has them when it multiplies, and what the integer products of all
+formats share.
 
-A block of 32 weights meets Q8_0 (one binary16 scale for 32 codes), a super-block of 256 meets Q8_K (one binary32 scale for 256 codes; source:
-`quantize_row_q8_K_ref` in ggml-quants.c). Four neighbouring products of codes are summed as integers in one lane (`lanes.dot4`); the sums become
-binary32 where the scale changes. The codes of weights go in without a sign: `negated_sums` takes back what was added to them.
+A block of 32 weights meets Q8_0 (one binary16 scale for 32 codes), a super-block of 256 meets Q8_K (one
+binary32 scale for 256 codes; source: `quantize_row_q8_K_ref` in ggml-quants.c). Four neighbouring products of
+codes are summed as integers in one lane (`lanes.dot4`); the sums become binary32 where the scale changes. The
+codes of weights go in without a sign: `negated_sums` takes back what was added to them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ f32 = np.float32
 i32 = np.int32
 
 PADDING = 32
-"""Zeros behind the codes, and behind their scales: kernels take two blocks at a time and sixteen scales, and a row may hold an odd number."""
+"""Zeros behind the codes, and behind their scales: kernels take two blocks at a time and sixteen scales, and
+a row may hold an odd number.
+"""
 
 NIBBLES = i32(0x0F0F0F0F)
 ONES = i32(0x01010101)
@@ -28,7 +32,9 @@ ONES = i32(0x01010101)
 
 @kernel
 def quantize_q8_k(x: Any, codes: Any, scales: Any) -> None:
-    """x float32[n * 256] -> codes (int8) uint8[n * 256 or more], scales float32[n or more]. The largest magnitude gets the code -127."""
+    """x float32[n * 256] -> codes (int8) uint8[n * 256 or more], scales float32[n or more]. The largest
+    magnitude gets the code -127.
+    """
     for block in range(x.size // SIZE):
         peak = f32(0)
         for i in range(block * SIZE, (block + 1) * SIZE):
@@ -45,7 +51,9 @@ def quantize_q8_k(x: Any, codes: Any, scales: Any) -> None:
 
 @helper
 def negated_sums(codes: Any, added: int) -> Any:
-    """What a sum begins with where `added` was added to each code of the weights: -added * (the sum of codes 4 j to 4 j + 3), int32[size / 4]."""
+    """What a sum begins with where `added` was added to each code of the weights: -added * (the sum of codes
+    4 j to 4 j + 3), int32[size / 4].
+    """
     sums = np.empty(codes.size // 4, i32)
     for i in range(0, codes.size // 64 * 64, 64):
         store_i32(sums, i // 4, dot4(splat(0), splat(ONES), load_u32(codes, i)) * -added)

@@ -37,7 +37,9 @@ LARGEST = 12  # of the doubled values
 
 @helper
 def half_steps(e: Any) -> Any:
-    """2**(e - 128) for lanes of stored exponents 0 to 255: half of what E8M0 says, because the E2M1 values are doubled."""
+    """2**(e - 128) for lanes of stored exponents 0 to 255: half of what E8M0 says, because the E2M1 values
+    are doubled.
+    """
     return bits_float(where(e < 2, splat(0x200000) << e, (e - 1) << 23))
 
 

@@ -14,7 +14,9 @@ f32 = np.float32
 
 @helper
 def padded_rest(x: Any) -> Any:
-    """The last x.size % 32 activations and zeros behind them, float32[32]: with zeros for weights, they add nothing to any sum."""
+    """The last x.size % 32 activations and zeros behind them, float32[32]: with zeros for weights, they add
+    nothing to any sum.
+    """
     rest = np.zeros(SUMS, f32)
     whole = x.size // SUMS * SUMS
     for i in range(whole, x.size):

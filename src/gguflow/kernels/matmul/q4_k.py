@@ -38,14 +38,18 @@ SIX_BITS, FOUR_BITS, TWO_BITS = u32(0x3F3F3F3F), u32(0x0F0F0F0F), u32(0x03030303
 
 @helper
 def sub_steps(blocks: Any, start: Any) -> Any:
-    """Of the super-block at byte `start`: d * scale of its eight sub-blocks, then dmin * min of each, as lanes. The layout: blocks/q4_k.py."""
+    """Of the super-block at byte `start`: d * scale of its eight sub-blocks, then dmin * min of each, as
+    lanes. The layout: blocks/q4_k.py.
+    """
     scales = load_word(blocks, start + 4)
     mins = load_word(blocks, start + 8)
     both = load_word(blocks, start + 12)
     more_scales = (both & FOUR_BITS) | (((scales >> u32(6)) & TWO_BITS) << u32(4))
     more_mins = ((both >> u32(4)) & FOUR_BITS) | (((mins >> u32(6)) & TWO_BITS) << u32(4))
     codes = bytes_of_words(scales & SIX_BITS, more_scales, mins & SIX_BITS, more_mins)
-    return where(lane_numbers() < 8, splat(load_half(blocks, start)), splat(load_half(blocks, start + 2))) * to_float(codes)
+    return where(
+        lane_numbers() < 8, splat(load_half(blocks, start)), splat(load_half(blocks, start + 2))
+    ) * to_float(codes)
 
 
 @kernel
@@ -78,7 +82,9 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
 
 @helper
 def minus_sub_sums(codes: Any, n_blocks: int) -> Any:
-    """What the mins are multiplied with: of each super-block eight zeros, then the negated sums of its sub-blocks of activations, float32[16 n]."""
+    """What the mins are multiplied with: of each super-block eight zeros, then the negated sums of its
+    sub-blocks of activations, float32[16 n].
+    """
     sums = np.zeros(16 * n_blocks, f32)
     for j in range(8 * n_blocks):
         total = i32(0)
@@ -92,7 +98,9 @@ def minus_sub_sums(codes: Any, n_blocks: int) -> Any:
 def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
     n_blocks = (codes.size - PADDING) // SIZE
     sub_sums = minus_sub_sums(codes, n_blocks)
-    pair = (lane_numbers() >> 3) * 2  # 64 bytes of nibbles are sub-blocks j and j + 2 in the low halves, j + 1 and j + 3 in the high ones
+    pair = (
+        (lane_numbers() >> 3) * 2
+    )  # 64 bytes of nibbles are sub-blocks j and j + 2 in the low halves, j + 1 and j + 3 in the high ones
     for row in range(out.size):
         start = row * n_blocks * TYPE_SIZE
         low = splat(f32(0))

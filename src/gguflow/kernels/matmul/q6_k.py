@@ -41,7 +41,9 @@ def sub_steps(blocks: Any, start: Any) -> Any:
 
 @helper
 def term(low_bits: Any, high_bits: Any, step: Any, x: Any, i: Any) -> Any:
-    """step * (code - 32) * activations i to i + 15. low_bits: bits 0 to 3 of the codes; high_bits: bits 4 and 5 in their place."""
+    """step * (code - 32) * activations i to i + 15. low_bits: bits 0 to 3 of the codes; high_bits: bits 4 and
+    5 in their place.
+    """
     return to_float((low_bits | (high_bits & 48)) - 32) * step * load(x, i)
 
 
@@ -84,7 +86,9 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
     n_blocks = (codes.size - PADDING) // SIZE
     start_sums = negated_sums(codes, 32)
     quarter = lane_numbers() >> 2
-    second = (lane_numbers() >> 3) * 2  # the bits above the nibbles of bytes 32 to 63 lie two higher than those of bytes 0 to 31
+    second = (
+        lane_numbers() >> 3
+    ) * 2  # the bits above the nibbles of bytes 32 to 63 lie two higher than those of bytes 0 to 31
     for row in range(out.size):
         start = row * n_blocks * TYPE_SIZE
         low = splat(f32(0))
@@ -97,9 +101,13 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
                 upper = load_u32_halves(blocks, start + QH + 32 * half, start + QH + 32 * half) >> second
                 i = SIZE * block + 128 * half
                 weights = (pairs & NIBBLES) | ((upper & TWO_BITS) << 4)
-                low = low + to_float(dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))) * lookup16(steps, quarter + 8 * half)
+                low = low + to_float(
+                    dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
+                ) * lookup16(steps, quarter + 8 * half)
                 i += 64
                 weights = ((pairs >> 4) & NIBBLES) | (((upper >> 4) & TWO_BITS) << 4)
-                high = high + to_float(dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))) * lookup16(steps, quarter + (8 * half + 4))
+                high = high + to_float(
+                    dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
+                ) * lookup16(steps, quarter + (8 * half + 4))
             start += TYPE_SIZE
         out[row] = sum_by_halves(low + high)

@@ -6,7 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from gguflow.kernels.lanes import dot4, lane_numbers, load, load_i8, load_i32, load_u32, load_u32_halves, lookup16, splat, sum_by_halves, to_float
+from gguflow.kernels.lanes import (
+    dot4,
+    lane_numbers,
+    load,
+    load_i8,
+    load_i32,
+    load_u32,
+    load_u32_halves,
+    lookup16,
+    splat,
+    sum_by_halves,
+    to_float,
+)
 from gguflow.kernels.matmul.halves import load_scales
 from gguflow.kernels.matmul.int8 import PADDING, negated_sums, scale_by
 from gguflow.kernels.matmul.sums import fetch_ahead, fold, scratch

@@ -1,7 +1,8 @@
 """The one order of the sums of products, whatever the format, the processor and the number of threads.
 
-Of the products of a row, in binary32, product i goes to partial sum i mod 32, in increasing order of i: two vectors of sums. At the end the second is
-added to the first, and what is left by halves. Two chains of additions are as fast as memory is; 32 sums keep the rounding error small.
+Of the products of a row, in binary32, product i goes to partial sum i mod 32, in increasing order of i: two
+vectors of sums. At the end the second is added to the first, and what is left by halves. Two chains of
+additions are as fast as memory is; 32 sums keep the rounding error small.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from gguflow.kernels.policy import helper
 f32 = np.float32
 
 SUMS = 32
-AHEAD = 4096  # bytes: what is fetched into the cache before its turn; the processor's own guesses end at the page
+AHEAD = (
+    4096  # bytes: what is fetched into the cache before its turn; the processor's own guesses end at the page
+)
 
 
 @helper

@@ -1,4 +1,5 @@
-"""Decoded rows times some vectors: the sums of sums.py, several at a time, so that what is loaded is used more than once.
+"""Decoded rows times some vectors: the sums of sums.py, several at a time, so that what is loaded is used
+more than once.
 
 How many at a time depends on the registers; in what order each is summed does not.
 """
@@ -73,8 +74,12 @@ def three_vectors(weights: Any, w: Any, x: Any, x0: Any, n: int, out: Any, at: A
 
 
 @helper
-def two_rows_four_vectors(weights: Any, w: Any, x: Any, x0: Any, n: int, out: Any, at: Any, stride: int) -> None:
-    """The row from weights[w] and the next times four vectors: 16 vectors of sums. The next row's products go behind those of the first."""
+def two_rows_four_vectors(
+    weights: Any, w: Any, x: Any, x0: Any, n: int, out: Any, at: Any, stride: int
+) -> None:
+    """The row from weights[w] and the next times four vectors: 16 vectors of sums. The next row's products go
+    behind those of the first.
+    """
     x1 = x0 + n
     x2 = x1 + n
     x3 = x2 + n

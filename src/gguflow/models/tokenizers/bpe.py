@@ -18,7 +18,8 @@ _ENCODED_SPACE = chr(ord(" ") + 256)
 def bpe_metadata(files: TokenizerFiles) -> Metadata:
     """The keys in llama.cpp's order, padded to config's vocab_size.
 
-    Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what special_metadata raises.
+    Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what special_metadata
+    raises.
     """
     tokenizer = files.tokenizer
     if tokenizer is None:
@@ -35,15 +36,21 @@ def bpe_metadata(files: TokenizerFiles) -> Metadata:
 
 
 def require_model(model: Document, kind: str) -> None:
-    """Raises UnsupportedError (M-024) where the tokenizer's model is of another kind. Old files do not say it: merges give BPE away."""
+    """Raises UnsupportedError (M-024) where the tokenizer's model is of another kind. Old files do not say
+    it: merges give BPE away.
+    """
     found = model.text("type", "BPE" if "merges" in model else "WordPiece")
     if found != kind:
         message = "the tokenizer is of another kind than this family of models has"
-        raise UnsupportedError(model.file, Finding("M-024", message, model.at("type"), found=found, expected=kind))
+        raise UnsupportedError(
+            model.file, Finding("M-024", message, model.at("type"), found=found, expected=kind)
+        )
 
 
 def whole_vocabulary(files: TokenizerFiles, tokenizer: Document) -> Vocabulary:
-    """Own and added tokens with their types, as llama.cpp's converter (`get_vocab_base`) has them. Raises InvalidError (M-003, M-025)."""
+    """Own and added tokens with their types, as llama.cpp's converter (`get_vocab_base`) has them. Raises
+    InvalidError (M-003, M-025).
+    """
     own = own_tokens(tokenizer, files.n_tokens)
     tokens = Vocabulary.padding(files.n_tokens)
     for token, text in own.items():
@@ -57,11 +64,18 @@ def whole_vocabulary(files: TokenizerFiles, tokenizer: Document) -> Vocabulary:
 
 
 def _merges(model: Document) -> list[str]:
-    """ "a b" for each merge. Newer files have pairs, in which a space would be ambiguous: it is written as byte-level BPE writes spaces."""
+    """ "a b" for each merge. Newer files have pairs, in which a space would be ambiguous: it is written as
+    byte-level BPE writes spaces.
+    """
     merges: list[str] = []
     for index, merge in enumerate(model.items("merges")):
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str)):
+        if not (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and isinstance(pair[0], str)
+            and isinstance(pair[1], str)
+        ):
             raise model.wrong("merges", merge, "two tokens", index)
         left, right = pair
         merges.append(f"{left.replace(' ', _ENCODED_SPACE)} {right.replace(' ', _ENCODED_SPACE)}")

@@ -1,4 +1,6 @@
-"""The chat template of a checkpoint: read from tokenizer_config.json or from the files beside it, and kept as it stands."""
+"""The chat template of a checkpoint: read from tokenizer_config.json or from the files beside it, and kept as
+it stands.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from gguflow.models.documents import Document, read_text
 
 
 def chat_template(directory: Path, settings: Document) -> Metadata:
-    """Copied as it stands. Several templates are kept under their names, the one named "default" under the plain key."""
+    """Copied as it stands. Several templates are kept under their names, the one named "default" under the
+    plain key.
+    """
     template = settings.values.get("chat_template", _template_file(directory))
     if isinstance(template, str):
         return {"tokenizer.chat_template": string(template)} if template else {}
@@ -39,5 +43,8 @@ def _template_file(directory: Path) -> object:
     others = sorted(other.name for other in (directory / "additional_chat_templates").glob("*.jinja"))
     if not others:
         return main
-    named = ({"name": Path(name).stem, "template": read_text(directory, f"additional_chat_templates/{name}") or ""} for name in others)
+    named = (
+        {"name": Path(name).stem, "template": read_text(directory, f"additional_chat_templates/{name}") or ""}
+        for name in others
+    )
     return [{"name": "default", "template": main}, *named]

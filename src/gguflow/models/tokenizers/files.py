@@ -12,7 +12,8 @@ from gguflow.models.documents import Document
 class TokenizerFiles:
     """What lies in a checkpoint's directory.
 
-    config: config.json. tokenizer: tokenizer.json, None where there is none. settings: tokenizer_config.json, None where there is none.
+    config: config.json. tokenizer: tokenizer.json, None where there is none. settings: tokenizer_config.json,
+    None where there is none.
     """
 
     directory: Path
@@ -23,7 +24,12 @@ class TokenizerFiles:
     @classmethod
     def read(cls, config: Document, directory: Path) -> TokenizerFiles:
         """Raises what Document.read raises."""
-        return cls(directory, config, Document.read(directory, "tokenizer.json"), Document.read(directory, "tokenizer_config.json"))
+        return cls(
+            directory,
+            config,
+            Document.read(directory, "tokenizer.json"),
+            Document.read(directory, "tokenizer_config.json"),
+        )
 
     @property
     def n_tokens(self) -> int:

@@ -1,10 +1,11 @@
 r"""Which of llama.cpp's pre-tokenizers a tokenizer.json describes.
 
-llama.cpp names its pre-tokenizers after models, and its converter finds the name from a hash of what a tokenizer makes of a test string: that
-knows only vocabularies seen before. Here the definition itself decides. A `pre_tokenizer` is brought to a normal form, the regular expressions
-that it splits by, one after another, and looked up in a table of those that llama.cpp implements (src/llama-vocab.cpp, llm_tokenizer_bpe; where
-llama.cpp had to rewrite an expression, the table has the original, which its comments quote). Names that stand for the same expressions and
-flags are aliases; the table has the best known of each.
+llama.cpp names its pre-tokenizers after models, and its converter finds the name from a hash of what a
+tokenizer makes of a test string: that knows only vocabularies seen before. Here the definition itself
+decides. A `pre_tokenizer` is brought to a normal form, the regular expressions that it splits by, one after
+another, and looked up in a table of those that llama.cpp implements (src/llama-vocab.cpp, llm_tokenizer_bpe;
+where llama.cpp had to rewrite an expression, the table has the original, which its comments quote). Names
+that stand for the same expressions and flags are aliases; the table has the best known of each.
 """
 
 from __future__ import annotations
@@ -24,18 +25,36 @@ LLAMA3 = CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _REST
 QWEN2 = CONTRACTIONS + _WORDS + r"|\p{N}" + _REST
 UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_CASED = r"[^\r\n\p{L}\p{N}]?" + UPPER + "*" + LOWER + "+{0}|" + r"[^\r\n\p{L}\p{N}]?" + UPPER + "+" + LOWER + "*{0}"
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?"
+    + UPPER
+    + "*"
+    + LOWER
+    + "+{0}|"
+    + r"[^\r\n\p{L}\p{N}]?"
+    + UPPER
+    + "+"
+    + LOWER
+    + "*{0}"
+)
 _SLASHED_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CJK = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 _ASCII_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
-_DEEPSEEK3 = _ASCII_PUNCTUATION + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_DEEPSEEK3 = (
+    _ASCII_PUNCTUATION
+    + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _BLOOM = " ?[^(\\s|[.,!?…。，、।۔،])]+"  # noqa: RUF001 - punctuation of several scripts
-_JAIS2_SPACES = "".join(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s{1}"
+_JAIS2_SPACES = (
+    "".join(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s{1}"
+)
 
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """One of llama.cpp's. regexes: applied one after another. ignore_merges: a word that is a token needs no merges; None where both will do."""
+    """One of llama.cpp's. regexes: applied one after another. ignore_merges: a word that is a token needs no
+    merges; None where both will do.
+    """
 
     name: str
     regexes: tuple[str, ...]
@@ -47,30 +66,46 @@ PRE_TOKENIZERS = (
     PreTokenizer("llama-bpe", (LLAMA3,), ignore_merges=True),
     PreTokenizer("dbrx", (LLAMA3,), ignore_merges=False),
     PreTokenizer("qwen2", (QWEN2,)),
-    PreTokenizer("qwen35", (QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"\s\p{L}\p{N}", r"\s\p{L}\p{M}\p{N}"),)),
+    PreTokenizer(
+        "qwen35",
+        (QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"\s\p{L}\p{N}", r"\s\p{L}\p{M}\p{N}"),),
+    ),
     PreTokenizer("smollm", (r"\p{N}", GPT2)),
-    PreTokenizer("deepseek-coder", (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}")),
+    PreTokenizer(
+        "deepseek-coder",
+        (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}"),
+    ),
     PreTokenizer("deepseek-v3", (r"\p{N}{1,3}", _CJK, _DEEPSEEK3)),
     PreTokenizer("tekken", (_CASED.replace("{0}", "") + r"|\p{N}" + _SLASHED_REST,)),
     PreTokenizer("gpt-4o", (_CASED.replace("{0}", CONTRACTIONS + "?") + r"|\p{N}{1,3}" + _SLASHED_REST,)),
-    PreTokenizer("bailingmoe", (CONTRACTIONS + _WORDS + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",)),
-    PreTokenizer("seed-coder", (CONTRACTIONS + _WORDS + r"|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",)),
+    PreTokenizer(
+        "bailingmoe", (CONTRACTIONS + _WORDS + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",)
+    ),
+    PreTokenizer(
+        "seed-coder", (CONTRACTIONS + _WORDS + r"|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",)
+    ),
     PreTokenizer("ufakzeka", (_WORDS[1:] + r"|\p{N}" + _REST,)),
     PreTokenizer("minicpm5", (r"\p{N}{1,3}", CONTRACTIONS + _WORDS + r"|\p{N}+" + _REST), ignore_merges=True),
-    PreTokenizer("jais-2", (CONTRACTIONS + _WORDS + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+" + _JAIS2_SPACES,)),
+    PreTokenizer(
+        "jais-2",
+        (CONTRACTIONS + _WORDS + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+" + _JAIS2_SPACES,),
+    ),
     PreTokenizer("bloom", (_BLOOM,)),
     PreTokenizer("viking", (_BLOOM, r"\p{N}")),
     PreTokenizer("falcon", ("punctuation", GPT2, "[0-9][0-9][0-9]")),
     PreTokenizer("superbpe", (r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
     PreTokenizer("laguna", (r"[^\n]+|[\n]+", QWEN2)),
 )
-"""Found by regexes and flags; where two have the same, the first. `falcon`'s first step is the tokenizers library's own class of punctuation."""
+"""Found by regexes and flags; where two have the same, the first. `falcon`'s first step is the tokenizers
+library's own class of punctuation.
+"""
 
 
 def pre_tokenizer_name(tokenizer: Document) -> str:
     """llama.cpp's name for what a tokenizer.json does before it merges.
 
-    Raises UnsupportedError (M-024), which shows the definition, where llama.cpp has nothing like it; InvalidError (M-003).
+    Raises UnsupportedError (M-024), which shows the definition, where llama.cpp has nothing like it;
+    InvalidError (M-003).
     """
     regexes = _normal_form(tokenizer)
     ignore_merges = tokenizer.section("model").flag("ignore_merges", False)
@@ -83,7 +118,9 @@ def pre_tokenizer_name(tokenizer: Document) -> str:
 def _normal_form(tokenizer: Document) -> tuple[str, ...]:
     """The regular expressions that split a text. Raises UnsupportedError (M-024) for a step that is none."""
     for step in steps(tokenizer.section("normalizer"), "normalizers"):
-        if step.text("type", "") != "NFC":  # llama.cpp composes nothing, its converter takes such tokenizers all the same
+        if (
+            step.text("type", "") != "NFC"
+        ):  # llama.cpp composes nothing, its converter takes such tokenizers all the same
             raise _unknown(tokenizer, "normalizer")
     regexes: list[str] = []
     for step in steps(tokenizer.section("pre_tokenizer"), "pretokenizers"):
@@ -96,7 +133,9 @@ def _normal_form(tokenizer: Document) -> tuple[str, ...]:
 
 
 def _regex(step: Document) -> str | None:
-    """What one step splits by: a regular expression, "" where it splits nothing, None where it is something else."""
+    """What one step splits by: a regular expression, "" where it splits nothing, None where it is something
+    else.
+    """
     kind = step.text("type", "")
     if kind == "ByteLevel" and not step.flag("add_prefix_space", True):
         return GPT2 if step.flag("use_regex", True) else ""
@@ -104,14 +143,19 @@ def _regex(step: Document) -> str | None:
         return r"\p{N}" if step.flag("individual_digits", False) else r"\p{N}+"
     if kind == "Punctuation" and step.text("behavior", "Isolated") == "Contiguous":
         return "punctuation"
-    if kind == "Split" and (step.text("behavior", ""), step.flag("invert", False)) in (("Isolated", False), ("Removed", True)):
+    if kind == "Split" and (step.text("behavior", ""), step.flag("invert", False)) in (
+        ("Isolated", False),
+        ("Removed", True),
+    ):
         pattern = step.section("pattern")
         return _rewritten(pattern.text("Regex")) if "Regex" in pattern else None
     return None
 
 
 def _rewritten(regex: str) -> str:
-    """One spelling for what tokenizers write in several: escapes, contractions, possessive quantifiers (which match the same here)."""
+    """One spelling for what tokenizers write in several: escapes, contractions, possessive quantifiers (which
+    match the same here).
+    """
     regex = regex.replace("\r", r"\r").replace("\n", r"\n")
     for spelling in ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", "'(?i:[sdmt]|ll|ve|re)"):
         regex = regex.replace(spelling, CONTRACTIONS)

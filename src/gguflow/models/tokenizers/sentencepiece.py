@@ -1,4 +1,6 @@
-"""SentencePiece: `tokenizer.model`, and the same vocabulary where only its tokenizer.json was kept. llama.cpp's tokenizer "llama"."""
+"""SentencePiece: `tokenizer.model`, and the same vocabulary where only its tokenizer.json was kept.
+llama.cpp's tokenizer "llama".
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ ADDED_SCORE = -1000.0
 def sentencepiece_metadata(files: TokenizerFiles) -> Metadata | None:
     """The keys made of `tokenizer.model`; None where there is no such file.
 
-    Tokens beyond config's vocab_size are ignored, missing ones padded; added tokens come from added_tokens.json and tokenizer_config.json.
-    Raises MalformedError (M-021) where the file is no SentencePiece model, InvalidError (M-002, M-003), LimitError, StorageError.
+    Tokens beyond config's vocab_size are ignored, missing ones padded; added tokens come from
+    added_tokens.json and tokenizer_config.json. Raises MalformedError (M-021) where the file is no
+    SentencePiece model, InvalidError (M-002, M-003), LimitError, StorageError.
     """
     content = read_bytes(files.directory, "tokenizer.model")
     if content is None:
@@ -32,7 +35,8 @@ def sentencepiece_metadata(files: TokenizerFiles) -> Metadata | None:
 
 
 def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
-    """The keys made of a tokenizer.json that holds a SentencePiece vocabulary; None where there is none, or one of another kind.
+    """The keys made of a tokenizer.json that holds a SentencePiece vocabulary; None where there is none, or
+    one of another kind.
 
     The scores are lost there: every piece gets the same, as llama.cpp's converter does it.
     Raises InvalidError (M-002, M-003, M-025) and what Document.read raises.
@@ -41,7 +45,11 @@ def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
     if tokenizer is None:
         return None
     model = tokenizer.section("model")
-    if not (model.text("type", "") == "BPE" and model.flag("byte_fallback", False) and tokenizer.section("decoder").text("type", "") == "Sequence"):
+    if not (
+        model.text("type", "") == "BPE"
+        and model.flag("byte_fallback", False)
+        and tokenizer.section("decoder").text("type", "") == "Sequence"
+    ):
         return None
     own = own_tokens(tokenizer, files.n_tokens)
     special = named_tokens(files.settings) if files.settings is not None else []
@@ -54,7 +62,12 @@ def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
         vocabulary.put(token, text, kind, ADDED_SCORE)
     for token, added in added_tokens(tokenizer, files.settings, own, files.n_tokens).items():
         if token not in own:
-            vocabulary.put(token, added.text, TokenType.CONTROL if added.text in special else TokenType.USER_DEFINED, ADDED_SCORE)
+            vocabulary.put(
+                token,
+                added.text,
+                TokenType.CONTROL if added.text in special else TokenType.USER_DEFINED,
+                ADDED_SCORE,
+            )
     return vocabulary.metadata("llama", "default", scores=True) | special_metadata(files, files.n_tokens)
 
 
@@ -82,7 +95,9 @@ def _pieces(file: Path, content: bytes, n_tokens: int) -> Vocabulary:
 
 
 def _add_tokens(vocabulary: Vocabulary, files: TokenizerFiles) -> None:
-    """Put added tokens into their places; those beyond the vocabulary are ignored, as llama.cpp's converter does."""
+    """Put added tokens into their places; those beyond the vocabulary are ignored, as llama.cpp's converter
+    does.
+    """
     if (added := Document.read(files.directory, "added_tokens.json")) is not None:
         for text in added.values:
             if (token := added.integer(text, minimum=0)) < len(vocabulary):

@@ -1,7 +1,8 @@
 """Special tokens and normalizer flags: with the chat template, the keys that every tokenizer ends with.
 
-The rules are those of llama.cpp's `SpecialVocab` (gguf-py/gguf/vocab.py), written anew because the released gguf packages differ in them:
-tokenizer.json says which special tokens frame a sequence, tokenizer_config.json names the tokens, config.json gives ids that are still open.
+The rules are those of llama.cpp's `SpecialVocab` (gguf-py/gguf/vocab.py), written anew because the released
+gguf packages differ in them: tokenizer.json says which special tokens frame a sequence, tokenizer_config.json
+names the tokens, config.json gives ids that are still open.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ ADD_KEYS = {kind: f"tokenizer.ggml.add_{kind}_token" for kind in ("bos", "eos", 
 class _Findings:
     """What has been learnt so far.
 
-    kinds: the special tokens to look for, in order. names: kind -> its text, or the object that holds it, as it stands in tokenizer_config.json;
-    they are compared as they stand: llama.cpp takes an object for another token than its text, and so gives some models an end of turn.
+    kinds: the special tokens to look for, in order. names: kind -> its text, or the object that holds it, as
+    it stands in tokenizer_config.json; they are compared as they stand: llama.cpp takes an object for another
+    token than its text, and so gives some models an end of turn.
     """
 
     kinds: list[str] = field(default_factory=lambda: ["bos", "eos", "unk", "sep", "pad", "cls", "mask"])
@@ -49,7 +51,8 @@ def special_metadata(files: TokenizerFiles, n_tokens: int | None = None) -> Meta
     """The special tokens' ids, whether to add them, the chat template, the normalizer's flags.
 
     n_tokens: ids from it on are ignored; None for no limit.
-    Raises InvalidError (M-003: a value of the wrong type), MalformedError, LimitError and StorageError as read_text.
+    Raises InvalidError (M-003: a value of the wrong type), MalformedError, LimitError and StorageError as
+    read_text.
     """
     tokenizer, settings = files.tokenizer, files.settings
     findings = _Findings()
@@ -98,7 +101,9 @@ class Normalizer:
 
 
 def steps(part: Document, key: str) -> Iterator[Document]:
-    """The steps of a part of tokenizer.json that may be a `Sequence` of others (under `key`), flat and in order."""
+    """The steps of a part of tokenizer.json that may be a `Sequence` of others (under `key`), flat and in
+    order.
+    """
     if part.values.get("type") == "Sequence":
         for step in part.sections(key):
             yield from steps(step, key)
@@ -116,7 +121,9 @@ def _added_ids(tokenizer: Document | None) -> dict[str, Any]:
 
 
 def _set_id(findings: _Findings, kind: str, token: Any, n_tokens: int | None, source: Document) -> None:
-    """Keep the first id of each kind; a list (several ends of sequence) or an id beyond the vocabulary counts as none."""
+    """Keep the first id of each kind; a list (several ends of sequence) or an id beyond the vocabulary counts
+    as none.
+    """
     if not isinstance(token, int) or isinstance(token, bool):
         return
     if token < 0:
@@ -125,7 +132,9 @@ def _set_id(findings: _Findings, kind: str, token: Any, n_tokens: int | None, so
         findings.ids.setdefault(kind, token)
 
 
-def _from_settings(settings: Document, ids: dict[str, Any], n_tokens: int | None, findings: _Findings) -> None:
+def _from_settings(
+    settings: Document, ids: dict[str, Any], n_tokens: int | None, findings: _Findings
+) -> None:
     """Which tokens to add (the post-processor's word goes first), and the ids of the named ones."""
     for kind in findings.kinds:
         add = settings.values.get(f"add_{kind}_token")
@@ -136,7 +145,9 @@ def _from_settings(settings: Document, ids: dict[str, Any], n_tokens: int | None
 
 
 def _framing(tokenizer: Document, named: bool, findings: _Findings) -> None:
-    """Whether a sequence gets a first and a last special token, from the post-processor. named: whether tokenizer_config.json is there."""
+    """Whether a sequence gets a first and a last special token, from the post-processor. named: whether
+    tokenizer_config.json is there.
+    """
     names = findings.names
     if named:
         names["bos"] = names.get("bos") or names.get("cls")
@@ -150,7 +161,9 @@ def _framing(tokenizer: Document, named: bool, findings: _Findings) -> None:
             findings.add |= {"bos": True, "eos": True, "sep": True}
             for role, instead in (("cls", "bos"), ("sep", "eos")):
                 pair = step.items(role)
-                names[role] = names.get(role) or (pair[0] if pair and isinstance(pair[0], str) else names.get(instead))
+                names[role] = names.get(role) or (
+                    pair[0] if pair and isinstance(pair[0], str) else names.get(instead)
+                )
         elif kind == "TemplateProcessing":
             _template(step, named, findings)
 

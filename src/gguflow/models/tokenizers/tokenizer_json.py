@@ -14,7 +14,9 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is matched in the text before anything is split. special: whether it is left out of decoded text."""
+    """A token that is matched in the text before anything is split. special: whether it is left out of
+    decoded text.
+    """
 
     text: str
     special: bool
@@ -35,12 +37,14 @@ def own_tokens(tokenizer: Document, n_tokens: int) -> dict[int, str]:
     return tokens
 
 
-def added_tokens(tokenizer: Document, settings: Document | None, own: dict[int, str], n_tokens: int) -> dict[int, AddedToken]:
+def added_tokens(
+    tokenizer: Document, settings: Document | None, own: dict[int, str], n_tokens: int
+) -> dict[int, AddedToken]:
     """id -> token of all that are added to the vocabulary `own`, as transformers sees them.
 
-    From tokenizer.json's list; then the `added_tokens_decoder` of tokenizer_config.json and the tokens that it names (`bos_token`, ...): where
-    their text is a token already they only mark it (an extra one that was added keeps the mark it has), else they are appended, whatever id
-    they claim.
+    From tokenizer.json's list; then the `added_tokens_decoder` of tokenizer_config.json and the tokens that
+    it names (`bos_token`, ...): where their text is a token already they only mark it (an extra one that was
+    added keeps the mark it has), else they are appended, whatever id they claim.
     Raises InvalidError (M-003, M-025).
     """
     added: dict[int, AddedToken] = {}
@@ -50,11 +54,15 @@ def added_tokens(tokenizer: Document, settings: Document | None, own: dict[int, 
             raise _beyond(entry, entry.text("content"), token, n_tokens)
         added[token] = AddedToken(entry.text("content"), entry.flag("special", False))
     if settings is not None:
-        ids = {text: token for token, text in own.items()} | {known.text: token for token, known in added.items()}
+        ids = {text: token for token, text in own.items()} | {
+            known.text: token for token, known in added.items()
+        }
         for late, is_extra in _late_tokens(settings):
             if is_extra and ids.get(late.text) in added:
                 continue
-            token = ids.setdefault(late.text, max(added, default=-1) + 1 if max(added, default=-1) >= len(own) else len(own))
+            token = ids.setdefault(
+                late.text, max(added, default=-1) + 1 if max(added, default=-1) >= len(own) else len(own)
+            )
             if token >= n_tokens:
                 raise _beyond(settings, late.text, token, n_tokens)
             added[token] = late
@@ -62,7 +70,9 @@ def added_tokens(tokenizer: Document, settings: Document | None, own: dict[int, 
 
 
 def _late_tokens(settings: Document) -> Iterator[tuple[AddedToken, bool]]:
-    """The tokens that tokenizer_config.json adds: those of its list, then the named and the extra ones, which are special; whether it is an extra."""
+    """The tokens that tokenizer_config.json adds: those of its list, then the named and the extra ones, which
+    are special; whether it is an extra.
+    """
     decoder = settings.section("added_tokens_decoder")
     for token in sorted(decoder_ids(decoder)):
         entry = decoder.section(str(token))
@@ -80,7 +90,9 @@ def decoder_ids(decoder: Document) -> list[int]:
 
 
 def named_tokens(settings: Document) -> list[str]:
-    """The texts of the special tokens that tokenizer_config.json names, each as text or as an object that holds it."""
+    """The texts of the special tokens that tokenizer_config.json names, each as text or as an object that
+    holds it.
+    """
     extras: list[object] = []
     for name in ("additional_special_tokens", "extra_special_tokens"):
         extra = settings.values.get(name)
@@ -102,4 +114,6 @@ def token_text(entry: object) -> str | None:
 
 def _beyond(source: Document, text: str, token: int, n_tokens: int) -> InvalidError:
     message = f"the id of the token {text!r} is beyond the vocabulary of the model"
-    return InvalidError(source.file, Finding("M-025", message, source.where, found=token, expected=f"below {n_tokens}"))
+    return InvalidError(
+        source.file, Finding("M-025", message, source.where, found=token, expected=f"below {n_tokens}")
+    )

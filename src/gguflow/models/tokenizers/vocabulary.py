@@ -21,7 +21,9 @@ class TokenType(enum.IntEnum):
 
 @dataclass
 class Vocabulary:
-    """Token id -> text and type, filled with `[PAD<id>]` where the tokenizer has fewer tokens than the embedding matrix has rows."""
+    """Token id -> text and type, filled with `[PAD<id>]` where the tokenizer has fewer tokens than the
+    embedding matrix has rows.
+    """
 
     texts: list[str]
     types: list[TokenType]
@@ -29,7 +31,11 @@ class Vocabulary:
 
     @classmethod
     def padding(cls, n_tokens: int) -> Vocabulary:
-        return cls([f"[PAD{token}]" for token in range(n_tokens)], [TokenType.UNUSED] * n_tokens, [-10000.0] * n_tokens)
+        return cls(
+            [f"[PAD{token}]" for token in range(n_tokens)],
+            [TokenType.UNUSED] * n_tokens,
+            [-10000.0] * n_tokens,
+        )
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -38,7 +44,9 @@ class Vocabulary:
         self.texts[token], self.types[token], self.scores[token] = text, kind, score
 
     def metadata(self, model: str, pre: str, *, scores: bool = False) -> Metadata:
-        """The keys in llama.cpp's order. model: which of llama.cpp's tokenizers; pre: which of its pre-tokenizers."""
+        """The keys in llama.cpp's order. model: which of llama.cpp's tokenizers; pre: which of its
+        pre-tokenizers.
+        """
         metadata = {
             "tokenizer.ggml.model": string(model),
             "tokenizer.ggml.pre": string(pre),
@@ -51,7 +59,9 @@ class Vocabulary:
 
 
 def looks_special(text: str) -> bool:
-    """Whether an added token is a control token although its tokenizer does not say so (llama.cpp's list: deepseek-coder, gemma, command-r)."""
+    """Whether an added token is a control token although its tokenizer does not say so (llama.cpp's list:
+    deepseek-coder, gemma, command-r).
+    """
     return (
         text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
         or (text.startswith("<|") and text.endswith("|>"))

@@ -19,7 +19,8 @@ _DEFAULT_SPECIAL = frozenset(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
 def wordpiece_metadata(files: TokenizerFiles) -> Metadata:
     """The keys in llama.cpp's order, padded to config's vocab_size.
 
-    Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what special_metadata raises.
+    Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what special_metadata
+    raises.
     """
     if files.tokenizer is None:
         tokens = _from_list(files)
@@ -29,7 +30,11 @@ def wordpiece_metadata(files: TokenizerFiles) -> Metadata:
     for token, (text, kind) in enumerate(zip(tokens.texts, tokens.types, strict=True)):
         tokens.texts[token] = _phantom(text, kind)
     special = special_metadata(files, files.n_tokens)
-    if files.tokenizer is None and files.settings is not None and not files.settings.flag("do_lower_case", True):
+    if (
+        files.tokenizer is None
+        and files.settings is not None
+        and not files.settings.flag("do_lower_case", True)
+    ):
         special[_LOWERCASE] = boolean(False)
     lowercase = special[_LOWERCASE].value if _LOWERCASE in special else True
     metadata: Metadata = {"tokenizer.ggml.token_type_count": u32(files.config.integer("type_vocab_size", 2))}
@@ -44,7 +49,9 @@ def _phantom(text: str, kind: TokenType) -> str:
 
 
 def _pre(lowercase: bool) -> str:
-    """llama.cpp splits words the same way whatever this says; its converter finds the first name for every uncased English vocabulary."""
+    """llama.cpp splits words the same way whatever this says; its converter finds the first name for every
+    uncased English vocabulary.
+    """
     return "jina-v2-en" if lowercase else "default"
 
 
@@ -52,11 +59,16 @@ def _from_list(files: TokenizerFiles) -> Vocabulary:
     """vocab.txt: one token a line, its id the line's number. Raises InvalidError (M-023, M-025)."""
     text = read_text(files.directory, "vocab.txt")
     if text is None:
-        raise InvalidError(files.directory, Finding("M-023", "there is neither a tokenizer.json nor a vocab.txt"))
+        raise InvalidError(
+            files.directory, Finding("M-023", "there is neither a tokenizer.json nor a vocab.txt")
+        )
     lines = text.removesuffix("\n").split("\n")
     if len(lines) > files.n_tokens:
         message = "more tokens than the model has embeddings"
-        raise InvalidError(files.directory / "vocab.txt", Finding("M-025", message, found=len(lines), expected=f"{files.n_tokens} at most"))
+        raise InvalidError(
+            files.directory / "vocab.txt",
+            Finding("M-025", message, found=len(lines), expected=f"{files.n_tokens} at most"),
+        )
     special = _DEFAULT_SPECIAL.union(named_tokens(files.settings) if files.settings is not None else ())
     tokens = Vocabulary.padding(files.n_tokens)
     for token, line in enumerate(lines):
