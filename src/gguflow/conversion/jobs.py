@@ -62,10 +62,10 @@ def jobs_of(reader: ModelReader, outputs: Sequence[Output], memory: Memory) -> J
     """The jobs of all outputs. When they end, what was read is proved to be what the sources say of it."""
     plain = [output for output in outputs if not output.plan.has_payloads]
     if plain:
-        yield from _plain_jobs(Leaves(reader, plain, memory.tile))
+        yield from _plain_jobs(Leaves(reader, plain, memory.tile, memory.threads))
     for output in outputs:
         if output.plan.has_payloads:
-            yield from _mixed_jobs(Leaves(reader, [output], memory.tile), output, memory)
+            yield from _mixed_jobs(Leaves(reader, [output], memory.tile, memory.threads), output, memory)
 
 
 def _plain_jobs(leaves: Leaves) -> Jobs:

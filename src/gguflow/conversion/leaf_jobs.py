@@ -28,7 +28,12 @@ from gguflow.models.reading import ModelReader, tile_ranges
 from gguflow.quantization import Bytes, Floats, encode, first_non_finite
 
 LEAVES_TOGETHER = 4
-"""Leaves that are noted together at the most: what the system is asked for each costs more than the note."""
+"""Leaves that are noted together at the most, or half as many as there are threads: what the system is asked for
+each costs more than the note.
+"""
+
+LEAVES_AHEAD = 8
+"""Leaves that the system is asked to fetch in one call."""
 
 SECONDS_TOGETHER = 0.02
 """A finished leaf waits no longer for the next one to be noted with."""
@@ -61,12 +66,14 @@ class Leaves:
     reader: of the source.
     outputs: all of them have the same tensors, or some of them where they are shards.
     tile: weights that a thread moves at a time, a multiple of every block size.
+    threads: that do the jobs.
     """
 
-    def __init__(self, reader: ModelReader, outputs: Sequence[Output], tile: int) -> None:
+    def __init__(self, reader: ModelReader, outputs: Sequence[Output], tile: int, threads: int) -> None:
         self.reader = reader
         self.outputs = outputs
         self.tile = tile
+        self._most_finished = max(LEAVES_TOGETHER, threads // 2)
         self.buffers = _Buffers()
         self.digests = SourceDigests(
             {i: output.planned(i).tensor for output in outputs for i in output.tensors()}
@@ -77,15 +84,21 @@ class Leaves:
     def jobs(self, i: int) -> Jobs:
         """The leaves of tensor i that some output lacks; `note` is to be called behind the last one."""
         holders = [output for output in self.outputs if i in output.tensors()]
-        for number in range(n_leaves(holders[0].planned(i).tensor.n_weights)):
+        tensor = holders[0].planned(i).tensor
+        fetched = 0
+        for number in range(n_leaves(tensor.n_weights)):
             targets = [output for output in holders if output.lacks((i, number))]
             if targets:
+                if number >= fetched:
+                    fetched = number + LEAVES_AHEAD
+                    last = leaf_weights(fetched - 1, tensor.n_weights)[1]
+                    self.reader.prefetch(tensor, leaf_weights(number, tensor.n_weights)[0], last)
                 yield LeafJob(self, i, number, targets)
 
     def finish(self, job: LeafJob) -> None:
         """A leaf is written: note it with the next ones, before long."""
         self._finished.append(job)
-        if len(self._finished) >= LEAVES_TOGETHER or time.monotonic() - self._noted_at > SECONDS_TOGETHER:
+        if len(self._finished) >= self._most_finished or time.monotonic() - self._noted_at > SECONDS_TOGETHER:
             self.note()
 
     def note(self) -> None:
@@ -137,7 +150,7 @@ class LeafJob:
         self.written: list[tuple[Output, bytes]] = []
 
     def prefetch(self) -> None:
-        self.leaves.reader.prefetch(self.tensor, self.first, self.last)
+        """Nothing: `Leaves.jobs` has the system fetch several leaves at once."""
 
     def perform(self) -> None:
         """Convert the leaf for each output, and write it. Raises InvalidError, StorageError."""
