@@ -149,5 +149,5 @@ NEGATED_FROM_OUTSIDE = r"(?<![.\w])(?:[Nn]o|Nobody|Nothing|None|Neither)\b[^.;:|
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_what_is_forbidden_is_forbidden_in_the_words_of_rfc_2119(name: str) -> None:
-    """ "No X MUST" would only say that none is obliged to; "X MUST NOT" is what is meant."""
+    """A rule says "X MUST NOT": "no X MUST" would only say that none is obliged to."""
     assert re.findall(NEGATED_FROM_OUTSIDE, DOCUMENTS[name]) == []
