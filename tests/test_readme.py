@@ -122,3 +122,9 @@ def test_links_lead_somewhere(page: Path) -> None:
             file = page if not path else page.parent / path
             assert file.is_file(), target
             assert not fragment or fragment in anchors(file), target
+
+
+def test_the_site_has_every_page() -> None:
+    """As tools/docs finds too, which needs mkdocs."""
+    nav = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(nav) == sorted(path.relative_to(ROOT).as_posix() for path in LINKED)
