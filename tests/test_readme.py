@@ -1,7 +1,7 @@
-"""What README.md, CONTRIBUTING.md and docs/ show is true: Python runs, commands exist and print what is shown, links lead somewhere.
+"""What the documentation shows is true: Python runs, commands exist and print what is shown, links lead somewhere.
 
-Every page is a session of its own, in a directory with a checkpoint and the model.gguf that was made from it. The page that
-converts the checkpoint to model.gguf begins without it.
+Every page is a session of its own, in a directory with a checkpoint and the model.gguf that was made from it.
+The page that converts the checkpoint to model.gguf begins without it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from gguflow import cli
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
-LINKED = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "spec").rglob("*.md")), *sorted(FIXTURES.glob("*.md"))]
+OTHERS = [ROOT / "CHANGELOG.md", *sorted((ROOT / "spec").rglob("*.md")), *sorted(FIXTURES.glob("*.md"))]
+LINKED = [path.relative_to(ROOT).as_posix() for path in (*PAGES, *OTHERS)]
 
 
 def fenced(language: str) -> dict[str, list[str]]:
     """Of each page that has any, its blocks of a language."""
-    found = {name: re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for name, text in TEXTS.items()}
-    return {name: blocks for name, blocks in found.items() if blocks}
+    block = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return {name: blocks for name, text in TEXTS.items() if (blocks := block.findall(text))}
 
 
 PYTHON = fenced("python")
 COMMANDS = [
-    pytest.param(*re.fullmatch(r"\$ (.*)\n((?:[^$].*\n)*)", part).groups(), id=f"{name}-{i}")  # type: ignore[union-attr]
+    pytest.param(command, output, id=f"{name}-{i}")
     for name, blocks in fenced("console").items()
-    for i, part in enumerate(part for block in blocks for part in re.findall(r"^\$ .*\n(?:[^$].*\n)*", block, re.MULTILINE))
+    for i, (command, output) in enumerate(re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", "".join(blocks), re.MULTILINE))
 ]
+"""Each line that begins with a prompt, and the lines that follow it."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def desk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory: a checkpoint, the model made from it, and the fixtures as they lie in a clone."""
+    """The current directory: a checkpoint, the model made from it, and the fixtures as in a clone."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(TINY, "checkpoint")
     os.link(model, "model.gguf")
@@ -57,7 +59,7 @@ def desk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PYTHON if "import torch" not in TEXTS[page]])  # tests/pytorch runs those
+@pytest.mark.parametrize("page", sorted(PYTHON.keys() - {"docs/pytorch.md"}))  # tests/pytorch runs that one
 def test_python_blocks(page: str, desk: Path) -> None:
     if 'gguflow.convert("checkpoint/", "model.gguf"' in TEXTS[page]:
         (desk / "model.gguf").unlink()
@@ -70,7 +72,7 @@ def test_python_blocks(page: str, desk: Path) -> None:
 
 @pytest.mark.parametrize(("command", "output"), COMMANDS)
 def test_commands(command: str, output: str, desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Commands of gguflow parse, tools are there; where a page shows the output, it is what the command prints, but for times."""
+    """Commands of gguflow parse, tools are there. Output that is shown is what the command prints, but for times."""
     words = shlex.split(command, comments=True)
     if words[0] == "gguflow":
         parsed = cli.parser().parse_args(words[1:])
@@ -88,7 +90,8 @@ def without_times(text: str) -> str:
 
 
 def subcommands() -> list[str]:
-    return sorted(next(action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction)).choices)
+    actions = cli.parser()._actions
+    return sorted(next(action for action in actions if isinstance(action, argparse._SubParsersAction)).choices)
 
 
 def test_commands_are_marked_as_such() -> None:
@@ -114,17 +117,17 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [pytest.param(path, id=path.relative_to(ROOT).as_posix()) for path in LINKED])
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+@pytest.mark.parametrize("page", LINKED)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         path, _, fragment = target.partition("#")
         if not path.startswith(("http:", "https:")):
-            file = page if not path else page.parent / path
+            file = (ROOT / page).parent / path if path else ROOT / page
             assert file.is_file(), target
             assert not fragment or fragment in anchors(file), target
 
 
 def test_the_site_has_every_page() -> None:
     """As tools/docs finds too, which needs mkdocs."""
-    nav = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(nav) == sorted(path.relative_to(ROOT).as_posix() for path in LINKED)
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^ +- .*: (\S+\.md)$", settings, re.MULTILINE)) == sorted(LINKED)

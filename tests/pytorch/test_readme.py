@@ -1,4 +1,4 @@
-"""The documentation's Python that needs torch runs as it is written, beside a checkpoint and the file that it has been converted to."""
+"""The documentation's Python that needs torch runs as it is written, beside a checkpoint and the file made from it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,5 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block, f"docs/pytorch.md, block {i}", "exec"), names)
     assert names["tokens"].shape == (1, 11)
     assert names["weights"]["lm_head.weight"].dtype == torch.bfloat16
-    assert torch.equal(
-        names["layer"].weight, torch.from_numpy(gguflow.fake_quantize(names["layer"].parametrizations.weight.original.detach().numpy(), "q4_k"))
-    )
+    original = names["layer"].parametrizations.weight.original.detach().numpy()
+    assert torch.equal(names["layer"].weight, torch.from_numpy(gguflow.fake_quantize(original, "q4_k")))
