@@ -75,7 +75,9 @@ print(json.dumps({"seconds": time.perf_counter() - started, "weights": report.n_
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--old", type=Path, metavar="DIR", help="a checkout of the code to compare with")
-    parser.add_argument("--weights", type=int, default=1 << 32, metavar="N", help="of the model (default: 2**32)")
+    parser.add_argument(
+        "--weights", type=int, default=1 << 32, metavar="N", help="of the model (default: 2**32)"
+    )
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each (default: 3)")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2, 8, 16, 64], metavar="N", help="threads to try"
