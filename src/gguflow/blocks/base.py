@@ -131,7 +131,15 @@ class BlockFormat:
             raise ShapeError(
                 f"a row of {n} weights does not divide into {self.name} blocks of {self.block_size}"
             )
+        return self.nbytes(n)
+
+    def nbytes(self, n: int) -> int:
+        """Bytes of n weights, n a multiple of the block size: the caller has proved it, as `row_bytes` does."""
         return n // self.block_size * self.type_size
+
+    def n_weights(self, nbytes: int) -> int:
+        """Weights in `nbytes` bytes of whole blocks; the caller has proved that they are whole."""
+        return nbytes // self.type_size * self.block_size
 
     def __str__(self) -> str:
         return self.name
