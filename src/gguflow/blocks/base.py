@@ -134,11 +134,14 @@ class BlockFormat:
         return self.nbytes(n)
 
     def nbytes(self, n: int) -> int:
-        """Bytes of n weights, n a multiple of the block size: the caller has proved it, as `row_bytes` does."""
+        """Bytes of n weights, n a multiple of the block size.
+
+        The caller has proved that it is one, as `row_bytes` does.
+        """
         return n // self.block_size * self.type_size
 
     def n_weights(self, nbytes: int) -> int:
-        """Weights in `nbytes` bytes of whole blocks; the caller has proved that they are whole."""
+        """Weights in `nbytes` bytes, a multiple of the type size: the caller has proved that it is one."""
         return nbytes // self.type_size * self.block_size
 
     def __str__(self) -> str:
