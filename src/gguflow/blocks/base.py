@@ -122,6 +122,14 @@ class BlockFormat:
         """True where several weights share a block; the plain number types have a block of one."""
         return self.block_size > 1
 
+    def nbytes(self, n: int) -> int:
+        """Bytes of n weights, which are whole blocks."""
+        return n // self.block_size * self.type_size
+
+    def n_weights(self, nbytes: int) -> int:
+        """Weights in nbytes bytes, which are whole blocks."""
+        return nbytes // self.type_size * self.block_size
+
     def row_bytes(self, n: int) -> int:
         """Bytes of a row of n weights.
 
@@ -131,7 +139,7 @@ class BlockFormat:
             raise ShapeError(
                 f"a row of {n} weights does not divide into {self.name} blocks of {self.block_size}"
             )
-        return n // self.block_size * self.type_size
+        return self.nbytes(n)
 
     def __str__(self) -> str:
         return self.name

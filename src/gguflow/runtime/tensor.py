@@ -238,8 +238,7 @@ class Tensor:
         return self.format
 
     def _nbytes_of(self, n_weights: int) -> int:
-        block_format = self._known()
-        return n_weights // block_format.block_size * block_format.type_size
+        return self._known().nbytes(n_weights)
 
     def _packed(self, first: int, last: int) -> Bytes:
         """The blocks of weights [first, last) of the flattened tensor, which are whole blocks of it."""

@@ -121,8 +121,7 @@ class SourceTensor:
         """Bytes in the file. Raises UnsupportedError where there is no format."""
         if self.stored is not None and self.stored.view is View.WEIGHTS:
             return self.stored.nbytes
-        block_format = self.require_format()
-        return self.n_weights // block_format.block_size * block_format.type_size
+        return self.require_format().nbytes(self.n_weights)
 
     @property
     def format_name(self) -> str:

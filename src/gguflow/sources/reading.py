@@ -191,11 +191,7 @@ def _byte_range(tensor: SourceTensor, first: int, last: int) -> tuple[int, int]:
         raise UsageError(
             f"{tensor.name} has {tensor.n_weights} weights in blocks of {block_format.block_size}; asked for [{first}, {last})"
         )
-    start, stop = (
-        tensor.offset + position // block_format.block_size * block_format.type_size
-        for position in (first, last)
-    )
-    return start, stop
+    return tensor.offset + block_format.nbytes(first), tensor.offset + block_format.nbytes(last)
 
 
 def _check_same(file: SourceFile, status: os.stat_result, rule: str, message: str) -> None:
