@@ -23,7 +23,7 @@ from gguflow.inference.generation import Generation
 from gguflow.inference.sampling import Sampler
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import Transformer
-from gguflow.parametric import Payload, chunk_digest, descriptor
+from gguflow.parametric import Payload, chunk_digest, descriptor, judging
 from gguflow.parametric.geometry import INDEX_ENTRY_BYTES
 from gguflow.runtime import Tensor, open_model
 from gguflow.runtime.files import MODES
@@ -142,7 +142,7 @@ def decode(data: bytes) -> None:
         read = Payload(data)
         if read.geometry.n_weights > 1 << 20:
             return
-        list(read.check_values())
+        list(judging.check(read))
         read.decode_rows(0, read.geometry.rows)
         read.decode_rows(read.geometry.rows // 2, read.geometry.rows // 2 + 1)
     except FileError:
