@@ -221,10 +221,8 @@ def print_lossless(matrices: list[Floats]) -> None:
             raise SystemExit("lossless lost something")
         out = np.empty(words.shape, np.float32)
         writing += min(seconds(parts, thread_time) for _ in range(3))
-        reading += min(
-            seconds(lambda payload=payload, out=out: payload.decode_rows(out=out), thread_time)
-            for _ in range(3)
-        )  # type: ignore[misc]
+        decode = functools.partial(payload.decode_rows, out=out)
+        reading += min(seconds(decode, thread_time) for _ in range(3))
         raw += words.nbytes
         stored += payload.nbytes
     print(

@@ -221,7 +221,7 @@ class Payload:
         return out
 
     def raw_rows(self, first: int = 0, last: int | None = None) -> Bytes:
-        """Rows [first, last) of a lossless tensor as the bytes that they were: uint8[rows, bytes of a row]."""
+        """Rows [first, last) of a lossless tensor as the bytes that they were: uint8[rows, row_bytes]."""
         if not self.encoding.is_lossless:
             raise UsageError(f"{self.encoding.name} does not keep the bytes of its source")
         last = self.geometry.rows if last is None else last

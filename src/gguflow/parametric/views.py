@@ -53,7 +53,9 @@ def has_nested_views(encoding: Encoding) -> bool:
 
 
 def plain(encoding: Encoding) -> Encoding:
-    """The same codes with scales in binary32, not nested: it holds the same values, whatever the scales were."""
+    """The same codes with scales in binary32, not nested: it holds the same values, whatever the scales
+    were.
+    """
     return replace(
         encoding,
         nesting=Nesting.NONE,

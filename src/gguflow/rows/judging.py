@@ -164,7 +164,10 @@ def _judge_encodings(header: Header, codec: RowCodec) -> Iterator[Finding]:
     if found.keys() != expected.keys() or any(
         _strings(found[key]) != _strings(expected[key]) for key in found
     ):
-        message = "the key that must be understood names the encoding of the rows, and nothing where they are in a block format"
+        message = (
+            "the key that must be understood names the encoding of the rows, "
+            "and nothing where they are in a block format"
+        )
         yield _about_key(header, "R-105", message, MUST_UNDERSTAND_KEY)
 
 
