@@ -159,6 +159,7 @@ SYSTEM_CALLS = {
     "ftruncate",
     "truncate",
     "posix_fallocate",
+    "posix_fadvise",
     "sched_getaffinity",
     "cpu_count",
 }

@@ -87,12 +87,12 @@ def _weights(checkpoint: Path, name: str) -> np.ndarray[Any, np.dtype[np.float32
     return bits.view(np.float32).reshape(tensor.shape)
 
 
-@pytest.mark.parametrize("mode", ["mmap", "pread"])
+@pytest.mark.parametrize("io", ["mmap", "pread"])
 @pytest.mark.parametrize("name", ["nf4_b64", "affine4_b64+zstd", "lossless"])
-def test_rows_of_an_open_model(tmp_path: Path, llama: Path, name: str, mode: str) -> None:
+def test_rows_of_an_open_model(tmp_path: Path, llama: Path, name: str, io: str) -> None:
     path = conversion.convert(llama, tmp_path / "model.gguf", type=name).output
     x = np.random.default_rng(0).standard_normal((2, 256), np.float32)
-    with gguflow.open(path, mode=mode) as model:
+    with gguflow.open(path, io=io) as model:
         tensor = model[MATRIX]
         whole = tensor.dequantize()
         for rows in (slice(2000, 2100), [8191, 0, 4096], 17, slice(None, None, -1000), []):
