@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from checkpoints import tiny_llama, write_safetensors
 from gguflow import comparison, conversion, exporting
 from gguflow.cli import main
-from gguflow.comparison import measures, plot, report
+from gguflow.cli.compare import comparison_data, comparison_text
+from gguflow.comparison import measures, plot
 from gguflow.comparison.measures import TensorMeasures
 from gguflow.container.metadata import string
 from gguflow.conversion.splitting import Split
@@ -102,7 +103,7 @@ def test_special_values(tmp_path: Path, a: list[float], b: list[float], expected
     files = two_files(tmp_path, np.array(a, np.float32), np.array(b, np.float32))
     (found,) = comparison.compare(*files).tensors
     assert {name: getattr(found.measures, name) for name in expected} == expected
-    json.dumps(report.data(comparison.compare(*files)), allow_nan=False)
+    json.dumps(comparison_data(comparison.compare(*files)), allow_nan=False)
 
 
 def test_threads_do_not_matter(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +160,8 @@ def test_what_is_not_in_both_is_named(tmp_path: Path) -> None:
     found = comparison.compare(a, b)
     assert [tensor.name for tensor in found.tensors] == ["same", "row"]
     assert (found.only_a, found.only_b, found.other_shape) == (("only a",), ("only b",), ("shape",))
-    shown = report.text(found)
-    assert "only a" in shown and "of different shapes: shape" in shown
+    shown = comparison_text(found)
+    assert "only a" in shown and "with different shapes: shape" in shown
 
 
 def test_integers_and_doubles(tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ def test_names_from_files_do_not_become_markup(tmp_path: Path) -> None:
     found = comparison.compare(a, b)
     bars = Bars(plot.page(found))
     assert "script" not in bars.seen and not bars.open
-    assert "\x1b" not in report.text(found)
+    assert "\x1b" not in comparison_text(found)
 
 
 def test_the_command_line(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:

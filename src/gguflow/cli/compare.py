@@ -1,19 +1,75 @@
-"""What a comparison looks like: as text for people, as plain data for JSON."""
+"""`gguflow compare`."""
 
 from __future__ import annotations
 
+import argparse
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gguflow.comparison import Comparison
-from gguflow.comparison.measures import TensorMeasures
-from gguflow.describe import nbytes_text, table
+from gguflow.cli.command import Command
+from gguflow.cli.options import add_io, add_threads, print_json
+from gguflow.cli.text import nbytes_text, table
+from gguflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from gguflow.comparison import Comparison
+    from gguflow.comparison.measures import TensorMeasures
+
+_DESCRIPTION = """\
+Compare two models tensor by tensor: root mean square error (RMSE), relative error (norm of the difference
+divided by the norm of A), signal-to-noise ratio (SNR) in dB, cosine similarity, the rows with the largest
+relative error, and sizes. Checkpoints and GGUF files are compared under common names and in a common row
+order."""
 
 _SHOWN_NAMES = 5
 
 
-def data(comparison: Comparison) -> dict[str, Any]:
-    """JSON-ready; null for what is infinite (the signal-to-noise ratio of equal tensors)."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command.
+
+    parser: of the command.
+    """
+    parser.add_argument(
+        "a",
+        metavar="A",
+        help="the reference model: .gguf, .safetensors, *.index.json or a checkpoint directory",
+    )
+    parser.add_argument("b", metavar="B", help="the model to compare with it, in any of these forms")
+    add_threads(parser)
+    add_io(parser)
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="also draw a bar chart by layer for each kind of tensor, to FILE (.html or .png), replacing an "
+        "existing file",
+    )
+    parser.add_argument("--json", action="store_true", help="print the measures of every tensor as JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare two models, and print or draw how far they are apart.
+
+    arguments: the parsed command line.
+    """
+    from gguflow import comparison
+    from gguflow.comparison import plot
+
+    if arguments.plot is not None and not arguments.plot.endswith(plot.WRITERS):
+        raise UsageError(f"--plot needs a name that ends in .html or .png, not {arguments.plot}")
+    found = comparison.compare(arguments.a, arguments.b, threads=arguments.threads, io=arguments.io)
+    if arguments.plot is not None:
+        plot.write(found, arguments.plot)
+    if arguments.json:
+        print_json(comparison_data(found))
+    else:
+        print(comparison_text(found))
+
+
+def comparison_data(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as JSON-ready data, with null for infinity (the signal-to-noise ratio of equal tensors).
+
+    comparison: of two models.
+    """
     return {
         "a": str(comparison.a),
         "b": str(comparison.b),
@@ -41,8 +97,11 @@ def data(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def text(comparison: Comparison) -> str:
-    """A line for each tensor, one for all together, and what is not in both."""
+def comparison_text(comparison: Comparison) -> str:
+    """A line for each tensor, one for all of them, and the tensors that could not be compared.
+
+    comparison: of two models.
+    """
     rows = [
         (
             tensor.name,
@@ -59,11 +118,12 @@ def text(comparison: Comparison) -> str:
     sizes = f"{nbytes_text(_nbytes(comparison, 0))} -> {nbytes_text(_nbytes(comparison, 1))}"
     parts.append(f"{comparison.total.n_weights:,} weights in {len(comparison.tensors)} tensors; {sizes}")
     if comparison.total.n_non_finite:
-        parts.append(f"{comparison.total.n_non_finite:,} pairs hold NaN or infinity, and count as zero")
+        n = comparison.total.n_non_finite
+        parts.append(f"{n:,} pairs of weights contain NaN or infinity; their errors count as zero")
     for what, names in (
         (f"only in {comparison.a}", comparison.only_a),
         (f"only in {comparison.b}", comparison.only_b),
-        ("of different shapes", comparison.other_shape),
+        ("with different shapes", comparison.other_shape),
     ):
         if names:
             more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
@@ -101,3 +161,13 @@ def _nbytes(comparison: Comparison, side: int) -> int:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+COMMAND = Command(
+    name="compare",
+    order=30,
+    summary="compare the weights of two models",
+    description=_DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+)
