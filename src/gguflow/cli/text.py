@@ -69,7 +69,7 @@ def value_text(value: Value) -> str:
         for i, element in enumerate(value.value[:_SHOWN_ELEMENTS]):
             text = (", " if i else "") + _scalar_text(element)
             if len(shown) + len(text) > _SHOWN_CHARACTERS:
-                return f"[{shown}, …]"
+                return f"[{shown}, …]" if shown else "[…]"
             shown += text
         return f"[{shown}{', …' if len(value.value) > _SHOWN_ELEMENTS else ''}]"
     shown = _scalar_text(value.value)
