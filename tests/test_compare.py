@@ -4,6 +4,7 @@ page of bars.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -242,6 +243,7 @@ def test_names_from_files_do_not_become_markup(tmp_path: Path) -> None:
     bars = Bars(plot.page(found))
     assert "script" not in bars.seen and not bars.open
     assert "\x1b" not in comparison_text(found)
+    assert "\x1b" not in comparison_text(dataclasses.replace(found, tensors=(), only_a=(name,)))
 
 
 def test_a_file_that_changes_meanwhile(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gguflow.cli.command import Command
 from gguflow.cli.options import add_io, add_threads, print_json
 from gguflow.cli.text import nbytes_text, table
-from gguflow.errors import UsageError
+from gguflow.errors import UsageError, listed
 
 if TYPE_CHECKING:
     from gguflow.comparison import Comparison
@@ -126,8 +126,7 @@ def comparison_text(comparison: Comparison) -> str:
         ("with different shapes", comparison.other_shape),
     ):
         if names:
-            more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-            parts.append(f"{what}: {', '.join(names[:_SHOWN_NAMES])}{more}")
+            parts.append(f"{what}: {listed(names, _SHOWN_NAMES)}")
     return "\n".join(parts)
 
 
