@@ -21,8 +21,9 @@ import pytest
 import ggml
 import llama_cpp
 from checkpoints import TINY, bf16, llama_tensors, tiny_llama, write_safetensors
-from gguflow import conversion, describe
+from gguflow import conversion
 from gguflow.blocks import FORMATS, by_id
+from gguflow.cli.inspect import inspect_file
 from gguflow.container.output_file import OutputFile
 from gguflow.errors import InvalidError, StorageError, UsageError
 from gguflow.models.base import RopeOrder
@@ -31,7 +32,7 @@ from gguflow.quantization import quantize
 
 def tensors_of(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Every tensor of a GGUF file: format, NumPy shape, bytes."""
-    header = describe.inspect_file(path)
+    header = inspect_file(path)
     data = path.read_bytes()
     found = {}
     for tensor in header.tensors:
@@ -131,7 +132,7 @@ def test_a_lone_file_keeps_its_names(tmp_path: Path) -> None:
         "scale": ("f32", (1,)),
     }
     assert found["linear.weight"][2] == quantize(linear, "q4_k").tobytes()
-    assert describe.inspect_file(tmp_path / "out.gguf").metadata["general.architecture"].value == "flux"
+    assert inspect_file(tmp_path / "out.gguf").metadata["general.architecture"].value == "flux"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -28,6 +28,7 @@ from corpus.bytes import ARCHITECTURE, STRING, U32, gguf, header_only, key_value
 from corpus.bytes import array as array_bytes
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.cli import main
+from gguflow.cli.validate import report
 from gguflow.container import grammar
 from gguflow.container.header import TensorInfo, parse
 from gguflow.container.metadata import ValueType, array, string, u32
@@ -35,7 +36,6 @@ from gguflow.container.strings import StringArray, find_strings
 from gguflow.container.writer import build
 from gguflow.errors import FileError, InvalidError, StorageError, UsageError
 from gguflow.validation import canonical, examine, values
-from gguflow.validation.report import report
 
 FILES = Path(__file__).resolve().parent.parent / "fixtures" / "files"
 LEVELS = ("structure", "values", "strict")

@@ -1,4 +1,4 @@
-"""Progress of a conversion for people: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of a conversion: a bar on a terminal, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from gguflow.conversion.plan import Plan, PlannedTensor
-from gguflow.describe import nbytes_text
+from gguflow.cli.text import nbytes_text
+
+if TYPE_CHECKING:
+    from gguflow.conversion.plan import Plan, PlannedTensor
 
 _PLAIN_INTERVAL = 5.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between lines."""
 
 
 @contextmanager
 def shown(
     plans: Sequence[Plan], stream: TextIO | None = None
 ) -> Iterator[Callable[[PlannedTensor, int, int], None]]:
-    """A callback for `conversion.run` that shows tensors and bytes done, the rate, and the time left."""
+    """A callback for `conversion.run` that shows tensors and bytes done, the rate, and the time left.
+
+    plans: of all outputs.
+    stream: where to show it; stderr by default.
+    """
     stream = sys.stderr if stream is None else stream
     if stream.isatty():
         yield from _bar(plans, stream)
@@ -28,7 +34,7 @@ def shown(
 
 
 class _Count:
-    """Tensors that are complete, counted from leaves in any order. total_nbytes: of all outputs."""
+    """Counts complete tensors while their leaves are written in any order. total_nbytes: of all outputs."""
 
     def __init__(self, plans: Sequence[Plan]) -> None:
         self.remaining = {id(planned): planned.tensor.n_weights for plan in plans for planned in plan.tensors}
@@ -77,10 +83,7 @@ def _lines(plans: Sequence[Plan], stream: TextIO) -> Iterator[Callable[[PlannedT
             last = now
             rate = written / (now - started)
             left = (count.total_nbytes - written) / rate
-            print(
-                f"{tensors}, {nbytes_text(written)} of {nbytes_text(count.total_nbytes)}, {nbytes_text(rate)}/s, {left:.0f} s left",
-                file=stream,
-                flush=True,
-            )
+            done = f"{tensors}, {nbytes_text(written)} of {nbytes_text(count.total_nbytes)}"
+            print(f"{done}, {nbytes_text(rate)}/s, {left:.0f} s left", file=stream, flush=True)
 
     yield update
