@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from checkpoints import TINY
+from testing.checkpoints import TINY
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -20,6 +20,6 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(TINY, "checkpoint")
     names: dict[str, Any] = {}
     for i, block in enumerate(BLOCKS):
-        if "torch" not in block:  # tests/pytorch runs those
+        if "torch" not in block:  # tests/torch runs those
             exec(compile(block, f"README.md, block {i}", "exec"), names)
     assert names["y"].shape == (3, 256)

@@ -18,16 +18,17 @@ import numpy as np
 import pytest
 
 import gguflow
-from checkpoints import FIXTURES, TINY, tiny_llama
-from fuzzing.targets import touch
 from gguflow.blocks import FORMATS, BlockFormat
-from gguflow.container.header import TensorInfo, align
+from gguflow.container.header import TensorInfo
 from gguflow.container.metadata import ValueType, array, string
 from gguflow.container.shards import ShardName
 from gguflow.container.writer import build
 from gguflow.conversion.splitting import Split
 from gguflow.errors import GguflowError, InvalidError, ShapeError, StorageError, UnsupportedError, UsageError
-from test_experts import checkpoint as mixture
+from testing.checkpoints import FIXTURES, TINY, tiny_llama
+from testing.experts import checkpoint as mixture
+from testing.fuzzing.targets import touch
+from testing.gguf_files import one_tensor
 
 FILES = FIXTURES / "files"
 MANIFEST: list[dict[str, Any]] = json.loads((FILES / "manifest.json").read_text(encoding="utf-8"))
@@ -40,14 +41,6 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return gguflow.convert(
         tiny_llama(directory / "checkpoint", hidden=256, ffn=512), directory / "model.gguf", type="q4_k_m"
     ).output
-
-
-def one_tensor(path: Path, block_format: BlockFormat, shape: tuple[int, ...], content: bytes) -> Path:
-    header = build(
-        {"general.architecture": string("gguflow-test")}, [TensorInfo("t", shape[::-1], block_format.id, 0)]
-    )
-    path.write_bytes(header + content.ljust(align(len(content), 32), b"\0"))
-    return path
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -189,7 +182,10 @@ def test_pickles_as_its_place(model_path: Path, tmp_path: Path) -> None:
         tensor = model["blk.1.ffn_up.weight"]
         pickled = pickle.dumps((tensor, tensor[3]))
         expected = tensor.dequantize()
-    code = "import pickle, sys; a, b = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(a.dequantize().tobytes() + b.dequantize().tobytes())"
+    code = (
+        "import pickle, sys; a, b = pickle.load(sys.stdin.buffer); "
+        "sys.stdout.buffer.write(a.dequantize().tobytes() + b.dequantize().tobytes())"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code], input=pickled, capture_output=True, check=True
     ).stdout
