@@ -1,6 +1,6 @@
 """llama.cpp, out of the xllamacpp wheel, as the judge of our files: complete a prompt, embed a text.
 
-python tools/llama_cpp.py MODEL.gguf PROMPT [N_TOKENS]
+python -m testing.llama_cpp MODEL.gguf PROMPT [N_TOKENS]
 """
 
 from __future__ import annotations

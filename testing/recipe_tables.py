@@ -1,5 +1,5 @@
 """Tables of what each recipe makes of models of many shapes: the shapes, the cases, and our own answer.
-tools/compare_recipes asks llama-quantize.
+tools/compare recipes asks llama-quantize.
 
 A table says the format of every tensor, layer by layer, run by run: {"blk.*.attn_v.weight": "2 q5_k, 14
 q4_k"} is Q5_K in the first two of sixteen layers that have such a tensor.

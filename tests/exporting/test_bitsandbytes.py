@@ -1,5 +1,5 @@
 """To bitsandbytes and back. fixtures/bitsandbytes was written by bitsandbytes itself
-(tools/compare_bitsandbytes): what equals it, it reads.
+(tools/compare bitsandbytes): what equals it, it reads.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("activations", ["float32", "int8"])
 def test_best_tokens_are_those_of_llama_cpp(tiny: Path, activations: str) -> None:
-    """Where they differ, both nearly tie. tools/compare_runtime does the same at 2,000 positions."""
+    """Where they differ, both nearly tie. tools/compare runtime does the same at 2,000 positions."""
     with gguflow.open(tiny) as model:
         tokens = Tokenizer(model.metadata, model.path).encode(
             (TINY / "heldout.txt").read_text(encoding="utf-8")[:2000]

@@ -1,4 +1,4 @@
-"""What each family makes of a small checkpoint: keys, tensor names, row orders. tools/compare_with_peer
+"""What each family makes of a small checkpoint: keys, tensor names, row orders. tools/compare peer
 compares whole files with llama.cpp's.
 """
 

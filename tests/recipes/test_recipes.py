@@ -53,7 +53,7 @@ def layers(recipe: str, facts: ModelFacts, kind: str) -> list[str]:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_every_recipe_is_llama_quantize_s(shape: Shape) -> None:
-    """tools/compare_recipes wrote what llama-quantize chose for every tensor, by every recipe, with
+    """tools/compare recipes wrote what llama-quantize chose for every tensor, by every recipe, with
     importance, without, and with options.
     """
     tables = read_tables(shape)
