@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 import gguflow
-from checkpoints import TINY
 from gguflow.container import header
 from gguflow.container.writer import build
+from testing.checkpoints import TINY
 
 PACKAGE = Path(gguflow.__file__).resolve().parent
 
@@ -460,7 +460,9 @@ def test_the_search_for_bare_floats(text: str, n_bare: int) -> None:
 
 
 def loaded(program: str, *arguments: str) -> set[str]:
-    """The top-level modules that a fresh interpreter has loaded when it has run a program; it must end well."""
+    """The top-level modules that a fresh interpreter has loaded when it has run a program; it must end
+    well.
+    """
     report = "import atexit, sys; atexit.register(lambda: print('LOADED', *sys.modules, file=sys.stderr))"
     command = [sys.executable, "-c", f"{report}\n{program}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import gguflow
-from checkpoints import FIXTURES, TINY
+from testing.checkpoints import FIXTURES, TINY
 from gguflow import cli
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -32,8 +32,8 @@ RULES: dict[str, str] = dict(
 BEHAVIOUR = set(re.findall(rf"^\| ({ABOUT_BEHAVIOUR}) \|", SPECIFICATION, re.MULTILINE))
 
 WITHOUT_FILE = {
-    "C-035": "a pipe cannot be kept in a repository: tests/test_validation.py",
-    "C-066": "would be a bug of ours: tests/test_validation.py",
+    "C-035": "a pipe cannot be kept in a repository: tests/validation/test_validation.py",
+    "C-066": "would be a bug of ours: tests/validation/test_validation.py",
 }
 
 
@@ -62,7 +62,7 @@ def test_every_rule_of_the_specification_is_in_the_code_and_the_other_way_round(
 def test_every_rule_about_bytes_has_a_file() -> None:
     in_corpus = {rule for case in CASES for rule in case["rules"]}
     assert {rule for rule in RULES if rule not in in_corpus} == WITHOUT_FILE.keys()
-    mentioned = (ROOT / "tests" / "test_validation.py").read_text(encoding="utf-8")
+    mentioned = (ROOT / "tests" / "validation" / "test_validation.py").read_text(encoding="utf-8")
     assert all(rule in mentioned for rule in WITHOUT_FILE)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import tiny_llama
+from testing.checkpoints import tiny_llama
 from gguflow.cli import main
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints import tiny_llama, write_safetensors
+from testing.checkpoints import tiny_llama, write_safetensors
 from gguflow import conversion
 from gguflow.cli import main
 

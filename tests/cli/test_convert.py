@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import TINY, tiny_llama
+from testing.checkpoints import TINY, tiny_llama
 from gguflow.cli import main
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import TINY
+from testing.checkpoints import TINY
 from gguflow import conversion
 from gguflow.cli import progress
 

@@ -18,17 +18,18 @@ import numpy as np
 import pytest
 
 import gguflow
-from checkpoints import FIXTURES, TINY, tiny_llama
-from fuzzing.targets import touch
 from gguflow.blocks import FORMATS, BlockFormat
-from gguflow.container.header import TensorInfo, align
+from gguflow.container.header import TensorInfo
 from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.metadata import ValueType, array, string
 from gguflow.container.shards import ShardName
 from gguflow.container.writer import build
 from gguflow.conversion.splitting import Split
 from gguflow.errors import GguflowError, InvalidError, ShapeError, StorageError, UnsupportedError, UsageError
-from test_experts import checkpoint as mixture
+from testing.checkpoints import FIXTURES, TINY, tiny_llama
+from testing.experts import checkpoint as mixture
+from testing.fuzzing.targets import touch
+from testing.gguf_files import one_tensor
 
 FILES = FIXTURES / "files"
 MANIFEST: list[dict[str, Any]] = json.loads((FILES / "manifest.json").read_text(encoding="utf-8"))
@@ -40,14 +41,6 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return gguflow.convert(
         tiny_llama(directory / "checkpoint", hidden=256, ffn=512), directory / "model.gguf", type="q4_k_m"
     ).output
-
-
-def one_tensor(path: Path, block_format: BlockFormat, shape: tuple[int, ...], content: bytes) -> Path:
-    header = build(
-        {"general.architecture": string("gguflow-test")}, [TensorInfo("t", shape[::-1], block_format.id, 0)]
-    )
-    path.write_bytes(header + content.ljust(align(len(content), 32), b"\0"))
-    return path
 
 
 @pytest.mark.parametrize("io", IO_MODES)

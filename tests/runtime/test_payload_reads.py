@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import gguflow
-from checkpoints import write_safetensors
 from gguflow import conversion, sources
 from gguflow.container.mapped_file import IO_MODES, MappedFile
 from gguflow.parametric import Payload
 from gguflow.parametric.payload import Bytes
+from testing.checkpoints import write_safetensors
 
 NAMES = ("nf4_b64", "nf4_b64_dq", "affine4_b64+zstd", "lossless")
 CASES: dict[str, tuple[int | slice | list[int], tuple[int, ...]]] = {

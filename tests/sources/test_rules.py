@@ -12,7 +12,7 @@ import pytest
 from gguflow import sources
 from gguflow.container import mapped_file
 from gguflow.errors import FileError, InvalidError, LimitError, MalformedError, UnsupportedError
-from sources import test_bitsandbytes, test_huggingface, test_safetensors
+from tests.sources import test_bitsandbytes, test_huggingface, test_safetensors
 
 HERE = Path(__file__).resolve().parent
 SPECIFICATION = HERE.parent.parent / "spec" / "sources.md"
