@@ -38,7 +38,7 @@ UNITS: dict[str, set[str]] = {
     "quantization": {"errors", "arrays", "blocks", "kernels", "threads", "parametric"},
     "packed_matmul": {"errors", "arrays", "blocks", "kernels", "threads", "quantization"},
     "sources": {"errors", "platform", "blocks", "container", "parametric"},
-    "models": {"errors", "platform", "container", "quantization", "sources"},
+    "models": {"errors", "arrays", "platform", "container", "quantization", "sources"},
     "parametric/transcoding": {"errors", "blocks", "models", "parametric", "quantization", "sources"},
     "rows": {"errors", "arrays", "platform", "blocks", "container", "parametric", "quantization"},
     "conversion": {
@@ -72,6 +72,7 @@ UNITS: dict[str, set[str]] = {
     "editing": {"errors", "platform", "blocks", "container", "validation"},
     "comparison": {
         "errors",
+        "arrays",
         "platform",
         "blocks",
         "container",
@@ -97,7 +98,7 @@ UNITS: dict[str, set[str]] = {
         *("quantization", "rows", "threads", "validation"),
     },
     "torch": {"errors", "blocks", "parametric", "quantization", "runtime"},
-    "inference": {"errors", "blocks", "models", "quantization"},
+    "inference": {"errors", "arrays", "blocks", "models", "quantization"},
     "describe": {"errors", "blocks", "container", "conversion", "parametric", "rows"},
     "progress": {"conversion", "describe"},
     "inference_cli": {"errors", "platform", "inference"},

@@ -13,7 +13,7 @@ import gguflow
 from checkpoints import write_safetensors
 from gguflow import conversion, sources
 from gguflow.parametric import Payload
-from gguflow.parametric.payload import Bytes
+from gguflow.arrays import Bytes
 from gguflow.runtime.files import MODES, BlockFile
 from gguflow.sources.base import SourceFile
 

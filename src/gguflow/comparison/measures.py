@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Bytes, Doubles
 from gguflow.blocks import BlockFormat
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import leave, packed, tiles
-from gguflow.quantization import Bytes, decode
+from gguflow.quantization import decode
 from gguflow.sources import TensorReader
 
 TILE = 1 << 18
@@ -28,8 +28,6 @@ PIECE = 1 << 20
 
 N_WORST = 5
 """Rows that are named."""
-
-Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

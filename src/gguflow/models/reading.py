@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gguflow.arrays import Bytes
 from gguflow.models.base import ModelTensor
-from gguflow.quantization import Bytes
 from gguflow.sources import TensorReader
 
 

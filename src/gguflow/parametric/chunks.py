@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 import gguflow.parametric.entropy as entropy
+from gguflow.arrays import Bytes
 from gguflow.parametric.axes import Entropy
 from gguflow.parametric.descriptor import refuse
 from gguflow.parametric.geometry import (
@@ -23,8 +23,6 @@ from gguflow.parametric.geometry import (
     Geometry,
     aligned,
 )
-
-Bytes = NDArray[np.uint8]
 
 
 def digest(chunk: Bytes) -> bytes:

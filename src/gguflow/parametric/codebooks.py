@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.arrays import Floats
 from gguflow.parametric.axes import Codebook
 from gguflow.parametric.encoding import Encoding
 
 f32 = np.float32
-Floats = NDArray[np.float32]
 
 LOOKUP = 16
 """Entries that a codebook has at least in the kernels' arrays, so that one vector holds it."""

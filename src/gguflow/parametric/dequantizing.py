@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 import gguflow.parametric.codebooks as codebooks
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
+from gguflow.arrays import Bytes, Floats
 from gguflow.parametric.axes import Codebook, Nesting, Quantizer
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.quantizing import SPARE, scratch, table_scales
 
 f32 = np.float32
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 def decode(

@@ -14,7 +14,7 @@ import gguflow.parametric.codebooks as codebooks
 import gguflow.parametric.descriptor as descriptor
 import gguflow.parametric.learning as learning
 import gguflow.parametric.tables as tables
-from gguflow.arrays import read_only
+from gguflow.arrays import Bytes, Floats, read_only
 from gguflow.errors import UsageError
 from gguflow.parametric.axes import Codebook, SourceType
 from gguflow.parametric.encoding import Encoding
@@ -22,8 +22,6 @@ from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.quantizing import ChunkQuantizer, raise_non_finite
 
 f32 = np.float32
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 class Encoder:

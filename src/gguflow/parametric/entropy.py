@@ -13,9 +13,8 @@ import threading
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
+from gguflow.arrays import Bytes
 
 SAMPLE = 1 << 14
 """Bytes of the middle that are tried first: noise is not compressed in vain."""

@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 import gguflow.parametric.chunks as chunks
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
+from gguflow.arrays import Bytes
 from gguflow.errors import Finding
 from gguflow.parametric.axes import Nesting, Quantizer
 
 if TYPE_CHECKING:
     from gguflow.parametric.payload import Payload
-
-Bytes = NDArray[np.uint8]
 
 
 def findings(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterator[Finding]:

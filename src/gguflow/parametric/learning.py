@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gguflow.parametric.reals as reals
+from gguflow.arrays import Floats, Integers
 from gguflow.parametric.axes import Codebook
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 
 f32 = np.float32
-Floats = NDArray[np.float32]
-Integers = NDArray[np.int64]
 
 ONE = 1 << 20
 ROUNDS = {Codebook.KMEANS: 100, Codebook.QUANTILE: 0}

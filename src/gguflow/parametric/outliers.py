@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.arrays import Bytes, Floats
 from gguflow.parametric.geometry import OUTLIER_GROUP, Geometry
 
 f32 = np.float32
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 LARGEST_HALF = f32(65504)
 
 

@@ -14,7 +14,7 @@ import gguflow.parametric.chunks as chunks
 import gguflow.parametric.dequantizing as dequantizing
 import gguflow.parametric.descriptor as descriptor
 import gguflow.parametric.outliers as outliers
-from gguflow.arrays import read_only
+from gguflow.arrays import Bytes, Floats, read_only
 from gguflow.errors import FileError, Finding, UsageError
 from gguflow.parametric.axes import Quantizer, SourceType
 from gguflow.parametric.descriptor import refuse
@@ -22,8 +22,6 @@ from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import CHUNK_ALIGNMENT, DESCRIPTOR_BYTES, INDEX_ENTRY_BYTES, Geometry
 
 f32 = np.float32
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 class Slices(Protocol):

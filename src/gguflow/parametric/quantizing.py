@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import gguflow.parametric.codebooks as codebooks
 import gguflow.parametric.learning as learning
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
-from gguflow.arrays import read_only
+from gguflow.arrays import Bytes, Floats, read_only
 from gguflow.errors import NonFiniteError
 from gguflow.parametric.axes import Quantizer, Range
 from gguflow.parametric.codebooks import Bounded
@@ -24,8 +23,6 @@ from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 
 f32 = np.float32
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 SPARE = 16
 """Codes that the kernels may write behind the last one."""

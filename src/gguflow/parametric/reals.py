@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Bytes, Floats
 from gguflow.parametric.axes import ScaleType
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 def to_bytes(values: Floats, scale_type: ScaleType) -> Bytes:

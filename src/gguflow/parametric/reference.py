@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gguflow.parametric.codebooks as codebooks
+from gguflow.arrays import Floats
 from gguflow.parametric.axes import Codebook, Nesting, Quantizer, Range, ScaleType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.reference_decoding import Scaled, decode_one, from_tables
 
 f32 = np.float32
-Floats = NDArray[np.float32]
 Fields = dict[str, Any]
 
 SMALLEST_PEAK = f32(1e-38)

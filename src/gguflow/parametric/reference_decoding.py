@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import gguflow.parametric.codebooks as codebooks
+from gguflow.arrays import Floats
 from gguflow.parametric.axes import Codebook, Nesting, Quantizer, ScaleType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 
 f32 = np.float32
-Floats = NDArray[np.float32]
 
 
 @dataclass

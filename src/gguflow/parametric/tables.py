@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Floats
 from gguflow.parametric.axes import Quantizer, Range
 from gguflow.parametric.geometry import Geometry
 
 f32 = np.float32
-Floats = NDArray[np.float32]
 Tables = dict[str, Floats]
 
 LARGEST = float(np.finfo(np.float32).max)

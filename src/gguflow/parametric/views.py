@@ -12,14 +12,12 @@ import enum
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Bytes
 from gguflow.parametric.axes import Entropy, Granularity, Nesting, Quantizer, ScaleType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.payload import Payload
-
-Bytes = NDArray[np.uint8]
 
 
 class View(enum.Enum):
