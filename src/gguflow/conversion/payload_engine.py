@@ -26,7 +26,7 @@ from gguflow.errors import NonFiniteError
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import expect, leave, packed
 from gguflow.parametric import Encoder, Encoding, chunk_digest, transcoding
-from gguflow.parametric.chunks import assembled
+from gguflow.parametric.chunks import assemble
 from gguflow.quantization import Bytes, Floats, decode
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ class _PayloadWork:
             room = (
                 np.empty(self.geometry.chunk_nbytes(rows), np.uint8) if self.encoding.is_fixed_size else None
             )
-            chunk = assembled(self.geometry, rows, sections, room)
+            chunk = assemble(self.geometry, rows, sections, room)
         else:
             chunk = self._anew(number, first, last)
         leave(self.work.reader, self.tensor, first, last)

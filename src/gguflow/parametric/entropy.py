@@ -1,10 +1,10 @@
-"""Entropy coding of a section: zstd frames that hold Huffman codes and little else.
+"""Entropy coding of a section: zstd frames that hold little more than Huffman codes.
 
-Codes and exponents of weights repeat in no order: a search for matches costs time and makes the result
-larger, so it is all but switched off (the fastest strategy, a small table, long matches only). What does not
-shrink is stored as it is. A decoder takes any zstd frame that declares its size.
+Codes and exponents of weights have no repeated sequences: searching for matches costs time and makes the
+result larger, so it is nearly off (the fastest strategy, a small table, long matches only). A section that
+does not shrink is stored as it is. A decoder accepts any zstd frame that declares its size.
 
-zstandard is imported at first use: most of what knows the family never compresses.
+zstandard is imported at first use, since most users of the family never compress.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 from gguflow.arrays import Bytes
 
 SAMPLE = 1 << 14
-"""Bytes of the middle that are tried first: noise is not compressed in vain."""
+"""Bytes from the middle that are compressed first, to find out whether the rest is worth it."""
 WORTHWHILE = 0.995
 MAX_WINDOW = 1 << 27
 LONGEST_FRAME_HEADER = 18
 
 _of_thread = threading.local()
-"""Compression contexts are not shared between threads."""
+"""Compression contexts, one for each thread."""
 
 
 class FrameError(ValueError):
@@ -31,7 +31,7 @@ class FrameError(ValueError):
 
 
 def library_version() -> str:
-    """Of libzstd: the same version gives the same bytes."""
+    """The version of libzstd: the same version gives the same bytes."""
     import zstandard
 
     return ".".join(map(str, zstandard.ZSTD_VERSION))
@@ -48,10 +48,8 @@ def _compressor() -> Any:
     return _of_thread.compressor
 
 
-def compressed(section: Bytes) -> Bytes:
-    """The section as a zstd frame, or the section itself where that is no smaller: the size tells a reader
-    which.
-    """
+def compress(section: Bytes) -> Bytes:
+    """The section as a zstd frame, or the section itself if that is not larger; the size tells which."""
     if section.size > 4 * SAMPLE:
         middle = section[(section.size - SAMPLE) // 2 :][:SAMPLE]
         if len(_compressor().compress(middle.data)) > WORTHWHILE * SAMPLE:
@@ -60,9 +58,8 @@ def compressed(section: Bytes) -> Bytes:
     return np.frombuffer(frame, np.uint8) if len(frame) < section.size else section
 
 
-def decompressed(frame: Bytes, nbytes: int) -> Bytes:
-    """The content of a zstd frame, which must be `nbytes` long; memory for it is taken only when the frame
-    declares just that.
+def decompress(frame: Bytes, nbytes: int) -> Bytes:
+    """The content of a zstd frame, which must declare `nbytes` bytes before any memory is allocated.
 
     Raises FrameError.
     """
@@ -71,7 +68,7 @@ def decompressed(frame: Bytes, nbytes: int) -> Bytes:
     try:
         declared = zstandard.get_frame_parameters(frame[:LONGEST_FRAME_HEADER].tobytes())
     except zstandard.ZstdError as error:
-        raise FrameError(f"no zstd frame: {error}") from None
+        raise FrameError(f"not a zstd frame: {error}") from None
     if declared.content_size != nbytes or declared.dict_id:
         raise FrameError(f"a frame of {declared.content_size} bytes, where {nbytes} are expected")
     if not hasattr(_of_thread, "decompressor"):
