@@ -25,6 +25,7 @@ from gguflow.conversion.payload_engine import run_tensors
 from gguflow.conversion.plan import Plan, PlannedTensor, make, uncoded_nbytes
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import UsageError
+from gguflow.models.output_name import file_name
 from gguflow.parametric import Entropy, zstd_version
 from gguflow.quantization import kernels_digest
 from gguflow.sources.base import Checkpoint
@@ -115,7 +116,7 @@ def prepare(
     checkpoint = sources.open_checkpoint(source)
     model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
-    template = str(output) if output is not None else _file_name(model.file_stem)
+    template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
     plans = [make(model, recipe, options, importance, integrity=integrity, sources=read) for recipe in chosen]
     paths = [Path(template.replace("{type}", recipe.label)) for recipe in chosen]
@@ -260,14 +261,6 @@ def _tile_weights(memory_limit: int, threads: int) -> int:
             f"a memory limit of {memory_limit} bytes is too small for {threads} threads: they need {needed}, or fewer threads"
         )
     return min(fitting, LEAF_WEIGHTS)
-
-
-def _file_name(stem: str) -> str:
-    """A model's default file name: its stem comes from untrusted metadata, and must name a file of this
-    directory.
-    """
-    safe = "".join("-" if c in "/\\:\0" or not c.isprintable() else c for c in stem)
-    return f"{safe.lstrip('.') or 'model-{type}'}.gguf"
 
 
 def _binding(checkpoint: Checkpoint) -> str:

@@ -1,6 +1,4 @@
-"""The weights of a model's tensors, read piece by piece: of one source or of several, as they stand or with
-their rows in another order.
-"""
+"""Reads the weights of a model's tensors in pieces: from one source or several, in either row order."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ from gguflow.sources import TensorReader
 
 
 def packed(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> Bytes | None:
-    """The packed source of weights [first, last) of a tensor, flat, whole blocks; None where numbers are
-    given. Raises what reading raises.
+    """The packed source bytes of weights [first, last) of a tensor, in whole blocks; None if it has values.
+
+    Raises what TensorReader.read raises.
     """
     if tensor.source is None:
         return (
@@ -39,20 +38,16 @@ def packed(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> 
 
 
 def expect(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> None:
-    """Weights [first, last) will be read soon: let the system begin to fetch them, while others are worked
-    on.
-    """
+    """Tell the system to prefetch weights [first, last), which will be read soon."""
     for part in tensor.parts(first, last) if tensor.source is not None else ():
         reader.expect(*part)
 
 
 def leave(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> None:
-    """Weights [first, last) have been read: prove that the files are still what they were, and give their
-    pages back.
-    """
+    """After weights [first, last) have been read: check that the files are unchanged, and release pages."""
     if tensor.source is None:
         return
-    if tensor.row_order is not None:  # rows move inside a head only, so what was read is one range, or nearly
+    if tensor.row_order is not None:  # rows move only within a head, so what was read is nearly one range
         reader.check_unchanged(tensor.source.file)
         row = tensor.n_weights // tensor.shape[0]
         rows = tensor.row_order.source_rows(first // row, -(-last // row), tensor.shape[0])
@@ -66,8 +61,9 @@ def leave(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> N
 
 
 def tiles(first: int, last: int, row: int, target: int) -> Iterator[tuple[int, int]]:
-    """Cut weights [first, last) into tiles of about `target`, a multiple of every block size: some whole
-    rows, or a part of one row.
+    """Cut weights [first, last) into tiles of about `target`: whole rows, or a part of one row.
+
+    target: a multiple of every block size.
     """
     while first < last:
         within = first % row
