@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import gguflow
-from testing.checkpoints import FIXTURES, TINY
 from gguflow import cli
+from testing.checkpoints import FIXTURES, TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
