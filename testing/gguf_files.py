@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gguflow import describe
 from gguflow.blocks import FORMATS, BlockFormat, by_id
+from gguflow.cli.inspect import inspect_file
 from gguflow.container.header import TensorInfo, align
 from gguflow.container.metadata import Metadata, string
 from gguflow.container.writer import build
@@ -16,7 +16,7 @@ from gguflow.container.writer import build
 
 def tensors_of(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Every tensor of a GGUF file: format, NumPy shape, bytes."""
-    header = describe.inspect_file(path)
+    header = inspect_file(path)
     data = path.read_bytes()
     found = {}
     for tensor in header.tensors:

@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
 
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
     """The same memory, not writable: mapped files are, and one signature for both means that a kernel is

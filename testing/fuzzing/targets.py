@@ -15,6 +15,7 @@ import numpy as np
 
 from gguflow.container import grammar
 from gguflow.container.header import parse
+from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.payload_keys import payload_names
 from gguflow.container.rules import DEFAULT_LIMITS
 from gguflow.errors import FileError, NonFiniteError, ShapeError, UsageError
@@ -22,10 +23,9 @@ from gguflow.inference.generation import Generation
 from gguflow.inference.sampling import Sampler
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import Transformer
-from gguflow.parametric import Payload, chunk_digest, descriptor
+from gguflow.parametric import Payload, chunk_digest, descriptor, judging
 from gguflow.parametric.geometry import INDEX_ENTRY_BYTES
 from gguflow.runtime import Tensor, open_model
-from gguflow.runtime.files import MODES
 from gguflow.sources import TensorReader, open_checkpoint
 from gguflow.validation import judge_gguf
 from testing.fuzzing.models import PROMPT, models
@@ -90,8 +90,8 @@ def loader(data: bytes) -> None:
     """A model opened both ways, and every tensor of it touched."""
     path = _scratch().with_suffix(".gguf")
     path.write_bytes(data)
-    for mode in MODES:
-        with contextlib.suppress(FileError), open_model(path, mode=mode) as model:
+    for io in IO_MODES:
+        with contextlib.suppress(FileError), open_model(path, io=io) as model:
             repr(model), list(model.metadata.values())
             for tensor in model.values():
                 touch(tensor)
@@ -142,7 +142,7 @@ def decode(data: bytes) -> None:
         read = Payload(data)
         if read.geometry.n_weights > 1 << 20:
             return
-        list(read.check_values())
+        list(judging.check(read))
         read.decode_rows(0, read.geometry.rows)
         read.decode_rows(read.geometry.rows // 2, read.geometry.rows // 2 + 1)
     except FileError:

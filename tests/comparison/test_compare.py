@@ -4,6 +4,7 @@ page of bars.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -19,8 +20,8 @@ import pytest
 from numpy.typing import NDArray
 
 from gguflow import comparison, conversion, exporting
-from gguflow.cli import main
-from gguflow.comparison import measures, plot, report
+from gguflow.cli.compare import comparison_data, comparison_text
+from gguflow.comparison import measures, plot
 from gguflow.comparison.measures import TensorMeasures
 from gguflow.container.metadata import string
 from gguflow.conversion.splitting import Split
@@ -102,7 +103,7 @@ def test_special_values(tmp_path: Path, a: list[float], b: list[float], expected
     files = two_files(tmp_path, np.array(a, np.float32), np.array(b, np.float32))
     (found,) = comparison.compare(*files).tensors
     assert {name: getattr(found.measures, name) for name in expected} == expected
-    json.dumps(report.data(comparison.compare(*files)), allow_nan=False)
+    json.dumps(comparison_data(comparison.compare(*files)), allow_nan=False)
 
 
 def test_threads_do_not_matter(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +160,8 @@ def test_what_is_not_in_both_is_named(tmp_path: Path) -> None:
     found = comparison.compare(a, b)
     assert [tensor.name for tensor in found.tensors] == ["same", "row"]
     assert (found.only_a, found.only_b, found.other_shape) == (("only a",), ("only b",), ("shape",))
-    shown = report.text(found)
-    assert "only a" in shown and "of different shapes: shape" in shown
+    shown = comparison_text(found)
+    assert "only a" in shown and "with different shapes: shape" in shown
 
 
 def test_integers_and_doubles(tmp_path: Path) -> None:
@@ -241,74 +242,8 @@ def test_names_from_files_do_not_become_markup(tmp_path: Path) -> None:
     found = comparison.compare(a, b)
     bars = Bars(plot.page(found))
     assert "script" not in bars.seen and not bars.open
-    assert "\x1b" not in report.text(found)
-
-
-def test_the_command_line(tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    conversion.convert(llama, tmp_path / "q.gguf", type="q4_k_m")
-    page = tmp_path / "page.html"
-    page.write_text("old")
-    assert main(["compare", str(llama), str(tmp_path / "q.gguf"), "--json", "--plot", str(page)]) == 0
-    data = json.loads(capsys.readouterr().out)
-    assert len(data["tensors"]) == 21 and data["total"]["snr_db"] > 20
-    assert {
-        "name",
-        "shape",
-        "format_a",
-        "rmse",
-        "relative_error",
-        "snr_db",
-        "cosine",
-        "worst_rows",
-        "nbytes_b",
-    } <= data["tensors"][0].keys()
-    assert page.read_text().startswith("<!DOCTYPE html>")
-    assert main(["compare", str(llama), str(tmp_path / "q.gguf")]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert (
-        shown[0].split()[:2] == ["tensor", "formats"]
-        and "exact" in "".join(shown)
-        and shown[22].startswith("all ")
-    )
-
-
-BAD_CALLS = {
-    "nothing in common": (
-        ["compare", "x.safetensors", "y.safetensors"],
-        2,
-        "no tensor in common: the first has x, the second y",
-    ),
-    "a picture of another kind": (
-        ["compare", "x.safetensors", "x.safetensors", "--plot", "x.gif"],
-        2,
-        "ends in .html or .png",
-    ),
-    "no such file": (["compare", "x.safetensors", "z.safetensors"], 4, "z.safetensors"),
-    "no threads": (
-        ["compare", "x.safetensors", "x.safetensors", "--threads", "0"],
-        2,
-        "threads must be 1 or more",
-    ),
-    "weights that are none": (["compare", "x.safetensors", "bool.safetensors"], 3, "S-019"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "status", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
-def test_bad_calls(
-    tmp_path: Path,
-    arguments: list[str],
-    status: int,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("x", "y"):
-        write_safetensors(tmp_path / f"{name}.safetensors", {name: np.ones(4, np.float32)})
-    header = b'{"x":{"dtype":"BOOL","shape":[4],"data_offsets":[0,4]}}'
-    (tmp_path / "bool.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    assert main(arguments) == status
-    assert message in capsys.readouterr().err
+    assert "\x1b" not in comparison_text(found)
+    assert "\x1b" not in comparison_text(dataclasses.replace(found, tensors=(), only_a=(name,)))
 
 
 def test_a_file_that_changes_meanwhile(tmp_path: Path) -> None:

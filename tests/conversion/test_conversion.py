@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gguflow import conversion, describe
+from gguflow import conversion
 from gguflow.blocks import FORMATS
 from gguflow.container.output_file import OutputFile
 from gguflow.errors import InvalidError, StorageError, UsageError
@@ -117,7 +117,7 @@ def test_a_lone_file_keeps_its_names(tmp_path: Path) -> None:
         "scale": ("f32", (1,)),
     }
     assert found["linear.weight"][2] == quantize(linear, "q4_k").tobytes()
-    assert describe.inspect_file(tmp_path / "out.gguf").metadata["general.architecture"].value == "flux"
+    assert inspect_file(tmp_path / "out.gguf").metadata["general.architecture"].value == "flux"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

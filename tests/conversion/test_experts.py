@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gguflow import conversion, describe, models, sources
+from gguflow import conversion, models, sources
 from gguflow.blocks import FORMATS
+from gguflow.cli.inspect import inspect_file
 from gguflow.container.metadata import u32
 from gguflow.errors import InvalidError
 from gguflow.models.base import ModelTensor
@@ -48,7 +49,7 @@ def test_experts_are_stacked_in_order(tmp_path: Path, family: str) -> None:
         assert found[f"blk.{layer}.ffn_gate_inp.weight"] == ("f32", router.shape, router.tobytes())
     model = models.load(sources.open_checkpoint(tmp_path / "checkpoint"))
     assert (model.architecture, model.n_experts) == (family, N_EXPERTS)
-    metadata = describe.inspect_file(tmp_path / "out.gguf").metadata
+    metadata = inspect_file(tmp_path / "out.gguf").metadata
     assert metadata[f"{family}.expert_count"] == u32(N_EXPERTS) and metadata[
         f"{family}.expert_used_count"
     ] == u32(2)

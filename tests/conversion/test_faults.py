@@ -135,7 +135,7 @@ def test_conversion(
         assert out.read_bytes() == whole
         assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
         reset()
-    assert n_faults >= (6 if "writing" in call else 1)
+    assert n_faults >= {"writing": 6, "writing the journal": 2}.get(call, 1)  # leaves are noted together
 
 
 def test_a_conversion_that_fails_again_and_again(tmp_path: Path, source: Path, whole: bytes) -> None:

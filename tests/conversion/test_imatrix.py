@@ -18,11 +18,11 @@ import gguflow
 from gguflow import conversion
 from gguflow.blocks import by_id
 from gguflow.cli import main
+from gguflow.cli.inspect import inspect_file
 from gguflow.container.header import TensorInfo, align
 from gguflow.container.metadata import Metadata, Value, ValueType, array, string, u32, u64
 from gguflow.container.writer import build
 from gguflow.conversion import imatrix
-from gguflow.describe import inspect_file
 from gguflow.errors import FileError, InvalidError, MalformedError, UsageError
 from gguflow.quantization import dequantize, quantize
 from gguflow.recipes import Options
@@ -384,9 +384,9 @@ def test_a_model_with_importance(
     )
     said = capsys.readouterr().err
     assert (
-        "3 tensors are quantized without importance, for the imatrix has no entry of them: "
-        "output.weight, token_embd.weight, blk.1.ffn_gate"
-    ) in said
+        "3 tensors without an entry in the importance matrix, quantized without importance: "
+        "output.weight, token_embd.weight, blk.1.ffn_gate" in said
+    )
     metadata = inspect_file(out).metadata
     assert metadata["quantize.imatrix.entries_count"] == u32(13)
     assert metadata["quantize.imatrix.dataset"] == string("wiki.txt")
@@ -426,7 +426,7 @@ def test_formats_that_need_importance(
         conversion.convert(llama, out, type="iq2_xs", imatrix=llama_imatrix)
     assert not out.exists()
     assert main(["convert", str(llama), "-t", "iq2_xs", "--dry-run"]) == 0
-    assert "worth nothing without an imatrix: blk.0.attn_k.weight" in capsys.readouterr().err
+    assert "need an importance matrix (--imatrix): blk.0.attn_k.weight" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

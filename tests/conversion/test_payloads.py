@@ -15,9 +15,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import gguflow
-from gguflow import conversion, describe, exporting, recipes, sources
+from gguflow import conversion, exporting, recipes, sources
 from gguflow.blocks import FORMATS
 from gguflow.cli import main
+from gguflow.cli.inspect import decoded, inspect_file
 from gguflow.container.header import Header, TensorInfo, parse
 from gguflow.container.metadata import Metadata, ValueType, array, string, u32
 from gguflow.container.payload_keys import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, payload_metadata
@@ -49,8 +50,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encodings(path: Path) -> dict[str, str]:
-    header = describe.inspect_file(path)
-    return {name: payload.encoding for name, payload in describe.decoded(path, header).items()}
+    header = inspect_file(path)
+    return {name: payload.encoding for name, payload in decoded(path, header).items()}
 
 
 @pytest.mark.parametrize("name", FIXED + VARYING)
@@ -77,7 +78,7 @@ def test_matrices_are_encoded_and_all_else_is_as_it_was(tmp_path: Path, llama: P
         assert np.array_equal(model[MATRIX].dequantize(), gguflow.dequantize(model[MATRIX].raw, name))
         if name == "lossless":
             assert np.array_equal(model[MATRIX].dequantize(), weights)
-    assert len(given) == len(describe.inspect_file(path).tensors)
+    assert len(given) == len(inspect_file(path).tensors)
 
 
 def _weights(checkpoint: Path, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -87,12 +88,12 @@ def _weights(checkpoint: Path, name: str) -> np.ndarray[Any, np.dtype[np.float32
     return bits.view(np.float32).reshape(tensor.shape)
 
 
-@pytest.mark.parametrize("mode", ["mmap", "pread"])
+@pytest.mark.parametrize("io", ["mmap", "pread"])
 @pytest.mark.parametrize("name", ["nf4_b64", "affine4_b64+zstd", "lossless"])
-def test_rows_of_an_open_model(tmp_path: Path, llama: Path, name: str, mode: str) -> None:
+def test_rows_of_an_open_model(tmp_path: Path, llama: Path, name: str, io: str) -> None:
     path = conversion.convert(llama, tmp_path / "model.gguf", type=name).output
     x = np.random.default_rng(0).standard_normal((2, 256), np.float32)
-    with gguflow.open(path, mode=mode) as model:
+    with gguflow.open(path, io=io) as model:
         tensor = model[MATRIX]
         whole = tensor.dequantize()
         for rows in (slice(2000, 2100), [8191, 0, 4096], 17, slice(None, None, -1000), []):
@@ -445,7 +446,7 @@ def test_what_entropy_coding_brings_is_said(
     """Where it hardly pays, that too; and blocks of ggml's formats are not coded at all."""
     for name, said in (
         ("lossless", "times smaller\n"),
-        ("quantile4_b256+zstd", "it hardly pays"),
+        ("quantile4_b256+zstd", "hardly worth"),
         ("nf4_b64", ""),
     ):
         assert (

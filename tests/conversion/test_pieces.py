@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguflow.models.reading import tiles
+from gguflow.models.reading import tile_ranges as tiles
 from gguflow.threads import pieces, run
 
 BLOCK = 256

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gguflow import conversion, describe, validation
+from gguflow import conversion, validation
 from gguflow.cli import main
+from gguflow.cli.inspect import inspect_file
 from gguflow.container.integrity import SHARDS_KEY
 from gguflow.container.metadata import Value, ValueType, i32
 from gguflow.container.output_file import OutputFile
@@ -62,13 +63,13 @@ def test_the_shards_are_the_file(tmp_path: Path, llama: Path, how: Split, counts
     ]
     assert [len(tensors_of(path)) for path in files] == counts
     assert [item for path in files for item in tensors_of(path).items()] == list(tensors_of(whole).items())
-    headers = [describe.inspect_file(path) for path in files]
+    headers = [inspect_file(path) for path in files]
     for number, header in enumerate(headers):
         assert header.metadata["split.no"] == Value(ValueType.UINT16, number)
         assert header.metadata["split.count"] == Value(ValueType.UINT16, len(counts))
         assert header.metadata["split.tensors.count"] == i32(21)
         assert {key.split(".")[0] for key in header.metadata if number} <= {"split", "gguflow"}
-    expected = describe.inspect_file(whole).metadata
+    expected = inspect_file(whole).metadata
     assert [key for key in headers[0].metadata if not key.startswith(("split.", "gguflow."))] == [
         k for k in expected if not k.startswith("gguflow.")
     ]
@@ -85,7 +86,7 @@ def test_the_id_of_the_shards_is_that_of_their_weights(tmp_path: Path) -> None:
     for seed in (0, 1, 0):
         source = tiny_llama(tmp_path / f"checkpoint{len(ids)}", seed=seed)
         first = convert(source, tmp_path / f"model{len(ids)}.gguf", Split(max_tensors=10))[0]
-        ids.append(describe.inspect_file(first).metadata[SHARDS_KEY].value)
+        ids.append(inspect_file(first).metadata[SHARDS_KEY].value)
     assert ids[0] == ids[2] != ids[1]
 
 
@@ -95,7 +96,7 @@ def test_merging_gives_the_file_back(tmp_path: Path, llama: Path) -> None:
     (merged,) = convert(files[0], tmp_path / "merged.gguf", None, "copy")
     (whole,) = convert(llama, tmp_path / "whole.gguf", None, "q4_k_m")
     assert tensors_of(merged) == tensors_of(whole)
-    a, b = (dict(describe.inspect_file(path).metadata) for path in (merged, whole))
+    a, b = (dict(inspect_file(path).metadata) for path in (merged, whole))
     assert [key for key in a if not key.startswith("gguflow.")] == [
         key for key in b if not key.startswith("gguflow.")
     ]
@@ -155,7 +156,7 @@ BAD_CALLS = {
     "no limit": (["--no-tensor-first-split"], "either --split-max-size or --split-max-tensors"),
     "no room": (["--split-max-size", "0"], "1 or more"),
     "no tensors": (["--split-max-tensors", "-1"], "1 or more"),
-    "no size": (["--split-max-size", "2T"], "'2T' is no size"),
+    "no size": (["--split-max-size", "2T"], "not a size: '2T'"),
 }
 
 

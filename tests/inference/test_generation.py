@@ -230,11 +230,11 @@ def test_perplexity(paths: dict[str, Path], tmp_path: Path, capsys: pytest.Captu
 ERRORS = {
     "no such model": (["run", "missing.gguf"], 4, "missing.gguf"),
     "a prompt that is not text": (["run", "MODEL", "-f", "MODEL"], 2, "not UTF-8"),
-    "a negative number of tokens": (["run", "MODEL", "-n", "-1"], 2, "-n is 0 or more"),
+    "a negative number of tokens": (["run", "MODEL", "-n", "-1"], 2, "-n must be 0 or more"),
     "a temperature below 0": (["run", "MODEL", "--temperature", "-1"], 2, "temperature"),
     "no such text": (["perplexity", "MODEL", "-f", "missing.txt"], 4, "missing.txt"),
     "a short text": (["perplexity", "MODEL", "-f", "short.txt"], 2, "two chunks of 512"),
-    "no chunks": (["perplexity", "MODEL", "-f", "short.txt", "--chunks", "0"], 2, "--chunks is 1 or more"),
+    "no chunks": (["perplexity", "MODEL", "-f", "short.txt", "--chunks", "0"], 2, "--chunks must be 1 or more"),
 }
 
 

@@ -47,9 +47,9 @@ def test_neighbour_lists_of_the_kernels_are_those_of_the_definition(name: str) -
     off_grid = 0
     for _ in range(300):
         code = points.pack(rng.integers(0, len(points.values), points.group))
-        first, last = table.first[code], table.last[code]
+        first, last = table.starts[code], table.starts[code + 1]
         if code in points.index:
-            assert (table.point[code], first, last) == (points.index[code], 0, 0)
+            assert (table.point[code], first) == (points.index[code], last)
         else:
             off_grid += 1
             assert table.point[code] == -1

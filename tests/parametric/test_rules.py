@@ -15,7 +15,7 @@ import zstandard
 
 import gguflow
 from gguflow.errors import FileError
-from gguflow.parametric import Payload, chunk_digest
+from gguflow.parametric import Payload, chunk_digest, judging
 from gguflow.parametric.descriptor import VERDICTS, sealed
 from gguflow.parametric.geometry import DESCRIPTOR_BYTES
 
@@ -253,7 +253,7 @@ RESEALED = {rule for rule in RULES if rule not in ("E-001", "E-011", "E-012")}
 def broken_rules(payload: bytes) -> list[str]:
     """What is found: the one rule that opening breaks, or all that judging finds."""
     try:
-        return [finding.rule for finding in Payload(payload).check_values()]
+        return [finding.rule for finding in judging.check(Payload(payload))]
     except FileError as error:
         rule = error.finding.rule
         return [rule if error.verdict == RULES[rule] else f"{rule} as {error.verdict}"]
@@ -307,7 +307,7 @@ def test_any_changed_byte_ends_in_a_rule_or_in_values(name: str) -> None:
             payload[:size] = sealed(bytes(payload[:size]))
         try:
             read = Payload(bytes(payload))
-            list(read.check_values())
+            list(judging.check(read))
             with np.errstate(all="ignore"):
                 read.decode_rows(0, min(4, read.geometry.rows))
         except FileError as error:

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gguflow import conversion, describe, models, recipes, sources
+from gguflow import conversion, models, recipes, sources
 from gguflow.blocks import FORMATS
+from gguflow.cli.inspect import inspect_file
 from gguflow.container.header import TensorInfo
 from gguflow.container.metadata import Metadata, Value, ValueType, array, i32, string, u32
 from gguflow.container.shards import COUNT_KEY, TENSORS_KEY, shard_metadata
@@ -58,7 +59,7 @@ def test_by_way_of_a_file_or_directly(tmp_path: Path, llama: Path, bf16: Path, k
     conversion.convert(bf16, tmp_path / "two.gguf", type=kind)
     conversion.convert(llama, tmp_path / "one.gguf", type=kind)
     assert tensors_of(tmp_path / "two.gguf") == tensors_of(tmp_path / "one.gguf")
-    one, two = (dict(describe.inspect_file(tmp_path / name).metadata) for name in ("one.gguf", "two.gguf"))
+    one, two = (dict(inspect_file(tmp_path / name).metadata) for name in ("one.gguf", "two.gguf"))
     for key in (
         "gguflow.integrity.header",
         "gguflow.integrity.length",
@@ -138,7 +139,7 @@ def test_all_that_is_not_known_stays(tmp_path: Path) -> None:
         "blk.0.ffn_up.weight": "q8_0",
     }
     assert all(after[name] == before[name] for name in contents if name != "blk.0.ffn_up.weight")
-    written = describe.inspect_file(tmp_path / "out.gguf").metadata
+    written = inspect_file(tmp_path / "out.gguf").metadata
     kept = [key for key in metadata if not key.startswith("gguflow.") and key != "general.file_type"]
     assert [written[key].type for key in kept] == [metadata[key].type for key in kept]
     assert all(
@@ -158,7 +159,7 @@ def test_copy_keeps_every_format(tmp_path: Path, bf16: Path) -> None:
     conversion.convert(bf16, tmp_path / "mixed.gguf", type="q4_k_m")
     conversion.convert(tmp_path / "mixed.gguf", tmp_path / "copy.gguf", type="copy")
     assert tensors_of(tmp_path / "copy.gguf") == tensors_of(tmp_path / "mixed.gguf")
-    assert describe.inspect_file(tmp_path / "copy.gguf").metadata["general.file_type"] == u32(15)
+    assert inspect_file(tmp_path / "copy.gguf").metadata["general.file_type"] == u32(15)
 
 
 @pytest.mark.parametrize(
@@ -198,9 +199,7 @@ def test_shards_are_one_model(tmp_path: Path) -> None:
     conversion.convert(paths[0], tmp_path / "merged.gguf", type="copy")
     expected = {name: tensor for path in paths for name, tensor in tensors_of(path).items()}
     assert tensors_of(tmp_path / "merged.gguf") == expected
-    assert not [
-        key for key in describe.inspect_file(tmp_path / "merged.gguf").metadata if key.startswith("split.")
-    ]
+    assert not [key for key in inspect_file(tmp_path / "merged.gguf").metadata if key.startswith("split.")]
     assert models.load(sources.open_checkpoint(paths[0])).file_stem == "model-{type}"
     with pytest.raises(UsageError, match="is a source"):
         conversion.convert(paths[0], paths[2], type="copy", overwrite=True)

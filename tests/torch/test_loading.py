@@ -102,7 +102,7 @@ def test_copies(files: dict[str, Path]) -> None:
 
 
 def test_an_opened_model_and_its_training_mode(files: dict[str, Path]) -> None:
-    with gguflow.open(files["q8_0"], mode="pread") as opened:
+    with gguflow.open(files["q8_0"], io="pread") as opened:
         model = load_into(build(TINY).train(), opened)
         assert model.training and model.lm_head.training
         model.eval()

@@ -1,5 +1,5 @@
-"""The README's Python that needs torch runs as it is written, beside a checkpoint and the file that it has
-been converted to.
+"""The documentation's Python that needs torch runs as it is written, beside a checkpoint and the file made
+from it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 
 import gguflow  # noqa: E402
 from testing.checkpoints import TINY  # noqa: E402
-from tests.test_readme import BLOCKS  # noqa: E402
+from tests.test_readme import PYTHON  # noqa: E402
 
 
 def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,14 +23,9 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(TINY, "checkpoint")
     gguflow.convert("checkpoint", "model.gguf", type="q4_k_m")
     names: dict[str, Any] = {}
-    for i, block in enumerate(BLOCKS):
-        if "torch" in block:
-            exec(compile(block, f"README.md, block {i}", "exec"), names)
+    for i, block in enumerate(PYTHON["docs/pytorch.md"]):
+        exec(compile(block, f"docs/pytorch.md, block {i}", "exec"), names)
     assert names["tokens"].shape == (1, 11)
     assert names["weights"]["lm_head.weight"].dtype == torch.bfloat16
-    assert torch.equal(
-        names["layer"].weight,
-        torch.from_numpy(
-            gguflow.fake_quantize(names["layer"].parametrizations.weight.original.detach().numpy(), "q4_k")
-        ),
-    )
+    original = names["layer"].parametrizations.weight.original.detach().numpy()
+    assert torch.equal(names["layer"].weight, torch.from_numpy(gguflow.fake_quantize(original, "q4_k")))

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 import gguflow
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.cli import main
+from gguflow.cli.validate import report
 from gguflow.container import grammar
 from gguflow.container.header import TensorInfo, parse
 from gguflow.container.metadata import ValueType, array, string, u32
@@ -32,7 +33,6 @@ from gguflow.container.strings import StringArray, find_strings
 from gguflow.container.writer import build
 from gguflow.errors import FileError, InvalidError, StorageError, UsageError
 from gguflow.validation import canonical, examine, values
-from gguflow.validation.report import report
 from testing import ggml
 from testing.checkpoints import TINY
 from testing.corpus.bytes import ARCHITECTURE, STRING, U32, gguf, header_only, key_value, tensor_info

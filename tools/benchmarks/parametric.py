@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import gguflow
 from benchmarks.timing import REPETITIONS, Comparison, compare, seconds
 from gguflow.blocks import FORMATS
-from gguflow.parametric import Encoder, Payload, find, joined
+from gguflow.parametric import Encoder, Payload, dequantizing, find, joined
 from gguflow.quantization import as_floats
 from gguflow.sources import open_checkpoint
 from gguflow.sources.reading import TensorReader
@@ -216,9 +216,8 @@ def print_lossless(matrices: list[Floats]) -> None:
             raise SystemExit("lossless lost something")
         out = np.empty(words.shape, np.float32)
         writing += min(seconds(parts, thread_time) for _ in range(3))
-        reading += min(
-            seconds(functools.partial(payload.decode_rows, out=out), thread_time) for _ in range(3)
-        )
+        decode = functools.partial(payload.decode_rows, out=out)
+        reading += min(seconds(decode, thread_time) for _ in range(3))
         raw += words.nbytes
         stored += payload.nbytes
     print(
@@ -239,7 +238,7 @@ def print_entropy(matrices: list[Floats]) -> None:
             for i in range(payload.n_chunks):
                 n = g.n_runs(g.chunk_rows(i))
                 counts += np.bincount(
-                    payload.unpacked(payload.sections(i)["codes"], n)[: n * g.run], minlength=256
+                    dequantizing.unpacked(g, payload.sections(i)["codes"], n)[: n * g.run], minlength=256
                 )
                 codes += int(np.frombuffer(zipped.chunk(i)[:4].tobytes(), "<u4")[0])
             plain, coded = plain + payload.nbytes, coded + zipped.nbytes

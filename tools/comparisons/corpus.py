@@ -1,7 +1,7 @@
 """What ggml and gguf-py say of each file of the conformance corpus, beside the manifest.
 
-    tools/compare corpus               the table of every file, in Markdown
-    tools/compare corpus --differ      only the files on which a reader differs from the verdict
+    tools/compare corpus > fixtures/corpus.md    every file, with the verdict of each reader
+    tools/compare corpus --differ                only the files on which a reader differs from the verdict
 
 ggml is `gguf_init_from_file` of the xllamacpp wheel. Every file goes to a child process of its own with
 limited memory and time: some readers abort, hang, or ask for terabytes.

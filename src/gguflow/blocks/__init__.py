@@ -1,4 +1,5 @@
-"""Block formats: one file each, found by listing this package.
+"""Block formats, found by listing this package. A file declares one as `FORMAT` and is named after it; formats
+that differ in their number type only share a file, which declares them as a tuple, `FORMATS`.
 
 `FORMATS["q4_k"]` and `by_id(12)` are the only look-ups; there is no table to edit when a format is added.
 """
@@ -9,6 +10,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 
 from gguflow.blocks.base import BlockFormat
 from gguflow.errors import UnknownFormatError
@@ -21,18 +23,24 @@ QUANTIZATION_VERSION = 2
 
 @functools.cache
 def _discovered() -> dict[str, BlockFormat]:
-    found: dict[str, BlockFormat] = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        block_format = getattr(module, "FORMAT", None)
-        if isinstance(block_format, BlockFormat):
-            if block_format.key != info.name:
-                raise TypeError(f"blocks/{info.name}.py declares {block_format.name}")
-            found[info.name] = block_format
-    ordered = dict(sorted(found.items(), key=lambda item: item[1].id))
-    if len({f.id for f in ordered.values()}) != len(ordered):
-        raise TypeError("two block formats share an id")
-    return ordered
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    declared = sorted((f for module in modules for f in _declared(module)), key=lambda f: f.id)
+    found = {f.key: f for f in declared}
+    if not len(declared) == len(found) == len({f.id for f in declared}):
+        raise TypeError("two block formats share a name or an id")
+    return found
+
+
+def _declared(module: ModuleType) -> tuple[BlockFormat, ...]:
+    """The formats that a module of this package declares."""
+    if formats := getattr(module, "FORMATS", None):
+        return tuple(formats)
+    block_format = getattr(module, "FORMAT", None)
+    if block_format is None:
+        return ()
+    if module.__name__ != f"{__name__}.{block_format.key}":
+        raise TypeError(f"{module.__name__} declares {block_format.name}")
+    return (block_format,)
 
 
 class _Formats(Mapping[str, BlockFormat]):

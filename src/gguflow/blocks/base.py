@@ -131,7 +131,18 @@ class BlockFormat:
             raise ShapeError(
                 f"a row of {n} weights does not divide into {self.name} blocks of {self.block_size}"
             )
+        return self.nbytes(n)
+
+    def nbytes(self, n: int) -> int:
+        """Bytes of n weights, n a multiple of the block size.
+
+        The caller has proved that it is one, as `row_bytes` does.
+        """
         return n // self.block_size * self.type_size
+
+    def n_weights(self, nbytes: int) -> int:
+        """Weights in `nbytes` bytes, a multiple of the type size: the caller has proved that it is one."""
+        return nbytes // self.type_size * self.block_size
 
     def __str__(self) -> str:
         return self.name

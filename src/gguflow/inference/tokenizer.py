@@ -32,7 +32,7 @@ _ENDING_TEXTS = (
         "<end_of_turn>",
         "<end_of_utterance>",
         "<｜end▁of▁sentence｜>",
-    ),  # noqa: RUF001
+    ),
     *(
         f"<|{name}|>"
         for name in (

@@ -52,14 +52,16 @@ class Tables(NamedTuple):
     """A grid, ready to be searched. A code is a combination of levels, packed as `Grid.codes`.
 
     point: int32[codes], the number of the grid point with this code, or -1.
-    first, last: int32[codes], where a code that is not on the grid has its neighbours; both 0 for one that
-    is.
+    starts: int32[codes + 1], code c has neighbours starts[c] ... starts[c + 1] - 1; none where it is on the
+        grid.
     neighbours: uint16, codes of grid points.
+
+    Between kernels the arrays go one by one: a tuple of arrays takes part in the counting of references at
+    every call, and the search is 3 to 5 % slower for it.
     """
 
     point: NDArray[np.int32]
-    first: NDArray[np.int32]
-    last: NDArray[np.int32]
+    starts: NDArray[np.int32]
     neighbours: NDArray[np.uint16]
 
 
@@ -116,7 +118,6 @@ def parameters(search: reference.Search) -> Search:
 
 
 # --- neighbours
-# ----------------------------------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -126,12 +127,11 @@ def tables(name: str) -> Tables:
     half_bits = points.group * points.level_bits // 2
     index = np.full(1 << 2 * half_bits, -1, np.int32)
     index[points.codes] = np.arange(len(points.codes))
-    first, last, neighbours = _list_neighbours(
+    starts, neighbours = _list_neighbours(
         points.codes, index, _half_distances(points), half_bits, points.shells
     )
-    return Tables(
-        index, first, last, np.append(neighbours, np.zeros(15, np.uint16))
-    )  # whole vectors may be read
+    whole_vectors = np.append(neighbours, np.zeros(15, np.uint16))
+    return Tables(index, starts, whole_vectors)
 
 
 def _half_distances(points: Grid) -> NDArray[np.int32]:
@@ -147,15 +147,15 @@ def _half_distances(points: Grid) -> NDArray[np.int32]:
 
 @kernel
 def _list_neighbours(codes: Any, index: Any, half_distances: Any, half_bits: int, shells: int) -> Any:
-    """Tables.first, last and neighbours (uint16), for each code off the grid in the order of Grid.neighbours."""
+    """Tables.starts and neighbours (uint16); those of a code are in the order of Grid.neighbours."""
     n_codes = index.size
-    first = np.zeros(n_codes, i32)
-    last = np.zeros(n_codes, i32)
+    starts = np.zeros(n_codes + 1, i32)
     low_mask = (1 << half_bits) - 1
     distances = np.empty(codes.size, i32)
     found = np.empty(1 << 16, np.uint16)
     n_found = 0
     for code in range(n_codes):
+        starts[code] = n_found
         from_low = half_distances[code & low_mask]
         from_high = half_distances[code >> half_bits]
         if index[code] >= 0 or from_low[0] < 0 or from_high[0] < 0:
@@ -180,10 +180,9 @@ def _list_neighbours(codes: Any, index: Any, half_distances: Any, half_bits: int
             if distances[j] <= reach:
                 found[place[distances[j]]] = codes[j]
                 place[distances[j]] += 1
-        first[code] = n_found
         n_found += total
-        last[code] = n_found
-    return first, last, found[:n_found]
+    starts[n_codes] = n_found
+    return starts, found[:n_found]
 
 
 @kernel
@@ -195,27 +194,27 @@ def to_grid(
     at: Any,
     group: int,
     level_bits: int,
-    first: Any,
-    last: Any,
+    starts: Any,
     neighbours: Any,
 ) -> Any:
-    """reference.to_grid on lanes: a group, whose weights are work[V + at], ..., in 16 trials. The last three
-    are a `Tables`, taken apart.
+    """reference.to_grid on lanes: a group, whose weights are work[V + at], ..., in 16 trials.
 
-    codes, scale: of each trial. active: bit set of the trials that matter. Returns codes on the grid, and the
-    bit set of those that had been off.
+    codes, scale: of each trial.
+    active: bit set of the trials that matter.
+    Returns codes on the grid, and the bit set of those that had been off.
     """
     off_grid = 0
     while active:
         code = lane(codes, lowest_bit(i32(active)))
         same = codes == code
         active &= ~mask_bits(same)
-        if last[code] == 0:
+        first, last = starts[code], starts[code + 1]
+        if first == last:
             continue
         if off_grid == 0:
             _level_costs(work, at, scale, group, level_bits)
         off_grid |= mask_bits(same)
-        nearest = _nearest(work, first[code], last[code], neighbours, group, level_bits)
+        nearest = _nearest(work, first, last, neighbours, group, level_bits)
         codes = where(same, nearest, codes)
     return codes, off_grid
 
@@ -242,9 +241,8 @@ def _nearest(work: Any, first: Any, last: Any, neighbours: Any, group: int, leve
         code = int(neighbours[np.uint64(k)])
         distance = load(work, _COSTS + 16 * (code & ((1 << level_bits) - 1)))
         for i in range(1, group):
-            distance = distance + load(
-                work, _COSTS + 16 * (n_levels * i + ((code >> (level_bits * i)) & ((1 << level_bits) - 1)))
-            )
+            level = (code >> (level_bits * i)) & ((1 << level_bits) - 1)
+            distance = distance + load(work, _COSTS + 16 * (n_levels * i + level))
         better = distance < best
         best = where(better, distance, best)
         nearest = where(better, code, nearest)
@@ -258,12 +256,13 @@ def odd(codes: Any, shift: int, level_bits: int) -> Any:
 
 
 # --- one super-block
-# -----------------------------------------------------------------------------------------------------------------------------
 
 
 @kernel
-def unowned_tables(table: Any) -> Any:
-    return Tables(unowned(table.point), unowned(table.first), unowned(table.last), unowned(table.neighbours))
+def take_unowned(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
+    """The arrays of an encoder without a share in their ownership; see lanes.unowned."""
+    table = Tables(unowned(table.point), unowned(table.starts), unowned(table.neighbours))
+    return unowned(x), unowned(importance), table, unowned(work), unowned(codes), unowned(out)
 
 
 def aligned_zeros(n: int, dtype: type) -> NDArray[Any]:
@@ -287,6 +286,21 @@ def mean_square(x: Any, first: int) -> Any:
     for i in range(SIZE):
         total += x[first + i] * x[first + i]
     return total / f32(SIZE)
+
+
+@kernel
+def weigh(x: Any, first: int, importance: Any, weighted: bool, extra: Any, work: Any) -> None:
+    """Error weights of the super-block at x[first], to W; `square` is twice the mean of its squares.
+
+    weighted: whether there is importance; the weights are then importance * sqrt(square + x**2).
+    extra: without importance they are extra * square + x**2.
+    """
+    if weighted:
+        weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
+    elif extra > f32(0):
+        weigh_by_square(x, first, extra * (f32(2) * mean_square(x, first)), work)
+    else:  # a mean square that overflowed would make NaN of 0 times it
+        weigh_by_square(x, first, f32(0), work)
 
 
 @kernel
@@ -362,9 +376,7 @@ def fit_super_block(
         _fit_without_grid(work, search.highest + 2)
     largest = f32(0)
     for b in range(SIZE // search.sub_block):
-        scale = _fit_sub_block(
-            b, group, level_bits, search, table.first, table.last, table.neighbours, work, codes
-        )
+        scale = _fit_sub_block(b, group, level_bits, search, table.starts, table.neighbours, work, codes)
         work[SCALES + b] = scale
         if scale > largest:
             largest = scale
@@ -394,15 +406,7 @@ def _to_lanes(work: Any, start: int, natural: Any, lanes: Any) -> None:
 
 @kernel
 def _fit_sub_block(
-    b: int,
-    group: int,
-    level_bits: int,
-    search: Any,
-    first: Any,
-    last: Any,
-    neighbours: Any,
-    work: Any,
-    codes: Any,
+    b: int, group: int, level_bits: int, search: Any, starts: Any, neighbours: Any, work: Any, codes: Any
 ) -> Any:
     """Sub-block b: its codes to CODES; returns its scale. Where all is tiny, codes and signs are 0."""
     start = b * search.sub_block
@@ -420,21 +424,7 @@ def _fit_sub_block(
         return f32(0)
     n_trials = 2 * search.reach + 1
     for t in range(0, n_trials, 16):
-        _try_scales(
-            t,
-            min(16, n_trials - t),
-            span,
-            start,
-            n_groups,
-            group,
-            level_bits,
-            search,
-            first,
-            last,
-            neighbours,
-            work,
-            codes,
-        )
+        _try_scales(t, span, start, group, level_bits, search, starts, neighbours, work, codes)
     chosen = -1
     best = f32(0)
     for t in range(n_trials):
@@ -451,21 +441,7 @@ def _fit_sub_block(
     for g in range(n_groups):
         codes[mine + g] = codes[_TRIAL_CODES + g * 32 + chosen] if chosen >= 0 else 0
     if again != 0 and scale > f32(0):
-        scale = _refit(
-            start,
-            n_groups,
-            mine,
-            scale,
-            again,
-            group,
-            level_bits,
-            search,
-            first,
-            last,
-            neighbours,
-            work,
-            codes,
-        )
+        scale = _refit(b, scale, again, group, level_bits, search, starts, neighbours, work, codes)
     if scale < f32(0):
         scale = -scale
         for k in range(SIGNS + start // 8, SIGNS + (start + search.sub_block) // 8):
@@ -486,22 +462,21 @@ def largest_of(x: Any, start: int, n: int) -> Any:
 @kernel
 def _try_scales(
     t: int,
-    n_trials: int,
     span: Any,
     start: int,
-    n_groups: int,
     group: int,
     level_bits: int,
     search: Any,
-    first: Any,
-    last: Any,
+    starts: Any,
     neighbours: Any,
     work: Any,
     codes: Any,
 ) -> None:
-    """Trials t, t + 1, ... (at most 16) of a sub-block: the codes of its groups, which of them were off the
-    grid, and the sums that judge a trial.
+    """Trials t, t + 1, ... (at most 16) of the sub-block at work[V + start]: the codes of its groups, which
+    of them were off the grid, and the sums that judge a trial.
     """
+    n_groups = search.sub_block // group
+    n_trials = min(16, 2 * search.reach + 1 - t)
     inverse = (search.top + to_float(lane_numbers() + (t - search.reach)) * search.step) / span
     scale = f32(1) / inverse
     sum_qx = splat(f32(0))
@@ -514,7 +489,7 @@ def _try_scales(
             level = clamp(nearest_int(f32(0.5) * (inverse * work[V + at + i] - f32(1))), 0, search.highest)
             code = code | (level << (level_bits * i))
         code, was_off = to_grid(
-            code, (1 << n_trials) - 1, scale, work, at, group, level_bits, first, last, neighbours
+            code, (1 << n_trials) - 1, scale, work, at, group, level_bits, starts, neighbours
         )
         store_i32(codes, _TRIAL_CODES + g * 32 + t, code)
         off_grid = off_grid | (((splat(was_off) >> lane_numbers()) & 1) << g)
@@ -530,23 +505,23 @@ def _try_scales(
 
 @kernel
 def _refit(
-    start: int,
-    n_groups: int,
-    mine: int,
+    b: int,
     scale: Any,
     again: int,
     group: int,
     level_bits: int,
     search: Any,
-    first: Any,
-    last: Any,
+    starts: Any,
     neighbours: Any,
     work: Any,
     codes: Any,
 ) -> Any:
-    """Look for the points of the groups in the bit set `again` once more, with this scale; returns the least
-    squares scale of the result.
+    """Look for the points of those groups of sub-block b that are in the bit set `again` once more, with this
+    scale; returns the least squares scale of the result.
     """
+    start = b * search.sub_block
+    n_groups = search.sub_block // group
+    mine = CODES + b * n_groups
     inverse = f32(1) / scale
     mask = (1 << level_bits) - 1
     sum_qx = f32(0)
@@ -559,7 +534,7 @@ def _refit(
                 level = nearest_int_scalar(f32(0.5) * (inverse * work[V + at + i] - f32(1)))
                 code |= max(0, min(search.highest, level)) << (level_bits * i)
             on_grid, _ = to_grid(
-                splat(code), 1, splat(scale), work, at, group, level_bits, first, last, neighbours
+                splat(code), 1, splat(scale), work, at, group, level_bits, starts, neighbours
             )
             codes[mine + g] = lane(on_grid, 0)
         code = codes[mine + g]

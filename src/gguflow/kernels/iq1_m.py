@@ -12,16 +12,14 @@ from gguflow.kernels.grid_search import (
     CODES,
     SCALES,
     W,
-    mean_square,
     pack_sub_scale,
     tables,
-    unowned_tables,
-    weigh_by_importance,
-    weigh_by_square,
+    take_unowned,
+    weigh,
 )
 from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
 from gguflow.kernels.iq1_search import SHIFTS, base_value, fit_super_block, new_work
-from gguflow.kernels.lanes import lane_numbers, splat, store_onward, unowned, where
+from gguflow.kernels.lanes import lane_numbers, splat, store_onward, where
 from gguflow.kernels.policy import kernel
 
 f32 = np.float32
@@ -42,35 +40,14 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 @kernel
 def _encode(x: Any, importance: Any, weighted: bool, table: Any, work: Any, codes: Any, out: Any) -> Any:
-    x, importance, table, work, codes, out = (
-        unowned(x),
-        unowned(importance),
-        unowned_tables(table),
-        unowned(work),
-        unowned(codes),
-        unowned(out),
-    )
+    x, importance, table, work, codes, out = take_unowned(x, importance, table, work, codes, out)
+    neighbours = table.neighbours.view(np.uint8)
     for block in range(x.size // SIZE):
         first = block * SIZE
         if not is_finite(x, first, SIZE):
             return first
-        if weighted:
-            weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
-        else:
-            weigh_by_square(x, first, f32(0), work)
-        largest = fit_super_block(
-            x,
-            first,
-            16,
-            2,
-            TINY,
-            table.point,
-            table.first,
-            table.last,
-            table.neighbours.view(np.uint8),
-            work,
-            codes,
-        )
+        weigh(x, first, importance, weighted, f32(0), work)
+        largest = fit_super_block(x, first, 16, 2, TINY, table.starts, neighbours, work, codes)
         _store(x, first, work, codes, table.point, largest, out, block * TYPE_SIZE)
     return x.size
 

@@ -14,12 +14,12 @@ from gguflow.kernels.grid_search import (
     mean_square,
     pack_sub_scale,
     tables,
-    unowned_tables,
+    take_unowned,
     weigh_by_importance,
 )
 from gguflow.kernels.grids import decoded_points, load_word, store_word, two_points
 from gguflow.kernels.iq1_search import SHIFTS, fit_super_block, new_work
-from gguflow.kernels.lanes import store_onward, unowned
+from gguflow.kernels.lanes import store_onward
 from gguflow.kernels.policy import kernel
 
 f32 = np.float32
@@ -35,32 +35,14 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 @kernel
 def _encode(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
-    x, importance, table, work, codes, out = (
-        unowned(x),
-        unowned(importance),
-        unowned_tables(table),
-        unowned(work),
-        unowned(codes),
-        unowned(out),
-    )
+    x, importance, table, work, codes, out = take_unowned(x, importance, table, work, codes, out)
+    neighbours = table.neighbours.view(np.uint8)
     for block in range(x.size // SIZE):
         first = block * SIZE
         if not is_finite(x, first, SIZE):
             return first
         weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
-        largest = fit_super_block(
-            x,
-            first,
-            32,
-            1,
-            TINY,
-            table.point,
-            table.first,
-            table.last,
-            table.neighbours.view(np.uint8),
-            work,
-            codes,
-        )
+        largest = fit_super_block(x, first, 32, 1, TINY, table.starts, neighbours, work, codes)
         _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
     return x.size
 

@@ -102,9 +102,7 @@ def fit_super_block(
     size: int,
     halves: int,
     tiny: Any,
-    index: Any,
     starts: Any,
-    ends: Any,
     neighbours: Any,
     work: Any,
     codes: Any,
@@ -117,9 +115,7 @@ def fit_super_block(
     """
     top = f32(0)
     for b in range(SIZE // size):
-        scale = _fit_sub_block(
-            x, first + b * size, b, size, halves, tiny, index, starts, ends, neighbours, work, codes
-        )
+        scale = _fit_sub_block(x, first + b * size, b, size, halves, tiny, starts, neighbours, work, codes)
         work[SCALES + b] = scale
         if scale > top:
             top = scale
@@ -134,9 +130,7 @@ def _fit_sub_block(
     size: int,
     halves: int,
     tiny: Any,
-    index: Any,
     starts: Any,
-    ends: Any,
     neighbours: Any,
     work: Any,
     codes: Any,
@@ -175,7 +169,7 @@ def _fit_sub_block(
         )
         codes[CODES + b * n_groups + i // 8] = total(where(lane_numbers() < 8, level, 0))
         codes[CODES + b * n_groups + i // 8 + 1] = total(where(lane_numbers() < 8, 0, level))
-    return _to_grid(x, at, b, n_groups, scale, shifts, halves, index, starts, ends, neighbours, work, codes)
+    return _to_grid(x, at, b, scale, shifts, halves, starts, neighbours, work, codes)
 
 
 @kernel
@@ -405,27 +399,26 @@ def _to_grid(
     x: Any,
     at: int,
     b: int,
-    n_groups: int,
     scale: Any,
     shifts: Any,
     halves: int,
-    index: Any,
     starts: Any,
-    ends: Any,
     neighbours: Any,
     work: Any,
     codes: Any,
 ) -> Any:
     """The codes in CODES moved to the grid; returns the scale, fitted again where a group was off the grid."""
+    n_groups = 4 // halves
     weights = W + b * n_groups * 8
     was_off = False
     for g in range(n_groups):
         code = codes[CODES + b * n_groups + g]
-        if index[code] < 0:
+        nearby, end = starts[code], starts[code + 1]
+        if nearby < end:
             was_off = True
             base = base_value(shifts, g % halves)
             code = _nearest_neighbour(
-                x, at + 8 * g, work, weights + 8 * g, scale, base, neighbours, starts[code], ends[code]
+                x, at + 8 * g, work, weights + 8 * g, scale, base, neighbours, nearby, end
             )
             codes[CODES + b * n_groups + g] = code
     if not was_off:

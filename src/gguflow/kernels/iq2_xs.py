@@ -19,11 +19,11 @@ from gguflow.kernels.grid_search import (
     pack_sub_scale,
     parameters,
     tables,
-    unowned_tables,
+    take_unowned,
     weigh_by_importance,
 )
 from gguflow.kernels.grids import decoded_points, even_signs, load_word, store_word, two_points, with_signs
-from gguflow.kernels.lanes import store_onward, unowned
+from gguflow.kernels.lanes import store_onward
 from gguflow.kernels.policy import kernel
 
 f32 = np.float32
@@ -38,14 +38,7 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 @kernel
 def _encode(x: Any, importance: Any, search: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
-    x, importance, table, work, codes, out = (
-        unowned(x),
-        unowned(importance),
-        unowned_tables(table),
-        unowned(work),
-        unowned(codes),
-        unowned(out),
-    )
+    x, importance, table, work, codes, out = take_unowned(x, importance, table, work, codes, out)
     for block in range(x.size // SIZE):
         first = block * SIZE
         if not is_finite(x, first, SIZE):

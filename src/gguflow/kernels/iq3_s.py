@@ -16,17 +16,15 @@ from gguflow.kernels.grid_search import (
     V,
     fit_super_block,
     largest_of,
-    mean_square,
     new_work,
     pack_sub_scale,
     parameters,
     tables,
-    unowned_tables,
-    weigh_by_importance,
-    weigh_by_square,
+    take_unowned,
+    weigh,
 )
 from gguflow.kernels.grids import decoded_points, four_points, load_word, with_signs
-from gguflow.kernels.lanes import store_onward, unowned
+from gguflow.kernels.lanes import store_onward
 from gguflow.kernels.policy import kernel
 
 f32 = np.float32
@@ -47,22 +45,12 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 def _encode(
     x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any
 ) -> Any:
-    x, importance, table, work, codes, out = (
-        unowned(x),
-        unowned(importance),
-        unowned_tables(table),
-        unowned(work),
-        unowned(codes),
-        unowned(out),
-    )
+    x, importance, table, work, codes, out = take_unowned(x, importance, table, work, codes, out)
     for block in range(x.size // SIZE):
         first = block * SIZE
         if not is_finite(x, first, SIZE):
             return first
-        if weighted:
-            weigh_by_importance(x, first, importance, f32(2) * mean_square(x, first), work)
-        else:
-            weigh_by_square(x, first, f32(0), work)
+        weigh(x, first, importance, weighted, f32(0), work)
         largest = fit_super_block(x, first, 4, 3, search, table, work, codes)
         _store(work, codes, table.point, largest, out, block * TYPE_SIZE)
     return x.size

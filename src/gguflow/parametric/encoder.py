@@ -20,6 +20,7 @@ from gguflow.parametric.axes import Codebook, SourceType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.quantizing import ChunkQuantizer, raise_non_finite
+from gguflow.parametric.wide_chunks import WideChunk
 
 f32 = np.float32
 Bytes = NDArray[np.uint8]
@@ -92,6 +93,14 @@ class Encoder:
         with self._lock:
             self._counts = counts if self._counts is None else self._counts + counts
             self._observed[i] = {}
+
+    def observe_wide(self, wide: WideChunk, i: int) -> None:
+        """As `observe`, of a chunk whose pieces have been shown to `wide`."""
+        self._observed[i] = wide.observed()
+
+    def wide_chunk(self) -> WideChunk:
+        """What encodes a chunk of one long row in pieces; where `wide_chunks.piece_unit` finds some."""
+        return WideChunk(self.geometry, self._quantizer)
 
     def finish_observing(self) -> None:
         """Make the tables of what was seen. Raises UsageError where a chunk is missing."""

@@ -64,6 +64,7 @@ class Encoding:
     @property
     def name(self) -> str:
         """The preset's name where these parameters have one, else their canonical text (`sb:...`)."""
+        # A value and its spelling know each other: names.py makes encodings, so it is imported when called.
         import gguflow.parametric.names as names
 
         return names.name_of(self)

@@ -20,6 +20,8 @@ Bytes = NDArray[np.uint8]
 SAMPLE = 1 << 14
 """Bytes of the middle that are tried first: noise is not compressed in vain."""
 WORTHWHILE = 0.995
+LARGEST_AT_ONCE = 1 << 20
+"""Bytes of a section that is compressed in one call: larger ones, of wide chunks, may come in pieces."""
 MAX_WINDOW = 1 << 27
 LONGEST_FRAME_HEADER = 18
 
@@ -39,26 +41,58 @@ def library_version() -> str:
 
 
 def _compressor() -> Any:
+    if not hasattr(_of_thread, "compressor"):
+        _of_thread.compressor = _new_compressor()
+    return _of_thread.compressor
+
+
+def _new_compressor() -> Any:
     import zstandard
 
-    if not hasattr(_of_thread, "compressor"):
-        parameters = zstandard.ZstdCompressionParameters(
-            strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=18
-        )
-        _of_thread.compressor = zstandard.ZstdCompressor(compression_params=parameters)
-    return _of_thread.compressor
+    parameters = zstandard.ZstdCompressionParameters(
+        strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=18
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters)
 
 
 def compressed(section: Bytes) -> Bytes:
     """The section as a zstd frame, or the section itself where that is no smaller: the size tells a reader
     which.
     """
-    if section.size > 4 * SAMPLE:
-        middle = section[(section.size - SAMPLE) // 2 :][:SAMPLE]
-        if len(_compressor().compress(middle.data)) > WORTHWHILE * SAMPLE:
-            return section
-    frame = _compressor().compress(section.data)
-    return np.frombuffer(frame, np.uint8) if len(frame) < section.size else section
+    if section.size > 4 * SAMPLE and not is_compressible(section[middle(section.size)]):
+        return section
+    if section.size > LARGEST_AT_ONCE:
+        frame = Frame(section.size)
+        content = frame.add(section) + frame.end()
+    else:
+        content = _compressor().compress(section.data)
+    return np.frombuffer(content, np.uint8) if len(content) < section.size else section
+
+
+def middle(nbytes: int) -> slice:
+    """Which bytes of a section are tried first."""
+    start = (nbytes - SAMPLE) // 2
+    return slice(start, start + SAMPLE)
+
+
+def is_compressible(sample: Bytes) -> bool:
+    """Whether a section is worth a frame, judged by its middle."""
+    return len(_compressor().compress(sample.data)) <= WORTHWHILE * SAMPLE
+
+
+class Frame:
+    """A zstd frame of a section of `nbytes` that comes in pieces; the same bytes however it is cut."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._stream = _new_compressor().compressobj(size=nbytes)
+
+    def add(self, piece: Bytes) -> bytes:
+        """What is to be written of the frame so far, behind what was written before."""
+        return bytes(self._stream.compress(piece.data))
+
+    def end(self) -> bytes:
+        """The last bytes of the frame, when all pieces were added."""
+        return bytes(self._stream.flush())
 
 
 def decompressed(frame: Bytes, nbytes: int) -> Bytes:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 import gguflow.parametric.chunks as chunks
+import gguflow.parametric.dequantizing as dequantizing
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
-from gguflow.errors import Finding
+from gguflow.errors import FileError, Finding
 from gguflow.parametric.axes import Nesting, Quantizer
-
-if TYPE_CHECKING:
-    from gguflow.parametric.payload import Payload
+from gguflow.parametric.payload import Payload
 
 Bytes = NDArray[np.uint8]
 
 
-def findings(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterator[Finding]:
+def check(payload: Payload) -> Iterator[Finding]:
+    """Every rule about the chunks that a payload breaks, chunk by chunk; of one that does not decode, E-015
+    to E-017.
+    """
+    for i in range(payload.n_chunks):
+        try:
+            sections = payload.sections(i)
+        except FileError as error:
+            yield error.finding
+        else:
+            yield from _check_chunk(payload, i, sections)
+
+
+def _check_chunk(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterator[Finding]:
     """The broken rules of chunk i. sections: as they are before entropy coding."""
     g, e = payload.geometry, payload.encoding
     offset, _ = payload.chunk_span(i)
@@ -33,7 +44,7 @@ def findings(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterator[F
     if e.has_chunk_scales or e.has_row_codebooks:
         yield from _of_scales(payload, rows, sections, where, offset)
     if e.quantizer is Quantizer.AFFINE and e.has_chunk_scales:
-        zeros = payload.chunk_scales(sections, rows, 0, g.n_scales(rows))[1]
+        zeros = dequantizing.chunk_scales(g, payload.tables, sections, rows, 0, g.n_scales(rows))[1]
         if (zeros >= 1 << e.bits).any():
             yield Finding(
                 "E-020",
@@ -60,7 +71,7 @@ def _of_scales(
         if not np.isfinite(values).all() or (np.diff(values, axis=1) < 0).any():
             yield Finding("E-019", "a codebook is finite and ascending", f"{where}.scales", offset)
         return
-    scales, _, mins = payload.chunk_scales(sections, rows, 0, g.n_scales(rows))
+    scales, _, mins = dequantizing.chunk_scales(g, payload.tables, sections, rows, 0, g.n_scales(rows))
     if not (np.isfinite(scales).all() and np.isfinite(mins).all()):
         yield Finding("E-019", "a scale or min is not finite", where, offset)
     elif e.nesting is not Nesting.DYNAMIC and (scales < 0).any():
@@ -75,7 +86,7 @@ def _of_codes(payload: Payload, rows: int, section: Bytes, where: str, offset: i
             "E-021", "a byte holds no five trits", f"{where}.codes", offset, int(section.max()), "at most 242"
         )
         return
-    codes = payload.unpacked(section, g.n_runs(rows))[: g.n_runs(rows) * g.run]
+    codes = dequantizing.unpacked(g, section, g.n_runs(rows))[: g.n_runs(rows) * g.run]
     if g.stored_bits > e.bits and e.quantizer is not Quantizer.TERNARY and (codes >> e.bits).any():
         yield Finding(
             "E-021", f"a code has more than {e.bits} bits", f"{where}.codes", offset, int(codes.max())

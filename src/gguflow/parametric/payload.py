@@ -1,5 +1,5 @@
-"""Payload: the bytes of one encoded tensor, read: checked cheaply when opened, decoded by rows, judged
-throughout by `check_values`.
+"""Payload: the bytes of one encoded tensor, read: checked cheaply when opened, decoded by rows; what its
+chunks hold is judged by `judging.check`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import gguflow.parametric.dequantizing as dequantizing
 import gguflow.parametric.descriptor as descriptor
 import gguflow.parametric.outliers as outliers
 from gguflow.arrays import read_only
-from gguflow.errors import FileError, Finding, UsageError
+from gguflow.errors import UsageError
 from gguflow.parametric.axes import Quantizer, SourceType
 from gguflow.parametric.descriptor import refuse
 from gguflow.parametric.encoding import Encoding
@@ -130,7 +130,6 @@ class Payload:
         return self._bytes[offset : offset + nbytes]
 
     # --- opening
-    # ----------------------------------------------------------------------------------------------------------------------------------
 
     def _read_index(self, prefix: bytes) -> list[tuple[int, int, bytes]]:
         """Offset, size and digest of each chunk; they follow each other without a gap, and end with the
@@ -192,7 +191,6 @@ class Payload:
             refuse(self._file, "E-006", "padding is zero", "$.padding", at)
 
     # --- decoding
-    # ---------------------------------------------------------------------------------------------------------------------------------
 
     def decode_rows(
         self, first: int = 0, last: int | None = None, out: NDArray[Any] | None = None
@@ -223,7 +221,7 @@ class Payload:
         return out
 
     def raw_rows(self, first: int = 0, last: int | None = None) -> Bytes:
-        """Rows [first, last) of a lossless tensor as the bytes that they were: uint8[rows, bytes of a row]."""
+        """Rows [first, last) of a lossless tensor as the bytes that they were: uint8[rows, row_bytes]."""
         if not self.encoding.is_lossless:
             raise UsageError(f"{self.encoding.name} does not keep the bytes of its source")
         last = self.geometry.rows if last is None else last
@@ -291,32 +289,3 @@ class Payload:
                 f"$.chunks[{i}].outliers",
                 self.chunk_span(i)[0],
             )
-
-    def unpacked(self, packed: Bytes, n_runs: int) -> Bytes:
-        """The codes of whole runs, a byte each, and some room behind them; in memory that the thread uses
-        again for the next.
-        """
-        return dequantizing.unpacked(self.geometry, packed, n_runs)
-
-    def chunk_scales(
-        self, sections: dict[str, Bytes], rows: int, first: int, last: int
-    ) -> tuple[Floats, Bytes, Floats]:
-        """Scales, zero points and mins of the blocks (or rows) first to last of a chunk, nested ones made
-        whole; else those of the tables.
-        """
-        return dequantizing.chunk_scales(self.geometry, self.tables, sections, rows, first, last)
-
-    # --- judging
-    # ----------------------------------------------------------------------------------------------------------------------------------
-
-    def check_values(self) -> Iterator[Finding]:
-        """Every rule about the chunks that this payload breaks, chunk by chunk."""
-        import gguflow.parametric.judging as judging
-
-        for i in range(self.n_chunks):
-            try:
-                sections = self.sections(i)
-            except FileError as error:
-                yield error.finding
-            else:
-                yield from judging.findings(self, i, sections)

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+import gguflow.parametric.dequantizing as dequantizing
 from gguflow.parametric.axes import Entropy, Granularity, Nesting, Quantizer, ScaleType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
@@ -52,7 +53,9 @@ def has_nested_views(encoding: Encoding) -> bool:
 
 
 def plain(encoding: Encoding) -> Encoding:
-    """The same codes with scales in binary32, not nested: it holds the same values, whatever the scales were."""
+    """The same codes with scales in binary32, not nested: it holds the same values, whatever the scales
+    were.
+    """
     return replace(
         encoding,
         nesting=Nesting.NONE,
@@ -103,7 +106,7 @@ def content(payload: Payload, i: int, view: View) -> Bytes:
     if view is View.CODES:
         return sections["codes"][:n_items]
     if view is View.SCALES:
-        scales = payload.chunk_scales(sections, rows, 0, n_items)[0]
+        scales = dequantizing.chunk_scales(g, payload.tables, sections, rows, 0, n_items)[0]
         return np.ascontiguousarray(scales, "<f4").view(np.uint8)
     if view is View.SCALE_CODES:
         return sections["scales"][:n_items]
