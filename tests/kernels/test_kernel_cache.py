@@ -15,6 +15,8 @@ import pytest
 
 import gguflow
 
+pytestmark = pytest.mark.cold
+
 PACKAGE = Path(gguflow.__file__).parent
 
 PROBE = """

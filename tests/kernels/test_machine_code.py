@@ -25,6 +25,8 @@ import pytest
 from gguflow.blocks import FORMATS
 from testing.kernel_probe import forbidden
 
+pytestmark = pytest.mark.cold
+
 ROOT = Path(__file__).resolve().parents[2]
 USUAL = ("bf16", "q8_0", "tq1_0", "mxfp4", "q4_k", "iq4_nl")
 EVERY = tuple(
