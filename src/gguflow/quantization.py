@@ -5,12 +5,12 @@ the two steps that streaming takes.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gguflow import blocks, parametric
+from gguflow import blocks
 from gguflow.arrays import (
     Bytes as Bytes,
 )
@@ -24,8 +24,12 @@ from gguflow.arrays import (
     read_only,
 )
 from gguflow.blocks import BlockFormat
+from gguflow.blocks.families import Encoding, family_at, family_of, find_encoding, part
 from gguflow.errors import ShapeError, UsageError
 from gguflow.threads import pieces, run
+
+AUTO = "auto"
+"""In place of an encoding's name: what the payload says."""
 
 SMALLEST_PIECE = 1 << 17
 """Weights for a thread at a time, at least: with fewer, threads spend more on handing each other the
@@ -110,12 +114,12 @@ def quantize(
     Raises ShapeError (n is no multiple of the block size), NonFiniteError (NaN or infinity, names the first),
     UnknownFormatError, UsageError.
     """
-    if isinstance(format, str) and parametric.is_name(format):
+    if (encoding := _encoding(format)) is not None:
         if out is not None:
             raise UsageError(
                 f"a payload of {format} has a size of its own, and is returned: out cannot be given"
             )
-        return parametric.encode(np.asarray(x), parametric.find(format), importance, threads)
+        return payload_arrays(encoding).encode(np.asarray(x), encoding, importance, threads)
     block_format = resolve(format)
     array = _with_rows(x)
     shape = (*array.shape[:-1], block_format.row_bytes(array.shape[-1]))
@@ -124,12 +128,12 @@ def quantize(
     if number_type is not None:
         packed[...] = _same_numbers(array, block_format.name, number_type).view(np.uint8).reshape(shape)
         return packed
-    encoding, target = _Encoding(array, block_format, importance), packed.reshape(-1)
+    rows, target = _Rows(array, block_format, importance), packed.reshape(-1)
 
     def work(first: int, last: int) -> None:
-        encoding.run(first, last, target[encoding.place(first) : encoding.place(last)])
+        rows.run(first, last, target[rows.place(first) : rows.place(last)])
 
-    run(work, encoding.pieces(_piece_size(array.size, threads, encoding.reads_twice)), threads)
+    run(work, rows.pieces(_piece_size(array.size, threads, rows.reads_twice)), threads)
     return packed
 
 
@@ -151,11 +155,11 @@ def fake_quantize(
 
     Raises UsageError for formats of integers and for F64, which are no approximation of float32.
     """
-    if isinstance(format, str) and parametric.is_name(format):
+    if (encoding := _encoding(format)) is not None:
         array = np.asarray(x)
         narrow = array.astype(np.float32) if array.dtype == np.float64 else array
-        payload = parametric.encode(narrow, parametric.find(format), importance, threads)
-        return parametric.decode(payload, threads=threads, out=out)
+        arrays = payload_arrays(encoding)
+        return arrays.decode(arrays.encode(narrow, encoding, importance, threads), AUTO, threads, out)
     block_format = resolve(format)
     if _copied_type(block_format) is not None:
         raise UsageError(
@@ -168,18 +172,18 @@ def fake_quantize(
         array = (
             array.copy()
         )  # they overlap, but not weight for weight: a piece would be written before another has been read
-    encoding, target = _Encoding(array, block_format, importance), weights.reshape(-1)
+    rows, target = _Rows(array, block_format, importance), weights.reshape(-1)
 
     def work(first: int, last: int) -> None:
-        packed = np.empty(encoding.place(last) - encoding.place(first), np.uint8)
-        encoding.run(first, last, packed)
+        packed = np.empty(rows.place(last) - rows.place(first), np.uint8)
+        rows.run(first, last, packed)
         decode(packed, block_format, target[first:last])
 
-    run(work, encoding.pieces(_piece_size(array.size, threads, reads_twice=True)), threads)
+    run(work, rows.pieces(_piece_size(array.size, threads, reads_twice=True)), threads)
     return weights
 
 
-class _Encoding:
+class _Rows:
     """Rows of weights on their way into blocks, in pieces: proved to fit the format, whatever float type they
     have.
     """
@@ -231,8 +235,8 @@ def dequantize(
     Raises ShapeError where row_bytes is no multiple of the block's bytes, UnknownFormatError, UsageError;
     FileError where a payload breaks a rule.
     """
-    if isinstance(format, str) and (format.lower() == parametric.AUTO or parametric.is_name(format)):
-        return parametric.decode(blocks, format, threads, out)
+    if isinstance(format, str) and (format.lower() == AUTO or family_of(format) is not None):
+        return _decode_payload(blocks, format, threads, out)
     block_format = resolve(format)
     array = np.asarray(blocks)
     if array.dtype != np.uint8 or array.ndim == 0:
@@ -273,6 +277,41 @@ def dequantize(
         threads,
     )
     return weights
+
+
+def _encoding(format: str | BlockFormat) -> Encoding | None:
+    """The encoding that a name means, None for a block format."""
+    return find_encoding(format) if isinstance(format, str) else None
+
+
+def _decode_payload(payload: ArrayLike, name: str, threads: int, out: NDArray[Any] | None) -> NDArray[Any]:
+    """A payload of the encoding of this name, or of whatever it says of itself."""
+    raw = np.asarray(payload)
+    head = raw.reshape(-1)[:16].tobytes() if raw.dtype == np.uint8 else b""
+    family = family_of(name) or family_at(head)
+    decoded: NDArray[Any] = part(family.name, "arrays").decode(payload, name, threads, out)
+    return decoded
+
+
+class PayloadArrays(Protocol):
+    """What is asked of a family for whole arrays: its module `arrays`."""
+
+    def encode(
+        self, array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None, threads: int
+    ) -> Bytes:
+        """The payload of an array: uint8[nbytes]. Raises ShapeError, NonFiniteError, UsageError."""
+
+    def decode(self, payload: ArrayLike, name: str, threads: int, out: NDArray[Any] | None) -> NDArray[Any]:
+        """The array in a payload, in its shape.
+
+        name: of the encoding that it must have, or AUTO.
+        Raises FileError where the payload is broken, UsageError where it has another encoding.
+        """
+
+
+def payload_arrays(encoding: Encoding) -> PayloadArrays:
+    """What encodes and decodes whole arrays in an encoding."""
+    return cast(PayloadArrays, part(encoding.family, "arrays"))
 
 
 def _copied_type(block_format: BlockFormat) -> np.dtype[Any] | None:

@@ -94,7 +94,7 @@ def test_as_a_source_too(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     row = 1024 * (4 if tensor.require_format().key == "f32" else 2)
     seen: list[int] = []
     with sources.TensorReader(checkpoint, io="pread") as reader:
-        reader.payload(tensor)
+        reader.read(tensor, 0, 1024)
         read = MappedFile.read
 
         def spied(self: MappedFile, first: int, last: int) -> Bytes:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gguflow.errors import FileError, InvalidError, UnsupportedError
 from gguflow.parametric import codebooks
 from gguflow.sources import TensorReader, open_checkpoint
-from gguflow.sources.bitsandbytes import MAX_STATE_NBYTES
+from gguflow.sources.quantized.bitsandbytes import MAX_STATE_NBYTES
 from testing.source_files import safetensors_bytes, write_checkpoint
 
 Tensors = dict[str, NDArray[Any]]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gguflow.cli.command import Command
 from gguflow.cli.options import print_json
 from gguflow.cli.text import table
+
+if TYPE_CHECKING:
+    from gguflow.blocks.families import Encoding
 
 _DESCRIPTION = """\
 List the block formats, with id, weights and bytes per block, bits per weight, signal-to-noise ratio on
@@ -40,21 +43,18 @@ def formats_data() -> list[dict[str, Any]]:
     """Every block format, then every preset of the parametric family, as JSON-ready data. A preset has no
     ggml id, and no bytes per block.
     """
-    from gguflow.parametric import about
-    from gguflow.parametric.names import presets
-
     return _block_formats_data() + [
         {
             "name": name,
             "id": None,
-            "block_size": e.block or None,
+            "block_size": about.block_size(e),
             "type_size": None,
             "bits_per_weight": e.bits_per_weight,
             "formula": about.formula(e),
             "snr": about.SNR.get(name),
-            "importance": "optional" if e.is_learned else "unused",
+            "importance": about.importance(e),
         }
-        for name, e in presets().items()
+        for about, name, e in _presets()
     ]
 
 
@@ -108,9 +108,6 @@ def formats_rows() -> list[tuple[str, ...]]:
 
 def encodings_rows() -> list[tuple[str, ...]]:
     """Every preset of the parametric family as a row of its table."""
-    from gguflow.parametric import about
-    from gguflow.parametric.names import presets
-
     return [
         (
             name,
@@ -119,7 +116,18 @@ def encodings_rows() -> list[tuple[str, ...]]:
             about.formula(e),
             about.summary(e),
         )
-        for name, e in presets().items()
+        for about, name, e in _presets()
+    ]
+
+
+def _presets() -> list[tuple[Any, str, Encoding]]:
+    """The presets of every family, each with the module that describes them (`about`)."""
+    from gguflow.blocks.families import families, part
+
+    return [
+        (part(family.name, "about"), name, encoding)
+        for family in families()
+        for name, encoding in family.presets().items()
     ]
 
 

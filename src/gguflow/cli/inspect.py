@@ -63,7 +63,7 @@ def inspect_file(path: str | Path) -> Header:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The tensor that a payload of the parametric family holds.
+    """The tensor that a payload holds.
 
     encoding: its name.
     shape: in NumPy order.
@@ -83,7 +83,7 @@ def decoded(path: str | Path, header: Header) -> dict[str, Decoded]:
     from gguflow.container.payload_keys import payload_names
     from gguflow.container.reader import map_file
     from gguflow.container.row_store import is_row_store
-    from gguflow.parametric import descriptor
+    from gguflow.sources.payloads import form_at
 
     if is_row_store(header.metadata):
         return _decoded_rows(header)
@@ -94,21 +94,21 @@ def decoded(path: str | Path, header: Header) -> dict[str, Decoded]:
     for tensor in header.tensors:
         if tensor.name in names:
             start = header.data_offset + tensor.offset
-            geometry = descriptor.at(content, start, f"{path}: {printable(tensor.name)}").geometry
-            found[tensor.name] = Decoded(geometry.encoding.name, geometry.shape)
+            encoding, shape = form_at(content, start, f"{path}: {printable(tensor.name)}")
+            found[tensor.name] = Decoded(encoding.name, shape)
     return found
 
 
 def _decoded_rows(header: Header) -> dict[str, Decoded]:
     """The rows of a row store in an encoding of the family; nothing if they are in a block format."""
     from gguflow.container.row_store import TENSOR
-    from gguflow.rows.chunk_rows import ChunkRows
+    from gguflow.rows.codec import PayloadRows
     from gguflow.rows.judging import codec_of, judge_rows
 
     if any(finding.severity == "error" for finding in judge_rows(header, 0)):
         return {}
     codec = codec_of(header)
-    if not isinstance(codec, ChunkRows):
+    if not isinstance(codec, PayloadRows):
         return {}
     return {TENSOR: Decoded(codec.name, (header.tensors[0].dims[1], codec.width))}
 

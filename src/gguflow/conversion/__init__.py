@@ -18,17 +18,16 @@ from gguflow import models, platform, recipes, sources
 from gguflow._version import __version__
 from gguflow.container.integrity import shards_id
 from gguflow.container.shards import ShardName
-from gguflow.conversion import engine
+from gguflow.conversion import engine, planners
 from gguflow.conversion.engine import Progress
 from gguflow.conversion.imatrix import read as read_imatrix
 from gguflow.conversion.jobs import Memory, jobs_of
 from gguflow.conversion.output import Output
-from gguflow.conversion.plan import Plan, PlannedTensor, make, uncoded_nbytes
+from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import UsageError
 from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
-from gguflow.parametric import Entropy, zstd_version
 from gguflow.quantization import kernels_digest
 from gguflow.sources.base import Checkpoint
 
@@ -241,7 +240,7 @@ def _binding(checkpoint: Checkpoint) -> str:
         (str(file.path.resolve()), file.nbytes, file.mtime_ns, file.header_digest)
         for file in checkpoint.files
     ]
-    return f"gguflow {__version__} {kernels_digest()} zstd {zstd_version()} {hashlib.sha256(repr(files).encode()).hexdigest()}"
+    return f"gguflow {__version__} {kernels_digest()} {planners.versions()} {hashlib.sha256(repr(files).encode()).hexdigest()}"
 
 
 def _complete(shards: Sequence[Output]) -> None:
@@ -286,13 +285,6 @@ def _report(shards: Sequence[Output], seconds: float) -> Report:
 
 def _coded(tensors: Sequence[PlannedTensor]) -> tuple[int, int] | None:
     """What entropy coding made of the payloads that have it: bytes before and after."""
-    payloads = [
-        planned
-        for planned in tensors
-        if planned.encoding is not None and planned.encoding.entropy is not Entropy.NONE
-    ]
-    return (
-        (sum(uncoded_nbytes(planned) for planned in payloads), sum(planned.nbytes for planned in payloads))
-        if payloads
-        else None
-    )
+    coded = [(p.encoding, p) for p in tensors if p.encoding is not None and p.encoding.is_coded]
+    before = sum(planners.planner_of(encoding).uncoded_nbytes(encoding, p.tensor) for encoding, p in coded)
+    return (before, sum(p.nbytes for _, p in coded)) if coded else None

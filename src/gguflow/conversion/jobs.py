@@ -11,10 +11,10 @@ from gguflow.container.integrity import LEAF_WEIGHTS
 from gguflow.conversion.engine import DRAIN, Jobs, Resumed
 from gguflow.conversion.leaf_jobs import Leaves
 from gguflow.conversion.output import Output
+from gguflow.conversion.payloads import engine_of
 from gguflow.conversion.plan import Plan
 from gguflow.errors import UsageError
 from gguflow.models.reading import ModelReader
-from gguflow.parametric import engine as payloads
 
 SMALLEST_TILE = 256
 """Weights: one block of the largest format."""
@@ -54,7 +54,7 @@ class Memory:
         for plan in plans:
             for planned in plan.tensors:
                 if planned.encoding is not None:
-                    payloads.check_memory(planned, most, threads)
+                    engine_of(planned.encoding).check_memory(planned, most, threads)
         return cls(min(fitting, LEAF_WEIGHTS), most, threads)
 
 
@@ -95,8 +95,9 @@ def _mixed_jobs(leaves: Leaves, output: Output, memory: Memory) -> Jobs:
                 yield Resumed(output.resumed_events(n_resumed))
                 yield from leaves.jobs(i)
             else:
+                payloads = engine_of(planned.encoding)
                 share = payloads.check_memory(planned, memory.held, memory.threads)
-                yield from payloads.Payload(leaves.reader, output, i, share).jobs()
+                yield from payloads.jobs(leaves.reader, output, i, share)
         yield DRAIN
     finally:
         leaves.note()

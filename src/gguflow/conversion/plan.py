@@ -6,28 +6,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from gguflow import blocks, recipes
 from gguflow.blocks import BlockFormat
+from gguflow.blocks.families import Encoding, as_encoding
 from gguflow.container import header, rules, writer
 from gguflow.container.header import TensorInfo
 from gguflow.container.integrity import HEADER_KEY, SHARDS_KEY, completed_header, placeholder, without_set
 from gguflow.container.metadata import Metadata, Value, boolean, f32, string, u32
 from gguflow.container.payload_keys import payload_metadata
 from gguflow.conversion.imatrix import Imatrix, Importance
-from gguflow.errors import InvalidError, ShapeError, UsageError
+from gguflow.conversion.planners import encoding_of, planner_of
+from gguflow.errors import InvalidError, UsageError
 from gguflow.models.base import Model, ModelTensor
-from gguflow.parametric import transcoding
-from gguflow.parametric.axes import Entropy, SourceType
-from gguflow.parametric.encoding import Encoding
-from gguflow.parametric.geometry import Geometry
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
     """A tensor of the output.
 
-    format: a block format, or an encoding of the parametric family, whose payload is stored as an I8 tensor.
+    format: a block format, or an encoding, whose payload is stored as an I8 tensor.
     offset: from the start of the data section. nbytes: of its blocks or its payload, without the padding
     behind them; where the encoding's size depends on the data, the most it can take, and the offsets behind
     it are no more than that either. rule: why it has this format.
@@ -60,27 +59,18 @@ class PlannedTensor:
 
     @property
     def encoding(self) -> Encoding | None:
-        """The encoding of the parametric family, None where the format is a block format."""
-        return self.format if isinstance(self.format, Encoding) else None
+        """The encoding of a payload, None where the format is a block format."""
+        return as_encoding(self.format)
 
     @property
     def blocks(self) -> BlockFormat:
         """The block format that a reader finds: I8 for a payload."""
-        return blocks.FORMATS["i8"] if isinstance(self.format, Encoding) else self.format
+        return self.format if isinstance(self.format, BlockFormat) else blocks.FORMATS["i8"]
 
     @property
     def is_bound(self) -> bool:
         """Whether nbytes is only the most that it can take."""
         return self.encoding is not None and not self.encoding.is_fixed_size
-
-    @property
-    def geometry(self) -> Geometry:
-        """The layout of its payload. Raises ShapeError where the encoding cannot take the shape, ValueError
-        where there is none.
-        """
-        if self.encoding is None:
-            raise ValueError(f"{self.name} is no payload")
-        return geometry_of(self.encoding, self.tensor)
 
     @property
     def info(self) -> TensorInfo:
@@ -160,7 +150,7 @@ class Plan:
 
     @property
     def has_payloads(self) -> bool:
-        """Whether some tensor is of the parametric family."""
+        """Whether some tensor is a payload."""
         return any(planned.encoding is not None for planned in self.tensors)
 
     @property
@@ -227,7 +217,9 @@ def make(
     if integrity:
         metadata |= placeholder(len(tensors), recipe.name, recipes.VERSION, sources)
     payloads |= {
-        name: choice.format.name for name, choice in chosen.items() if isinstance(choice.format, Encoding)
+        name: encoding.name
+        for name, choice in chosen.items()
+        if (encoding := as_encoding(choice.format)) is not None
     }
     metadata |= payload_metadata(payloads)
     placed = _placed(tensors, chosen, imatrix, header.declared_alignment(metadata))
@@ -295,18 +287,18 @@ def _value(value: int | float | bool | str) -> Value:
 def _tensor_facts(tensor: ModelTensor, model: Model) -> recipes.TensorFacts:
     source_format = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
     is_lossy = any(source.is_lossy for source in tensor.sources)
-    return recipes.TensorFacts(
-        tensor.name, tensor.shape, source_format, model.is_final, is_lossy, transcoding.encoding_of(tensor)
-    )
+    given = encoding_of(tensor)
+    keeps = None if given is None else partial(planner_of(given).keeps, given=given)
+    return recipes.TensorFacts(tensor.name, tensor.shape, source_format, model.is_final, is_lossy, keeps)
 
 
 def _carried(tensor: ModelTensor, choice: recipes.Choice, recipe: recipes.Recipe) -> recipes.Choice:
     """The choice, or the encoding in which the codes that the source has can be carried on."""
-    given = transcoding.encoding_of(tensor)
-    wanted = given if recipe.is_copy else choice.format
-    if given is None or not isinstance(wanted, Encoding):
+    given = encoding_of(tensor)
+    wanted = given if recipe.is_copy else as_encoding(choice.format)
+    if given is None or wanted is None:
         return choice
-    found = transcoding.exact(tensor, wanted)
+    found = planner_of(given).exact(tensor, wanted)
     if found is None:
         return choice
     torn = "" if found == wanted else "; scales made whole, as rows move between super-blocks"
@@ -356,41 +348,10 @@ def _nbytes(tensor: ModelTensor, chosen: recipes.Format) -> int:
     """Of the tensor's blocks, or the most that its payload can take. Raises UsageError where the encoding
     cannot hold the tensor.
     """
-    if isinstance(chosen, Encoding):
-        return geometry_of(chosen, tensor).payload_nbytes
+    if not isinstance(chosen, BlockFormat):
+        return planner_of(chosen).payload_nbytes(chosen, tensor)
     row = tensor.shape[-1] if tensor.shape else 1
     return tensor.n_weights // row * chosen.row_bytes(row) if row else 0
-
-
-def geometry_of(encoding: Encoding, tensor: ModelTensor) -> Geometry:
-    """The layout of a tensor's payload. Raises UsageError where the encoding cannot hold the tensor."""
-    source = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
-    source_type = {
-        "f32": SourceType.F32,
-        "f16": SourceType.F16,
-        "bf16": SourceType.BF16,
-        "f64": SourceType.F64,
-    }.get(source.key)
-    if tensor.source is not None and tensor.source.stored is not None and not encoding.is_lossless:
-        source_type = tensor.source.stored.geometry.source_type
-    if source_type is None and encoding.is_lossless:
-        raise UsageError(f"{tensor.name} is {source}: lossless is for numbers that are not quantized")
-    try:
-        return Geometry(encoding, tensor.shape, SourceType.F32 if source_type is None else source_type)
-    except ShapeError as error:
-        raise UsageError(f"{tensor.name} as {encoding.name}: {error}") from error
-
-
-def uncoded_nbytes(planned: PlannedTensor) -> int:
-    """Bytes of an entropy-coded payload's tensor without the coding: of lossless ones as they were in the
-    source.
-    """
-    geometry = planned.geometry
-    if geometry.encoding.is_lossless:
-        return geometry.n_weights * geometry.source_type.nbytes
-    return replace(
-        geometry, encoding=replace(geometry.encoding, entropy=Entropy.NONE), rows_per_chunk=0
-    ).payload_nbytes
 
 
 def _stored_dims(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,7 +19,9 @@ from typing import Any
 from gguflow.errors import UsageError
 from gguflow.exporting.entries import Entry, carried
 from gguflow.models.base import ModelTensor
-from gguflow.parametric import Quantizer, transcoding
+from gguflow.parametric import Quantizer
+from gguflow.parametric.stages import transcoding
+from gguflow.parametric.stages.stored import encoding_of
 from gguflow.parametric.views import View, has_views
 
 SCALES = ".__scales__"
@@ -31,7 +33,7 @@ PACKING = {
 
 def is_meant(tensor: ModelTensor) -> bool:
     """Whether a tensor is in an absmax encoding of 4 or 8 bits."""
-    encodings = {source.encoding for source in tensor.sources}
+    encodings = {encoding_of(source) for source in tensor.sources}
     return all(
         e is not None and has_views(e) and e.quantizer is Quantizer.ABSMAX for e in encodings
     ) and bool(encodings)
@@ -44,8 +46,10 @@ def entries(tensor: ModelTensor) -> Iterator[Entry]:
         raise UsageError(
             f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and cannot be cut or put in another order"
         )
-    yield carried(tensor.name, transcoding.part(tensor, View.CODES), "I8" if encoding.bits == 8 else "U8")
-    yield carried(tensor.name + SCALES, transcoding.part(tensor, View.SCALES), "F32")
+    yield carried(
+        tensor.name, transcoding.part(tensor, View.CODES).tensor, "I8" if encoding.bits == 8 else "U8"
+    )
+    yield carried(tensor.name + SCALES, transcoding.part(tensor, View.SCALES).tensor, "F32")
 
 
 def description(tensor: ModelTensor) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from gguflow.errors import UsageError
 from gguflow.exporting.entries import Entry, carried, floats, text
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader
-from gguflow.parametric import Codebook, Encoding, Granularity, Quantizer, codebooks, transcoding
+from gguflow.parametric import Codebook, Encoding, Granularity, Quantizer, codebooks
+from gguflow.parametric.stages import transcoding
+from gguflow.parametric.stages.stored import encoding_of
 from gguflow.parametric.views import View
-from gguflow.sources.bitsandbytes import CODEBOOKS, DTYPES, STATE
+from gguflow.sources.quantized.bitsandbytes import CODEBOOKS, DTYPES, STATE
 
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024)
 """Of those that bitsandbytes takes, the ones that a payload can have."""
@@ -27,7 +29,7 @@ TORCH_DTYPES = {source_type.name.lower(): name for name, source_type in DTYPES.i
 
 def is_meant(tensor: ModelTensor) -> bool:
     """Whether a tensor is in an encoding that bitsandbytes knows."""
-    encodings = {source.encoding for source in tensor.sources}
+    encodings = {encoding_of(source) for source in tensor.sources}
     return all(encoding is not None and _is_known(encoding) for encoding in encodings) and bool(encodings)
 
 
@@ -49,14 +51,14 @@ def entries(tensor: ModelTensor, reader: ModelReader, dtype: str) -> Iterator[En
             f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and {why}; it cannot be exported to bitsandbytes"
         )
     kind = KINDS[encoding.codebook]
-    codes = transcoding.part(tensor, View.CODES)
+    codes = transcoding.part(tensor, View.CODES).tensor
     state = {
         "quant_type": kind,
         "blocksize": encoding.block,
         "dtype": TORCH_DTYPES[dtype],
         "shape": list(tensor.shape),
     }
-    yield carried(tensor.name, codes, "U8", (codes.tensor.n_weights, 1))
+    yield carried(tensor.name, codes, "U8", (codes.n_weights, 1))
     if transcoding.is_nested_whole(tensor):
         yield _flat(tensor, "absmax", View.SCALE_CODES, "U8")
         yield _flat(tensor, "nested_absmax", View.META, "F32")
@@ -74,8 +76,8 @@ def entries(tensor: ModelTensor, reader: ModelReader, dtype: str) -> Iterator[En
 
 
 def _flat(tensor: ModelTensor, suffix: str, view: View, dtype: str) -> Entry:
-    part = transcoding.part(tensor, view)
-    return carried(f"{tensor.name}.{suffix}", part, dtype, (part.tensor.n_weights,))
+    part = transcoding.part(tensor, view).tensor
+    return carried(f"{tensor.name}.{suffix}", part, dtype, (part.n_weights,))
 
 
 def _is_known(e: Encoding) -> bool:

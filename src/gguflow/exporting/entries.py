@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.models.base import ModelTensor
-from gguflow.parametric.transcoding import Part
 
 NUMBERS = ("f32", "f16", "bf16")
 
@@ -45,9 +44,9 @@ def numbers(tensor: ModelTensor, dtype: str) -> Entry:
     return Entry(tensor, chosen, chosen.name, tensor.shape)
 
 
-def carried(name: str, part: Part, dtype: str, shape: tuple[int, ...] | None = None) -> Entry:
+def carried(name: str, part: ModelTensor, dtype: str, shape: tuple[int, ...] | None = None) -> Entry:
     """A part of an encoded tensor, as it is. dtype: U8 or I8 of codes, F32 of scales."""
-    tensor = replace(part.tensor, name=name)
+    tensor = replace(part, name=name)
     return Entry(
         tensor, FORMATS["f32" if dtype == "F32" else "i8"], dtype, tensor.shape if shape is None else shape
     )

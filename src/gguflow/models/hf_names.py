@@ -102,7 +102,7 @@ def _expert(tensor: ModelTensor, i: int, name: str) -> ModelTensor:
         part = replace(
             source,
             shape=shape,
-            stored=replace(source.stored, first=i * math.prod(shape)),
+            stored=source.stored.beginning_at(i * math.prod(shape)),
             proof=source.proof if i == 0 else None,
         )
         return ModelTensor(name, shape, (part,))

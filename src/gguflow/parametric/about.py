@@ -92,3 +92,13 @@ def _scales(e: Encoding) -> str:
         return f"one {what} scale per {where}" if second is None else f"{what} scale and {second} per {where}"
     nested = f"{e.scale_bits}-bit scale" + ("" if second is None else f" and {e.min_bits}-bit {second}")
     return f"{nested} per {where}, super-blocks of {e.super_block}"
+
+
+def block_size(e: Encoding) -> int | None:
+    """Weights that share a scale; None where that is a row, or the tensor."""
+    return e.block or None
+
+
+def importance(e: Encoding) -> str:
+    """Whether presets take importance: those that learn a codebook do."""
+    return "optional" if e.is_learned else "unused"

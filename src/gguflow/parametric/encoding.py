@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gguflow.blocks.base import Importance
 from gguflow.errors import UsageError
 from gguflow.parametric.axes import Codebook, Entropy, Granularity, Nesting, Quantizer, Range, ScaleType
 
@@ -93,12 +94,22 @@ class Encoding:
         return True
 
     @property
-    def importance(self) -> str:
+    def importance(self) -> Importance:
         """Whether the encoder weights errors by importance: "optional" or "unused"."""
         return "optional" if self.range is Range.SEARCH or self.is_learned else "unused"
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def family(self) -> str:
+        """The package of the family, see `gguflow.blocks.families`."""
+        return "parametric"
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether sections are entropy-coded."""
+        return self.entropy is not Entropy.NONE
 
     @property
     def is_lossless(self) -> bool:

@@ -8,8 +8,9 @@ options of `options.py`. Everything here is pure: names and numbers in, a format
 
 from __future__ import annotations
 
+from gguflow.blocks.families import Format
 from gguflow.recipes.conditions import ModelFacts
-from gguflow.recipes.options import Format, Options
+from gguflow.recipes.options import Options
 from gguflow.recipes.rules import Choice, TensorFacts, choose, kind_of, processing_order
 from gguflow.recipes.table import RECIPES, VERSION, Recipe, resolve, split_names
 

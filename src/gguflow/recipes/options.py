@@ -9,13 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gguflow import blocks
-from gguflow.blocks import BlockFormat
+from gguflow.blocks.families import Format, find_encoding
 from gguflow.errors import UsageError
-from gguflow.parametric import names as presets
-from gguflow.parametric.encoding import Encoding
-
-Format = BlockFormat | Encoding
-"""A format for a tensor: a block format of ggml, or an encoding of the parametric family."""
 
 _MAX_U32 = (1 << 32) - 1
 _MAX_F32 = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
@@ -81,8 +76,8 @@ class Options:
 
 
 def _format(name: str) -> Format:
-    if presets.is_name(name):
-        return presets.find(name)
+    if (encoding := find_encoding(name)) is not None:
+        return encoding
     block_format = blocks.by_name(name)
     if not block_format.is_quantized and block_format.key not in ("f32", "f16", "bf16"):
         raise UsageError(f"weights cannot be converted to {block_format}")

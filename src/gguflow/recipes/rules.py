@@ -16,16 +16,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from gguflow import blocks
 from gguflow.blocks import BlockFormat
+from gguflow.blocks.families import Encoding, Format
 from gguflow.errors import UsageError
-from gguflow.parametric.encoding import Encoding
-from gguflow.parametric.views import holds as keeps
 from gguflow.recipes.conditions import ModelFacts, Place, holds
-from gguflow.recipes.options import Format, Options
+from gguflow.recipes.options import Options
 from gguflow.recipes.table import Recipe
 
 
@@ -39,7 +38,7 @@ class TensorFacts:
     is_final: whether it stays unchanged if it is not quantized; otherwise the source is a checkpoint, and
         llama.cpp's converter stores it as F32 where precision is cheap.
     is_lossy: whether it has been quantized before.
-    encoding: a parametric encoding into which codes and scales of the source can be moved unchanged, or None.
+    keeps: whether a format can hold the codes and scales of the source unchanged; None if it has none.
     """
 
     name: str
@@ -47,7 +46,7 @@ class TensorFacts:
     source_format: BlockFormat
     is_final: bool = False
     is_lossy: bool = False
-    encoding: Encoding | None = None
+    keeps: Callable[[Format], bool] | None = None
 
     @property
     def row(self) -> int:
@@ -221,8 +220,7 @@ class _Chooser:
 
     def _refuse_requantizing(self, tensor: TensorFacts, choice: Choice) -> None:
         is_kept = choice.format is tensor.source_format and tensor.source_format.is_quantized
-        if isinstance(choice.format, Encoding) and tensor.encoding is not None:
-            is_kept = is_kept or keeps(choice.format, tensor.encoding)
+        is_kept = is_kept or (tensor.keeps is not None and tensor.keeps(choice.format))
         if (
             (tensor.is_lossy or tensor.source_format.is_quantized)
             and not is_kept

@@ -29,9 +29,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from gguflow import blocks
+from gguflow.blocks.families import Encoding, families, find_encoding
 from gguflow.errors import UnknownFormatError, UsageError
-from gguflow.parametric import names as presets
-from gguflow.parametric.encoding import Encoding
 
 VERSION = "llama-quantize 2026-09"
 """The release of llama.cpp whose rules these are; they change between releases."""
@@ -315,12 +314,9 @@ COPY = Recipe("copy", _GUESSED, "f32", is_copy=True)
 def split_names(text: str) -> list[str]:
     """The names in a comma-separated list, in which sb:bits=3,block=16 is one name."""
     names: list[str] = []
+    prefixes = tuple(family.free_prefix for family in families())
     for part in text.split(","):
-        if (
-            names
-            and names[-1].lower().startswith(presets.FREE_PREFIX)
-            and re.match(r"[a-z_]+=", part, re.IGNORECASE)
-        ):
+        if names and names[-1].lower().startswith(prefixes) and re.match(r"[a-z_]+=", part, re.IGNORECASE):
             names[-1] += f",{part}"
         else:
             names.append(part)
@@ -347,8 +343,7 @@ def resolve(name: str) -> Recipe:
                 else ""
             )
         )
-    if presets.is_name(key):
-        encoding = presets.find(key)
+    if (encoding := find_encoding(key)) is not None:
         return Recipe(encoding.name, _GUESSED, "f32", encoding=encoding)
     if key in (*RECIPES, COPY.name):
         return RECIPES.get(key, COPY)

@@ -1,7 +1,6 @@
 """Vectors kept as they come: files that grow by quantized rows and can be read while they do (spec/rows.md).
 
 codec.py       vectors to rows of bytes and back: what both kinds of row share, and the rows of block formats
-chunk_rows.py  the rows of the parametric family
 formats.py     which formats rows can be kept in
 judging.py     what a file that grows may say
 files.py       made whole, opened under their lock, let go

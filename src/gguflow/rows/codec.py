@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from gguflow.arrays import Bytes, Floats
 from gguflow.blocks import BlockFormat
-from gguflow.errors import NonFiniteError, ShapeError
+from gguflow.blocks.families import Encoding
+from gguflow.errors import Finding, NonFiniteError, ShapeError
 from gguflow.quantization import dequantize, encode, first_non_finite
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 PIECE = 1 << 20
 """Numbers that are encoded, decoded or judged at a time."""
@@ -86,6 +86,22 @@ class RowCodec(ABC):
 
     @abstractmethod
     def _decode(self, packed: Bytes, out: Floats) -> None: ...
+
+
+@dataclass(frozen=True)
+class PayloadRows(RowCodec):
+    """Rows in an encoding of a family: a family's module `rows` makes them (`row_codec`).
+
+    encoding: of the rows.
+    joins: whether many are encoded as one tensor.
+    """
+
+    encoding: Encoding
+    joins: bool
+
+    @abstractmethod
+    def judge(self, packed: Bytes) -> Iterator[Finding]:
+        """What is wrong in rows: one, or any number where they join."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from gguflow import blocks, parametric
+from gguflow import blocks
 from gguflow.blocks import BlockFormat
+from gguflow.blocks.families import Encoding, find_encoding, part
 from gguflow.errors import ShapeError, UsageError
-from gguflow.parametric import Encoding
-from gguflow.rows.chunk_rows import chunk_rows
-from gguflow.rows.codec import BlockRows, RowCodec
+from gguflow.rows.codec import BlockRows, PayloadRows, RowCodec
 
 MAX_WIDTH = 1 << 28
 
@@ -20,9 +19,13 @@ def find_codec(name: str | BlockFormat | Encoding, width: int) -> RowCodec:
     """
     if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MAX_WIDTH:
         raise ShapeError(f"a row has 1 to {MAX_WIDTH} numbers, not {width!r}")
-    if isinstance(name, Encoding) or (isinstance(name, str) and parametric.is_name(name)):
-        return chunk_rows(name if isinstance(name, Encoding) else parametric.find(name), width)
-    block_format = name if isinstance(name, BlockFormat) else blocks.by_name(name)
+    encoding = (
+        find_encoding(name) if isinstance(name, str) else None if isinstance(name, BlockFormat) else name
+    )
+    if encoding is not None:
+        codec: PayloadRows = part(encoding.family, "stages.rows").row_codec(encoding, width)
+        return codec
+    block_format = name if isinstance(name, BlockFormat) else blocks.by_name(str(name))
     if block_format.number_type is not None and block_format.key not in ("f16", "f32"):
         raise UsageError(f"{block_format} does not hold float32 vectors")
     if block_format.importance == "required":

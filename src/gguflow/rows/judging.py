@@ -31,9 +31,7 @@ from gguflow.container.row_store import (
 from gguflow.container.rules import key_path
 from gguflow.container.strings import quoted
 from gguflow.errors import Finding, GguflowError
-from gguflow.parametric import judging
-from gguflow.rows.chunk_rows import ChunkRows
-from gguflow.rows.codec import PIECE, BlockRows, RowCodec
+from gguflow.rows.codec import PIECE, BlockRows, PayloadRows, RowCodec
 from gguflow.rows.formats import find_codec
 
 Bytes = NDArray[np.uint8]
@@ -55,7 +53,7 @@ def keys_of(codec: RowCodec) -> Metadata:
     """The metadata that the format of the rows needs: the generation of ggml's blocks, or what must be
     understood of the family.
     """
-    if isinstance(codec, ChunkRows):
+    if isinstance(codec, PayloadRows):
         return _encoding_keys(codec.name)
     is_quantized = isinstance(codec, BlockRows) and codec.format.is_quantized
     return {"general.quantization_version": u32(QUANTIZATION_VERSION)} if is_quantized else {}
@@ -111,7 +109,7 @@ def judge_chunks(header: Header, content: memoryview) -> Iterator[Finding]:
     `judge_rows` found no error.
     """
     codec = codec_of(header)
-    if not isinstance(codec, ChunkRows):
+    if not isinstance(codec, PayloadRows):
         return
     n_rows = header.tensors[0].dims[1]
     packed = np.frombuffer(content, np.uint8, n_rows * codec.row_nbytes, header.data_offset).reshape(
@@ -121,9 +119,9 @@ def judge_chunks(header: Header, content: memoryview) -> Iterator[Finding]:
     reported: set[str] = set()
     for first in range(0, n_rows, step):
         piece = packed[first : first + step]
-        is_bad = codec.stray_bytes(piece).size > 0 or any(True for _ in judging.check(codec.payload(piece)))
+        is_bad = any(True for _ in codec.judge(piece))
         for i in range(first, first + len(piece)) if is_bad else ():
-            for finding in _of_row(codec, packed[i : i + 1]):
+            for finding in codec.judge(packed[i : i + 1]):
                 if finding.rule not in reported:
                     reported.add(finding.rule)
                     yield replace(
@@ -131,12 +129,6 @@ def judge_chunks(header: Header, content: memoryview) -> Iterator[Finding]:
                         path=f"$.tensors[0].rows[{i}]",
                         offset=header.data_offset + i * codec.row_nbytes,
                     )
-
-
-def _of_row(codec: ChunkRows, packed: Bytes) -> Iterator[Finding]:
-    if codec.stray_bytes(packed).size:
-        yield Finding("E-018", "padding is zero")
-    yield from judging.check(codec.payload(packed))
 
 
 def _judge_tensor(header: Header, codec: RowCodec) -> Iterator[Finding]:
@@ -159,7 +151,7 @@ def _judge_tensor(header: Header, codec: RowCodec) -> Iterator[Finding]:
 
 def _judge_encodings(header: Header, codec: RowCodec) -> Iterator[Finding]:
     """Text against text: an encoding may get another name in a later version, and the file stays good."""
-    expected = _encoding_keys(header.metadata[FORMAT_KEY].value) if isinstance(codec, ChunkRows) else {}
+    expected = _encoding_keys(header.metadata[FORMAT_KEY].value) if isinstance(codec, PayloadRows) else {}
     found = keys_of_payloads(header.metadata)
     if found.keys() != expected.keys() or any(
         _strings(found[key]) != _strings(expected[key]) for key in found

@@ -20,12 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 from gguflow import blocks, platform
 from gguflow.arrays import output_array
 from gguflow.blocks import BlockFormat
+from gguflow.blocks.families import Encoding
 from gguflow.container import rules
 from gguflow.container.header import align, parse
 from gguflow.container.mapped_file import Bytes, MappedFile
 from gguflow.container.row_store import COUNT_BYTES, count_position, is_row_store
 from gguflow.errors import Finding, InvalidError, StorageError, UsageError
-from gguflow.parametric import Encoding
 from gguflow.rows.files import create, let_go, open_file
 from gguflow.rows.formats import find_codec
 from gguflow.rows.judging import codec_of, judge_rows

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from gguflow.blocks import block_sizes, by_id
+from gguflow.blocks.families import family_at, part
 from gguflow.container.header import TensorInfo
 from gguflow.container.integrity import has_set
 from gguflow.container.mapped_file import Identity
@@ -25,10 +26,8 @@ from gguflow.container.rules import DEFAULT_LIMITS
 from gguflow.container.shards import RaiseFirst, open_shards
 from gguflow.container.verification import compare, leaf_digest, tensor_digests
 from gguflow.errors import Finding, InvalidError, UsageError, printable
-from gguflow.rows.chunk_rows import ChunkRows
+from gguflow.rows.codec import PayloadRows
 from gguflow.rows.judging import codec_of
-from gguflow.runtime.payload import PayloadTensor
-from gguflow.runtime.rows import RowsTensor
 from gguflow.runtime.tensor import Tensor
 from gguflow.validation import error_class_of, judge_gguf
 
@@ -126,11 +125,15 @@ class Model(Mapping[str, Tensor]):
 
     def _tensor(self, file: GgufFile, info: TensorInfo, is_payload: bool) -> Tensor:
         codec = codec_of(file.header) if is_row_store(file.header.metadata) else None
-        if isinstance(codec, ChunkRows):
-            return RowsTensor(self, file, info, codec)
-        return (
-            PayloadTensor(self, file, info) if is_payload else Tensor(self, file, info, by_id(info.type_id))
-        )
+        if isinstance(codec, PayloadRows):
+            rows: Tensor = part(codec.encoding.family, "stages.tensors").RowsTensor(self, file, info, codec)
+            return rows
+        if is_payload:
+            start = file.header.data_offset + info.offset
+            family = family_at(bytes(file.file.read(start, start + min(info.n_weights, 16))))
+            payload: Tensor = part(family.name, "stages.tensors").PayloadTensor(self, file, info)
+            return payload
+        return Tensor(self, file, info, by_id(info.type_id))
 
     @property
     def files(self) -> list[str]:

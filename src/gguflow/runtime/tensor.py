@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from gguflow import packed_matmul
 from gguflow.arrays import output_array
 from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.blocks.families import Encoding
 from gguflow.container.header import TensorInfo
 from gguflow.container.mapped_file import Bytes
 from gguflow.container.reader import GgufFile
@@ -78,6 +79,11 @@ class Tensor:
     def size(self) -> int:
         """The number of weights."""
         return math.prod(self.shape)
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """The encoding of a payload, None for blocks."""
+        return None
 
     @property
     def nbytes(self) -> int:

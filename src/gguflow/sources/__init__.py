@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gguflow.errors import UsageError
 from gguflow.platform import storage_errors
-from gguflow.sources import bitsandbytes, gguf, huggingface, safetensors
+from gguflow.sources import gguf, huggingface, quantized, safetensors
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
 from gguflow.sources.reading import TensorReader
 
@@ -32,7 +32,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if path.suffix == ".gguf" and not path.is_dir():
         return gguf.open_gguf(path)
     found = _open_safetensors(path)
-    return replace(found, tensors=bitsandbytes.grouped(found.tensors))
+    return replace(found, tensors=quantized.grouped(found.tensors))
 
 
 def _open_safetensors(path: Path) -> Checkpoint:

@@ -7,18 +7,17 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from gguflow.arrays import Bytes
 from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.blocks.families import Encoding
 from gguflow.container.mapped_file import Identity
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError, UnsupportedError
-from gguflow.parametric.encoding import Encoding
-from gguflow.parametric.geometry import Geometry
-from gguflow.parametric.views import View
 from gguflow.platform import storage_errors
 
 
@@ -50,39 +49,42 @@ class Proof:
     padding: int
 
 
-@dataclass(frozen=True)
-class Parts:
-    """A tensor of the parametric family that another program stores in parts, each a tensor of its own, as
-    bitsandbytes does.
-
-    codes: packed, high nibble first. scales: float32, or the codes of nested ones. meta, offset: of nested
-    scales.
-    book, super_block: of nested scales whose codes mean other numbers than in the family: they are read as
-    scales that are not nested.
-    """
-
-    codes: SourceTensor
-    scales: SourceTensor
-    meta: SourceTensor | None = None
-    offset: float = 0.0
-    book: tuple[float, ...] = ()
-    super_block: int = 0
+ReadStored = Callable[[SourceFile, int, int], Bytes]
+"""Bytes [start, stop) of a file."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """How a tensor of the parametric family is stored: in a payload, or in the parts of one.
+class PayloadReader(Protocol):
+    """Reads the payloads of one family, for many threads."""
 
-    geometry: of the payload, or of the one that the parts make. nbytes: in the file. view: what of it the
-    tensor is. first: how many items of the view come before those of the tensor: of a stack, the other
-    matrices.
-    """
+    def read(self, tensor: SourceTensor, first: int, last: int) -> Bytes:
+        """Weights [first, last) of the flattened tensor as the bytes of its plain format.
 
-    geometry: Geometry
-    nbytes: int
-    view: View = View.WEIGHTS
-    first: int = 0
-    parts: Parts | None = None
+        Raises a FileError where the payload is broken, UsageError where the range is not in the tensor, and
+        what reading raises.
+        """
+
+
+class StoredPayload(Protocol):
+    """How a tensor is stored that is in an encoding of a family (`gguflow.blocks.families`)."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """The encoding."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the tensor is what the payload decodes to, and not its codes or scales."""
+
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether it is no payload in its file, but tensors that make one."""
+
+    def beginning_at(self, first: int) -> StoredPayload:
+        """The same for a tensor that begins at a weight of the payload: a matrix of a stack."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class SourceTensor:
     wants its weights. shape: NumPy order, rows last.
     offset: from the start of the file.
     dtype: the number type as the source writes it. proof: where the file has digests, and they are its own.
-    stored: of a tensor of the parametric family; shape and format are then those of what it decodes to, or of
+    stored: of a tensor that is a payload; shape and format are then those of what it decodes to, or of
     the view of it.
     """
 
@@ -105,17 +107,17 @@ class SourceTensor:
     offset: int
     dtype: str = ""
     proof: Proof | None = field(default=None, repr=False, compare=False)
-    stored: Stored | None = None
+    stored: StoredPayload | None = None
 
     @property
     def encoding(self) -> Encoding | None:
-        """The encoding of the parametric family, None where the tensor is stored in its format."""
-        return self.stored.geometry.encoding if self.stored is not None else None
+        """The encoding of a payload, None where the tensor is stored in its format."""
+        return self.stored.encoding if self.stored is not None else None
 
     @property
     def is_in_parts(self) -> bool:
-        """Whether it is of the parametric family, and no payload in its file."""
-        return self.stored is not None and self.stored.parts is not None
+        """Whether it is in an encoding, and no payload in its file."""
+        return self.stored is not None and self.stored.is_in_parts
 
     @property
     def n_weights(self) -> int:
@@ -124,7 +126,7 @@ class SourceTensor:
     @property
     def nbytes(self) -> int:
         """Bytes in the file. Raises UnsupportedError where there is no format."""
-        if self.stored is not None and self.stored.view is View.WEIGHTS:
+        if self.stored is not None and self.stored.is_whole:
             return self.stored.nbytes
         return self.require_format().nbytes(self.n_weights)
 

@@ -7,7 +7,7 @@ Each file keeps the rules of spec/container.md; C-040 to C-046 are about shards 
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gguflow import blocks
@@ -20,8 +20,8 @@ from gguflow.container.row_store import is_row_store
 from gguflow.container.shards import RaiseFirst, judge_keys, open_shards
 from gguflow.container.verification import check_set
 from gguflow.errors import Finding, UnsupportedError
-from gguflow.parametric import descriptor
-from gguflow.sources.base import Checkpoint, Proof, SourceFile, SourceTensor, Stored
+from gguflow.sources.base import Checkpoint, Proof, SourceFile, SourceTensor
+from gguflow.sources.payloads import decoded
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Opened:
         tensors = {tensor.name: self._tensor(tensor, i) for i, tensor in enumerate(self.header.tensors)}
         held = [name for name in tensors if name in payloads]
         content = map_file(self.file.path) if held else memoryview(b"")
-        return tensors | {name: _decoded(tensors[name], content) for name in held}
+        return tensors | {name: decoded(tensors[name], content) for name in held}
 
     def _tensor(self, info: TensorInfo, i: int) -> SourceTensor:
         block_format = blocks.by_id(info.type_id)
@@ -55,21 +55,6 @@ class _Opened:
         proof = Proof(self.digests[i], -nbytes % self.header.alignment) if is_proved else None  # type: ignore[index, operator]
         start = self.header.data_offset + info.offset
         return SourceTensor(info.name, block_format, info.shape, self.file, start, str(block_format), proof)
-
-
-def _decoded(tensor: SourceTensor, content: memoryview) -> SourceTensor:
-    """The tensor that a payload decodes to. content: of its file. Raises a FileError with the broken rule of
-    the descriptor.
-    """
-    geometry = descriptor.at(content, tensor.offset, f"{tensor.file.path}: {tensor.name}").geometry
-    plain = blocks.FORMATS[geometry.source_type.name.lower() if geometry.encoding.is_lossless else "f32"]
-    return replace(
-        tensor,
-        format=plain,
-        shape=geometry.shape,
-        dtype=geometry.encoding.name,
-        stored=Stored(geometry, tensor.n_weights),
-    )
 
 
 def open_gguf(path: Path) -> Checkpoint:

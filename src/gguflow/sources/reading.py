@@ -10,11 +10,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.blocks.families import part
 from gguflow.container.mapped_file import Bytes, MappedFile, check_io, check_unchanged
 from gguflow.errors import UsageError
-from gguflow.parametric import Payload
-from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
-from gguflow.sources.payloads import PayloadReader
+from gguflow.sources.base import Checkpoint, PayloadReader, SourceFile, SourceTensor, StoredPayload
 
 
 class TensorReader:
@@ -34,7 +33,7 @@ class TensorReader:
         self._files = checkpoint.files
         self._opened: dict[SourceFile, MappedFile] = {}
         self._lock = threading.Lock()
-        self._payloads = PayloadReader(self._stored)
+        self._payload_readers: dict[str, PayloadReader] = {}
 
     def __enter__(self) -> TensorReader:
         return self
@@ -58,15 +57,18 @@ class TensorReader:
         is not in the tensor.
         """
         if tensor.stored is not None:
-            return self._payloads.read(tensor, tensor.stored, first, last)
+            return self.payload_reader(tensor.stored).read(tensor, first, last)
         start, stop = _byte_range(tensor, first, last)
         return self._stored(tensor.file, start, stop)
 
-    def payload(self, tensor: SourceTensor) -> Payload | None:
-        """The payload that a tensor is stored in, or that its parts make; None for one in a block format.
-        Raises what `read` raises.
-        """
-        return self._payloads.payload(tensor, tensor.stored) if tensor.stored is not None else None
+    def payload_reader(self, stored: StoredPayload) -> PayloadReader:
+        """What reads the payloads of a family; its own methods know more of them."""
+        family = stored.encoding.family
+        with self._lock:
+            if family not in self._payload_readers:
+                made = part(family, "stages.payload_source").PayloadReader(self._stored)
+                self._payload_readers[family] = made
+            return self._payload_readers[family]
 
     def _stored(self, file: SourceFile, start: int, stop: int) -> Bytes:
         """Bytes [start, stop) of a file."""

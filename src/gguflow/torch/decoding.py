@@ -7,7 +7,6 @@ import torch
 
 from gguflow.errors import UsageError
 from gguflow.runtime.checkpoint import CheckpointTensor
-from gguflow.runtime.payload import PayloadTensor
 from gguflow.runtime.tensor import Rows, Tensor
 
 Weights = Tensor | CheckpointTensor
@@ -32,16 +31,14 @@ def own_type(weights: Weights) -> torch.dtype | None:
     """The number type of an unquantized tensor; None for blocks and payloads, which need decoding."""
     stored = _stored(weights)
     return (
-        None
-        if isinstance(stored, PayloadTensor) or stored.format is None
-        else NUMBER_TYPES.get(stored.format.key)
+        None if stored.encoding is not None or stored.format is None else NUMBER_TYPES.get(stored.format.key)
     )
 
 
 def format_name(weights: Weights) -> str:
     """Of the block format, or of the encoding of the parametric family."""
     stored = _stored(weights)
-    return stored.encoding.name if isinstance(stored, PayloadTensor) else str(stored.format)
+    return str(stored.format) if stored.encoding is None else stored.encoding.name
 
 
 def _stored(weights: Weights) -> Tensor:

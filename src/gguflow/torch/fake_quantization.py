@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from gguflow import parametric, quantization
+from gguflow import quantization
 from gguflow.blocks import BlockFormat
+from gguflow.blocks.families import find_encoding
 from gguflow.errors import ShapeError, UsageError
 
 
@@ -66,8 +67,9 @@ class FakeQuantize(nn.Module):
         limits: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(format, str) and parametric.is_name(format):
-            self.format: str | BlockFormat = parametric.find(format).name
+        encoding = find_encoding(format) if isinstance(format, str) else None
+        if encoding is not None:
+            self.format: str | BlockFormat = encoding.name
         else:
             self.format = quantization.resolve(format)
         self.limits = limits

@@ -26,13 +26,12 @@ from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
 from gguflow.container.shards import judge_keys, n_shards
 from gguflow.container.verification import check_set
 from gguflow.errors import FileError, Finding, UsageError
-from gguflow.parametric.descriptor import VERDICTS as PAYLOAD_VERDICTS
 from gguflow.platform import storage_errors
 from gguflow.rows.judging import TAIL, judge_chunks, judge_rows
 from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.general import judge_general
 from gguflow.validation.model import Facts
-from gguflow.validation.payloads import decoded, judge_payloads
+from gguflow.validation.payloads import decoded, judge_payloads, verdict_of
 from gguflow.validation.shards import Shard, is_first, judge_shards
 from gguflow.validation.tokenizer import judge_tokenizer
 from gguflow.validation.values import judge_values
@@ -135,7 +134,7 @@ def _has_error(findings: Iterable[Finding]) -> bool:
 
 def error_class_of(rule: str) -> type[FileError]:
     """What breaking a rule is, of whatever part of the specification."""
-    return PAYLOAD_VERDICTS.get(rule) or error_class(rule)
+    return verdict_of(rule) or error_class(rule)
 
 
 def _verdict(findings: Sequence[Finding]) -> str:

@@ -8,19 +8,54 @@ holds.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Protocol, cast
 
 import numpy as np
 
+from gguflow.arrays import Bytes
+from gguflow.blocks.families import Encoding, family_at, find_encoding, part, parts
 from gguflow.container.header import Header
 from gguflow.container.payload_keys import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, payload_names, strings_under
 from gguflow.container.strings import quoted
 from gguflow.errors import FileError, Finding, GguflowError
-from gguflow.parametric import Payload, descriptor, find, judging
+from gguflow.sources.payloads import form_at
 from gguflow.validation.model import Facts
 
 _I8 = 24
+
+
+class OpenPayload(Protocol):
+    """A payload whose descriptor is sound."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """The encoding."""
+
+    def judge(self) -> Iterator[Finding]:
+        """What is wrong in its chunks."""
+
+
+class PayloadRules(Protocol):
+    """What is asked of a family to judge payloads: its module `rules`."""
+
+    VERDICTS: Mapping[str, type[FileError]]
+    """The verdict on each of its rules."""
+
+    def open_payload(self, content: Bytes) -> OpenPayload:
+        """The payload in these bytes. Raises a FileError with the rule that its descriptor breaks."""
+
+
+def rules_at(content: memoryview, offset: int) -> PayloadRules:
+    """The rules of the family of the payload at an offset."""
+    return cast(PayloadRules, part(family_at(bytes(content[offset : offset + 16])).name, "rules"))
+
+
+def verdict_of(rule: str) -> type[FileError] | None:
+    """The verdict on a rule of a family; None where no family has it."""
+    known = [cast(PayloadRules, rules).VERDICTS for rules in parts("stages.rules")]
+    return next((verdicts[rule] for verdicts in known if rule in verdicts), None)
 
 
 def judge_payloads(
@@ -54,13 +89,15 @@ def judge_payloads(
             continue
         start = header.data_offset + tensor.offset
         try:
-            payload = Payload(np.frombuffer(content, np.uint8, tensor.n_weights, start))
+            payload = rules_at(content, start).open_payload(
+                np.frombuffer(content, np.uint8, tensor.n_weights, start)
+            )
         except FileError as error:
             yield _moved(error.finding, i, start)
             continue
         n_read += 1
         found.add(payload.encoding.name)
-        for finding in judging.check(payload) if values else ():
+        for finding in payload.judge() if values else ():
             yield _moved(finding, i, start)
     said = set(encodings)
     if n_read == len(wanted) and found != said:
@@ -83,7 +120,7 @@ def decoded(facts: Facts, files: Iterable[tuple[Header, memoryview]]) -> Facts:
             if tensor.name in wanted:
                 start = header.data_offset + tensor.offset
                 with contextlib.suppress(FileError):
-                    shapes[tensor.name] = descriptor.at(content, start).geometry.shape
+                    shapes[tensor.name] = form_at(content, start)[1]
     kept = {name: entry for name, entry in facts.tensors.items() if name not in wanted or name in shapes}
     tensors = {
         name: (replace(tensor, dims=shapes[name][::-1]) if name in shapes else tensor, path)
@@ -112,10 +149,9 @@ def _judge_tensors(facts: Facts, wanted: set[str]) -> Iterator[Finding]:
 
 def _is_known(name: str) -> bool:
     try:
-        find(name)
+        return find_encoding(name) is not None
     except GguflowError:
         return False
-    return True
 
 
 def _moved(finding: Finding, i: int, start: int) -> Finding:

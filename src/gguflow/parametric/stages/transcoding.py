@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader
 from gguflow.parametric import Encoding, Geometry, Quantizer, codebooks
+from gguflow.parametric.stages.payload_source import PayloadReader
+from gguflow.parametric.stages.stored import encoding_of as stored_encoding
+from gguflow.parametric.stages.stored import stored_of
 from gguflow.parametric.views import (
     View,
     are_continuous,
@@ -28,7 +32,7 @@ from gguflow.parametric.views import (
     weights_per_item,
 )
 from gguflow.quantization import Bytes
-from gguflow.sources.base import SourceTensor, Stored, json_path
+from gguflow.sources.base import SourceTensor, json_path
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def encoding_of(tensor: ModelTensor) -> Encoding | None:
     """The encoding that all sources of a tensor have, if its codes and scales can be carried in the order of
     its rows; else None.
     """
-    encodings = {source.encoding for source in tensor.sources}
+    encodings = {stored_encoding(source) for source in tensor.sources}
     if len(encodings) != 1 or not tensor.sources:
         return None
     (encoding,) = encodings
@@ -69,7 +73,7 @@ def encoding_of(tensor: ModelTensor) -> Encoding | None:
 
 def part(tensor: ModelTensor, view: View) -> Part:
     """A view of a tensor for which `encoding_of` gives an encoding (of the nested views, `is_nested_whole`)."""
-    per = weights_per_item(_stored(tensor.sources[0]).geometry, view)
+    per = weights_per_item(stored_of(tensor.sources[0]).geometry, view)
     shape = _view_shape(tensor.shape, tensor.n_weights, per)
     sources = tuple(_view(source, view, per) for source in tensor.sources)
     return Part(replace(tensor, shape=shape, sources=sources), per)
@@ -81,7 +85,7 @@ def is_nested_whole(tensor: ModelTensor) -> bool:
     """
     if len(tensor.sources) != 1 or tensor.row_order is not None:
         return False
-    stored = _stored(tensor.sources[0])
+    stored = stored_of(tensor.sources[0])
     is_all = stored.first == 0 and stored.geometry.n_weights == tensor.n_weights
     return (
         is_all and has_nested_views(stored.geometry.encoding) and are_continuous(stored.geometry, View.META)
@@ -132,21 +136,20 @@ def sections(reader: ModelReader, tensor: ModelTensor, geometry: Geometry, i: in
 
 def offset(reader: ModelReader, tensor: ModelTensor) -> np.float32:
     """The offset of nested scales."""
-    payload = reader.files.payload(tensor.sources[0])
-    if payload is None:
-        raise ValueError(f"{tensor.name} has no nested scales")
-    return np.float32(payload.tables["offset"][0])
+    source = tensor.sources[0]
+    payloads = cast(PayloadReader, reader.files.payload_reader(stored_of(source)))
+    return np.float32(payloads.payload(source).tables["offset"][0])
 
 
 def _is_seen(tensor: ModelTensor, view: View) -> bool:
     """Whether the items of a view belong to whole rows, so that rows may move and follow each other; or
     whether there is nothing to move.
     """
-    geometries = [_stored(source).geometry for source in tensor.sources]
+    geometries = [stored_of(source).geometry for source in tensor.sources]
     per = weights_per_item(geometries[0], view)
     if all(geometry.columns % per == 0 for geometry in geometries):
         return True
-    is_all = _stored(tensor.sources[0]).first == 0 and geometries[0].n_weights == tensor.n_weights
+    is_all = stored_of(tensor.sources[0]).first == 0 and geometries[0].n_weights == tensor.n_weights
     return (
         len(geometries) == 1 and tensor.row_order is None and is_all and are_continuous(geometries[0], view)
     )
@@ -154,7 +157,7 @@ def _is_seen(tensor: ModelTensor, view: View) -> bool:
 
 def _view(source: SourceTensor, view: View, per: int) -> SourceTensor:
     """The items of a source as a tensor. Codes prove what the source proves, so that it is proved once."""
-    stored = _stored(source)
+    stored = stored_of(source)
     is_number = view in (View.SCALES, View.META)
     return replace(
         source,
@@ -168,12 +171,6 @@ def _view(source: SourceTensor, view: View, per: int) -> SourceTensor:
 def _view_shape(shape: tuple[int, ...], n_weights: int, per: int) -> tuple[int, ...]:
     """[..., items of a row] where rows are whole items, else flat."""
     return (*shape[:-1], shape[-1] // per) if shape[-1] % per == 0 else (-(-n_weights // per),)
-
-
-def _stored(source: SourceTensor) -> Stored:
-    if source.stored is None:
-        raise ValueError(f"{source.name} is not of the parametric family")
-    return source.stored
 
 
 def _settled(tensor: ModelTensor, geometry: Geometry, codes: Bytes, scales: Bytes) -> Bytes:

@@ -4,18 +4,16 @@ of payloads reads them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.arrays import Bytes
 from gguflow.parametric import descriptor
 from gguflow.parametric.chunks import assemble
 from gguflow.parametric.geometry import Geometry
+from gguflow.parametric.stages.stored import Parts
 from gguflow.parametric.views import View, weights_per_item
-from gguflow.sources.base import Parts, SourceFile, SourceTensor
-
-Bytes = NDArray[np.uint8]
+from gguflow.sources.base import ReadStored, SourceTensor
 
 
 class JoinedParts:
@@ -26,9 +24,7 @@ class JoinedParts:
     read: bytes [start, stop) of a file.
     """
 
-    def __init__(
-        self, geometry: Geometry, parts: Parts, read: Callable[[SourceFile, int, int], Bytes]
-    ) -> None:
+    def __init__(self, geometry: Geometry, parts: Parts, read: ReadStored) -> None:
         self.size = geometry.payload_nbytes
         self._geometry = geometry
         self._parts = parts

@@ -20,7 +20,7 @@ from gguflow.conversion.output import Output
 from gguflow.conversion.plan import PlannedTensor
 from gguflow.errors import NonFiniteError, UsageError
 from gguflow.models.reading import ModelReader
-from gguflow.parametric import Encoder, Encoding, chunk_digest, entropy, transcoding, wide_chunks
+from gguflow.parametric import Encoder, Encoding, chunk_digest, entropy, wide_chunks
 from gguflow.parametric.axes import Entropy
 from gguflow.parametric.chunks import assemble
 from gguflow.parametric.geometry import (
@@ -29,12 +29,22 @@ from gguflow.parametric.geometry import (
     SECTION_HEADER_BYTES,
     aligned,
 )
+from gguflow.parametric.stages import transcoding
+from gguflow.parametric.stages.planning import geometry_of
 
 READ_BACK = 1 << 20
 """Bytes of what was written that are read at a time."""
 
 
-class Payload:
+def jobs(reader: ModelReader, output: Output, i: int, most_nbytes: int) -> Jobs:
+    """The jobs that write payload i of an output, whose place is known.
+
+    most_nbytes: what `check_memory` gave.
+    """
+    return _Payload(reader, output, i, most_nbytes).jobs()
+
+
+class _Payload:
     """One payload on its way into an output.
 
     reader: of the source.
@@ -51,7 +61,7 @@ class Payload:
         self.tensor = self.planned.tensor
         self.encoding = _encoding(self.planned)
         self.is_carried = transcoding.exact(self.tensor, self.encoding) == self.encoding
-        self.geometry = self.planned.geometry
+        self.geometry = geometry_of(self.encoding, self.tensor)
         self.sizes: list[int] = []
         self.digests: list[bytes] = []
         self.start = output.start(i)
@@ -237,7 +247,7 @@ def _digest_of(content: bytes) -> bytes:
 class _LastJob(Resumed):
     """The end of a payload."""
 
-    def __init__(self, payload: Payload) -> None:
+    def __init__(self, payload: _Payload) -> None:
         super().__init__([])
         self.payload = payload
 
@@ -249,7 +259,7 @@ class _LastJob(Resumed):
 class _ObserveJob:
     """The look at one chunk before the first is encoded."""
 
-    def __init__(self, payload: Payload, number: int) -> None:
+    def __init__(self, payload: _Payload, number: int) -> None:
         self.payload = payload
         self.number = number
         self.first, self.last = payload.weights_of(number)
@@ -317,10 +327,10 @@ class _PieceJob:
 
     def __init__(
         self,
-        payload: Payload,
+        payload: _Payload,
         first: int,
         last: int,
-        action: Callable[[Payload, int, int], Mapping[str, Bytes]],
+        action: Callable[[_Payload, int, int], Mapping[str, Bytes]],
         take: Callable[[Mapping[str, Bytes]], None] | None,
     ) -> None:
         self.payload = payload
@@ -348,7 +358,7 @@ class _PieceJob:
 class _WideChunkJobs:
     """A chunk of one long row, encoded and written in pieces."""
 
-    def __init__(self, payload: Payload, number: int) -> None:
+    def __init__(self, payload: _Payload, number: int) -> None:
         self.payload = payload
         self.wide = payload.encoder.wide_chunk()
         self.start, _ = payload.weights_of(number)
@@ -377,13 +387,13 @@ class _WideChunkJobs:
 
     def _each(
         self,
-        action: Callable[[Payload, int, int], Mapping[str, Bytes]],
+        action: Callable[[_Payload, int, int], Mapping[str, Bytes]],
         take: Callable[[Mapping[str, Bytes]], None] | None,
     ) -> Jobs:
         for first, last in self.pieces:
             yield _PieceJob(self.payload, self.start + first, self.start + last, action, take)
 
-    def _section(self, k: int, action: Callable[[Payload, int, int], Mapping[str, Bytes]]) -> Jobs:
+    def _section(self, k: int, action: Callable[[_Payload, int, int], Mapping[str, Bytes]]) -> Jobs:
         """The pieces of a large section, compressed where that makes it smaller."""
         section = self.layout[k]
         begin = self.at
@@ -459,7 +469,7 @@ class _WideChunkJobs:
             payload.output.file.write(header, payload.position)
         return payload.finish_wide(nbytes)
 
-    def _is_compressible(self, k: int, action: Callable[[Payload, int, int], Mapping[str, Bytes]]) -> bool:
+    def _is_compressible(self, k: int, action: Callable[[_Payload, int, int], Mapping[str, Bytes]]) -> bool:
         """Whether the middle of a section shrinks, as `entropy.compress` judges it."""
         nbytes = self.layout[k].nbytes
         if nbytes <= 4 * entropy.SAMPLE:
@@ -486,8 +496,10 @@ class _WideChunkJobs:
         return weight // geometry.run * geometry.run_bytes
 
 
-def _observe_peaks(wide: wide_chunks.WideChunk, k: int) -> Callable[[Payload, int, int], Mapping[str, Bytes]]:
-    def action(payload: Payload, first: int, last: int) -> Mapping[str, Bytes]:
+def _observe_peaks(
+    wide: wide_chunks.WideChunk, k: int
+) -> Callable[[_Payload, int, int], Mapping[str, Bytes]]:
+    def action(payload: _Payload, first: int, last: int) -> Mapping[str, Bytes]:
         weights = payload.reader.floats(payload.tensor, first, last)
         with payload.refusing(first, weights):
             wide.observe_peaks(k, weights)
@@ -496,8 +508,8 @@ def _observe_peaks(wide: wide_chunks.WideChunk, k: int) -> Callable[[Payload, in
     return action
 
 
-def _observe_extremes(wide: wide_chunks.WideChunk) -> Callable[[Payload, int, int], Mapping[str, Bytes]]:
-    def action(payload: Payload, first: int, last: int) -> Mapping[str, Bytes]:
+def _observe_extremes(wide: wide_chunks.WideChunk) -> Callable[[_Payload, int, int], Mapping[str, Bytes]]:
+    def action(payload: _Payload, first: int, last: int) -> Mapping[str, Bytes]:
         weights = payload.reader.floats(payload.tensor, first, last)
         with payload.refusing(first, weights):
             wide.observe_extremes(weights)
@@ -506,8 +518,8 @@ def _observe_extremes(wide: wide_chunks.WideChunk) -> Callable[[Payload, int, in
     return action
 
 
-def _sections(wide: wide_chunks.WideChunk) -> Callable[[Payload, int, int], Mapping[str, Bytes]]:
-    def action(payload: Payload, first: int, last: int) -> Mapping[str, Bytes]:
+def _sections(wide: wide_chunks.WideChunk) -> Callable[[_Payload, int, int], Mapping[str, Bytes]]:
+    def action(payload: _Payload, first: int, last: int) -> Mapping[str, Bytes]:
         weights = payload.reader.floats(payload.tensor, first, last)
         importance = payload.importance_of(first, last)
         column = first % payload.geometry.columns
@@ -518,8 +530,8 @@ def _sections(wide: wide_chunks.WideChunk) -> Callable[[Payload, int, int], Mapp
     return action
 
 
-def _plane(wide: wide_chunks.WideChunk, k: int) -> Callable[[Payload, int, int], Mapping[str, Bytes]]:
-    def action(payload: Payload, first: int, last: int) -> Mapping[str, Bytes]:
+def _plane(wide: wide_chunks.WideChunk, k: int) -> Callable[[_Payload, int, int], Mapping[str, Bytes]]:
+    def action(payload: _Payload, first: int, last: int) -> Mapping[str, Bytes]:
         return {"codes": wide.planes(payload.raw(first, last))[k]}
 
     return action
@@ -527,13 +539,15 @@ def _plane(wide: wide_chunks.WideChunk, k: int) -> Callable[[Payload, int, int],
 
 def is_in_pieces(planned: PlannedTensor) -> bool:
     """Whether the chunks of a payload are encoded in pieces."""
-    return wide_chunks.is_wide(planned.geometry) and wide_chunks.piece_unit(planned.geometry) is not None
+    geometry = geometry_of(_encoding(planned), planned.tensor)
+    return wide_chunks.is_wide(geometry) and wide_chunks.piece_unit(geometry) is not None
 
 
 def pieces_of(planned: PlannedTensor, most_nbytes: int) -> list[tuple[int, int]]:
     """The weights of the pieces of a row, each piece in so much memory."""
-    columns = planned.geometry.columns
-    step = wide_chunks.piece_weights(planned.geometry, most_nbytes)
+    geometry = geometry_of(_encoding(planned), planned.tensor)
+    columns = geometry.columns
+    step = wide_chunks.piece_weights(geometry, most_nbytes)
     return [(first, min(first + step, columns)) for first in range(0, columns, step)]
 
 
@@ -543,7 +557,7 @@ def check_memory(planned: PlannedTensor, limit: int, threads: int) -> int:
     limit: bytes, of all threads together.
     Raises UsageError where not even one at a time stays under the limit.
     """
-    geometry = planned.geometry
+    geometry = geometry_of(_encoding(planned), planned.tensor)
     is_carried = transcoding.exact(planned.tensor, _encoding(planned)) == planned.encoding
     if is_carried or not is_in_pieces(planned):
         needed = wide_chunks.whole_nbytes(geometry)
@@ -561,6 +575,6 @@ def check_memory(planned: PlannedTensor, limit: int, threads: int) -> int:
 
 
 def _encoding(planned: PlannedTensor) -> Encoding:
-    if planned.encoding is None:
-        raise ValueError(f"{planned.name} is no payload")
+    if not isinstance(planned.encoding, Encoding):
+        raise ValueError(f"{planned.name} is no payload of the family")
     return planned.encoding

@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 from gguflow.blocks import FORMATS
 from gguflow.errors import FileError, Finding, GguflowError, InvalidError, UnsupportedError
 from gguflow.parametric import Codebook, Encoding, Geometry, Nesting, Quantizer, SourceType, codebooks
+from gguflow.parametric.stages.stored import Parts, Stored
 from gguflow.parametric.views import View, are_continuous, weights_per_item
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
-from gguflow.sources.base import Parts, SourceTensor, Stored, json_path
+from gguflow.sources.base import SourceTensor, json_path
 from gguflow.sources.safetensors import DTYPE_BITS
 
 STATE = ".quant_state.bitsandbytes__"
@@ -50,6 +51,11 @@ _KEYS: dict[str, type] = {"quant_type": str, "blocksize": int, "dtype": str, "sh
 _NESTED_KEYS: dict[str, type] = {"nested_blocksize": int, "nested_dtype": str, "nested_offset": float}
 
 Tensors = Mapping[str, SourceTensor]
+
+
+def is_meant(tensors: Tensors) -> bool:
+    """Whether a tensor is stored so."""
+    return any(STATE in name for name in tensors)
 
 
 def grouped(tensors: Tensors) -> dict[str, SourceTensor]:

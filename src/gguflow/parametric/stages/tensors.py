@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gguflow.arrays import output_array
+from gguflow.arrays import Bytes, Floats, output_array
 from gguflow.blocks import FORMATS
 from gguflow.container.header import TensorInfo
-from gguflow.container.mapped_file import Bytes
+from gguflow.container.mapped_file import MappedFile
 from gguflow.container.reader import GgufFile
 from gguflow.errors import UsageError, printable
 from gguflow.packed_matmul import matmul
-from gguflow.parametric import Encoding, Payload
+from gguflow.parametric import Encoding, Geometry, Payload, SourceType
 from gguflow.parametric.payload import StoredBytes
-from gguflow.quantization import Floats
+from gguflow.parametric.stages.rows import ChunkRows
 from gguflow.runtime.tensor import Owner, Tensor, put
 from gguflow.threads import run
 
@@ -118,3 +118,43 @@ class PayloadTensor(Tensor):
         """The payload, in a file that is open and whole still. Raises what `raw` raises."""
         self._file.read(self.offset + self._stored_nbytes - 1, self.offset + self._stored_nbytes)
         return self._payload
+
+
+class RowsTensor(PayloadTensor):
+    """shape: (rows when the file was opened, width). raw: uint8[rows, row_nbytes]. Otherwise as
+    PayloadTensor.
+    """
+
+    def __init__(self, model: Owner, file: GgufFile, info: TensorInfo, codec: ChunkRows) -> None:
+        self._codec = codec
+        super().__init__(model, file, info)
+
+    @property
+    def raw(self) -> Bytes:
+        return super().raw.reshape(-1, self._codec.row_nbytes)
+
+    @functools.cached_property
+    def _payload(self) -> StoredRows:  # type: ignore[override]
+        return StoredRows(self._codec, self._file, self.offset, self._stored_nbytes // self._codec.row_nbytes)
+
+
+class StoredRows:
+    """What PayloadTensor asks of a payload, answered by rows in a file. shape: (n_rows, width)."""
+
+    source_type = SourceType.F32
+
+    def __init__(self, codec: ChunkRows, file: MappedFile, offset: int, n_rows: int) -> None:
+        self.shape = (n_rows, codec.width)
+        self.geometry = Geometry(codec.encoding, (max(n_rows, 1), codec.width))
+        self._codec, self._file, self._offset = codec, file, offset
+
+    @property
+    def encoding(self) -> Encoding:
+        return self._codec.encoding
+
+    def decode_rows(self, first: int, last: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """float32[last - first, width]. Raises what reading raises."""
+        out = np.empty((last - first, self._codec.width), np.float32) if out is None else out
+        start, stop = (self._offset + row * self._codec.row_nbytes for row in (first, last))
+        self._codec.decode(self._file.read(start, stop).reshape(-1, self._codec.row_nbytes), out)
+        return out

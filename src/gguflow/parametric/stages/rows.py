@@ -10,6 +10,7 @@ place of the sections differs.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,18 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow import blocks
-from gguflow.errors import UsageError
-from gguflow.parametric import Encoder, Encoding, Geometry, Payload
+from gguflow.arrays import Bytes, Floats
+from gguflow.errors import Finding, UsageError
+from gguflow.parametric import Encoder, Encoding, Geometry, Payload, judging
 from gguflow.parametric.geometry import SECTION_ALIGNMENT, aligned
-from gguflow.rows.codec import Bytes, Floats, RowCodec
+from gguflow.rows.codec import PayloadRows
 
 
 @dataclass(frozen=True)
-class ChunkRows(RowCodec):
-    """Rows of an encoding of the family. joins: whether many are encoded as one tensor."""
+class ChunkRows(PayloadRows):
+    """Rows of an encoding of the family."""
 
     encoding: Encoding
-    joins: bool
+
+    def judge(self, packed: Bytes) -> Iterator[Finding]:
+        if self.stray_bytes(packed).size:
+            yield Finding("E-018", "padding is zero")
+        yield from judging.check(self.payload(packed))
 
     def payload(self, packed: Bytes) -> Payload:
         """Rows as a payload: what the family's decoder and judge read. One row, or any number where they
@@ -106,7 +112,7 @@ def _layout(encoding: Encoding, n: int, width: int) -> _Layout:
     return _Layout(encoder, np.frombuffer(encoder.prefix(), np.uint8), g.payload_nbytes, chunks)
 
 
-def chunk_rows(encoding: Encoding, width: int) -> ChunkRows:
+def row_codec(encoding: Encoding, width: int) -> ChunkRows:
     """Raises UsageError where a row of this encoding does not stand alone, ShapeError where it does not take
     rows of this width.
     """

@@ -1,0 +1,76 @@
+"""How a source has a tensor of the family: in a payload, or in parts that make one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gguflow.parametric.encoding import Encoding
+from gguflow.parametric.geometry import Geometry
+from gguflow.parametric.views import View
+from gguflow.sources.base import SourceTensor
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A tensor of the family that another program stores in parts, each a tensor of its own, as bitsandbytes
+    does.
+
+    codes: packed, high nibble first.
+    scales: float32, or the codes of nested ones.
+    meta: of nested scales.
+    offset: of nested scales.
+    book: of nested scales whose codes mean other numbers than in the family: they are read as plain scales.
+    super_block: blocks of a meta-scale, where there is a book.
+    """
+
+    codes: SourceTensor
+    scales: SourceTensor
+    meta: SourceTensor | None = None
+    offset: float = 0.0
+    book: tuple[float, ...] = ()
+    super_block: int = 0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A payload, or a view of one, in a source: a `gguflow.sources.base.StoredPayload`.
+
+    geometry: of the payload, or of the one that the parts make.
+    nbytes: in the file.
+    view: what of it the tensor is.
+    first: items of the view that come before those of the tensor: of a stack, the other matrices.
+    parts: where it is no payload in its file.
+    """
+
+    geometry: Geometry
+    nbytes: int
+    view: View = View.WEIGHTS
+    first: int = 0
+    parts: Parts | None = None
+
+    @property
+    def encoding(self) -> Encoding:
+        return self.geometry.encoding
+
+    @property
+    def is_whole(self) -> bool:
+        return self.view is View.WEIGHTS
+
+    @property
+    def is_in_parts(self) -> bool:
+        return self.parts is not None
+
+    def beginning_at(self, first: int) -> Stored:
+        return replace(self, first=first)
+
+
+def encoding_of(source: SourceTensor) -> Encoding | None:
+    """The encoding of a source tensor of the family; None for any other."""
+    return source.stored.encoding if isinstance(source.stored, Stored) else None
+
+
+def stored_of(source: SourceTensor) -> Stored:
+    """How a source tensor of the family is stored. Raises ValueError for any other."""
+    if not isinstance(source.stored, Stored):
+        raise ValueError(f"{source.name} is not of the parametric family")
+    return source.stored
