@@ -86,9 +86,8 @@ def assert_same_floats(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -
     bad = np.flatnonzero(~same)
     if bad.size:
         i = int(bad[0])
-        pytest.fail(
-            f"{bad.size} of {ours.size} weights differ; the first is {i}: {ours.flat[i]!r} != {theirs.flat[i]!r}"
-        )
+        first = f"the first is {i}: {ours.flat[i]!r} != {theirs.flat[i]!r}"
+        pytest.fail(f"{bad.size} of {ours.size} weights differ; {first}")
 
 
 @all_formats

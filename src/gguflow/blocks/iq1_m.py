@@ -95,7 +95,8 @@ FORMAT = BlockFormat(
     dtype=DTYPE,
     grammar=GRAMMAR,
     formula="w = d * (2 s + 1) * (grid ± 1/8)",
-    summary="8 ternary weights to an 11-bit grid index and a shift, 3-bit sub-scales per 16, one f16 scale per 256 weights",
+    summary="8 ternary weights to an 11-bit grid index and a shift, 3-bit sub-scales per 16, "
+    "one f16 scale per 256 weights",
     snr=4.69,
     encode_block=encode_block,
     decode_block=decode_block,

@@ -70,7 +70,8 @@ FORMAT = BlockFormat(
     dtype=DTYPE,
     grammar=GRAMMAR,
     formula="w = d * (2 s + 1) * (grid ± 1/8)",
-    summary="8 ternary weights to an 11-bit grid index, 3-bit sub-scales and a shift per 32, one f16 scale per 256 weights",
+    summary="8 ternary weights to an 11-bit grid index, 3-bit sub-scales and a shift per 32, "
+    "one f16 scale per 256 weights",
     snr=6.27,
     encode_block=encode_block,
     decode_block=decode_block,

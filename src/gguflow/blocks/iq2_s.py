@@ -66,7 +66,8 @@ FORMAT = BlockFormat(
     dtype=DTYPE,
     grammar=GRAMMAR,
     formula="w = d * (0.5 + s) / 4 * grid * sign",
-    summary="8 weights to a 10-bit grid index and 8 signs, 4-bit sub-scales per 16, one f16 scale per 256 weights",
+    summary="8 weights to a 10-bit grid index and 8 signs, 4-bit sub-scales per 16, "
+    "one f16 scale per 256 weights",
     snr=11.53,
     encode_block=encode_block,
     decode_block=decode_block,

@@ -60,7 +60,8 @@ FORMAT = BlockFormat(
     dtype=DTYPE,
     grammar=GRAMMAR,
     formula="w = d * (0.5 + s) / 4 * grid * sign",
-    summary="8 weights to a 9-bit grid index and 7 signs, 4-bit sub-scales per 16, one f16 scale per 256 weights",
+    summary="8 weights to a 9-bit grid index and 7 signs, 4-bit sub-scales per 16, "
+    "one f16 scale per 256 weights",
     snr=10.47,
     encode_block=encode_block,
     decode_block=decode_block,

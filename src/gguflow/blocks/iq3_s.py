@@ -80,7 +80,8 @@ FORMAT = BlockFormat(
     dtype=DTYPE,
     grammar=GRAMMAR,
     formula="w = d * (1 + 2 s) * grid * sign",
-    summary="4 weights to a 9-bit grid index, all signs, 4-bit sub-scales per 32, one f16 scale per 256 weights",
+    summary="4 weights to a 9-bit grid index, all signs, 4-bit sub-scales per 32, "
+    "one f16 scale per 256 weights",
     snr=15.57,
     encode_block=encode_block,
     decode_block=decode_block,

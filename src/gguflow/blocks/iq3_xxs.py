@@ -75,7 +75,8 @@ FORMAT = BlockFormat(
     dtype=DTYPE,
     grammar=GRAMMAR,
     formula="w = d * (0.5 + s) / 2 * grid * sign",
-    summary="4 weights to an 8-bit grid index, 7 signs for 8, 4-bit sub-scales per 32, one f16 scale per 256 weights",
+    summary="4 weights to an 8-bit grid index, 7 signs for 8, 4-bit sub-scales per 32, "
+    "one f16 scale per 256 weights",
     snr=13.4,
     encode_block=encode_block,
     decode_block=decode_block,

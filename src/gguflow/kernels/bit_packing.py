@@ -173,7 +173,7 @@ def pack_trits(codes: Any, run: int, out: Any) -> None:
 
 @kernel
 def unpack_trits(packed: Any, run: int, codes: Any) -> None:
-    """The inverse of `pack_trits`. Bytes above 242 give some trits too: digits of what they are modulo 243."""
+    """The inverse of `pack_trits`. Bytes above 242 give some trits too: the digits of the byte modulo 243."""
     run_bytes = (run + 4) // 5
     for r in range(packed.size // run_bytes):
         for k in range(run_bytes):

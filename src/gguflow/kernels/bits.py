@@ -17,9 +17,8 @@ from gguflow.kernels.policy import kernel
 f32 = np.float32
 i32 = np.int32
 
-_ROUNDER = f32(
-    12582912.0
-)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of the fraction
+_ROUNDER = f32(12582912.0)
+"""1.5 * 2**23: adding it leaves the nearest integer in the low bits of the fraction."""
 
 
 @kernel
@@ -72,9 +71,8 @@ def float_to_half(v: Any) -> Any:
     sign = (bits >> 16) & 0x8000
     magnitude = bits & 0x7FFFFFFF
     large = where(magnitude > 0x7F800000, splat(0x7E00), splat(0x7C00))
-    shifted = (
-        float_bits(bits_float(magnitude) + f32(0.5)) - 0x3F000000
-    )  # the adder rounds at the subnormal step
+    # the adder rounds at the subnormal step
+    shifted = float_bits(bits_float(magnitude) + f32(0.5)) - 0x3F000000
     rounded = (magnitude + 0xFFF + ((magnitude >> 13) & 1) - 0x38000000) >> 13
     half = where(magnitude >= 0x47800000, large, where(magnitude < 0x38800000, shifted, rounded))
     return half | sign
@@ -91,9 +89,8 @@ def half_to_float_scalar(h: Any) -> Any:
         quiet = i32(0x400000) if fraction != i32(0) else i32(0)
         return bits_float(i32(sign | i32(0x7F800000) | quiet | (fraction << i32(13))))
     if exponent == i32(0):
-        return bits_float(
-            i32(sign | float_bits(f32(fraction) * f32(5.9604644775390625e-08)))
-        )  # fraction * 2**-24, exact
+        value = f32(fraction) * f32(5.9604644775390625e-08)  # fraction * 2**-24, exact
+        return bits_float(i32(sign | float_bits(value)))
     return bits_float(i32(sign | ((exponent + i32(112)) << i32(23)) | (fraction << i32(13))))
 
 

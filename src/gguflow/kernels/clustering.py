@@ -19,8 +19,6 @@ f32 = np.float32
 i32 = np.int32
 i64 = np.int64
 
-N_KEYS = 1 << 16
-
 
 @helper
 def first_at_least(ascending: Any, target: Any) -> Any:
@@ -37,10 +35,13 @@ def first_at_least(ascending: Any, target: Any) -> Any:
 
 @kernel
 def learn(values: Any, weights: Any, rounds: int, centres: Any) -> None:
-    """values int64[n], ascending; weights int64[n], none negative, not all zero. centres int64[k], written:
-    means rounded down, ascending.
+    """Learn k centres of n numbers. A bucket without weight has the value where it begins (the last value,
+    beyond the end).
 
-    A bucket without weight has the value where it begins (the last value, beyond the end).
+    values: int64[n], ascending.
+    weights: int64[n], none negative, not all zero.
+    rounds: the most times that boundaries move.
+    centres: int64[k], written: means rounded down, ascending.
     """
     n, k = values.size, centres.size
     mass = np.zeros(n + 1, np.int64)
@@ -79,9 +80,11 @@ def learn_rows(values: Any, weights: Any, rounds: int, centres: Any) -> None:
 def count(x: Any, block: int, factors: Any, importance: Any, counts: Any) -> None:
     """Add the importance of each weight to the place of its value in a histogram.
 
-    x: float32, flat. factors: float32, each block's values are multiplied by; used in turn. importance:
-    int64, of each column, used in turn. counts: int64[groups, 65536], block b adds to group b % groups;
-    places are those of `bfloat16` keys, ascending with the value.
+    x: float32, flat.
+    factors: float32, what each block's values are multiplied by; used in turn.
+    importance: int64, of each column; used in turn.
+    counts: int64[groups, 65536], block b adds to group b % groups; places are those of `bfloat16` keys,
+        ascending with the value.
     """
     n_groups = counts.shape[0]
     for i in range(x.size):

@@ -46,7 +46,12 @@ def code_of_small(v: Any, lowest: int, highest: int) -> Any:
 
 
 class Extent(NamedTuple):
-    """Of a group of weights, as lanes: extremes, sums of w and w * x, and whether there is anything to fit."""
+    """Of a group of weights, as lanes.
+
+    bottom, high: the extremes.
+    sum_w, sum_x: the sums of w and of w * x.
+    alive: whether there is anything to fit.
+    """
 
     bottom: Any
     high: Any
@@ -56,8 +61,11 @@ class Extent(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The best trial so far, as lanes: its codes are nearest_int(inverse * (x - base)), x is about scale *
-    code + low.
+    """The best trial so far, as lanes.
+
+    error: the weighted error, which is the least.
+    scale, low: x is about scale * code + low.
+    inverse, base: the codes are nearest_int(inverse * (x - base)).
     """
 
     error: Any
@@ -74,8 +82,12 @@ def fit_scale_min(
     """fits.fit_scale_min for twice 16 groups of n weights: a trial waits for the one before it, so two chains
     of trials share the processor.
 
-    x, w: float32[2 * n * 16]. codes: scratch of that size. first, step, last: the ladder. Returns two Fits;
-    its `low` is -minimum.
+    x, w: float32[2 * n * 16], weights and how much their errors count.
+    codes: scratch of that size.
+    n_max: the highest code.
+    first, step, last: the ladder.
+    absolute: errors count by their magnitude, not by their square.
+    Returns two Fits, whose `low` is -minimum.
     """
     extent_a = measure(x, w, 0, n)
     extent_b = measure(x, w, 16 * n, n)
@@ -139,7 +151,9 @@ def span(extent: Any, fit: Any) -> Any:
 
 @helper
 def is_small(extent: Any, fit: Any, inverse: Any) -> Any:
-    """Whether code_of_small serves for all weights: inverse * (x - low) is monotonic in x, so its ends tell."""
+    """Whether code_of_small serves for all weights: inverse * (x - low) is monotonic in x, so its ends
+    tell.
+    """
     upper = vabs(inverse * (extent.high - fit.low)) < f32(1 << 22)
     lower = vabs(inverse * (extent.bottom - fit.low)) < f32(1 << 22)
     return mask_bits(upper & lower) == EVERY_LANE
@@ -191,9 +205,8 @@ def solve(extent: Any, sums: Any) -> Any:
     determinant = extent.sum_w * sum_l2 - sum_l * sum_l
     low = (sum_l2 * extent.sum_x - sum_l * sum_xl) / determinant
     above = low > f32(0)
-    scale = where(above, sum_xl, extent.sum_w * sum_xl - extent.sum_x * sum_l) / where(
-        above, sum_l2, determinant
-    )
+    numerator = where(above, sum_xl, extent.sum_w * sum_xl - extent.sum_x * sum_l)
+    scale = numerator / where(above, sum_l2, determinant)
     return scale, where(above, f32(0), low), extent.alive & (determinant > f32(0))
 
 
@@ -241,9 +254,12 @@ def largest_magnitude(x: Any, n: int) -> Any:
 
 @helper
 def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int, finite: bool) -> Any:
-    """fits.fit_symmetric for 16 groups of n weights. x, w: float32[n * 16]. wx: scratch, float32[n * 16].
-    finite: no NaN or infinity in x.
+    """fits.fit_symmetric for 16 groups of n weights.
 
+    x, w: float32[n * 16], weights and how much their errors count.
+    wx: scratch of that size.
+    n_max: codes are from -n_max to n_max - 1.
+    finite: no NaN or infinity in x.
     Returns lanes (scale, inverse): the codes are nearest_int(inverse * x) in [-n_max, n_max - 1], plus n_max;
     where inverse is 0, all 0.
     """
@@ -285,9 +301,10 @@ def symmetric_sums(x: Any, w: Any, wx: Any, n: int, n_max: int, inverse: Any, fi
 
 @helper
 def fit_by_descent(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
-    """fits.fit_by_descent for 16 groups of n weights. x, w: float32[n * 16], w = x**2.
+    """fits.fit_by_descent for 16 groups of n weights; returns the lanes of scales.
 
-    Writes codes (0 to 2 * n_max - 1, float32[n * 16]), returns the lanes of scales.
+    x, w: float32[n * 16], w = x**2.
+    codes: float32[n * 16], written: 0 to 2 * n_max - 1.
     """
     top = largest_magnitude(x, n)
     inverse = f32(-n_max) / top
@@ -302,8 +319,10 @@ def fit_by_descent(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
 
 @helper
 def fit_positive(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
-    """fits.fit_positive for 16 groups of n. x, w: float32[n * 16]. Writes codes (0 to 255), returns the lanes
-    of scales.
+    """fits.fit_positive for 16 groups of n weights; returns the lanes of scales.
+
+    x, w: float32[n * 16], weights and how much their errors count.
+    codes: float32[n * 16], written: 0 to 255.
     """
     top = splat(f32(0))
     for i in range(n):
@@ -368,9 +387,8 @@ def descend(x: Any, w: Any, codes: Any, n: int, lowest: int, highest: int, bits:
             number = clamp(nearest_int(v * rest_l2 / rest_lx), lowest, highest)
             new = to_float(number)
             candidate = (rest_lx > f32(0)) & (rest_l2 > rest_above) & (new != q)
-            if (
-                mask_bits(candidate) == 0
-            ):  # mostly so, and a predicted branch lets the next weight start before this division ends
+            # mostly so, and a predicted branch lets the next weight start before this division ends
+            if mask_bits(candidate) == 0:
                 continue
             new_lx = rest_lx + u * v * new
             new_l2 = rest_l2 + u * new * new

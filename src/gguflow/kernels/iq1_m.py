@@ -106,9 +106,8 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             high = int(blocks[start + 32 + b])
             first = int(blocks[start + 2 * b]) | ((high & 0x07) << 8)
             second = int(blocks[start + 2 * b + 1]) | ((high & 0x70) << 4)
-            shift_first = (
-                f32(-1.125) if high & 0x08 else f32(-0.875)
-            )  # the table's levels are one above the grid's values
+            # the table's levels are one above the grid's values
+            shift_first = f32(-1.125) if high & 0x08 else f32(-0.875)
             shift_second = f32(-1.125) if high & 0x80 else f32(-0.875)
             shift = where(in_second, splat(shift_second), splat(shift_first))
             store_onward(out, block * SIZE + 16 * b, scale * (two_points(table, first, second) + shift))

@@ -76,12 +76,10 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
         for b in range(8):
             word = load_word(blocks, start + 34 + 2 * b)
             scale = d * f32(2 * ((word >> 12) & 7) + 1)
-            shift = (
-                f32(-1.125) if word & 0x8000 else f32(-0.875)
-            )  # the table's levels are one above the grid's values
+            # the table's levels are one above the grid's values
+            shift = f32(-1.125) if word & 0x8000 else f32(-0.875)
             for i in range(0, 4, 2):
                 first = int(blocks[start + 2 + 4 * b + i]) | (((word >> 3 * i) & 7) << 8)
                 second = int(blocks[start + 3 + 4 * b + i]) | (((word >> (3 * i + 3)) & 7) << 8)
-                store_onward(
-                    out, block * SIZE + 32 * b + 8 * i, scale * (two_points(table, first, second) + shift)
-                )
+                values = two_points(table, first, second)
+                store_onward(out, block * SIZE + 32 * b + 8 * i, scale * (values + shift))

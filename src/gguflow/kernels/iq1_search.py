@@ -38,50 +38,49 @@ from gguflow.kernels.policy import kernel
 f32 = np.float32
 i32 = np.int32
 
-MOST_TRIALS = 104  # 51 vectors of splits with two choices of shifts for sub-blocks of 32; 10 with four choices for those of 16; in fours
+MOST_TRIALS = 104
+"""51 vectors of splits with two choices of shifts for sub-blocks of 32, 10 with four choices for those of 16;
+in fours.
+"""
 
 # Where things begin in `work` (float32) and `codes` (int32), besides W, SCALES and CODES, which are those of
 # grid_search:
 _SIZES = SCALES + 16  # magnitudes of a sub-block
-_SUM_X = (
-    _SIZES + 32
-)  # running sums of w * x over the sorted weights, for each half; room to read 16 beyond the last
-_SUM_W = (
-    _SUM_X + 2 * 64
-)  # of w; NaN beyond the last, so that no split that does not exist beats one that does
-_TRIED = (
-    _SUM_W + 2 * 64
-)  # for each trial of 16 splits: sums of w * x * value, then those of w * value**2; NaN where there is none
+_SUM_X = _SIZES + 32
+"""Running sums of w * x over the sorted weights, for each half; room to read 16 beyond the last."""
+_SUM_W = _SUM_X + 2 * 64
+"""Those of w; NaN beyond the last, so that no split that does not exist beats one that does."""
+_TRIED = _SUM_W + 2 * 64
+"""For each trial of 16 splits: sums of w * x * value, then those of w * value**2; NaN where there is none."""
 _WORK_SIZE = _TRIED + MOST_TRIALS * 32
 
 SHIFTS = CODES + 64  # of each sub-block: bit h is set where the shift of half h is negative
 _ORDER = SHIFTS + 16  # the sub-block's weights from the smallest to the largest
 _RANKS = _ORDER + 32  # of each weight, its place in that order
-_SPLITS = (
-    _RANKS + 32
-)  # of each vector of splits of 32 weights, 64 * i1 + i2 of the first: weights i1 ... i2 - 1 of the sorted are in the middle
+_SPLITS = _RANKS + 32
+"""Of each vector of splits of 32 weights, 64 * i1 + i2 of the first: the sorted weights i1 ... i2 - 1 are in
+the middle.
+"""
 _CODES_SIZE = _SPLITS + 64
 
 N_SPLITS_OF_16 = 17 * 18 // 2
-_SPLITS_OF_16 = np.zeros(
-    (2, 160), i32
-)  # i1 and i2 of every split of 16 weights, in order: ten vectors of each
+_SPLITS_OF_16 = np.zeros((2, 160), i32)
+"""i1 and i2 of every split of 16 weights, in order: ten vectors of each."""
 _SPLITS_OF_16[:, :N_SPLITS_OF_16] = np.triu_indices(17)
 _FIRST_OF_16, _LAST_OF_16 = _SPLITS_OF_16
 
-LIGHTEST, HEAVIEST = f32(1e-9), f32(1e9)  # sums of error weights, and
-WORST, BEST = (
-    f32(1e-14),
-    f32(1e12),
-)  # scores qx**2 / q2, within which no product of the comparison leaves the range of normal numbers
+# Within these limits no product of the comparison leaves the range of normal numbers:
+LIGHTEST, HEAVIEST = f32(1e-9), f32(1e9)  # of sums of error weights
+WORST, BEST = f32(1e-14), f32(1e12)  # of scores qx**2 / q2
 MARGIN = f32(0.99999)  # of a score: a hundred times what rounding does to it
 
 _PLUS = (f32(-0.875), f32(0.125), f32(1.125))
 _MINUS = (f32(-1.125), f32(-0.125), f32(0.875))
+# differences of neighbours' squares
 _PLUS_SQUARES = (
     _PLUS[0] * _PLUS[0] - _PLUS[1] * _PLUS[1],
     _PLUS[1] * _PLUS[1] - _PLUS[2] * _PLUS[2],
-)  # differences of neighbours' squares
+)
 _MINUS_SQUARES = (
     _MINUS[0] * _MINUS[0] - _MINUS[1] * _MINUS[1],
     _MINUS[1] * _MINUS[1] - _MINUS[2] * _MINUS[2],
@@ -164,9 +163,8 @@ def _fit_sub_block(
     codes[SHIFTS + b] = shifts
     for i in range(0, size, 16):
         rank = load_i32(codes, _RANKS + i)
-        level = where(rank < split // 64, low, where(rank < split % 64, 1, splat(high))) << (
-            (lane_numbers() & 7) << 1
-        )
+        level = where(rank < split // 64, low, where(rank < split % 64, 1, splat(high)))
+        level = level << ((lane_numbers() & 7) << 1)
         codes[CODES + b * n_groups + i // 8] = total(where(lane_numbers() < 8, level, 0))
         codes[CODES + b * n_groups + i // 8 + 1] = total(where(lane_numbers() < 8, 0, level))
     return _to_grid(x, at, b, scale, shifts, halves, starts, neighbours, work, codes)
@@ -305,9 +303,9 @@ def _best_trial(n_trials: int, n_choices: int, size: int, halves: int, work: Any
     if weight > LIGHTEST and weight < HEAVIEST:
         n, k = _clear_winner(n_trials, work)
         if n >= 0:
-            return (n // n_choices * 16 + k) * n_choices + n % n_choices, work[_TRIED + 32 * n + k] / work[
-                _TRIED + 32 * n + 16 + k
-            ]
+            found = (n // n_choices * 16 + k) * n_choices + n % n_choices
+            place = _TRIED + 32 * n + k
+            return found, work[place] / work[place + 16]
     return _take_turns(n_trials, n_choices, work)
 
 
@@ -320,13 +318,8 @@ def _clear_winner(n_trials: int, work: Any) -> Any:
     and 81 / 64 of it. The highest score that is found first may itself be one that rounding preferred, a few
     times over, to a slightly higher one: that one then is not below the margin, and there is no clear winner.
     """
-    zero, one = splat(f32(0)), splat(f32(1))
-    a, b, c, d = (
-        (zero, one),
-        (zero, one),
-        (zero, one),
-        (zero, one),
-    )  # four chains of comparisons share the processor
+    none = splat(f32(0)), splat(f32(1))
+    a, b, c, d = none, none, none, none  # four chains of comparisons share the processor
     for n in range(0, n_trials, 4):
         a = _higher(work, n, a)
         b = _higher(work, n + 1, b)
@@ -407,7 +400,7 @@ def _to_grid(
     work: Any,
     codes: Any,
 ) -> Any:
-    """The codes in CODES moved to the grid; returns the scale, fitted again where a group was off the grid."""
+    """Move the codes in CODES to the grid; returns the scale, fitted again where a group was off the grid."""
     n_groups = 4 // halves
     weights = W + b * n_groups * 8
     was_off = False
@@ -449,9 +442,8 @@ def _nearest_neighbour(
     """The code of the first of the nearest neighbours, which are numbers first ... last - 1; of the first of
     all, where no distance is finite.
     """
-    value = scale * (
-        to_float(lane_numbers() & 3) + base
-    )  # of each level, four times over: a lookup may leave in place what is above the two bits
+    # of each level, four times over: a lookup may leave in place what is above the two bits
+    value = scale * (to_float(lane_numbers() & 3) + base)
     cost_0 = _level_costs(x, at, work, weights, value)
     cost_1 = _level_costs(x, at + 1, work, weights + 1, value)
     cost_2 = _level_costs(x, at + 2, work, weights + 2, value)

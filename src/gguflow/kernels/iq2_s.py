@@ -89,6 +89,5 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             first = int(blocks[start + 2 + 2 * b]) | ((high & 3) << 8)
             second = int(blocks[start + 3 + 2 * b]) | ((high & 12) << 6)
             signs = load_word(blocks, start + 34 + 2 * b)
-            store_onward(
-                out, block * SIZE + 16 * b, with_signs(scale * two_points(table, first, second), signs)
-            )
+            values = two_points(table, first, second)
+            store_onward(out, block * SIZE + 16 * b, with_signs(scale * values, signs))

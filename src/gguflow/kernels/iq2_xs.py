@@ -79,6 +79,5 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             first = load_word(blocks, start + 2 + 4 * b)
             second = load_word(blocks, start + 4 + 4 * b)
             values = two_points(table, first & 511, second & 511)
-            store_onward(
-                out, block * SIZE + 16 * b, with_signs(scale * values, even_signs(first >> 9, second >> 9))
-            )
+            signs = even_signs(first >> 9, second >> 9)
+            store_onward(out, block * SIZE + 16 * b, with_signs(scale * values, signs))

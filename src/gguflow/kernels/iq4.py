@@ -27,12 +27,10 @@ from gguflow.kernels.policy import kernel
 f32 = np.float32
 i32 = np.int32
 
-VALUES = np.array(
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], f32
-)  # here too: compiled into the kernels
-_LIMITS = np.append(
-    (VALUES[:-1] + VALUES[1:]) / f32(2), f32(np.nan)
-)  # midpoints; nothing is above the last code
+VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], f32)
+"""Those of blocks/iq4.py, compiled into the kernels."""
+_LIMITS = np.append((VALUES[:-1] + VALUES[1:]) / f32(2), f32(np.nan))
+"""Midpoints; nothing is above the last code."""
 _SLOPE = f32(0.0695)
 _OFFSET = f32(7.88)
 

@@ -56,11 +56,10 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
             total_square = total_square + v * v
         for i in range(BLOCK_SIZE):
             v = load(lanes, 16 * i)
-            store(
-                w,
-                16 * i,
-                error_weights(v, load(w, 16 * i), total_square, f32(2 / BLOCK_SIZE)) if weighted else v * v,
-            )
+            u = v * v
+            if weighted:
+                u = error_weights(v, load(w, 16 * i), total_square, f32(2 / BLOCK_SIZE))
+            store(w, 16 * i, u)
         scale = fit_scale(lanes, w)
         store(d, 0, scale)
         for k in range(count):

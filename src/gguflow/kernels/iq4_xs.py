@@ -56,11 +56,10 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
                 to_lanes(natural_importance, SUB_BLOCK * b, SUB_BLOCK, w)
             for i in range(SUB_BLOCK):
                 v = load(lanes, 16 * i)
-                store(
-                    w,
-                    16 * i,
-                    error_weights(v, load(w, 16 * i), total_square, f32(2 / SIZE)) if weighted else v * v,
-                )
+                u = v * v
+                if weighted:
+                    u = error_weights(v, load(w, 16 * i), total_square, f32(2 / SIZE))
+                store(w, 16 * i, u)
             scale = fit_scale(lanes, w)
             peak = where(vabs(scale) > vabs(peak), scale, peak)
             store(scales, 16 * b, scale)
@@ -89,9 +88,8 @@ def _store_sub_scales(packed: Any, out: Any, first: int, count: int) -> None:
         out[start + 2] = np.uint8(high & 255)
         out[start + 3] = np.uint8(high >> 8)
         for b in range(0, N_SUB_BLOCKS, 2):
-            out[start + 4 + b // 2] = np.uint8(
-                (packed[16 * b + k] & 15) | ((packed[16 * (b + 1) + k] & 15) << 4)
-            )
+            low, high = packed[16 * b + k] & 15, packed[16 * (b + 1) + k] & 15
+            out[start + 4 + b // 2] = np.uint8(low | (high << 4))
 
 
 @kernel

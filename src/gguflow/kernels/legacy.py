@@ -42,11 +42,9 @@ def quantize_symmetric(x: Any, out: Any, bits: int) -> Any:
     top_code = (1 << bits) - 1
     type_size = 2 + 4 * bits
     n_blocks = x.size // BLOCK_SIZE
-    peaks, inverses, rounders = (
-        np.zeros(BATCH, np.float32),
-        np.empty(BATCH, np.float32),
-        np.empty(BATCH, np.float32),
-    )
+    peaks = np.zeros(BATCH, np.float32)
+    inverses = np.empty(BATCH, np.float32)
+    rounders = np.empty(BATCH, np.float32)
     scales = np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
@@ -71,9 +69,9 @@ def quantize_symmetric(x: Any, out: Any, bits: int) -> Any:
             low = to_int(load(x, i) * inverses[k] + rounders[k])
             high = to_int(load(x, i + 16) * inverses[k] + rounders[k])
             store_u16_scalar(out, o, scales[k])
-            store_codes(
-                out, o + 2, where(low < top_code, low, top_code), where(high < top_code, high, top_code), bits
-            )
+            low = where(low < top_code, low, top_code)
+            high = where(high < top_code, high, top_code)
+            store_codes(out, o + 2, low, high, bits)
     return x.size
 
 
@@ -83,12 +81,11 @@ def quantize_affine(x: Any, out: Any, bits: int) -> Any:
     top_code = (1 << bits) - 1
     type_size = 4 + 4 * bits
     n_blocks = x.size // BLOCK_SIZE
-    bottoms, tops, inverses = (
-        np.zeros(BATCH, np.float32),
-        np.zeros(BATCH, np.float32),
-        np.empty(BATCH, np.float32),
-    )
-    scales, mins = np.empty(BATCH, np.int32), np.empty(BATCH, np.int32)
+    bottoms = np.zeros(BATCH, np.float32)
+    tops = np.zeros(BATCH, np.float32)
+    inverses = np.empty(BATCH, np.float32)
+    scales = np.empty(BATCH, np.int32)
+    mins = np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
         if not is_finite(x, first * BLOCK_SIZE, count * BLOCK_SIZE):
@@ -108,17 +105,16 @@ def quantize_affine(x: Any, out: Any, bits: int) -> Any:
             o = (first + k) * type_size
             store_u16_scalar(out, o, scales[k])
             store_u16_scalar(out, o + 2, mins[k])
-            if inverses[k] == f32(
-                0
-            ):  # d is zero, denormal or infinite, and every product of ggml's converts to the code 0
+            # d is zero, denormal or infinite: every product of ggml's converts to the code 0
+            if inverses[k] == f32(0):
                 for j in range(o + 4, o + type_size):
                     out[j] = 0
                 continue
             low = to_int((load(x, i) - bottoms[k]) * inverses[k] + f32(0.5))
             high = to_int((load(x, i + 16) - bottoms[k]) * inverses[k] + f32(0.5))
-            store_codes(
-                out, o + 4, where(low < top_code, low, top_code), where(high < top_code, high, top_code), bits
-            )
+            low = where(low < top_code, low, top_code)
+            high = where(high < top_code, high, top_code)
+            store_codes(out, o + 4, low, high, bits)
     return x.size
 
 

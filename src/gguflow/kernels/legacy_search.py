@@ -82,13 +82,12 @@ def quantize_symmetric(x: Any, importance: Any, out: Any, bits: int) -> Any:
     """Q4_0 and Q5_0: d, codes from -n_max to n_max - 1 stored with n_max added."""
     n_max = 1 << (bits - 1)
     type_size = 2 + 4 * bits
-    batch, v, w, products = (
-        np.empty(512, np.float32),
-        np.empty(512, np.float32),
-        np.empty(512, np.float32),
-        np.empty(512, np.float32),
-    )
-    inverses, d = np.empty(BATCH, np.float32), np.empty(BATCH, np.int32)
+    batch = np.empty(512, np.float32)
+    v = np.empty(512, np.float32)
+    w = np.empty(512, np.float32)
+    products = np.empty(512, np.float32)
+    inverses = np.empty(BATCH, np.float32)
+    d = np.empty(BATCH, np.int32)
     if not is_finite(x, 0, x.size):  # all at once: a weight counts in the mean of its whole row
         return 0
     means = mean_squares(x, importance.size)
@@ -112,14 +111,14 @@ def quantize_affine(x: Any, importance: Any, out: Any, bits: int) -> Any:
     """Q4_1 and Q5_1: d and m, codes from 0 to n_max."""
     n_max = (1 << bits) - 1
     type_size = 4 + 4 * bits
-    batch, v, w, codes = (
-        np.empty(1024, np.float32),
-        np.empty(1024, np.float32),
-        np.empty(1024, np.float32),
-        np.empty(1024, np.float32),
-    )
-    inverses, bases = np.empty(2 * BATCH, np.float32), np.empty(2 * BATCH, np.float32)
-    d, m = np.empty(2 * BATCH, np.int32), np.empty(2 * BATCH, np.int32)
+    batch = np.empty(1024, np.float32)
+    v = np.empty(1024, np.float32)
+    w = np.empty(1024, np.float32)
+    codes = np.empty(1024, np.float32)
+    inverses = np.empty(2 * BATCH, np.float32)
+    bases = np.empty(2 * BATCH, np.float32)
+    d = np.empty(2 * BATCH, np.int32)
+    m = np.empty(2 * BATCH, np.int32)
     if not is_finite(x, 0, x.size):  # all at once: a weight counts in the mean of its whole row
         return 0
     means = mean_squares(x, importance.size)

@@ -69,9 +69,8 @@ def quantize_blocks(x: Any, out: Any) -> Any:
         if not is_finite(x, block * BLOCK_SIZE, BLOCK_SIZE):
             return block * BLOCK_SIZE
         top = peak(x, block * BLOCK_SIZE, BLOCK_SIZE)
-        e = (
-            (floor_log2(top) + i32(125)) & i32(255) if top > f32(0) else i32(0)
-        )  # below 2**-125 it wraps, as ggml's conversion to a byte does
+        # below 2**-125 it wraps, as ggml's conversion to a byte does
+        e = (floor_log2(top) + i32(125)) & i32(255) if top > f32(0) else i32(0)
         out[block * TYPE_SIZE] = e
         inverse = inverse_step(e)
         low = nearest_codes_of_scaled(load(x, block * BLOCK_SIZE) * inverse * f32(2))

@@ -88,7 +88,7 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
         o = block * TYPE_SIZE
         for s in range(0, 4, 2):
             low, high = load_nibbles(blocks, o + 4 + 8 * s)
-            store_onward(out, i + 16 * s, values(join_low(low, high)) * half_of_ue4m3(i32(blocks[o + s])))
-            store_onward(
-                out, i + 16 * s + 16, values(join_high(low, high)) * half_of_ue4m3(i32(blocks[o + s + 1]))
-            )
+            low_step = half_of_ue4m3(i32(blocks[o + s]))
+            high_step = half_of_ue4m3(i32(blocks[o + s + 1]))
+            store_onward(out, i + 16 * s, values(join_low(low, high)) * low_step)
+            store_onward(out, i + 16 * s + 16, values(join_high(low, high)) * high_step)

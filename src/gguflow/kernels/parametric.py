@@ -50,8 +50,9 @@ SMALLEST_PEAK = f32(1e-38)
 
 
 class Parameters(NamedTuple):
-    """Of an encoding, what the encoder asks: numbers as in the descriptor. group: blocks that are settled
-    together (a super-block, if nested).
+    """Of an encoding, what the encoder asks: numbers as in the descriptor.
+
+    group: blocks that are settled together (a super-block, if nested).
     """
 
     quantizer: int
@@ -65,11 +66,12 @@ class Parameters(NamedTuple):
 
 
 class Books(NamedTuple):
-    """Codebooks for encoding: block b uses number b % n. stride: entries of one, 2**bits, at least 16.
+    """Codebooks for encoding: block b uses number b % n.
 
-    bounds float32[n * stride]: what a value must exceed to be nearer to the next entry; infinite from the
-    last entry on.
-    order int32[n * stride]: the codes, by rank.
+    bounds: float32[n * stride], what a value must exceed to be nearer to the next entry; infinite from the
+        last entry on.
+    order: int32[n * stride], the codes, by rank.
+    stride: entries of one, 2**bits, at least 16.
     """
 
     bounds: Any
@@ -78,8 +80,11 @@ class Books(NamedTuple):
 
 
 class Nested(NamedTuple):
-    """The dynamic codebook of 256 values, the code of each of 65,536 places from -1 to 1, and the tensor's
-    offset.
+    """The dynamic codebook.
+
+    book: float32[256], its values.
+    places: uint8[65536], the code of each place from -1 to 1.
+    offset: float32, the tensor's.
     """
 
     book: Any
@@ -88,10 +93,12 @@ class Nested(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """Where scales go, an entry per block: values as a reader will see them, float32; codes of nested ones,
-    uint8; zero points or codes of mins.
+    """Where scales go, an entry per block. `encode_given` reads scales, zeros and mins.
 
-    meta: float32, of each super-block. `encode_given` reads scales, zeros and mins.
+    scales, mins: float32, values as a reader will see them.
+    scale_codes: uint8, codes of nested scales.
+    zeros: uint8, zero points or codes of mins.
+    meta: float32, of each super-block.
     """
 
     scales: Any
@@ -128,10 +135,8 @@ def asked_scale(quantizer: int, bottom: Any, top: Any, q_max: Any, shrink: Any) 
         bottom, top = f32(bottom * shrink), f32(top * shrink)
     if quantizer in (ABSMAX, CODEBOOK):
         return f32(top / q_max), f32(0)
-    bottom, top = (
-        f32(bottom + f32(0)),
-        f32(top + f32(0)),
-    )  # of zeros of both signs, the order would decide which was found
+    # adding 0: of zeros of both signs, the order would decide which was found
+    bottom, top = f32(bottom + f32(0)), f32(top + f32(0))
     return affine_scale(bottom, top, q_max), bottom
 
 
@@ -188,9 +193,8 @@ def ranks(v: Any, books: Any, base: int, bits: int) -> Any:
     rank = splat(i32(0))
     step = 1 << (bits - 1)
     while step > 0:
-        rank = rank + where(
-            v > gather(books.bounds, rank + (base + step - 1)), splat(i32(step)), splat(i32(0))
-        )
+        bound = gather(books.bounds, rank + (base + step - 1))
+        rank = rank + where(v > bound, splat(i32(step)), splat(i32(0)))
         step >>= 1
     return rank
 
@@ -299,9 +303,8 @@ def settle(p: Any, first: int, last: int, nested: Any, out: Any) -> None:
         q_max = (1 << p.bits) - 1
         for b in range(first, last):
             scale = out.scales[b]
-            out.zeros[b] = np.uint8(
-                clamped_code(f32(-out.mins[b] / scale), q_max) if scale > f32(0) else i32(0)
-            )
+            zero = clamped_code(f32(-out.mins[b] / scale), q_max) if scale > f32(0) else i32(0)
+            out.zeros[b] = np.uint8(zero)
 
 
 @helper
@@ -323,9 +326,11 @@ def fit_and_encode(
     """Blocks with scales of their own. Returns -1, or the place from which on there is a NaN or infinity: the
     codes are then not whole.
 
-    x: float32. p: Parameters. limits, shrinks: float32, a magnitude at which the range of each block ends,
-    and a factor of it; or one for all. books: Books. nested: Nested. out: Scales, written. codes: uint8, 16
-    longer than x at least, written.
+    x: float32, the weights.
+    limits, shrinks: float32, a magnitude at which the range of each block ends, and a factor of it; or one
+        for all.
+    out: written.
+    codes: uint8, 16 longer than x at least, written.
     """
     x, codes, limits, shrinks = unowned(x), unowned(codes), unowned(limits), unowned(shrinks)
     books = Books(unowned(books.bounds), unowned(books.order), books.stride)

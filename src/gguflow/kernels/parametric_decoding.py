@@ -16,7 +16,7 @@ i32 = np.int32
 
 @helper
 def store_lanes(out: Any, i: int, v: Any) -> None:
-    """16 weights from i on, as far as there is room; what lies behind a block is written again by the next."""
+    """16 weights from i on, as far as there is room; what lies beyond a block is overwritten by the next."""
     if i + 16 <= out.size:
         store(out, i, v)
     else:
@@ -78,8 +78,9 @@ def decode(
 ) -> None:
     """Weights from codes, from the start of a block on.
 
-    codes: uint8, a byte each, 16 longer than out at least. table: codebooks of `stride` entries, used in
-    turn, as are scales, zeros and mins.
+    codes: uint8, a byte each, 16 longer than out at least.
+    table: codebooks of `stride` entries, used in turn.
+    scales, zeros, mins: of each block, used in turn.
     """
     codes, out, table = unowned(codes), unowned(out), unowned(table)
     n = scales.size

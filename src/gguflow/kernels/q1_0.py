@@ -83,6 +83,5 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
         d = load_half(blocks, o)
         for j in range(8):
             bits = i32(blocks[o + 2 + 2 * j]) | (i32(blocks[o + 3 + 2 * j]) << i32(8))
-            store_onward(
-                out, block * BLOCK_SIZE + 16 * j, where((splat(bits) & bit) != 0, splat(d), splat(-d))
-            )
+            weights = where((splat(bits) & bit) != 0, splat(d), splat(-d))
+            store_onward(out, block * BLOCK_SIZE + 16 * j, weights)

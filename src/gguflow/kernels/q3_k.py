@@ -39,9 +39,11 @@ QS, SCALES, D = 32, 96, 108  # byte offsets in a block
 class SubBlocks(NamedTuple):
     """What the encoder knows of the 16 sub-blocks of 16 super-blocks: lanes, vector j for sub-block j.
 
-    scales: float32[16 * 16]. codes: float32[16 * 256], those of the search, 16 vectors for each sub-block.
-    sixes: int32[16 * 16], the 6-bit scales. steps: float32[16 * 16], d times the decoded scale. d: int32[16],
-    half bits.
+    scales: float32[16 * 16].
+    codes: float32[16 * 256], those of the search, 16 vectors for each sub-block.
+    sixes: int32[16 * 16], the 6-bit scales.
+    steps: float32[16 * 16], d times the decoded scale.
+    d: int32[16], half bits.
     """
 
     scales: Any
@@ -73,9 +75,8 @@ def fit_batch(batch: Any, subs: Any) -> None:
         for i in range(SUB_BLOCK):
             v = load(x, 16 * i)
             store(w, 16 * i, v * v)
-        store(
-            subs.scales, 16 * j, fit_by_descent(x, w, subs.codes[LANES * j : LANES * (j + 1)], SUB_BLOCK, 4)
-        )
+        codes = subs.codes[LANES * j : LANES * (j + 1)]
+        store(subs.scales, 16 * j, fit_by_descent(x, w, codes, SUB_BLOCK, 4))
     top = largest_magnitude(subs.scales, N_SUB_BLOCKS)
     alive = top != f32(0)
     inverse = f32(-32) / top
@@ -111,9 +112,8 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
             q = code(inverse * load(x, 16 * i), -4, 3) + f32(4)
             store(subs.codes, LANES * j + 16 * i, where(inverse != f32(0), q, f32(0)))
     d, inverse = fit_symmetric(subs.scales, totals, wx, N_SUB_BLOCKS, 32, False)
-    dead = (
-        vabs(largest_magnitude(subs.scales, N_SUB_BLOCKS)) < TINY
-    )  # an inverse of 0 does not tell: it may come of an infinite scale
+    # an inverse of 0 does not tell: it may come of an infinite scale
+    dead = vabs(largest_magnitude(subs.scales, N_SUB_BLOCKS)) < TINY
     for j in range(N_SUB_BLOCKS):
         q = clamp(nearest_int(inverse * load(subs.scales, 16 * j)), -32, 31) + 32
         store_i32(subs.sixes, 16 * j, where(dead, 0, q))
@@ -159,9 +159,8 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
                 store_u8(out, start + QS + 32 * half + 16 * i, pairs)
             store_u8(out, start + 16 * i, third)
         for j in range(8):
-            out[start + SCALES + j] = np.uint8(
-                (subs.sixes[16 * j + k] & 15) | ((subs.sixes[16 * (j + 8) + k] & 15) << 4)
-            )
+            low, high = subs.sixes[16 * j + k] & 15, subs.sixes[16 * (j + 8) + k] & 15
+            out[start + SCALES + j] = np.uint8(low | (high << 4))
         for j in range(4):
             upper = 0
             for t in range(4):

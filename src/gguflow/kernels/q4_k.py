@@ -59,8 +59,8 @@ def pack_header(subs: Any, header: Any, d: Any, dmin: Any, widest: int) -> None:
     """From d, dmin and the codes in subs.scales and subs.mins: the header, and the steps and offsets that a
     reader will compute.
 
-    header: int32[4 * 16], the first 16 bytes of each block as four little-endian words. widest: where codes
-    are clamped; see blocks.q4_k.fit_block.
+    header: int32[4 * 16], the first 16 bytes of each block as four little-endian words.
+    widest: where codes are clamped; see blocks.q4_k.fit_block.
     """
     d_bits = float_to_half(d)
     dmin_bits = float_to_half(dmin)
@@ -147,10 +147,10 @@ def sub_scale(blocks: Any, start: int, j: int) -> Any:
     """The 6-bit scale and min of sub-block j; its 12 packed bytes begin at byte `start`."""
     if j < 4:
         return i32(blocks[start + j]) & 63, i32(blocks[start + 4 + j]) & 63
-    high = i32(blocks[start + 4 + j])
-    return (high & 15) | ((i32(blocks[start + j - 4]) >> 6) << 4), (high >> 4) | (
-        (i32(blocks[start + j]) >> 6) << 4
-    )
+    low = i32(blocks[start + 4 + j])
+    scale = (low & 15) | ((i32(blocks[start + j - 4]) >> 6) << 4)
+    minimum = (low >> 4) | ((i32(blocks[start + j]) >> 6) << 4)
+    return scale, minimum
 
 
 @kernel

@@ -36,15 +36,18 @@ class SubBlocks(NamedTuple):
     """What the encoder knows of the 16 sub-blocks of 16 super-blocks: lanes [16 * 16] each, vector j for
     sub-block j.
 
-    inverses: the codes of the search are nearest_int(inverse * x) + 32, all 0 where inverse is 0. steps: d *
-    scale.
+    scales: fitted.
+    inverses: the codes of the search are nearest_int(inverse * x) + 32, all 0 where inverse is 0.
+    steps: d * scale, as a reader will compute it.
+    codes: int32, the int8 scales.
+    d: int32[16], half bits.
     """
 
     scales: Any
     inverses: Any
     steps: Any
-    codes: Any  # int32: the int8 scales
-    d: Any  # int32[16]: half bits
+    codes: Any
+    d: Any
 
 
 @helper
@@ -171,13 +174,7 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
                     a = (pairs & 15) | (((upper >> (2 * t)) & 3) << 4)
                     b = (pairs >> 4) | (((upper >> (2 * t + 4)) & 3) << 4)
                     j = 8 * half + 2 * t + i
-                    store_onward(
-                        out,
-                        block * SIZE + 16 * j,
-                        d * f32(np.int8(blocks[start + SCALES + j])) * to_float(a - 32),
-                    )
-                    store_onward(
-                        out,
-                        block * SIZE + 16 * (j + 4),
-                        d * f32(np.int8(blocks[start + SCALES + j + 4])) * to_float(b - 32),
-                    )
+                    step = d * f32(np.int8(blocks[start + SCALES + j]))
+                    store_onward(out, block * SIZE + 16 * j, step * to_float(a - 32))
+                    step = d * f32(np.int8(blocks[start + SCALES + j + 4]))
+                    store_onward(out, block * SIZE + 16 * (j + 4), step * to_float(b - 32))

@@ -39,9 +39,8 @@ AHEAD = 2048  # weights, 8 KiB: what is fetched into the cache while a batch is 
 @kernel
 def quantize_blocks(x: Any, out: Any) -> Any:
     n_blocks = x.size // BLOCK_SIZE
-    peaks = np.zeros(
-        BATCH, np.int32
-    )  # the bits of magnitudes, whose order as integers is that of the values; Inf and NaN are above them
+    # the bits of magnitudes, whose order as integers is that of the values; Inf and NaN are above them
+    peaks = np.zeros(BATCH, np.int32)
     inverses = np.empty(BATCH, np.float32)
     halves = np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):

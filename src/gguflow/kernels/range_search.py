@@ -86,10 +86,12 @@ def book_error(
 
 @kernel
 def search(x: Any, weights: Any, p: Any, books: Any, values: Any, shrinks: Any) -> None:
-    """x: float32. weights: float32, of each weight, or none. p: Parameters. books: Books; values: float32,
-    their values by rank.
+    """Find the best range of each block.
 
-    shrinks: float32, the factor of the best range of each block, written; 1 for what is not finite.
+    x: float32, the weights.
+    weights: float32, how much the error of each counts, or none.
+    values: float32, the values of the books by rank.
+    shrinks: float32, written: the factor of the best range of each block; 1 for what is not finite.
     """
     x, weights, values = unowned(x), unowned(weights), unowned(values)
     books = Books(unowned(books.bounds), unowned(books.order), books.stride)
@@ -112,18 +114,16 @@ def search(x: Any, weights: Any, p: Any, books: Any, values: Any, shrinks: Any) 
             if p.quantizer == ABSMAX:
                 error = affine_error(x, weights, start, stop, scale, f32(0), -half, half)
             elif p.quantizer == AFFINE:
-                zero = (
-                    f32(clamped_code(f32(-minimum / scale), (1 << p.bits) - 1)) if scale > f32(0) else f32(0)
-                )
+                zero = f32(0)
+                if scale > f32(0):
+                    zero = f32(clamped_code(f32(-minimum / scale), (1 << p.bits) - 1))
                 error = affine_error(x, weights, start, stop, scale, f32(0), -zero, top_code - zero)
             elif p.quantizer == MIN:
-                error = affine_error(
-                    x, weights, start, stop, scale, stored(minimum, p.scale_type), f32(0), top_code
-                )
+                shift = stored(minimum, p.scale_type)
+                error = affine_error(x, weights, start, stop, scale, shift, f32(0), top_code)
             else:
-                error = book_error(
-                    x, weights, start, stop, scale, books, b % n_books * books.stride, p.bits, values
-                )
+                base = b % n_books * books.stride
+                error = book_error(x, weights, start, stop, scale, books, base, p.bits, values)
             if error < least:
                 least = error
                 shrinks[b] = shrink

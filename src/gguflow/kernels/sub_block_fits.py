@@ -21,9 +21,10 @@ f32 = np.float32
 class SubBlocks(NamedTuple):
     """The n sub-blocks of 16 super-blocks: lanes float32[n * 16] each, vector j for sub-block j.
 
-    scales, mins: fitted, then their codes. weights: sums of the importance. inverses, bases: the codes of the
-    search are
-    nearest_int(inverse * (x - base)). steps, offsets: what a reader will compute, d * scale and dmin * min.
+    scales, mins: fitted, then their codes.
+    weights: sums of the importance.
+    inverses, bases: the codes of the search are nearest_int(inverse * (x - base)).
+    steps, offsets: what a reader will compute, d * scale and dmin * min.
     """
 
     scales: Any
@@ -53,9 +54,9 @@ def new_sub_blocks(n: int) -> Any:
 def fit_batch(
     batch: Any, subs: Any, size: int, n_max: int, first: Any, step: Any, last: int, absolute: bool
 ) -> None:
-    """Fit the sub-blocks of `size` weights without importance. first, step, last: the ladder of
-    fits.fit_scale_min.
+    """Fit the sub-blocks of `size` weights without importance.
 
+    first, step, last: the ladder of fits.fit_scale_min.
     absolute: Q2_K's measure, errors times |x|; else squared errors times |x| + rms(x).
     """
     x = np.empty(2 * size * 16, f32)
@@ -83,8 +84,8 @@ def fit_batch_weighted(
     """Fit the sub-blocks with importance (float32[4096], in the order of the batch), then the scales and mins
     themselves: codes 0 to n_scale_max.
 
-    spread: how often the mean square of the super-block enters a weight. Returns lanes (d, dmin); the codes
-    are in subs.scales and subs.mins.
+    spread: how often the mean square of the super-block enters a weight.
+    Returns lanes (d, dmin); the codes are in subs.scales and subs.mins.
     """
     x = np.empty(2 * size * 16, f32)
     w = np.empty(2 * size * 16, f32)

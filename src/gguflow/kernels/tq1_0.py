@@ -58,9 +58,8 @@ def quantize_blocks(x: Any, out: Any) -> Any:
         store_u8(out, o + 32, pack_digits(x, i + 160, 16, inverse))
         store_i32(last, 0, ternary_codes(load(x, i + 240) * inverse))
         for j in range(4):
-            out[o + QH + j] = fixed_point(
-                ((last[j] * 3 + last[j + 4]) * 3 + last[j + 8]) * 9 + last[j + 12] * 3
-            )
+            number = ((last[j] * 3 + last[j + 4]) * 3 + last[j + 8]) * 9 + last[j + 12] * 3
+            out[o + QH + j] = fixed_point(number)
     return x.size
 
 

@@ -28,11 +28,10 @@ def quantize_blocks(x: Any, out: Any) -> Any:
         inverse = inverse_scale(d)
         for half in range(2):
             for m in range(0, 32, 16):
-                packed = ternary_codes(load(x, i + 128 * half + m) * inverse)
+                at = i + 128 * half + m
+                packed = ternary_codes(load(x, at) * inverse)
                 for n in range(1, 4):
-                    packed = packed | (
-                        ternary_codes(load(x, i + 128 * half + m + 32 * n) * inverse) << (2 * n)
-                    )
+                    packed = packed | (ternary_codes(load(x, at + 32 * n) * inverse) << (2 * n))
                 store_u8(out, o + 32 * half + m, packed)
     return x.size
 
@@ -47,6 +46,5 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
             for m in range(0, 32, 16):
                 packed = load_u8(blocks, o + 32 * half + m)
                 for n in range(4):
-                    store_onward(
-                        out, i + 128 * half + m + 32 * n, to_float(((packed >> (2 * n)) & 3) + -1) * d
-                    )
+                    codes = (packed >> (2 * n)) & 3
+                    store_onward(out, i + 128 * half + m + 32 * n, to_float(codes + -1) * d)

@@ -35,8 +35,11 @@ def load_scales(blocks: Any, start: Any, stride: int, n_blocks: int, words: Any,
     """The halves that begin n_blocks blocks of `stride` bytes each, the first at byte `start`, as float32
     into scales.
 
-    words: scratch, int32; both hold n_blocks rounded up to 16. Kernels read a scale back from memory into all
-    lanes, which costs nothing; out of a register it would take a shuffle.
+    words: int32, scratch.
+    scales: float32, written; both hold n_blocks rounded up to 16.
+
+    Kernels read a scale back from memory into all lanes, which costs nothing; out of a register it would take
+    a shuffle.
     """
     for block in range(n_blocks):
         words[block] = load_half_word(blocks, start + stride * block)

@@ -32,8 +32,11 @@ ONES = i32(0x01010101)
 
 @kernel
 def quantize_q8_k(x: Any, codes: Any, scales: Any) -> None:
-    """x float32[n * 256] -> codes (int8) uint8[n * 256 or more], scales float32[n or more]. The largest
-    magnitude gets the code -127.
+    """Encode n super-blocks of activations; the largest magnitude gets the code -127.
+
+    x: float32[n * 256].
+    codes: uint8[n * 256] or more, written: the int8 codes.
+    scales: float32[n] or more, written.
     """
     for block in range(x.size // SIZE):
         peak = f32(0)

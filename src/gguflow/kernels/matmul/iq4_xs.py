@@ -83,8 +83,7 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
                 at = start + 8 + 16 * b
                 i = SIZE * block + SUB_BLOCK * b
                 weights = lookup_bytes(table, load_u32_quarters(blocks, at, at, at + 16, at + 16) >> upper)
-                total = total + to_float(
-                    dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
-                ) * lookup16(steps, half + b)
+                sums = dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
+                total = total + to_float(sums) * lookup16(steps, half + b)
             start += TYPE_SIZE
         out[row] = sum_by_halves(total)

@@ -47,9 +47,8 @@ def sub_steps(blocks: Any, start: Any) -> Any:
     more_scales = (both & FOUR_BITS) | (((scales >> u32(6)) & TWO_BITS) << u32(4))
     more_mins = ((both >> u32(4)) & FOUR_BITS) | (((mins >> u32(6)) & TWO_BITS) << u32(4))
     codes = bytes_of_words(scales & SIX_BITS, more_scales, mins & SIX_BITS, more_mins)
-    return where(
-        lane_numbers() < 8, splat(load_half(blocks, start)), splat(load_half(blocks, start + 2))
-    ) * to_float(codes)
+    d, dmin = load_half(blocks, start), load_half(blocks, start + 2)
+    return where(lane_numbers() < 8, splat(d), splat(dmin)) * to_float(codes)
 
 
 @kernel
@@ -98,9 +97,8 @@ def minus_sub_sums(codes: Any, n_blocks: int) -> Any:
 def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
     n_blocks = (codes.size - PADDING) // SIZE
     sub_sums = minus_sub_sums(codes, n_blocks)
-    pair = (
-        (lane_numbers() >> 3) * 2
-    )  # 64 bytes of nibbles are sub-blocks j and j + 2 in the low halves, j + 1 and j + 3 in the high ones
+    # 64 bytes of nibbles are sub-blocks j and j + 2 in the low halves, j + 1 and j + 3 in the high ones
+    pair = (lane_numbers() >> 3) * 2
     for row in range(out.size):
         start = row * n_blocks * TYPE_SIZE
         low = splat(f32(0))

@@ -86,9 +86,8 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
     n_blocks = (codes.size - PADDING) // SIZE
     start_sums = negated_sums(codes, 32)
     quarter = lane_numbers() >> 2
-    second = (
-        lane_numbers() >> 3
-    ) * 2  # the bits above the nibbles of bytes 32 to 63 lie two higher than those of bytes 0 to 31
+    # the bits above the nibbles of bytes 32 to 63 lie two higher than those of bytes 0 to 31
+    second = (lane_numbers() >> 3) * 2
     for row in range(out.size):
         start = row * n_blocks * TYPE_SIZE
         low = splat(f32(0))
@@ -101,13 +100,11 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
                 upper = load_u32_halves(blocks, start + QH + 32 * half, start + QH + 32 * half) >> second
                 i = SIZE * block + 128 * half
                 weights = (pairs & NIBBLES) | ((upper & TWO_BITS) << 4)
-                low = low + to_float(
-                    dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
-                ) * lookup16(steps, quarter + 8 * half)
+                sums = dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
+                low = low + to_float(sums) * lookup16(steps, quarter + 8 * half)
                 i += 64
                 weights = ((pairs >> 4) & NIBBLES) | (((upper >> 4) & TWO_BITS) << 4)
-                high = high + to_float(
-                    dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
-                ) * lookup16(steps, quarter + (8 * half + 4))
+                sums = dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
+                high = high + to_float(sums) * lookup16(steps, quarter + (8 * half + 4))
             start += TYPE_SIZE
         out[row] = sum_by_halves(low + high)

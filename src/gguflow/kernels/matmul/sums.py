@@ -17,9 +17,8 @@ from gguflow.kernels.policy import helper
 f32 = np.float32
 
 SUMS = 32
-AHEAD = (
-    4096  # bytes: what is fetched into the cache before its turn; the processor's own guesses end at the page
-)
+AHEAD = 4096
+"""Bytes: what is fetched into the cache before its turn; the processor's own guesses end at the page."""
 
 
 @helper
