@@ -8,8 +8,6 @@ rounding can decide against it, and else they are compared one after the other.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +32,7 @@ from gguflow.kernels.lanes import (
     where,
 )
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, F32x16, I32s, I32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -96,16 +95,16 @@ def new_work() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 
 @kernel
 def fit_super_block(
-    x: Any,
+    x: F32s,
     first: int,
     size: int,
     halves: int,
-    tiny: Any,
-    starts: Any,
-    neighbours: Any,
-    work: Any,
-    codes: Any,
-) -> Any:
+    tiny: f32,
+    starts: I32s,
+    neighbours: U8s,
+    work: F32s,
+    codes: I32s,
+) -> f32:
     """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W.
 
     size, halves: of a sub-block (32 and 1, or 16 and 2), as literals: so they become constants of the
@@ -123,17 +122,17 @@ def fit_super_block(
 
 @kernel
 def _fit_sub_block(
-    x: Any,
+    x: F32s,
     at: int,
     b: int,
     size: int,
     halves: int,
-    tiny: Any,
-    starts: Any,
-    neighbours: Any,
-    work: Any,
-    codes: Any,
-) -> Any:
+    tiny: f32,
+    starts: I32s,
+    neighbours: U8s,
+    work: F32s,
+    codes: I32s,
+) -> f32:
     n_groups = size // 8
     for i in range(0, size, 16):
         store(work, _SIZES + i, vabs(load(x, at + i)))
@@ -171,7 +170,7 @@ def _fit_sub_block(
 
 
 @kernel
-def _sort(x: Any, at: int, size: int, codes: Any) -> None:
+def _sort(x: F32s, at: int, size: int, codes: I32s) -> None:
     """The order of the weights, ascending, equal ones as they come: a weight's rank is the number of those
     before it.
     """
@@ -188,7 +187,7 @@ def _sort(x: Any, at: int, size: int, codes: Any) -> None:
 
 
 @kernel
-def _accumulate(x: Any, at: int, weights: int, size: int, halves: int, work: Any, codes: Any) -> None:
+def _accumulate(x: F32s, at: int, weights: int, size: int, halves: int, work: F32s, codes: I32s) -> None:
     """Running sums over the sorted weights, for each half over its own: entry j is the sum of the first j.
     weights: where in work.
 
@@ -211,7 +210,7 @@ def _accumulate(x: Any, at: int, weights: int, size: int, halves: int, work: Any
 
 
 @kernel
-def _try_splits(size: int, work: Any, codes: Any) -> Any:
+def _try_splits(size: int, work: F32s, codes: I32s) -> Int:
     """All splits, with either shift (choice 1 is the negative one), to TRIED and SPLITS. Returns how many
     trials there are: vectors times choices.
     """
@@ -242,7 +241,7 @@ def _try_splits(size: int, work: Any, codes: Any) -> Any:
 
 
 @kernel
-def _try_splits_of_halves(work: Any) -> Any:
+def _try_splits_of_halves(work: F32s) -> Int:
     """As _try_splits, for 16 weights, with a shift for each half; choice: bit 1 where the first half's is
     negative, bit 0 where the second's is.
     """
@@ -262,13 +261,13 @@ def _try_splits_of_halves(work: Any) -> Any:
 
 
 @kernel
-def _store_trial(work: Any, n: int, qx: Any, q2: Any) -> None:
+def _store_trial(work: F32s, n: int, qx: F32x16, q2: F32x16) -> None:
     store(work, _TRIED + 32 * n, qx)
     store(work, _TRIED + 32 * n + 16, q2)
 
 
 @kernel
-def _half_sums(work: Any, half: int, i1: Any, i2: Any) -> Any:
+def _half_sums(work: F32s, half: int, i1: I32x16, i2: I32x16) -> tuple[F32x16, F32x16, F32x16, F32x16]:
     """For lanes of splits of 16 weights: sums of w * x * value and w * value**2 over one half, with the
     positive shift and with the negative one.
 
@@ -287,13 +286,13 @@ def _half_sums(work: Any, half: int, i1: Any, i2: Any) -> Any:
 
 
 @kernel
-def _sum_before(work: Any, sums: int, i: Any) -> Any:
+def _sum_before(work: F32s, sums: int, i: I32x16) -> F32x16:
     """Entry i of the 17 running sums at `sums`, of which the first is 0."""
     return where(i > 0, lookup16(load(work, sums + 1), i + -1), f32(0))
 
 
 @kernel
-def _best_trial(n_trials: int, n_choices: int, size: int, halves: int, work: Any) -> Any:
+def _best_trial(n_trials: int, n_choices: int, size: int, halves: int, work: F32s) -> tuple[Int, f32]:
     """The split and choice that all comparisons end with, and its scale. As (16 * vector + lane) * n_choices
     + choice; -1: none.
     """
@@ -310,7 +309,7 @@ def _best_trial(n_trials: int, n_choices: int, size: int, halves: int, work: Any
 
 
 @kernel
-def _clear_winner(n_trials: int, work: Any) -> Any:
+def _clear_winner(n_trials: int, work: F32s) -> tuple[Int, Int]:
     """The trial and the lane that all comparisons must end with; (-1, 0) where it takes them to find out.
 
     They compare by qx**2 > best * q2, best being (qx / q2) * qx of an earlier one. Some roundings cannot
@@ -346,20 +345,20 @@ def _clear_winner(n_trials: int, work: Any) -> Any:
 
 
 @kernel
-def _higher(work: Any, n: int, top: Any) -> Any:
+def _higher(work: F32s, n: int, top: tuple[F32x16, F32x16]) -> tuple[F32x16, F32x16]:
     """Per lane: (qx**2, q2) of trial n where its score is higher than that of `top`, else `top`."""
     qx = load(work, _TRIED + 32 * n)
     return _higher_of(qx * qx, load(work, _TRIED + 32 * n + 16), *top)
 
 
 @kernel
-def _higher_of(square: Any, q2: Any, top_square: Any, top_q2: Any) -> Any:
+def _higher_of(square: F32x16, q2: F32x16, top_square: F32x16, top_q2: F32x16) -> tuple[F32x16, F32x16]:
     is_higher = square * top_q2 > top_square * q2
     return where(is_higher, square, top_square), where(is_higher, q2, top_q2)
 
 
 @kernel
-def _take_turns(n_trials: int, n_choices: int, work: Any) -> Any:
+def _take_turns(n_trials: int, n_choices: int, work: F32s) -> tuple[Int, f32]:
     """The splits and choices one after the other, each compared with the best before it. Results as
     _best_trial's.
     """
@@ -389,17 +388,17 @@ def _take_turns(n_trials: int, n_choices: int, work: Any) -> Any:
 
 @kernel
 def _to_grid(
-    x: Any,
+    x: F32s,
     at: int,
     b: int,
-    scale: Any,
-    shifts: Any,
+    scale: f32,
+    shifts: Int,
     halves: int,
-    starts: Any,
-    neighbours: Any,
-    work: Any,
-    codes: Any,
-) -> Any:
+    starts: I32s,
+    neighbours: U8s,
+    work: F32s,
+    codes: I32s,
+) -> f32:
     """Move the codes in CODES to the grid; returns the scale, fitted again where a group was off the grid."""
     n_groups = 4 // halves
     weights = W + b * n_groups * 8
@@ -430,15 +429,15 @@ def _to_grid(
 
 
 @kernel
-def base_value(shifts: Any, half: int) -> Any:
+def base_value(shifts: Int, half: int) -> f32:
     """What level 0 stands for; the next levels are one more each."""
     return f32(-1.125) if (shifts >> half) & 1 else f32(-0.875)
 
 
 @kernel
 def _nearest_neighbour(
-    x: Any, at: int, work: Any, weights: int, scale: Any, base: Any, neighbours: Any, first: Any, last: Any
-) -> Any:
+    x: F32s, at: int, work: F32s, weights: int, scale: f32, base: f32, neighbours: U8s, first: Int, last: Int
+) -> Int:
     """The code of the first of the nearest neighbours, which are numbers first ... last - 1; of the first of
     all, where no distance is finite.
     """
@@ -477,7 +476,7 @@ def _nearest_neighbour(
 
 
 @kernel
-def _level_costs(x: Any, i: int, work: Any, weight: int, value: Any) -> Any:
+def _level_costs(x: F32s, i: int, work: F32s, weight: int, value: F32x16) -> F32x16:
     """What each level of weight x[i] adds to a distance."""
     difference = value - x[np.uint64(i)]
     return work[np.uint64(weight)] * difference * difference

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import load_half, nearest_int, store_half
@@ -13,6 +11,7 @@ from gguflow.kernels.lanes import load, lookup16, splat, store, store_i32, store
 from gguflow.kernels.nibbles import load_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
+from gguflow.kernels.types import F32s, I32s, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -23,17 +22,17 @@ N_SUB_BLOCKS = 8
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     return _encode(x, x, False, out)
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     return _encode(x, importance, True, out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
+def _encode(x: F32s, importance: F32s, weighted: bool, out: U8s) -> int:
     natural = np.empty(BATCH * SIZE, f32)
     natural_importance = np.empty(BATCH * SIZE, f32)
     lanes = np.empty(BATCH * SUB_BLOCK, f32)
@@ -78,7 +77,7 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
 
 
 @kernel
-def _store_sub_scales(packed: Any, out: Any, first: int, count: int) -> None:
+def _store_sub_scales(packed: I32s, out: U8s, first: int, count: int) -> None:
     """packed: int32[8 * 16], sub-scale b (0 to 63) of all 16 at 16 * b."""
     for k in range(count):
         start = (first + k) * TYPE_SIZE
@@ -93,7 +92,7 @@ def _store_sub_scales(packed: Any, out: Any, first: int, count: int) -> None:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     values = load(VALUES, 0)
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE

@@ -7,8 +7,6 @@ nibbles.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, load_half, store_u16_scalar
@@ -27,6 +25,7 @@ from gguflow.kernels.lanes import (
 )
 from gguflow.kernels.nibbles import bottom_and_top, load_codes, signed_peak, store_codes
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
 
@@ -36,7 +35,7 @@ AHEAD = 2048  # weights, 8 KiB: what is fetched into the cache while a batch is 
 
 
 @kernel
-def quantize_symmetric(x: Any, out: Any, bits: int) -> Any:
+def quantize_symmetric(x: F32s, out: U8s, bits: int) -> int:
     """Q4_0 and Q5_0: the weight of the largest magnitude becomes code 0."""
     half_range = f32(1 << (bits - 1))
     top_code = (1 << bits) - 1
@@ -76,7 +75,7 @@ def quantize_symmetric(x: Any, out: Any, bits: int) -> Any:
 
 
 @kernel
-def quantize_affine(x: Any, out: Any, bits: int) -> Any:
+def quantize_affine(x: F32s, out: U8s, bits: int) -> int:
     """Q4_1 and Q5_1: the smallest weight becomes code 0, the largest the largest code."""
     top_code = (1 << bits) - 1
     type_size = 4 + 4 * bits
@@ -119,7 +118,7 @@ def quantize_affine(x: Any, out: Any, bits: int) -> Any:
 
 
 @kernel
-def dequantize_symmetric(blocks: Any, out: Any, bits: int) -> None:
+def dequantize_symmetric(blocks: U8s, out: F32s, bits: int) -> None:
     """d * (q - 2**(bits - 1))."""
     type_size = 2 + 4 * bits
     zero = -(1 << (bits - 1))
@@ -131,7 +130,7 @@ def dequantize_symmetric(blocks: Any, out: Any, bits: int) -> None:
 
 
 @kernel
-def dequantize_affine(blocks: Any, out: Any, bits: int) -> None:
+def dequantize_affine(blocks: U8s, out: F32s, bits: int) -> None:
     """d * q + m."""
     type_size = 4 + 4 * bits
     for block in range(out.size // BLOCK_SIZE):

@@ -11,7 +11,7 @@ Arrays are flat. Codes are a byte each here; `bit_packing` packs them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from gguflow.kernels.lanes import (
 )
 from gguflow.kernels.nested_scales import affine_scale, clamped_code, nest, nest_dynamic, stored
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import F32s, F32x16, I32s, I32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -74,8 +75,8 @@ class Books(NamedTuple):
     stride: entries of one, 2**bits, at least 16.
     """
 
-    bounds: Any
-    order: Any
+    bounds: F32s
+    order: I32s
     stride: int
 
 
@@ -87,9 +88,9 @@ class Nested(NamedTuple):
     offset: float32, the tensor's.
     """
 
-    book: Any
-    places: Any
-    offset: Any
+    book: F32s
+    places: U8s
+    offset: f32
 
 
 class Scales(NamedTuple):
@@ -101,15 +102,15 @@ class Scales(NamedTuple):
     meta: float32, of each super-block.
     """
 
-    scales: Any
-    mins: Any
-    scale_codes: Any
-    zeros: Any
-    meta: Any
+    scales: F32s
+    mins: F32s
+    scale_codes: U8s
+    zeros: U8s
+    meta: F32s
 
 
 @helper
-def extremes(x: Any, start: int, stop: int, quantizer: int, limit: Any) -> Any:
+def extremes(x: F32s, start: int, stop: int, quantizer: int, limit: f32) -> tuple[f32, f32]:
     """Bottom and top of the range of a block, which for absmax and codebooks begins at 0 and is NaN where a
     weight is no number.
 
@@ -124,7 +125,7 @@ def extremes(x: Any, start: int, stop: int, quantizer: int, limit: Any) -> Any:
 
 
 @helper
-def asked_scale(quantizer: int, bottom: Any, top: Any, q_max: Any, shrink: Any) -> Any:
+def asked_scale(quantizer: int, bottom: f32, top: f32, q_max: f32, shrink: f32) -> tuple[f32, f32]:
     """The scale that a range asks for, and its lowest weight. shrink: the part that is covered, the middle
     one of `min`, else shrunk towards 0.
     """
@@ -141,7 +142,9 @@ def asked_scale(quantizer: int, bottom: Any, top: Any, q_max: Any, shrink: Any) 
 
 
 @helper
-def fit_block(x: Any, start: int, stop: int, quantizer: int, q_max: Any, limit: Any, shrink: Any) -> Any:
+def fit_block(
+    x: F32s, start: int, stop: int, quantizer: int, q_max: f32, limit: f32, shrink: f32
+) -> tuple[f32, f32]:
     """The scale that a block asks for, and its lowest weight."""
     if quantizer in (TERNARY, SIGN):
         return f32(sum_of_magnitudes(x, start, stop) / f32(stop - start)), f32(0)
@@ -150,7 +153,7 @@ def fit_block(x: Any, start: int, stop: int, quantizer: int, q_max: Any, limit: 
 
 
 @helper
-def lanes_at(x: Any, i: int) -> Any:
+def lanes_at(x: F32s, i: int) -> F32x16:
     """16 weights from i on; zeros after the last one."""
     if i + 16 <= x.size:
         return load(x, i)
@@ -158,7 +161,7 @@ def lanes_at(x: Any, i: int) -> Any:
 
 
 @helper
-def rounded_within(v: Any, low: Any, high: Any) -> Any:
+def rounded_within(v: F32x16, low: f32, high: f32) -> I32x16:
     """The nearest integers, ties to even, within low and high (small whole floats)."""
     v = where(v > low, v, low)
     return nearest_int(where(v < high, v, high))
@@ -166,16 +169,16 @@ def rounded_within(v: Any, low: Any, high: Any) -> Any:
 
 @helper
 def code_affine(
-    x: Any,
+    x: F32s,
     start: int,
     stop: int,
-    scale: Any,
-    zero: Any,
-    shift: Any,
-    low: Any,
-    high: Any,
+    scale: f32,
+    zero: Int,
+    shift: f32,
+    low: f32,
+    high: f32,
     mask: int,
-    codes: Any,
+    codes: U8s,
 ) -> None:
     """round((x - shift) / scale) within low and high, plus zero, in the bits of the mask. Where the scale is
     0 the quotient counts as 0.
@@ -188,7 +191,7 @@ def code_affine(
 
 
 @helper
-def ranks(v: Any, books: Any, base: int, bits: int) -> Any:
+def ranks(v: F32x16, books: Books, base: int, bits: int) -> I32x16:
     """How many bounds of the codebook that begins at `base` the lanes of v exceed."""
     rank = splat(i32(0))
     step = 1 << (bits - 1)
@@ -200,7 +203,7 @@ def ranks(v: Any, books: Any, base: int, bits: int) -> Any:
 
 
 @helper
-def ranks16(v: Any, sixteen: Any) -> Any:
+def ranks16(v: F32x16, sixteen: F32x16) -> I32x16:
     """The same for at most sixteen bounds, which are held in lanes."""
     rank = where(v > lookup16(sixteen, splat(i32(7))), splat(i32(8)), splat(i32(0)))
     rank = rank + where(v > lookup16(sixteen, rank + 3), splat(i32(4)), splat(i32(0)))
@@ -210,7 +213,7 @@ def ranks16(v: Any, sixteen: Any) -> Any:
 
 @helper
 def code_book(
-    x: Any, start: int, stop: int, inverse: Any, books: Any, base: int, bits: int, codes: Any
+    x: F32s, start: int, stop: int, inverse: f32, books: Books, base: int, bits: int, codes: U8s
 ) -> None:
     """The rank of x * inverse among the bounds of the codebook that begins at `base`, through its order."""
     if bits <= 4:
@@ -225,14 +228,16 @@ def code_book(
 
 
 @helper
-def code_sign(x: Any, start: int, stop: int, codes: Any) -> None:
+def code_sign(x: F32s, start: int, stop: int, codes: U8s) -> None:
     for i in range(start, stop, 16):
         prefetch(x, i + AHEAD)
         store_u8(codes, i, where(lanes_at(x, i) >= f32(0), splat(i32(1)), splat(i32(0))))
 
 
 @helper
-def code_blocks(x: Any, p: Any, first: int, last: int, fitted: Any, books: Any, out: Any, codes: Any) -> None:
+def code_blocks(
+    x: F32s, p: Parameters, first: int, last: int, fitted: F32s, books: Books, out: Scales, codes: U8s
+) -> None:
     """The codes of blocks first to last - 1. fitted: float32, from the first block on, the scales that
     codebooks divide by.
 
@@ -263,7 +268,7 @@ def code_blocks(x: Any, p: Any, first: int, last: int, fitted: Any, books: Any, 
 
 
 @helper
-def settle(p: Any, first: int, last: int, nested: Any, out: Any) -> None:
+def settle(p: Parameters, first: int, last: int, nested: Nested, out: Scales) -> None:
     """The scales and mins of a group as a reader will see them, and the zero points that follow."""
     if p.nesting == UNNESTED:
         for b in range(first, last):
@@ -308,7 +313,7 @@ def settle(p: Any, first: int, last: int, nested: Any, out: Any) -> None:
 
 
 @helper
-def are_finite(x: Any, start: int, stop: int) -> Any:
+def are_finite(x: F32s, start: int, stop: int) -> bool:
     """Whether some weights are numbers, all of them."""
     whole = (stop - start) // 16 * 16
     if not is_finite(x, start, whole):
@@ -321,8 +326,8 @@ def are_finite(x: Any, start: int, stop: int) -> Any:
 
 @kernel
 def fit_and_encode(
-    x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested: Any, out: Any, codes: Any
-) -> Any:
+    x: F32s, p: Parameters, limits: F32s, shrinks: F32s, books: Books, nested: Nested, out: Scales, codes: U8s
+) -> Int:
     """Blocks with scales of their own. Returns -1, or the place from which on there is a NaN or infinity: the
     codes are then not whole.
 
@@ -373,7 +378,7 @@ def fit_and_encode(
 
 
 @kernel
-def encode_given(x: Any, p: Any, books: Any, out: Any, codes: Any) -> Any:
+def encode_given(x: F32s, p: Parameters, books: Books, out: Scales, codes: U8s) -> Int:
     """Blocks whose scales (zero points, mins) are given in `out`; codes, and what is returned: as above."""
     x, codes = unowned(x), unowned(codes)
     books = Books(unowned(books.bounds), unowned(books.order), books.stride)

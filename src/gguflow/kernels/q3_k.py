@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from gguflow.kernels.lanes import (
 )
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
+from gguflow.kernels.types import F32s, F32x16, I32s, I32x16, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -46,15 +47,15 @@ class SubBlocks(NamedTuple):
     d: int32[16], half bits.
     """
 
-    scales: Any
-    codes: Any
-    sixes: Any
-    steps: Any
-    d: Any
+    scales: F32s
+    codes: F32s
+    sixes: I32s
+    steps: F32s
+    d: I32s
 
 
 @helper
-def new_sub_blocks() -> Any:
+def new_sub_blocks() -> SubBlocks:
     n = N_SUB_BLOCKS * BATCH
     return SubBlocks(
         np.empty(n, f32),
@@ -66,7 +67,7 @@ def new_sub_blocks() -> Any:
 
 
 @helper
-def fit_batch(batch: Any, subs: Any) -> None:
+def fit_batch(batch: F32s, subs: SubBlocks) -> None:
     """Sub-blocks by coordinate descent; their scales by the largest."""
     x = np.empty(LANES, f32)
     w = np.empty(LANES, f32)
@@ -87,7 +88,7 @@ def fit_batch(batch: Any, subs: Any) -> None:
 
 
 @helper
-def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
+def fit_batch_weighted(batch: F32s, importance: F32s, subs: SubBlocks) -> None:
     """Sub-blocks by 19 trial scales, their scales by the same search; importance: float32[4096], in the order
     of the batch.
     """
@@ -121,7 +122,7 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
 
 
 @helper
-def finish_scales(subs: Any, d: Any) -> None:
+def finish_scales(subs: SubBlocks, d: F32x16) -> None:
     """The half bits of d, and the steps that a reader will compute."""
     d_bits = float_to_half(d)
     store_i32(subs.d, 0, d_bits)
@@ -131,7 +132,7 @@ def finish_scales(subs: Any, d: Any) -> None:
 
 
 @helper
-def codes16(batch: Any, subs: Any, k: int, j: int, kept: Any) -> Any:
+def codes16(batch: F32s, subs: SubBlocks, k: int, j: int, kept: I32s) -> I32x16:
     """The codes (0 to 7) of sub-block j of super-block k. Where the step is 0, ggml keeps the codes of the
     search. kept: scratch, int32[16].
     """
@@ -144,7 +145,7 @@ def codes16(batch: Any, subs: Any, k: int, j: int, kept: Any) -> Any:
 
 
 @helper
-def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> None:
+def write_blocks(batch: F32s, count: int, subs: SubBlocks, out: U8s, first: int) -> None:
     kept = np.empty(16, i32)
     for k in range(count):
         start = (first + k) * TYPE_SIZE
@@ -171,7 +172,7 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks()
     for first in range(0, x.size // SIZE, BATCH):
@@ -184,7 +185,7 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks()
@@ -199,7 +200,7 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 
 @helper
-def scale_of(blocks: Any, start: int, j: int) -> Any:
+def scale_of(blocks: U8s, start: int, j: int) -> f32:
     """The 6-bit scale of sub-block j, less 32, as float32; its 12 packed bytes begin at byte `start`."""
     low = (i32(blocks[start + (j & 7)]) >> (4 * (j >> 3))) & 15
     upper = (i32(blocks[start + 8 + (j & 3)]) >> (2 * (j >> 2))) & 3
@@ -207,7 +208,7 @@ def scale_of(blocks: Any, start: int, j: int) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
         d = load_half(blocks, start + D)

@@ -7,8 +7,6 @@ Ranges of equal error: the widest.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import gather, lane, lane_numbers, load, lookup16, splat, to_float, unowned, where
@@ -20,6 +18,7 @@ from gguflow.kernels.parametric import (
     MIN,
     SMALLEST_PEAK,
     Books,
+    Parameters,
     are_finite,
     asked_scale,
     extremes,
@@ -29,6 +28,7 @@ from gguflow.kernels.parametric import (
     rounded_within,
 )
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import F32s, F32x16
 
 f32 = np.float32
 i32 = np.int32
@@ -39,7 +39,7 @@ STEP = f32(0.015625)
 
 
 @helper
-def folded(sums: Any) -> Any:
+def folded(sums: F32x16) -> f32:
     """The sixteen sums, added in order."""
     total = f32(0)
     for k in range(16):
@@ -49,8 +49,8 @@ def folded(sums: Any) -> Any:
 
 @helper
 def affine_error(
-    x: Any, weights: Any, start: int, stop: int, scale: Any, shift: Any, low: Any, high: Any
-) -> Any:
+    x: F32s, weights: F32s, start: int, stop: int, scale: f32, shift: f32, low: f32, high: f32
+) -> f32:
     """The sum of weight * (x - its approximation)**2, approximations being scale * q + shift with q from low
     to high.
     """
@@ -67,8 +67,16 @@ def affine_error(
 
 @helper
 def book_error(
-    x: Any, weights: Any, start: int, stop: int, scale: Any, books: Any, base: int, bits: int, values: Any
-) -> Any:
+    x: F32s,
+    weights: F32s,
+    start: int,
+    stop: int,
+    scale: f32,
+    books: Books,
+    base: int,
+    bits: int,
+    values: F32s,
+) -> f32:
     """The same for a codebook; values: by rank."""
     sums = splat(f32(0))
     inverse = f32(f32(1) / max(scale, SMALLEST_PEAK))
@@ -85,7 +93,7 @@ def book_error(
 
 
 @kernel
-def search(x: Any, weights: Any, p: Any, books: Any, values: Any, shrinks: Any) -> None:
+def search(x: F32s, weights: F32s, p: Parameters, books: Books, values: F32s, shrinks: F32s) -> None:
     """Find the best range of each block.
 
     x: float32, the weights.

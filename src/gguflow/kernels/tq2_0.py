@@ -4,20 +4,19 @@ without a shuffle.
 
 from __future__ import annotations
 
-from typing import Any
-
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.lanes import load, load_u8, store_onward, store_u8, to_float
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak, ternary_codes
+from gguflow.kernels.types import F32s, U8s
 
 BLOCK_SIZE = 256
 TYPE_SIZE = 66
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     for block in range(x.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
         if not is_finite(x, i, BLOCK_SIZE):
@@ -37,7 +36,7 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
         o = block * TYPE_SIZE

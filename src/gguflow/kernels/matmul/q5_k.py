@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import (
@@ -25,12 +23,13 @@ from gguflow.kernels.matmul.sums import fetch_ahead, fold
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.q5_k import QH, QS, TYPE_SIZE
 from gguflow.kernels.super_blocks import SIZE
+from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
 
 
 @kernel
-def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+def dot_rows(blocks: U8s, x: F32s, out: F32s) -> None:
     n_blocks = x.size // SIZE
     steps = np.empty(16 * n_blocks, f32)
     for row in range(out.size):
@@ -64,7 +63,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
 
 
 @kernel
-def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+def dot_rows_int8(blocks: U8s, codes: U8s, x_scales: F32s, out: F32s) -> None:
     n_blocks = (codes.size - PADDING) // SIZE
     sub_sums = minus_sub_sums(codes, n_blocks)
     pair = (lane_numbers() >> 3) * 2  # as in q4_k.py
