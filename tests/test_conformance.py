@@ -86,8 +86,9 @@ def assert_same_floats(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -
     bad = np.flatnonzero(~same)
     if bad.size:
         i = int(bad[0])
-        first = f"the first is {i}: {ours.flat[i]!r} != {theirs.flat[i]!r}"
-        pytest.fail(f"{bad.size} of {ours.size} weights differ; {first}")
+        pytest.fail(
+            f"{bad.size} of {ours.size} weights differ; the first is {i}: {ours.flat[i]!r} != {theirs.flat[i]!r}"
+        )
 
 
 @all_formats

@@ -26,9 +26,8 @@ out = np.empty(2, np.float32)
 bf16.dequantize_blocks(packed, out)
 stats = bf16.dequantize_blocks.stats
 directory = policy.cache_directory()
-hits, misses = sum(stats.cache_hits.values()), sum(stats.cache_misses.values())
-found = {"values": out.tolist(), "directory": directory and str(directory), "hits": hits, "misses": misses}
-json.dump(found, sys.stdout)
+json.dump({"values": out.tolist(), "directory": directory and str(directory), "hits": sum(stats.cache_hits.values()),
+           "misses": sum(stats.cache_misses.values())}, sys.stdout)
 """
 
 
@@ -87,9 +86,9 @@ def test_platform_directory_and_no_home(tmp_path: Path) -> None:
     assert run(None, HOME=str(tmp_path / "file"))["directory"] is None
 
 
-@pytest.mark.parametrize("changed", ["kernels/lanes.py", "kernels/bits.py", "kernels/policy.py"])
+@pytest.mark.parametrize("changed", ["lanes.py", "kernels/bits.py", "kernels/policy.py"])
 def test_changed_sources_begin_a_new_cache(tmp_path: Path, changed: str) -> None:
-    """bf16 uses lanes.py; a cache that looked only at bf16.py would replay code from before the change."""
+    """bf16 uses lanes.py; a cache that looked only at bf16.py would replay the code from before the change."""
     shutil.copytree(PACKAGE, tmp_path / "gguflow", ignore=shutil.ignore_patterns("__pycache__"))
     cache = tmp_path / "cache"
     before = run(cache, tmp_path)

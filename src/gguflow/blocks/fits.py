@@ -42,7 +42,7 @@ def ordered_sum(terms: Floats) -> np.float32:
 
 
 def nearest_codes(values: Floats, lowest: int, highest: int) -> Codes:
-    """ggml's nearest_int of each value (see `scalars.nearest_int`), clamped."""
+    """ggml's nearest_int of each value (see `bits.nearest_int`), clamped."""
     bits = (np.asarray(values, f32) + ROUNDER).view(np.int32)
     codes: Codes = np.clip((bits & 0x7FFFFF) - 0x400000, lowest, highest)
     return codes

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.blocks.base import Floats
+from gguflow.blocks.bits import half_bits, nearest_int
 from gguflow.blocks.fits import fit_positive, nearest_codes, ordered_sum
 from gguflow.blocks.grids import Grid, grid
-from gguflow.blocks.scalars import half_bits, nearest_int
 
 f32 = np.float32
 Levels = NDArray[np.uint8]

@@ -21,11 +21,11 @@ import numpy as np
 from construct import Array, Int8ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats, ReservedCode
+from gguflow.blocks.bits import half_bits, half_value, nearest_int
 from gguflow.blocks.fits import ordered_sum
 from gguflow.blocks.grid_search import error_weights
 from gguflow.blocks.grids import grid
 from gguflow.blocks.iq1_search import SHIFT, Fit, fit, values
-from gguflow.blocks.scalars import half_bits, half_value, nearest_int
 
 f32 = np.float32
 

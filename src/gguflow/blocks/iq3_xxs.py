@@ -19,10 +19,10 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.bits import half_value
 from gguflow.blocks.fits import ordered_sum
 from gguflow.blocks.grid_search import Search, error_weights, fit_super_block
 from gguflow.blocks.grids import even_signs, grid, signed
-from gguflow.blocks.scalars import half_value
 
 f32 = np.float32
 
