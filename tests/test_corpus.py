@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from corpus.manifest import contents
 from gguflow.container import grammar
 from gguflow.container.header import parse
 from gguflow.container.rules import Limits
 from gguflow.errors import MalformedError, UnsupportedError
 from gguflow.validation import examine
+from testing.corpus.manifest import contents
 
 FILES = Path(__file__).resolve().parent.parent / "fixtures" / "files"
 MANIFEST: list[dict[str, Any]] = json.loads((FILES / "manifest.json").read_text(encoding="utf-8"))

@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import llama_cpp
-from checkpoints import TINY, tiny_llama, write_safetensors
 from gguflow import conversion, editing, platform
 from gguflow.blocks import block_sizes
 from gguflow.cli import main
@@ -29,6 +27,8 @@ from gguflow.container.writer import build
 from gguflow.editing import edit, parse_assignment
 from gguflow.errors import ExitStatus, InvalidError, StorageError, UsageError
 from gguflow.validation import examine
+from testing import llama_cpp
+from testing.checkpoints import TINY, tiny_llama, write_safetensors
 
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\u2581\U0001f600{% endfor %}"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fuzzing.mutation import mutated
-from fuzzing.targets import TARGETS, seeds
+from testing.fuzzing.mutation import mutated
+from testing.fuzzing.targets import TARGETS, seeds
 
 FILES = Path(__file__).resolve().parent.parent / "fixtures" / "files"
 EXECUTIONS = {

@@ -1,5 +1,8 @@
 """The specification of the container, the code and the corpus are about the same rules: every id is in all of
 them, with the same verdict.
+
+All documents of spec/ speak one language: a letter for each kind of rule, and the words of RFC 2119 as it
+means them.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ RULES: dict[str, str] = dict(
 BEHAVIOUR = set(re.findall(rf"^\| ({ABOUT_BEHAVIOUR}) \|", SPECIFICATION, re.MULTILINE))
 
 WITHOUT_FILE = {
-    "C-035": "a pipe cannot be kept in a repository: tests/test_validation.py",
-    "C-066": "would be a bug of ours: tests/test_validation.py",
+    "C-035": "a pipe cannot be kept in a repository: tests/validation/test_validation.py",
+    "C-066": "would be a bug of ours: tests/validation/test_validation.py",
 }
 
 
@@ -59,7 +62,7 @@ def test_every_rule_of_the_specification_is_in_the_code_and_the_other_way_round(
 def test_every_rule_about_bytes_has_a_file() -> None:
     in_corpus = {rule for case in CASES for rule in case["rules"]}
     assert {rule for rule in RULES if rule not in in_corpus} == WITHOUT_FILE.keys()
-    mentioned = (ROOT / "tests" / "test_validation.py").read_text(encoding="utf-8")
+    mentioned = (ROOT / "tests" / "validation" / "test_validation.py").read_text(encoding="utf-8")
     assert all(rule in mentioned for rule in WITHOUT_FILE)
 
 
@@ -144,3 +147,42 @@ def test_an_id_means_one_rule() -> None:
     ]
     assert len(defined) > 200
     assert sorted(defined) == sorted(set(defined))
+
+
+DOCUMENTS = {
+    path.relative_to(ROOT / "spec").as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "spec").rglob("*.md"))
+}
+README = DOCUMENTS.pop("README.md")
+
+
+def test_the_readme_has_every_letter_and_where_its_rules_stand() -> None:
+    """Of rules that a document mentions too, wherever they stand."""
+    table = re.findall(r"^\| ([A-Z]) \| .* \| ([\w./, -]+) \| .* \|$", README, re.MULTILINE)
+    letters = [letter for letter, _ in table]
+    assert len(letters) == len(set(letters))
+    defined: dict[str, set[str]] = {}
+    for name, text in DOCUMENTS.items():
+        for letter in re.findall(r"^\| ([A-Z])-(?:\w+-)?\d{3}\b", text, re.MULTILINE):
+            defined.setdefault(letter, set()).add("blocks/" if letter == "B" else name)
+    assert {letter: set(where.split(", ")) for letter, where in table} == defined
+    mentioned = {
+        letter for text in DOCUMENTS.values() for letter in re.findall(r"\b([A-Z])-(?:\w+-)?\d{3}\b", text)
+    }
+    assert mentioned == set(letters)
+
+
+def test_the_readme_lists_every_document() -> None:
+    listed = re.findall(r"^\| \[([\w./-]+)\]\(\1\) \|", README, re.MULTILINE)
+    assert sorted(listed) == sorted([*DOCUMENTS, "gguf.ksy"])
+
+
+NEGATED_FROM_OUTSIDE = (
+    r"(?<![.\w])(?:[Nn]o|Nobody|Nothing|None|Neither)\b[^.;:|]*\bMUST\b|\bMUST (?:be no|never)\b|\bMAY not\b"
+)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_what_is_forbidden_is_forbidden_in_the_words_of_rfc_2119(name: str) -> None:
+    """A rule says "X MUST NOT": "no X MUST" would only say that none is obliged to."""
+    assert re.findall(NEGATED_FROM_OUTSIDE, DOCUMENTS[name]) == []

@@ -43,7 +43,8 @@ def compare_files(ours: Path, peer: Path) -> Iterator[str]:
         if a.layout != b.layout:
             yield f"{name}: {a.layout}, not {b.layout}"
         elif not np.array_equal(a.content, b.content):
-            yield f"{name}: {np.count_nonzero(a.content != b.content)} of {a.content.size} bytes differ ({a.layout})"
+            n_different = np.count_nonzero(a.content != b.content)
+            yield f"{name}: {n_different} of {a.content.size} bytes differ ({a.layout})"
 
 
 def _contents(path: Path) -> tuple[dict[str, tuple[str, Any]], dict[str, _Tensor]]:

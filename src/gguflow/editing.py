@@ -118,7 +118,8 @@ def edit(
     path = Path(path)
     if output is None and path.is_symlink():
         raise UsageError(
-            f"{path} is a symbolic link, which a file would replace; name the file itself ({path.resolve()}), or an output (-o)"
+            f"{path} is a symbolic link, which a file would replace; "
+            f"name the file itself ({path.resolve()}), or an output (-o)"
         )
     if not assign and not remove and integrity:
         raise UsageError("nothing to change; name keys to set or to remove")
@@ -202,7 +203,7 @@ def _read_header(path: Path, *, verified: bool) -> Header:
     rules.refuse(path, rules.judge(header, block_sizes, len(content)))
     for finding in check_set(header, content) if verified else ():
         raise rules.error_class(finding.rule)(path, finding)
-    return parse(bytes(content[: header.data_offset]), str(path))
+    return header.detached(content, str(path))
 
 
 def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Sequence[str]) -> Metadata:
@@ -213,7 +214,8 @@ def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Se
     for key in named:
         if key.startswith(NAMESPACE):
             raise UsageError(
-                f"{key} is kept by gguflow itself; to leave out all keys under {NAMESPACE} pass --no-integrity (integrity=False)"
+                f"{key} is kept by gguflow itself; "
+                f"to leave out all keys under {NAMESPACE} pass --no-integrity (integrity=False)"
             )
         if key == _ALIGNMENT:
             raise UsageError(f"{_ALIGNMENT} is where the data lies: changing it takes a conversion")

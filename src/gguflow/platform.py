@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 from gguflow.errors import StorageError
 
 _MAX_WRITE = 1 << 30
-"""Bytes for one system call: Linux writes at most 2 GiB - 4 KiB at a time, macOS refuses more than 2 GiB - 1."""
+"""Bytes for one system call: Linux writes at most 2 GiB - 4 KiB at a time, macOS refuses more than
+2 GiB - 1.
+"""
 
 _EXPLANATIONS = {
     errno.ENOSPC: "no space left on the device",
@@ -91,7 +93,7 @@ def interruptions_deferred() -> Iterator[None]:
 
 
 def available_cpus() -> int:
-    """Processors that this process may use: its affinity mask where the system has one, else all; at least 1."""
+    """Processors that this process may use: its affinity mask where there is one, else all; at least 1."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1

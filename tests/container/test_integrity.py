@@ -12,7 +12,6 @@ import gguf
 import numpy as np
 import pytest
 
-from checkpoints import write_safetensors
 from gguflow import conversion
 from gguflow.blocks import block_sizes
 from gguflow.container import integrity, verification
@@ -31,6 +30,7 @@ from gguflow.container.metadata import Metadata, Value, ValueType, array, string
 from gguflow.container.reader import read_header
 from gguflow.container.writer import build
 from gguflow.validation import examine
+from testing.checkpoints import write_safetensors
 
 SPEC = Path(__file__).resolve().parents[2] / "spec" / "integrity.md"
 
@@ -280,7 +280,7 @@ def test_every_rule_is_judged_and_tested() -> None:
         path.read_text(encoding="utf-8")
         for path in (
             Path(__file__),
-            *map(Path(__file__).parents[1].joinpath, ("test_editing.py", "test_gguf_source.py")),
+            *map(Path(__file__).parents[1].joinpath, ("test_editing.py", "sources/test_gguf.py")),
         )
     )
     assert judged == {rule for rule in ids if rule < "I-010"}

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import gguflow
-from checkpoints import TINY
 from gguflow.cli import main
 from gguflow.errors import UsageError
 from gguflow.inference.generation import Generation
@@ -24,8 +23,9 @@ from gguflow.inference.perplexity import cut, log_softmax, score
 from gguflow.inference.sampling import Sampler
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import Transformer
-from inference.random_models import random_model
-from llama_library import Llama
+from testing.checkpoints import TINY
+from testing.llama_library import Llama
+from testing.random_models import random_model
 
 PROMPT = "def fib(n):"
 TEXT = (TINY / "heldout.txt").read_text(encoding="utf-8")[:2500]
@@ -173,7 +173,9 @@ def test_run(paths: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_run_options(paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The prompt from a file, drawn with a seed, on a cache in Q8_0, activations in 8 bits: twice the same."""
+    """The prompt from a file, drawn with a seed, on a cache in Q8_0, activations in 8 bits: twice the
+    same.
+    """
     (tmp_path / "prompt.txt").write_text(PROMPT)
     options = (
         "-n",
@@ -228,11 +230,15 @@ def test_perplexity(paths: dict[str, Path], tmp_path: Path, capsys: pytest.Captu
 ERRORS = {
     "no such model": (["run", "missing.gguf"], 4, "missing.gguf"),
     "a prompt that is not text": (["run", "MODEL", "-f", "MODEL"], 2, "not UTF-8"),
-    "a negative number of tokens": (["run", "MODEL", "-n", "-1"], 2, "-n is 0 or more"),
+    "a negative number of tokens": (["run", "MODEL", "-n", "-1"], 2, "-n must be 0 or more"),
     "a temperature below 0": (["run", "MODEL", "--temperature", "-1"], 2, "temperature"),
     "no such text": (["perplexity", "MODEL", "-f", "missing.txt"], 4, "missing.txt"),
     "a short text": (["perplexity", "MODEL", "-f", "short.txt"], 2, "two chunks of 512"),
-    "no chunks": (["perplexity", "MODEL", "-f", "short.txt", "--chunks", "0"], 2, "--chunks is 1 or more"),
+    "no chunks": (
+        ["perplexity", "MODEL", "-f", "short.txt", "--chunks", "0"],
+        2,
+        "--chunks must be 1 or more",
+    ),
 }
 
 

@@ -1,4 +1,6 @@
-"""Tokenizers: the ids, the pieces and the ends are llama.cpp's, on texts that have broken tokenizers before."""
+"""Tokenizers: the ids, the pieces and the ends are llama.cpp's, on texts that have broken tokenizers
+before.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gguflow
-from checkpoints import TINY
 from gguflow.errors import UnsupportedError, UsageError
 from gguflow.inference.byte_pair import BytePair
 from gguflow.inference.merging import merge
 from gguflow.inference.pre_tokenizers import SPLITTERS, Splitter
 from gguflow.inference.tokenizer import Tokenizer
-from inference.vocabularies import TEXTS, byte_level_file, random_texts
-from llama_library import Llama
+from testing.checkpoints import TINY
+from testing.llama_library import Llama
+from testing.vocabularies import TEXTS, byte_level_file, random_texts
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 
 import gguflow
-from checkpoints import TINY
 from gguflow.container.header import parse
 from gguflow.container.metadata import Value, ValueType
 from gguflow.container.writer import build
@@ -20,8 +19,9 @@ from gguflow.errors import GguflowError, InvalidError, NonFiniteError, Unsupport
 from gguflow.inference.attention import attend
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import Transformer
-from inference.random_models import VARIATIONS, random_model
-from llama_library import Llama
+from testing.checkpoints import TINY
+from testing.llama_library import Llama
+from testing.random_models import VARIATIONS, random_model
 
 Floats = NDArray[np.float32]
 
@@ -92,7 +92,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("activations", ["float32", "int8"])
 def test_best_tokens_are_those_of_llama_cpp(tiny: Path, activations: str) -> None:
-    """Where they differ, both nearly tie. tools/compare_runtime does the same at 2,000 positions."""
+    """Where they differ, both nearly tie. tools/compare runtime does the same at 2,000 positions."""
     with gguflow.open(tiny) as model:
         tokens = Tokenizer(model.metadata, model.path).encode(
             (TINY / "heldout.txt").read_text(encoding="utf-8")[:2000]
@@ -244,7 +244,7 @@ def test_infinity_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_specification_has_the_rules_that_the_code_has() -> None:
-    root = Path(__file__).resolve().parent.parent.parent
+    root = Path(__file__).resolve().parents[2]
     in_text = set(
         re.findall(
             r"^\| (E-\d{3}) \|", (root / "spec" / "inference.md").read_text(encoding="utf-8"), re.MULTILINE

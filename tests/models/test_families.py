@@ -1,4 +1,4 @@
-"""What each family makes of a small checkpoint: keys, tensor names, row orders. tools/compare_with_peer
+"""What each family makes of a small checkpoint: keys, tensor names, row orders. tools/compare peer
 compares whole files with llama.cpp's.
 """
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints import TINY, tiny_llama
 from gguflow import models
 from gguflow.container.metadata import Value, ValueType, array, boolean, f32, string, u32
 from gguflow.models.base import RopeOrder
@@ -18,7 +17,8 @@ from gguflow.models.decoder import DecoderSizes
 from gguflow.models.documents import Document
 from gguflow.models.rope import llama3_factors
 from gguflow.sources import open_checkpoint
-from models.families import checkpoint, files, shapes
+from testing.checkpoints import TINY, tiny_llama
+from testing.families import checkpoint, files, shapes
 
 FAMILIES = ("llama", "qwen2", "qwen3", "bert")
 
@@ -140,14 +140,16 @@ def test_hyper_parameters_follow_the_config(
 LAYER = {
     "llama": "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down",
     "qwen2": "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down",
-    "qwen3": "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down attn_q_norm attn_k_norm",
+    "qwen3": "attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down "
+    "attn_q_norm attn_k_norm",
     "bert": "attn_q attn_k attn_v attn_output attn_output_norm ffn_up ffn_down layer_output_norm",
 }
 OUTSIDE = {
     "llama": "token_embd.weight output_norm.weight output.weight",
     "qwen2": "token_embd.weight output_norm.weight",
     "qwen3": "token_embd.weight output_norm.weight output.weight",
-    "bert": "token_embd.weight position_embd.weight token_types.weight token_embd_norm.weight token_embd_norm.bias",
+    "bert": "token_embd.weight position_embd.weight token_types.weight "
+    "token_embd_norm.weight token_embd_norm.bias",
 }
 BIASES = {"llama": "", "qwen2": "attn_q attn_k attn_v", "qwen3": "", "bert": LAYER["bert"]}
 
@@ -196,7 +198,9 @@ def test_rope_order_swaps_halves_for_neighbours(n_heads: int, head_dim: int) -> 
 
 
 def test_llama3_factors() -> None:
-    """Against the formula in binary64: unchanged at high frequencies, stretched at low ones, blended between."""
+    """Against the formula in binary64: unchanged at high frequencies, stretched at low ones, blended
+    between.
+    """
     rope = {
         "rope_type": "llama3",
         "rope_theta": 500000.0,

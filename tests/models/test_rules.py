@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from checkpoints import TINY
 from gguflow import models
 from gguflow.errors import (
     FileError,
@@ -33,7 +32,8 @@ from gguflow.models.base import Model
 from gguflow.models.documents import Document
 from gguflow.models.gguf_limits import check_storable
 from gguflow.models.tokenizers.files import TokenizerFiles
-from models.families import Shapes, checkpoint, files, shapes
+from testing.checkpoints import TINY
+from testing.families import Shapes, checkpoint, files, shapes
 
 Change = Callable[[dict[str, Any], Shapes], None]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from checkpoints import TINY
 from gguflow import models
 from gguflow.container.metadata import Metadata
 from gguflow.errors import UnsupportedError
@@ -27,7 +26,8 @@ from gguflow.models.tokenizers.pre_tokenizers import (
 )
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
 from gguflow.models.tokenizers.special_tokens import special_metadata
-from models.families import BPE, BYTE_LEVEL, LLAMA3_SPLIT, SETTINGS, WORDPIECE, checkpoint, files, shapes
+from testing.checkpoints import TINY
+from testing.families import BPE, BYTE_LEVEL, LLAMA3_SPLIT, SETTINGS, WORDPIECE, checkpoint, files, shapes
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 PREFIX = "tokenizer.ggml."
@@ -341,7 +341,9 @@ def test_sentencepiece_drops_tokens_that_the_model_has_no_rows_for(tmp_path: Pat
 
 
 def test_sentencepiece_kept_in_tokenizer_json(tmp_path: Path) -> None:
-    """Told from byte-level BPE by its byte fallback; the scores are lost, the types are found from the texts."""
+    """Told from byte-level BPE by its byte fallback; the scores are lost, the types are found from the
+    texts.
+    """
     vocab = {"<unk>": 0, "<s>": 1, "<0x0A>": 2, "\u2581a": 3}
     tokenizer = {
         "added_tokens": [

@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import gguflow
-from checkpoints import llama_tensors, tiny_llama, write_safetensors
 from gguflow.models.base import RopeOrder
 from gguflow.runtime.checkpoint import checkpoint_tensors
-from test_export import random_checkpoint
+from testing.checkpoints import llama_tensors, tiny_llama, write_safetensors
+from testing.families import random_checkpoint
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "nf4_b64"])

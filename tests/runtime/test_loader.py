@@ -18,20 +18,21 @@ import numpy as np
 import pytest
 
 import gguflow
-from checkpoints import FIXTURES, TINY, tiny_llama
-from fuzzing.targets import touch
 from gguflow.blocks import FORMATS, BlockFormat
-from gguflow.container.header import TensorInfo, align
+from gguflow.container.header import TensorInfo
+from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.metadata import ValueType, array, string
 from gguflow.container.shards import ShardName
 from gguflow.container.writer import build
 from gguflow.conversion.splitting import Split
 from gguflow.errors import GguflowError, InvalidError, ShapeError, StorageError, UnsupportedError, UsageError
-from test_experts import checkpoint as mixture
+from testing.checkpoints import FIXTURES, TINY, tiny_llama
+from testing.experts import checkpoint as mixture
+from testing.fuzzing.targets import touch
+from testing.gguf_files import one_tensor
 
 FILES = FIXTURES / "files"
 MANIFEST: list[dict[str, Any]] = json.loads((FILES / "manifest.json").read_text(encoding="utf-8"))
-MODES = ("mmap", "pread")
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +43,10 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).output
 
 
-def one_tensor(path: Path, block_format: BlockFormat, shape: tuple[int, ...], content: bytes) -> Path:
-    header = build(
-        {"general.architecture": string("gguflow-test")}, [TensorInfo("t", shape[::-1], block_format.id, 0)]
-    )
-    path.write_bytes(header + content.ljust(align(len(content), 32), b"\0"))
-    return path
-
-
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("io", IO_MODES)
 @pytest.mark.parametrize("block_format", FORMATS.values(), ids=FORMATS)
 def test_every_format(
-    tmp_path: Path, block_format: BlockFormat, mode: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, block_format: BlockFormat, io: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """raw, decoded whole and by rows, block by block on threads, and numbers in place: as the arrays' own
     functions have them.
@@ -63,7 +56,7 @@ def test_every_format(
         0, 256, (5, 2 * block_format.type_size), np.uint8
     )
     path = one_tensor(tmp_path / "model.gguf", block_format, shape, content.tobytes())
-    with gguflow.open(path, mode=mode) as model, np.errstate(invalid="ignore", over="ignore"):
+    with gguflow.open(path, io=io) as model, np.errstate(invalid="ignore", over="ignore"):
         tensor = model["t"]
         assert (tensor.shape, tensor.format, tensor.nbytes) == (shape, block_format, content.nbytes)
         assert (len(tensor), model.nbytes) == (5, path.stat().st_size)
@@ -154,15 +147,15 @@ def test_mapping_protocol(model_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_shards_and_stacks(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("io", IO_MODES)
+def test_shards_and_stacks(tmp_path: Path, io: str) -> None:
     """Experts of a stack one by one, from whichever shard they are in."""
     mixture(tmp_path / "checkpoint", "llama", dtype="float32")
     whole = gguflow.convert(tmp_path / "checkpoint", tmp_path / "whole.gguf", type="q8_0").output
     first = gguflow.convert(
         tmp_path / "checkpoint", tmp_path / "cut.gguf", type="q8_0", shards=Split(max_tensors=4)
     ).output
-    with gguflow.open(first, mode=mode) as cut, gguflow.open(whole, mode=mode) as one:
+    with gguflow.open(first, io=io) as cut, gguflow.open(whole, io=io) as one:
         assert len(cut.files) > 1
         assert list(cut) == list(one)
         assert all(np.array_equal(cut[name].raw, one[name].raw) for name in one)
@@ -189,7 +182,10 @@ def test_pickles_as_its_place(model_path: Path, tmp_path: Path) -> None:
         tensor = model["blk.1.ffn_up.weight"]
         pickled = pickle.dumps((tensor, tensor[3]))
         expected = tensor.dequantize()
-    code = "import pickle, sys; a, b = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(a.dequantize().tobytes() + b.dequantize().tobytes())"
+    code = (
+        "import pickle, sys; a, b = pickle.load(sys.stdin.buffer); "
+        "sys.stdout.buffer.write(a.dequantize().tobytes() + b.dequantize().tobytes())"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code], input=pickled, capture_output=True, check=True
     ).stdout
@@ -207,26 +203,26 @@ def test_threads_share_a_model(model_path: Path) -> None:
         assert all(np.array_equal(a, b) for a, b in zip(alone * 4, together, strict=True))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_verify(model_path: Path, tmp_path: Path, mode: str) -> None:
-    gguflow.open(model_path, verify=True, mode=mode).close()
+@pytest.mark.parametrize("io", IO_MODES)
+def test_verify(model_path: Path, tmp_path: Path, io: str) -> None:
+    gguflow.open(model_path, verify=True, io=io).close()
     damaged = tmp_path / "damaged.gguf"
     content = bytearray(model_path.read_bytes())
     content[-1000] ^= 1
     damaged.write_bytes(content)
-    gguflow.open(damaged, mode=mode).close()
+    gguflow.open(damaged, io=io).close()
     with pytest.raises(InvalidError, match="I-006"):
-        gguflow.open(damaged, verify=True, mode=mode)
+        gguflow.open(damaged, verify=True, io=io)
     bare = gguflow.convert(TINY, tmp_path / "bare.gguf", type="q8_0", integrity=False).output
     with pytest.raises(UsageError, match="no digests"):
-        gguflow.open(bare, verify=True, mode=mode)
+        gguflow.open(bare, verify=True, io=io)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_file_that_shrinks_is_reported(model_path: Path, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("io", IO_MODES)
+def test_a_file_that_shrinks_is_reported(model_path: Path, tmp_path: Path, io: str) -> None:
     copy = tmp_path / "model.gguf"
     copy.write_bytes(model_path.read_bytes())
-    with gguflow.open(copy, mode=mode) as model:
+    with gguflow.open(copy, io=io) as model:
         *_, last = model.values()
         with open(copy, "r+b") as file:
             file.truncate(last.offset + 8)
@@ -333,7 +329,7 @@ def test_bad_calls(model_path: Path, call: Any, error: type[Exception], message:
 
 def test_what_cannot_be_opened(tmp_path: Path, model_path: Path) -> None:
     with pytest.raises(UsageError, match="mmap or pread"):
-        gguflow.open(model_path, mode="read")
+        gguflow.open(model_path, io="read")
     for path in (tmp_path / "nothing.gguf", tmp_path):
         with pytest.raises(StorageError):
             gguflow.open(path)
@@ -374,12 +370,38 @@ def test_opening_loads_no_kernels_and_few_pages(tmp_path: Path) -> None:
     assert grown < 20 << 20
 
 
-def test_a_model_that_nobody_closes(model_path: Path) -> None:
-    """Its file is closed with the last that refers to it."""
-    tensor = gguflow.open(model_path)["output_norm.weight"]
-    descriptor = tensor._file._fd
-    os.fstat(descriptor)
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at open files as Linux tells them")
+@pytest.mark.parametrize("io", IO_MODES)
+def test_a_model_that_nobody_closes(model_path: Path, tmp_path: Path, io: str) -> None:
+    """Its file, of which one descriptor is open, is closed with the last that refers to it."""
+    copy = tmp_path / "model.gguf"
+    copy.write_bytes(model_path.read_bytes())
+
+    def n_open() -> int:
+        names = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+        return sum(os.readlink(name) == str(copy) for name in names if os.path.islink(name))
+
+    tensor = gguflow.open(copy, io=io)["output_norm.weight"]
+    assert n_open() == 1
     del tensor
     gc.collect()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(descriptor)
+    assert n_open() == 0
+
+
+@pytest.mark.parametrize("io", IO_MODES)
+def test_the_former_name_of_io(model_path: Path, io: str) -> None:
+    """It works, and the warning names the caller's own line."""
+    with pytest.warns(DeprecationWarning, match="mode is called io now") as caught:
+        model = gguflow.open(model_path, mode=io)
+    with model:
+        assert model.place[1] == io
+        assert model["output_norm.weight"].raw.size
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(DeprecationWarning, match="io now"), pytest.raises(UsageError, match="mmap or pread"):
+        gguflow.open(model_path, mode="read")
+
+
+def test_io_under_both_names(model_path: Path) -> None:
+    for io, mode in (("mmap", "pread"), ("pread", "pread"), ("pread", "mmap")):
+        with pytest.raises(UsageError, match="cannot both be given"):
+            gguflow.open(model_path, io=io, mode=mode)

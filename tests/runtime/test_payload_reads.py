@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 import gguflow
-from checkpoints import write_safetensors
 from gguflow import conversion, sources
+from gguflow.arrays import Bytes
+from gguflow.container.mapped_file import IO_MODES, MappedFile
 from gguflow.parametric import Payload
-from gguflow.parametric.payload import Bytes
-from gguflow.runtime.files import MODES, BlockFile
-from gguflow.sources.base import SourceFile
+from testing.checkpoints import write_safetensors
 
 NAMES = ("nf4_b64", "nf4_b64_dq", "affine4_b64+zstd", "lossless")
 CASES: dict[str, tuple[int | slice | list[int], tuple[int, ...]]] = {
@@ -45,26 +44,26 @@ def payload_of(path: Path) -> tuple[Payload, int]:
         return Payload(np.array(tensor.raw)), tensor.offset
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("io", IO_MODES)
 @pytest.mark.parametrize(("rows", "chunks"), CASES.values(), ids=CASES)
 def test_only_the_chunks_of_the_rows_are_read(
     model_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     rows: int | slice | list[int],
     chunks: tuple[int, ...],
-    mode: str,
+    io: str,
 ) -> None:
     payload, start = payload_of(model_file)
     assert (payload.geometry.rows_per_chunk, payload.n_chunks) == (512, 6)
     seen: list[tuple[int, int]] = []
-    read = BlockFile.read
+    read = MappedFile.read
 
-    def spied(self: BlockFile, first: int, last: int) -> Bytes:
+    def spied(self: MappedFile, first: int, last: int) -> Bytes:
         seen.append((first - start, last - first))
         return read(self, first, last)
 
-    monkeypatch.setattr(BlockFile, "read", spied)
-    with gguflow.open(model_file, mode=mode) as model:
+    monkeypatch.setattr(MappedFile, "read", spied)
+    with gguflow.open(model_file, io=io) as model:
         tensor = model["w.weight"]
         expected = payload.decode_rows()[np.asarray(rows, int) if isinstance(rows, list) else rows]
         seen.clear()
@@ -96,12 +95,12 @@ def test_as_a_source_too(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     seen: list[int] = []
     with sources.TensorReader(checkpoint, io="pread") as reader:
         reader.payload(tensor)
-        copied = reader._copied
+        read = MappedFile.read
 
-        def spied(file: SourceFile, first: int, last: int) -> Bytes:
+        def spied(self: MappedFile, first: int, last: int) -> Bytes:
             seen.append(first - start)
-            return copied(file, first, last)
+            return read(self, first, last)
 
-        monkeypatch.setattr(reader, "_copied", spied)
+        monkeypatch.setattr(MappedFile, "read", spied)
         assert reader.read(tensor, 1024 * 2000, 1024 * 2010).size == 10 * row
     assert seen == [payload.chunk_span(2000 // payload.geometry.rows_per_chunk)[0]]

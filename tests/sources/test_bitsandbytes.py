@@ -17,7 +17,7 @@ from gguflow.errors import FileError, InvalidError, UnsupportedError
 from gguflow.parametric import codebooks
 from gguflow.sources import TensorReader, open_checkpoint
 from gguflow.sources.bitsandbytes import MAX_STATE_NBYTES
-from sources.files import safetensors_bytes, write_checkpoint
+from testing.source_files import safetensors_bytes, write_checkpoint
 
 Tensors = dict[str, NDArray[Any]]
 STATE = "w.quant_state.bitsandbytes__nf4"

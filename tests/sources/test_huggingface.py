@@ -24,7 +24,7 @@ from gguflow.errors import (
 )
 from gguflow.sources import open_checkpoint
 from gguflow.sources.huggingface import MAX_CONFIG_NBYTES, MAX_INDEX_NBYTES
-from sources.files import safetensors_bytes, weights, write_checkpoint
+from testing.source_files import safetensors_bytes, weights, write_checkpoint
 
 ONE, TWO, THREE = (f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3))
 SHARDS = {ONE: weights("a", "b"), TWO: weights("c"), THREE: weights("d")}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gguflow.errors import InvalidError, StorageError, UnsupportedError, UsageError
 from gguflow.sources import Checkpoint, TensorReader, open_checkpoint
-from sources.files import safetensors_bytes, weights, write_checkpoint
+from testing.source_files import safetensors_bytes, weights, write_checkpoint
 
 ARRAYS: dict[str, NDArray[Any]] = {
     "odd": np.zeros(1, np.uint8),  # leaves all that follow unaligned

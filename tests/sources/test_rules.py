@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from gguflow import sources
+from gguflow.container import mapped_file
 from gguflow.errors import FileError, InvalidError, LimitError, MalformedError, UnsupportedError
-from sources import test_bitsandbytes, test_huggingface, test_safetensors
+from tests.sources import test_bitsandbytes, test_huggingface, test_safetensors
 
 HERE = Path(__file__).resolve().parent
 SPECIFICATION = HERE.parent.parent / "spec" / "sources.md"
-CODE = sorted(Path(sources.__file__).parent.glob("*.py"))
+CODE = [*sorted(Path(sources.__file__).parent.glob("*.py")), Path(mapped_file.__file__)]
 
 ID = r"(?:[SJHQ]-\d|R-0)\d{2}"
 VERDICTS: dict[str, type[FileError]] = {

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gguflow.errors import FileError, GguflowError, InvalidError, LimitError, MalformedError, UnsupportedError
 from gguflow.sources import TensorReader, open_checkpoint
 from gguflow.sources.safetensors import DTYPE_BITS, MAX_HEADER_NBYTES, read_header
-from sources.files import entry, file_bytes, safetensors_bytes, weights
+from testing.source_files import entry, file_bytes, safetensors_bytes, weights
 
 DATA = bytes(16)
 GOOD = json.dumps({"w": entry()})

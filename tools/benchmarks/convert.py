@@ -85,9 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
         _row("gguflow, cold", cold)
         _row(f"gguflow, warm (median of {arguments.repeat})", _median(warm))
         _row("gguflow, warm, one thread", _median(alone))
-        print(
-            f"  {arguments.threads} threads over one: {statistics.median(one.seconds / both.seconds for both, one in pairs):.2f}"
-        )
+        gain = statistics.median(one.seconds / both.seconds for both, one in pairs)
+        print(f"  {arguments.threads} threads over one: {gain:.2f}")
         _breakdown(arguments, ours)
         if arguments.llama_cpp and arguments.llama_quantize:
             _peer(arguments, folder, ours, _median(warm), cold)
@@ -101,7 +100,8 @@ def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
 
     import gguflow.container.output_file as writer
     from gguflow import conversion
-    from gguflow.conversion import engine
+    from gguflow.conversion import leaf_jobs
+    from gguflow.models import reading
 
     spent: dict[str, float] = {}
 
@@ -117,11 +117,11 @@ def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
 
         setattr(home, name, outer)
 
-    timed(engine, "decode", "read and decode to float32")
-    timed(engine, "first_non_finite", "look for NaN and Inf")
-    timed(engine, "encode", "quantize")
+    timed(reading, "decode", "read and decode to float32")
+    timed(leaf_jobs, "first_non_finite", "look for NaN and Inf")
+    timed(leaf_jobs, "encode", "quantize")
     timed(writer.OutputFile, "write", "write to the page cache")
-    timed(engine.Work, "do", "all leaves")
+    timed(leaf_jobs.LeafJob, "perform", "all leaves")
     started = time.process_time()
     prepared = conversion.prepare(arguments.checkpoint, output, type=arguments.type)
     planned = time.process_time() - started
@@ -141,7 +141,8 @@ def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
     moved = (report.source_nbytes + report.nbytes) / 1e9
     bottleneck = max(shares, key=lambda label: shares[label])
     print(
-        f"    a plain copy moves {copy:.1f} GB/s: the {moved:.2f} GB that are read and written need {moved / copy:.2f} s"
+        f"    a plain copy moves {copy:.1f} GB/s: the {moved:.2f} GB that are read and written need "
+        f"{moved / copy:.2f} s"
     )
     print(f"    the bottleneck: {bottleneck}")
 
@@ -229,7 +230,8 @@ def _same_tensors(ours: Path, theirs: Path) -> str:
 
 def _row(name: str, run: Run) -> None:
     print(
-        f"  {name:32} {run.seconds:8.2f} s   anonymous {run.anonymous / 2**20:7.0f} MiB   resident {run.resident / 2**20:7.0f} MiB"
+        f"  {name:32} {run.seconds:8.2f} s   anonymous {run.anonymous / 2**20:7.0f} MiB   resident "
+        f"{run.resident / 2**20:7.0f} MiB"
     )
 
 

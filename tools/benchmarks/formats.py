@@ -17,10 +17,10 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-import ggml
 from benchmarks.timing import Comparison, compare, seconds
 from gguflow.blocks import FORMATS, BlockFormat, by_name
 from gguflow.quantization import dequantize, quantize
+from testing import ggml
 
 ROW = 2048  # weights in a row; every block size divides it
 SECONDS_PER_CALL = 0.7  # ggml's slow encoders get less to do
@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
     x = (np.random.default_rng(1).standard_normal((rows, ROW), np.float32)) * np.float32(0.02)
     print(f"{rows * ROW / 1e6:.1f} M weights; a plain fill writes {fill_bandwidth(x.size):.1f} GB/s")
     print(
-        f"{'':8} {'encode':>8} {'x ggml':>7} {'2 thr.':>7}   {'decode':>8} {'GB/s':>6} {'x ggml':>7} {'x gguf-py':>9}"
+        f"{'':8} {'encode':>8} {'x ggml':>7} {'2 thr.':>7}   {'decode':>8} {'GB/s':>6} {'x ggml':>7} "
+        f"{'x gguf-py':>9}"
     )
     for block_format in chosen:
         if block_format.number_type is None or block_format.key == "f16":

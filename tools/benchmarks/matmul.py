@@ -25,11 +25,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-import ggml
 from benchmarks.timing import Comparison, compare
 from gguflow.blocks import BlockFormat, by_name
 from gguflow.packed_matmul import matmul
 from gguflow.quantization import dequantize
+from testing import ggml
 
 N = 4096
 DEFAULT = "q4_0,q8_0,q4_k,q5_k,q6_k,iq4_xs,mxfp4,bf16,f16,q5_0,q2_k,iq3_s"
@@ -85,8 +85,10 @@ def line(block_format: BlockFormat, nbytes: int, weights: int, n_prompt: int) ->
     long = against_numpy(block_format, part, prompt, lambda: dequantize(part, block_format))
     flops = 2 * n_prompt * N * len(part) / long.ours / 1e9 if long else 0
     return (
-        f"{block_format.name:8} {nbytes // 1_000_000:5} {gigabytes / reading.ours:6.1f} {gigabytes / floats.ours:8.1f} {floats.ratio:7.2f} "
-        f"{gigabytes / integers.ours:6.1f} {integers.ratio:7.2f} {times(by_numpy):>8} {times(by_gguf_py):>9} {flops:7.0f} {times(long):>8}"
+        f"{block_format.name:8} {nbytes // 1_000_000:5} {gigabytes / reading.ours:6.1f} "
+        f"{gigabytes / floats.ours:8.1f} {floats.ratio:7.2f} "
+        f"{gigabytes / integers.ours:6.1f} {integers.ratio:7.2f} {times(by_numpy):>8} "
+        f"{times(by_gguf_py):>9} {flops:7.0f} {times(long):>8}"
     )
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import gguflow
 from benchmarks.timing import REPETITIONS, Comparison, compare, seconds
 from gguflow.blocks import FORMATS
-from gguflow.parametric import Encoder, Payload, find, joined
+from gguflow.parametric import Encoder, Payload, dequantizing, find, joined
 from gguflow.quantization import as_floats
 from gguflow.sources import open_checkpoint
 from gguflow.sources.reading import TensorReader
@@ -76,10 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
         payload = Payload(gguflow.quantize(x, name))
         out = np.empty_like(x)
         payload.decode_rows(out=out)
-        decode = min(
-            seconds(lambda payload=payload, out=out: payload.decode_rows(out=out), thread_time)
-            for _ in range(3)
-        )  # type: ignore[misc]
+        decode = min(seconds(functools.partial(payload.decode_rows, out=out), thread_time) for _ in range(3))
         work = NUMPY.get(name)
         theirs = functools.partial(work, x) if work else lambda: None
         encoding = compare(functools.partial(gguflow.quantize, x, name), theirs, clock=thread_time)
@@ -91,15 +88,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.peer_python:
         peer = against_bitsandbytes(x, arguments.peer_python)
         print(
-            f"nf4_b64: {x.size / peer.ours / 1e6:.0f} M/s; bitsandbytes {x.size / peer.theirs / 1e6:.0f} M/s; ratio {peer.ratio:.1f}"
+            f"nf4_b64: {x.size / peer.ours / 1e6:.0f} M/s; bitsandbytes "
+            f"{x.size / peer.theirs / 1e6:.0f} M/s; ratio {peer.ratio:.1f}"
         )
     matrices = list(matrices_of(arguments.checkpoint)) if arguments.checkpoint else [x]
     print_lossless(matrices)
     print_entropy(matrices)
 
 
-# --- NumPy's vectorized forms
-# ---------------------------------------------------------------------------------------------------------------------
+# --- NumPy's vectorized forms ---------------------------------------------------------------------
 
 
 def numpy_absmax(bits: int, block: int) -> Callable[[Floats], object]:
@@ -139,8 +136,7 @@ NUMPY: dict[str, Callable[[Floats], object]] = {
 }
 
 
-# --- bitsandbytes
-# ---------------------------------------------------------------------------------------------------------------------------------
+# --- bitsandbytes ---------------------------------------------------------------------------------
 
 
 def against_bitsandbytes(x: Floats, python: str) -> Comparison:
@@ -176,8 +172,7 @@ def against_bitsandbytes(x: Floats, python: str) -> Comparison:
     return Comparison.of(pairs)
 
 
-# --- entropy coding
-# -------------------------------------------------------------------------------------------------------------------------------
+# --- entropy coding -------------------------------------------------------------------------------
 
 
 def matrices_of(directory: Path) -> Iterator[Floats]:
@@ -221,14 +216,13 @@ def print_lossless(matrices: list[Floats]) -> None:
             raise SystemExit("lossless lost something")
         out = np.empty(words.shape, np.float32)
         writing += min(seconds(parts, thread_time) for _ in range(3))
-        reading += min(
-            seconds(lambda payload=payload, out=out: payload.decode_rows(out=out), thread_time)
-            for _ in range(3)
-        )  # type: ignore[misc]
+        decode = functools.partial(payload.decode_rows, out=out)
+        reading += min(seconds(decode, thread_time) for _ in range(3))
         raw += words.nbytes
         stored += payload.nbytes
     print(
-        f"lossless bf16: ratio {raw / stored:.3f}; write {raw / writing / 1e6:.0f} MB/s, read {raw / reading / 1e6:.0f} MB/s of a core, bit-exact"
+        f"lossless bf16: ratio {raw / stored:.3f}; write {raw / writing / 1e6:.0f} MB/s, read "
+        f"{raw / reading / 1e6:.0f} MB/s of a core, bit-exact"
     )
 
 
@@ -244,7 +238,7 @@ def print_entropy(matrices: list[Floats]) -> None:
             for i in range(payload.n_chunks):
                 n = g.n_runs(g.chunk_rows(i))
                 counts += np.bincount(
-                    payload.unpacked(payload.sections(i)["codes"], n)[: n * g.run], minlength=256
+                    dequantizing.unpack(g, payload.sections(i)["codes"], n)[: n * g.run], minlength=256
                 )
                 codes += int(np.frombuffer(zipped.chunk(i)[:4].tobytes(), "<u4")[0])
             plain, coded = plain + payload.nbytes, coded + zipped.nbytes
@@ -253,5 +247,6 @@ def print_entropy(matrices: list[Floats]) -> None:
         bits = 8 * codes / counts.sum()
         excess = 100 * (bits / entropy - 1)
         print(
-            f"{name}+zstd: {bits:.3f} bits per code, order-0 entropy {entropy:.3f} ({excess:+.1f} %); {plain / coded:.3f} times smaller"
+            f"{name}+zstd: {bits:.3f} bits per code, order-0 entropy {entropy:.3f} ({excess:+.1f} %); "
+            f"{plain / coded:.3f} times smaller"
         )

@@ -26,8 +26,9 @@ import numpy as np, torch, transformers
 import gguflow.torch
 
 def resident():
-    status = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith(("RssAnon", "RssFile")))
-    return [int(status[key].split()[0]) * 1024 for key in ("RssAnon", "RssFile")]
+    wanted = ("RssAnon", "RssFile")
+    status = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith(wanted))
+    return [int(status[key].split()[0]) * 1024 for key in wanted]
 
 def load(checkpoint, file, is_packed):
     config = transformers.LlamaConfig.from_pretrained(checkpoint)
@@ -126,14 +127,16 @@ def run(arguments: argparse.Namespace) -> None:
         difference = float(np.abs(packed - decoded).max() / np.abs(decoded).max())
         same = float((packed.argmax(-1) == decoded.argmax(-1)).mean())
         print(
-            f"logits: largest difference {difference:.1e} of the largest, the same top token at {same:.0%} of 32 positions"
+            f"logits: largest difference {difference:.1e} of the largest, the same top token at "
+            f"{same:.0%} of 32 positions"
         )
         for kind in ("f16", "q8_0") if arguments.bert else ():
             target = Path(scratch) / f"bert-{kind}.gguf"
             _convert(arguments.bert, target, kind)
             difference, cosine = _said(BERT, arguments.bert, target)
             print(
-                f"BertModel {kind}: last hidden states differ by {difference:.1e} of the largest; pooled, cosine to the checkpoint's {cosine:.6f}"
+                f"BertModel {kind}: last hidden states differ by {difference:.1e} of the largest; "
+                f"pooled, cosine to the checkpoint's {cosine:.6f}"
             )
 
 

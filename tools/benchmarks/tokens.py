@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
             token()
             ours = statistics.median(seconds(token, process_time) for _ in range(REPETITIONS))
             print(
-                f"{activations:12} {1 / ours:6.2f} tokens/s {nbytes / ours / 1e9:6.1f} GB/s, ratio {theirs / ours:.2f}"
+                f"{activations:12} {1 / ours:6.2f} tokens/s {nbytes / ours / 1e9:6.1f} GB/s, ratio "
+                f"{theirs / ours:.2f}"
             )
 
 

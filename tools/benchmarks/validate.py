@@ -64,7 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
                 )
                 what = f"values of {name}, {'with' if with_set else 'without'} digests"
                 print(
-                    f"{what}: {gigabytes / ours:.1f} GB/s; reading {gigabytes / theirs:.1f} GB/s; ratio {theirs / ours:.2f}",
+                    f"{what}: {gigabytes / ours:.1f} GB/s; reading {gigabytes / theirs:.1f} GB/s; "
+                    f"ratio {theirs / ours:.2f}",
                     flush=True,
                 )
 

@@ -10,7 +10,7 @@ from gguflow import platform
 from gguflow.comparison.measures import Operand, TensorMeasures, measure
 from gguflow.comparison.sides import Side, pairs
 from gguflow.errors import UsageError
-from gguflow.sources import TensorReader
+from gguflow.models.reading import ModelReader
 
 __all__ = ["Comparison", "TensorComparison", "TensorMeasures", "compare"]
 
@@ -77,7 +77,7 @@ def compare(
             f"{a} and {b} have no tensor in common: the first has {next(iter(left), 'none')}, the second {next(iter(right), 'none')}"
         )
     compared = []
-    with TensorReader(sides[0].checkpoint, io) as reader_a, TensorReader(sides[1].checkpoint, io) as reader_b:
+    with ModelReader(sides[0].checkpoint, io) as reader_a, ModelReader(sides[1].checkpoint, io) as reader_b:
         operands = [(Operand(reader_a, left[name]), Operand(reader_b, right[name])) for name in comparable]
         for i, (name, measures) in enumerate(zip(comparable, measure(operands, threads), strict=True)):
             x, y = left[name], right[name]

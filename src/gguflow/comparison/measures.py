@@ -10,13 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gguflow.blocks import BlockFormat
+from gguflow.arrays import Doubles
 from gguflow.models.base import ModelTensor
-from gguflow.models.reading import leave, packed, tiles
-from gguflow.quantization import Bytes, decode
-from gguflow.sources import TensorReader
+from gguflow.models.reading import ModelReader, tile_ranges
 
 TILE = 1 << 18
 """Weights looked at together: NumPy works long enough on that many for threads not to wait for the
@@ -28,8 +25,6 @@ PIECE = 1 << 20
 
 N_WORST = 5
 """Rows that are named."""
-
-Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -113,22 +108,12 @@ class _Piece:
     norms: Doubles
 
 
+@dataclass(frozen=True)
 class Operand:
     """A tensor of one side, with the reader of its files."""
 
-    def __init__(self, reader: TensorReader, tensor: ModelTensor) -> None:
-        self.reader = reader
-        self.tensor = tensor
-
-    def doubles(self, first: int, last: int) -> Doubles:
-        """The weights [first, last): float64[last - first]."""
-        raw = packed(self.reader, self.tensor, first, last)
-        if raw is None:
-            raise ValueError(f"{self.tensor.name} has no source")
-        return _doubles(raw, self.tensor.sources[0].require_format(), last - first)
-
-    def leave(self, first: int, last: int) -> None:
-        leave(self.reader, self.tensor, first, last)
+    reader: ModelReader
+    tensor: ModelTensor
 
 
 def measure(pairs: Sequence[tuple[Operand, Operand]], threads: int) -> Iterator[TensorMeasures]:
@@ -171,13 +156,13 @@ def _piece(a: Operand, b: Operand, first: int, last: int) -> _Piece:
     first_row = first // row
     errors, norms = np.zeros((2, -(-last // row) - first_row))
     measures = TensorMeasures()
-    for start, stop in tiles(first, last, row, TILE):
+    for start, stop in tile_ranges(first, last, row, TILE):
         shape = -1, min(row, stop - start)
-        x, y = a.doubles(start, stop).reshape(shape), b.doubles(start, stop).reshape(shape)
+        x, y = (side.reader.doubles(side.tensor, start, stop).reshape(shape) for side in (a, b))
         covered = slice(start // row - first_row, start // row - first_row + len(x))
         measures += _tile(x, y, errors[covered], norms[covered])
-    a.leave(first, last)
-    b.leave(first, last)
+    for side in (a, b):
+        side.reader.done(side.tensor, first, last)
     return _Piece(measures, first_row, errors, norms)
 
 
@@ -208,16 +193,6 @@ def _squares(x: Doubles) -> Doubles:
     """The squared norm of each row."""
     squares: Doubles = np.einsum("ij,ij->i", x, x)
     return squares
-
-
-def _doubles(raw: Bytes, block_format: BlockFormat, n: int) -> Doubles:
-    """n weights as float64, exactly."""
-    number_type = block_format.number_type
-    if number_type is not None and number_type != np.dtype("<f2"):
-        return raw.view(number_type).astype(np.float64)
-    weights = np.empty(n, np.float32)
-    decode(raw, block_format, weights)
-    return weights.astype(np.float64)
 
 
 def _worst(errors: Doubles, norms: Doubles) -> tuple[Row, ...]:

@@ -23,9 +23,9 @@ _HEIGHT, _BAR, _GAP = 120, 14, 4
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 14px system-ui, sans-serif; margin: 2em; color: #222; background: #fff; }}
-h1 {{ font-size: 1.2em; }} h2 {{ font-size: 1em; margin: 1.2em 0 0.2em; }} svg {{ display: block; overflow: visible; }}
-rect {{ fill: #4878a8; }} rect.exact {{ fill: #a8c8a0; }} rect:hover {{ fill: #d08030; }} text {{ font-size: 9px; fill: #555; }}
-line {{ stroke: #ccc; }}
+h1 {{ font-size: 1.2em; }} h2 {{ font-size: 1em; margin: 1.2em 0 0.2em; }}
+svg {{ display: block; overflow: visible; }} line {{ stroke: #ccc; }} text {{ font-size: 9px; fill: #555; }}
+rect {{ fill: #4878a8; }} rect.exact {{ fill: #a8c8a0; }} rect:hover {{ fill: #d08030; }}
 </style></head><body><h1>{title}</h1><p>{summary}</p>{charts}</body></html>
 """
 
@@ -54,7 +54,7 @@ def picture(comparison: Comparison) -> bytes:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(
-            "--plot to PNG needs matplotlib (pip install 'gguflow[plot]'); a name that ends in .html needs nothing"
+            "--plot needs matplotlib to write PNG (pip install 'gguflow[plot]'); HTML needs nothing else"
         ) from None
     kinds = _by_kind(comparison.tensors)
     top = _scale(comparison)
@@ -98,7 +98,8 @@ def page(comparison: Comparison) -> str:
         if total.is_exact
         else f"signal to noise {total.snr:.2f} dB, relative error {total.relative_error:.3e}"
     )
-    summary = f"{len(comparison.tensors)} tensors, {total.n_weights:,} weights: {overall}. Bars: signal to noise in dB, from 0 to {top:.0f}."
+    counts = f"{len(comparison.tensors)} tensors, {total.n_weights:,} weights"
+    summary = f"{counts}: {overall}. Bars: signal to noise in dB, from 0 to {top:.0f}."
     charts = "".join(_chart(kind, tensors, top) for kind, tensors in _by_kind(comparison.tensors).items())
     return _PAGE.format(title=title, summary=summary, charts=charts)
 
@@ -123,9 +124,8 @@ def _chart(kind: str, tensors: Sequence[tuple[int, TensorComparison]], top: floa
     lines = [f'<h2>{html.escape(kind)}</h2><svg width="{width}" height="{_HEIGHT + 16}" role="img">']
     for mark in (0.0, top / 2, top):
         y = _HEIGHT * (1 - mark / top)
-        lines.append(
-            f'<line x1="28" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/><text x="0" y="{y + 3:.1f}">{mark:.0f}</text>'
-        )
+        lines.append(f'<line x1="28" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        lines.append(f'<text x="0" y="{y + 3:.1f}">{mark:.0f}</text>')
     for i, (number, tensor) in enumerate(tensors):
         x = 30 + i * (_BAR + _GAP)
         snr = tensor.measures.snr
@@ -137,8 +137,7 @@ def _chart(kind: str, tensors: Sequence[tuple[int, TensorComparison]], top: floa
         )
         label = html.escape(f"{tensor.name}: {' to '.join(tensor.formats)}, {shown}")
         style = ' class="exact"' if tensor.measures.is_exact else ""
-        lines.append(
-            f'<rect{style} x="{x}" y="{_HEIGHT - height:.1f}" width="{_BAR}" height="{height:.1f}"><title>{label}</title></rect>'
-        )
+        place = f'x="{x}" y="{_HEIGHT - height:.1f}" width="{_BAR}" height="{height:.1f}"'
+        lines.append(f"<rect{style} {place}><title>{label}</title></rect>")
         lines.append(f'<text x="{x + _BAR / 2:.0f}" y="{_HEIGHT + 12}" text-anchor="middle">{number}</text>')
     return "".join(lines) + "</svg>"

@@ -71,6 +71,14 @@ class Header:
     key_positions: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     end: int = field(default=0, compare=False)
 
+    def detached(self, content: memoryview, file: str) -> Header:
+        """The same header in memory of its own: its arrays refer to the file no more, which can be unmapped,
+        replaced or cut short.
+
+        content: what it was parsed from. file: named in errors.
+        """
+        return parse(bytes(content[: self.data_offset]), file)
+
 
 def align(offset: int, alignment: int) -> int:
     """The next multiple of alignment at or after offset."""

@@ -103,6 +103,16 @@ def tensor_digest(leaves: Iterable[bytes]) -> bytes:
     return bytes(xxhash.xxh3_128_digest(b"".join(leaves)))
 
 
+def n_leaves(n_weights: int) -> int:
+    """Leaves of a tensor of so many weights."""
+    return -(-n_weights // LEAF_WEIGHTS)
+
+
+def leaf_weights(number: int, n_weights: int) -> tuple[int, int]:
+    """The weights [first, last) of a leaf of a tensor of so many weights."""
+    return number * LEAF_WEIGHTS, min((number + 1) * LEAF_WEIGHTS, n_weights)
+
+
 def leaf_ranges(header: Header, tensor: TensorInfo, sizes: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """The bytes [first, last) of each leaf of a tensor, from the start of the file; the last one with the
     padding behind it.

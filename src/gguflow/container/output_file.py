@@ -149,7 +149,7 @@ class OutputFile:
         )
 
     def _close(self, *, remove: bool) -> None:
-        """Close, and remove the partial file first: while it is locked nobody else can have begun to use it."""
+        """Close, and remove the partial file first: while it is locked nobody else can be using it."""
         if self._fd is not None:
             if remove:
                 with contextlib.suppress(OSError):

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
-import mmap
-import stat
+from dataclasses import dataclass
 from pathlib import Path
 
-from gguflow import platform
 from gguflow.container import rules
-from gguflow.container.header import MAGIC, Header, parse
-from gguflow.errors import Finding, InvalidError, MalformedError
+from gguflow.container.header import Header, parse
+from gguflow.container.mapped_file import MappedFile
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """An open GGUF file.
+
+    file: its bytes.
+    header: as parsed; whoever opens the file judges it. Its arrays refer to the mapped file and keep it
+        mapped.
+    """
+
+    file: MappedFile
+    header: Header
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    def detached(self) -> GgufFile:
+        """The same file, with its header in memory of its own."""
+        return GgufFile(self.file, self.header.detached(self.file.map_all(), str(self.path)))
 
 
 def map_file(path: str | Path) -> memoryview:
     """A file's bytes, mapped read-only for as long as somebody refers to them.
 
-    Raises InvalidError where it is no regular file (a pipe would wait for ever), MalformedError where it is
-    empty, StorageError.
+    Raises InvalidError where it is no regular file, MalformedError where it is empty, StorageError.
     """
-    with platform.storage_errors("read", path):
-        mode = Path(path).stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(
-            mode
-        ):  # opening a directory gives the system's own words
-            raise InvalidError(path, Finding("C-035", "not a regular file"))
-    with platform.storage_errors("read", path), open(path, "rb") as file:
-        if file.seek(0, 2) == 0:
-            raise MalformedError(path, Finding("C-001", "an empty file", "$", 0, "0 bytes", MAGIC))
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return MappedFile(path).map_all()
+
+
+def open_file(path: str | Path, io: str = "mmap") -> GgufFile:
+    """Open a GGUF file and parse its header.
+
+    io: "mmap" or "pread", as `MappedFile` has it.
+
+    Raises MalformedError or UnsupportedError where the header cannot be parsed, and what `MappedFile` raises.
+    """
+    file = MappedFile(path, io)
+    try:
+        return GgufFile(file, parse(file.map_all(), str(path)))
+    except BaseException:
+        file.close()
+        raise
 
 
 def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
@@ -37,7 +61,6 @@ def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
     StorageError where the file cannot be read. The arrays of the metadata are views of the mapped file and
     keep it mapped.
     """
-    content = map_file(path)
-    header = parse(content, str(path))
-    rules.refuse(path, rules.judge(header, block_sizes, len(content)))
-    return header
+    opened = open_file(path)
+    rules.refuse(path, rules.judge(opened.header, block_sizes, opened.file.nbytes))
+    return opened.header

@@ -227,8 +227,10 @@ def _judge_tensors(header: Header, block_sizes: BlockSizes, file_size: int | Non
     if cut:
         needed = max(needed for needed, _ in cut)
         first = cut[0][1]
-        message = f"truncated: needs {needed} bytes, has {file_size}; of {len(cut)} tensors that are cut or missing the first is"
-        message += f" {quoted(header.tensors[first].name)}"
+        message = (
+            f"truncated: needs {needed} bytes, has {file_size}; "
+            f"of {len(cut)} tensors that are cut or missing the first is {quoted(header.tensors[first].name)}"
+        )
         yield Finding(
             "C-019", message, f"$.tensors[{first}]", header.tensors[first].position, file_size, needed
         )

@@ -2,23 +2,23 @@
 and its loader expects them.
 
 The first file has the metadata of the model; every file has the three keys below, and the tensor table and
-data of its own tensors. gguf.md does not describe the keys. Rules C-040 to C-042 and C-044 to C-046, pure;
-whoever opens the files finds C-043.
+data of its own tensors. gguf.md does not describe the keys. Rules C-040 to C-046.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from gguflow.container.header import Header
 from gguflow.container.integrity import SHARDS_KEY
 from gguflow.container.metadata import Metadata, Value, ValueType, i32, integer_under
 from gguflow.container.rules import key_path
 from gguflow.container.strings import quoted
-from gguflow.errors import Finding, UsageError
+from gguflow.errors import FileError, Finding, InvalidError, StorageError, UsageError
 
 NO_KEY = "split.no"
 COUNT_KEY = "split.count"
@@ -34,7 +34,10 @@ _NAME = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})\.gguf", re.DOTALL)
 
 @dataclass(frozen=True)
 class ShardName:
-    """A shard's file name taken apart. number: counted from 0, as split.no is; the name itself counts from 1."""
+    """A shard's file name taken apart.
+
+    number: counted from 0, as split.no is; the name itself counts from 1.
+    """
 
     stem: str
     number: int
@@ -73,13 +76,92 @@ def later_shards(path: Path, header: Header) -> list[ShardName]:
         return []
     if name.number:
         raise UsageError(
-            f"{path} is shard {name.number + 1} of {name.count}; name the first: {ShardName(name.stem, 0, name.count)}"
+            f"{path} is shard {name.number + 1} of {name.count}; "
+            f"name the first: {ShardName(name.stem, 0, name.count)}"
         )
     return [ShardName(name.stem, number, n_shards(header)) for number in range(1, n_shards(header))]
 
 
+class ShardFile(Protocol):
+    """A file of a model that has been opened."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def header(self) -> Header: ...
+
+
+S = TypeVar("S", bound=ShardFile)
+
+
+@dataclass(frozen=True)
+class RaiseFirst:
+    """Shards are opened up to the first broken rule.
+
+    refuse: raises the error of the first of some findings about a file that is one.
+    """
+
+    refuse: Callable[[Path, Iterable[Finding]], None]
+
+    def take(self, path: Path, findings: Iterable[Finding]) -> None:
+        self.refuse(path, findings)
+
+    def take_failure(self, path: Path, name: ShardName, error: StorageError | FileError) -> None:
+        if isinstance(error, FileError):
+            raise error
+        message = f"shard {name.number + 1} of {name.count} is missing: {error}"
+        raise InvalidError(path, Finding("C-043", message)) from error
+
+
+@dataclass(frozen=True)
+class ReportAll:
+    """All shards are opened that can be; what is wrong is collected, as findings about the first file."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    def take(self, path: Path, findings: Iterable[Finding]) -> None:
+        self.findings.extend(findings)
+
+    def take_failure(self, path: Path, name: ShardName, error: StorageError | FileError) -> None:
+        if isinstance(error, FileError):
+            why = f"is {error.verdict}: {error.finding.message}"
+        else:
+            why = f"cannot be read: {error}"
+        message = f"shard {name.number + 1} of {name.count} {why}"
+        self.findings.append(Finding("C-043", message, key_path(COUNT_KEY), expected=path.name))
+
+
+def open_shards(first: S, open_file: Callable[[Path], S], policy: RaiseFirst | ReportAll) -> Iterator[S]:
+    """The files of a model in order: the first, then each of the others as it is opened.
+
+    A shard is judged when the next one is asked for: by then its owner has it, and can close it. At the end
+    they are judged together, if all could be opened.
+
+    first: which is open; its keys are good, and agree with its name.
+    open_file: opens another.
+    policy: what becomes of broken rules, C-043 to C-046.
+
+    Raises UsageError where the first is a later shard, and what `open_file` and the policy raise.
+    """
+    yield first
+    shards, names = [first], later_shards(first.path, first.header)
+    for name in names:
+        path = first.path.with_name(str(name))
+        try:
+            shard = open_file(path)
+        except (StorageError, FileError) as error:
+            policy.take_failure(path, name, error)
+            continue
+        yield shard
+        policy.take(path, judge_sibling(path.name, shard.header, name.number, first.header))
+        shards.append(shard)
+    if names and len(shards) == 1 + len(names):
+        policy.take(first.path, judge_together([(shard.path.name, shard.header) for shard in shards]))
+
+
 def judge_keys(header: Header, path: Path) -> Iterator[Finding]:
-    """The three keys of a file by themselves, and against its name; nothing for a file without one of them."""
+    """The three keys of a file by themselves, and against its name; nothing for a file without any."""
     there = [key for key in _TYPES if key in header.metadata]
     if not there:
         return

@@ -1,4 +1,4 @@
-"""The header of a GGUF file, built in canonical form: the bytes that `header.parse` reads back as they were."""
+"""The header of a GGUF file, built in canonical form: the bytes that `header.parse` reads back the same."""
 
 from __future__ import annotations
 

@@ -16,25 +16,24 @@ from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
 from gguflow._version import __version__
-from gguflow.container.integrity import LEAF_WEIGHTS, shards_id
+from gguflow.container.integrity import shards_id
 from gguflow.container.shards import ShardName
-from gguflow.conversion.engine import Progress, Work, run_leaves
+from gguflow.conversion import engine
+from gguflow.conversion.engine import Progress
 from gguflow.conversion.imatrix import read as read_imatrix
+from gguflow.conversion.jobs import Memory, jobs_of
 from gguflow.conversion.output import Output
-from gguflow.conversion.payload_engine import run_tensors
 from gguflow.conversion.plan import Plan, PlannedTensor, make, uncoded_nbytes
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import UsageError
+from gguflow.models.output_name import file_name
+from gguflow.models.reading import ModelReader
 from gguflow.parametric import Entropy, zstd_version
 from gguflow.quantization import kernels_digest
 from gguflow.sources.base import Checkpoint
-from gguflow.sources.reading import TensorReader
 
 DEFAULT_MEMORY_LIMIT = 192 << 20
 """Bytes for buffers, of all threads together."""
-
-SMALLEST_TILE = 256
-"""Weights: one block of the largest format."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def prepare(
     checkpoint = sources.open_checkpoint(source)
     model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
-    template = str(output) if output is not None else _file_name(model.file_stem)
+    template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
     plans = [make(model, recipe, options, importance, integrity=integrity, sources=read) for recipe in chosen]
     paths = [Path(template.replace("{type}", recipe.label)) for recipe in chosen]
@@ -163,44 +162,32 @@ def run(
     threads = platform.available_cpus() if threads is None else threads
     if threads < 1:
         raise UsageError(f"threads must be 1 or more, not {threads}")
-    tile = _tile_weights(memory_limit, threads)
-    files = [
-        (plan, path)
-        for target in prepared.targets
-        for plan, path in zip(target.plans, target.paths, strict=True)
-    ]
+    files = [file for target in prepared.targets for file in zip(target.plans, target.paths, strict=True)]
     for plan, path in files:
         plan.check_importance()
         if any(platform.is_same_file(path, file.path) for file in prepared.checkpoint.files):
             raise UsageError(f"{path} is a source of this conversion; choose another output")
+    memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
+    binding = _binding(prepared.checkpoint)
     with ExitStack() as stack:
-        reader = stack.enter_context(TensorReader(prepared.checkpoint, io))
-        binding = _binding(prepared.checkpoint)
-        outputs = [
-            stack.enter_context(Output(plan, path, binding, overwrite=overwrite, resume=resume))
-            for plan, path in files
+        reader = stack.enter_context(ModelReader(prepared.checkpoint, io))
+        targets = [
+            [
+                stack.enter_context(Output(plan, path, binding, overwrite=overwrite, resume=resume))
+                for plan, path in zip(target.plans, target.paths, strict=True)
+            ]
+            for target in prepared.targets
         ]
-        plain = [output for output in outputs if not output.plan.has_payloads]
-        works = [
-            Work(reader, together, tile)
-            for together in [plain, *([output] for output in outputs if output.plan.has_payloads)]
-            if together
-        ]
-        for work in works:
-            if work.outputs is plain:
-                run_leaves(work, work.tensors(), threads, progress)
-            else:
-                run_tensors(work, work.outputs[0], threads, progress)
-            work.proofs.finish(reader)
+        outputs = [output for target in targets for output in target]
+        engine.run(jobs_of(reader, outputs, memory), threads, memory.held, progress)
         reader.check_unchanged()
-        groups = [[outputs.pop(0) for _ in target.plans] for target in prepared.targets]
-        for group in groups:
-            _complete(group)
-        for group in groups:
-            for output in reversed(group):  # whoever finds the first shard finds them all
+        for target in targets:
+            _complete(target)
+        for target in targets:
+            for output in reversed(target):  # whoever finds the first shard finds them all
                 output.file.commit()
-        seconds = time.perf_counter() - started
-    return [_report(group, seconds) for group in groups]
+    seconds = time.perf_counter() - started
+    return [_report(target, seconds) for target in targets]
 
 
 def convert(
@@ -246,30 +233,6 @@ def convert(
     )[0]
 
 
-def _tile_weights(memory_limit: int, threads: int) -> int:
-    """A leaf, or as much of one as fits the buffers: source bytes, float32 and blocks, each of at most 4
-    bytes a weight, for every thread.
-
-    Raises UsageError where not even the smallest does.
-    """
-    each = 4 + 4 + 4
-    fitting = memory_limit // threads // each // SMALLEST_TILE * SMALLEST_TILE
-    if fitting < SMALLEST_TILE:
-        needed = threads * each * SMALLEST_TILE
-        raise UsageError(
-            f"a memory limit of {memory_limit} bytes is too small for {threads} threads: they need {needed}, or fewer threads"
-        )
-    return min(fitting, LEAF_WEIGHTS)
-
-
-def _file_name(stem: str) -> str:
-    """A model's default file name: its stem comes from untrusted metadata, and must name a file of this
-    directory.
-    """
-    safe = "".join("-" if c in "/\\:\0" or not c.isprintable() else c for c in stem)
-    return f"{safe.lstrip('.') or 'model-{type}'}.gguf"
-
-
 def _binding(checkpoint: Checkpoint) -> str:
     """What decides the bytes of an output beside its plan: the versions of the program and of libzstd, and
     the sources as they are.
@@ -288,7 +251,7 @@ def _complete(shards: Sequence[Output]) -> None:
     digests = [output.tensor_digests() for output in shards]
     common = shards_id([digest for each in digests for digest in each])
     for output, own in zip(shards, digests, strict=True):
-        output.plan = output.settled_plan()
+        output.plan = output.final_plan()
         output.file.write(output.plan.completed_header(own, common), 0)
         output.file.shorten(output.plan.nbytes)
         output.file.flush()

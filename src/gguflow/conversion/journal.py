@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,8 +75,8 @@ class Journal:
                 claims.chunks[leaf] = digest, int(match[4])
         return claims
 
-    def open(self, *, anew: bool) -> None:
-        """Begin to record. anew: forget what was claimed."""
+    def open(self, *, fresh: bool) -> None:
+        """Begin to record. fresh: forget what was claimed."""
         with platform.storage_errors("write", self.path):
             flags = (
                 os.O_WRONLY
@@ -84,16 +85,22 @@ class Journal:
                 | getattr(os, "O_BINARY", 0)
                 | getattr(os, "O_NOFOLLOW", 0)
             )
-            self._fd = os.open(self.path, flags | (os.O_TRUNC if anew else 0), 0o666)
-            if anew:
+            self._fd = os.open(self.path, flags | (os.O_TRUNC if fresh else 0), 0o666)
+            if fresh:
                 os.write(self._fd, self.binding.encode("ascii") + b"\n")
 
-    def record(self, leaf: Leaf, digest: bytes, nbytes: int | None = None) -> None:
-        """A leaf, or a chunk of so many bytes, is in the partial file. Thread-safe: one appending write."""
-        size = "" if nbytes is None else f" {nbytes}"
+    def record_leaves(self, leaves: Mapping[Leaf, bytes]) -> None:
+        """These leaves, with their digests, are in the partial file. Thread-safe: one appending write."""
+        self._append("".join(f"{i} {number} {digest.hex()}\n" for (i, number), digest in leaves.items()))
+
+    def record_chunk(self, chunk: Leaf, digest: bytes, nbytes: int) -> None:
+        """A chunk of so many bytes is in the partial file. Thread-safe: one appending write."""
+        self._append(f"{chunk[0]} {chunk[1]} {digest.hex()} {nbytes}\n")
+
+    def _append(self, lines: str) -> None:
         if self._fd is not None:
             with platform.storage_errors("write", self.path):
-                os.write(self._fd, f"{leaf[0]} {leaf[1]} {digest.hex()}{size}\n".encode("ascii"))
+                os.write(self._fd, lines.encode("ascii"))
 
     def close(self, *, remove: bool) -> None:
         """Stop recording; remove the file where nobody needs it any more."""

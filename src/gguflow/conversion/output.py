@@ -1,27 +1,34 @@
-"""A file being written: where its tensors lie, its journal, and the digests of the leaves that it has."""
+"""One file of a conversion while it is written: the places of its tensors, its journal, and the digests of the
+leaves that it has.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from gguflow.container.header import align
-from gguflow.container.integrity import LEAF_WEIGHTS, new_leaf_digest, tensor_digest
+from gguflow.container.integrity import leaf_weights, n_leaves, new_leaf_digest, tensor_digest
 from gguflow.container.output_file import OutputFile, is_worth_keeping
 from gguflow.conversion.journal import Claims, Journal, Leaf
 from gguflow.conversion.plan import Plan, PlannedTensor
 from gguflow.errors import UsageError
-from gguflow.quantization import Bytes
 
 
 class Output:
-    """One file of a conversion. Leaves count the tensors of all shards, and so do the numbers of tensors
-    here.
+    """One file of a conversion. Tensors are counted over all shards, by leaves and here.
 
-    places: offset (from the start of the data section) and size of every tensor whose place is known: of all
-    of them from the start, unless the plan has payloads, whose sizes may depend on the data; then each tensor
-    gets its place (`settle`) when all before it are written.
+    plan: what is to be written.
+    path: of the finished file.
+    binding: what the journal is bound to beside the plan: one line of text.
+    overwrite: whether a file of that name may be replaced.
+    resume: whether to go on from what an interrupted run left.
+
+    places: offset (from the start of the data section) and size of every tensor whose place is known: of all of
+    them from the start, unless the plan has payloads, whose sizes may depend on the data; then each tensor is
+    placed (`place_tensor`) when all before it are written.
     """
 
     def __init__(self, plan: Plan, path: Path, binding: str, *, overwrite: bool, resume: bool) -> None:
@@ -35,6 +42,7 @@ class Output:
         self.places: dict[int, tuple[int, int]] = {}
         self.digests: dict[Leaf, bytes] = {}
         self.payload_digests: dict[int, bytes] = {}
+        self.resumed: list[Leaf] = []
         self.resumed_nbytes = 0
         self._has_written = False
 
@@ -48,11 +56,11 @@ class Output:
                 raise
             if not self.plan.has_payloads:
                 for i in self.tensors():
-                    self.settle(i)
-            is_anew = not (self.claims if self.plan.has_payloads else self.digests)
-            if self.file.found and is_anew:
+                    self.place_tensor(i)
+            is_fresh = not (self.claims if self.plan.has_payloads else self.digests)
+            if self.file.found and is_fresh:
                 self.file.clear()
-            self.journal.open(anew=is_anew)
+            self.journal.open(fresh=is_fresh)
         except BaseException as error:
             self.file.__exit__(None, error, None)
             raise
@@ -75,45 +83,57 @@ class Output:
         """The numbers of its tensors."""
         return range(self.plan.first_tensor, self.plan.first_tensor + len(self.plan.tensors))
 
-    def settle(self, i: int) -> None:
-        """Tensor i has its place: behind those before it, which are settled. What an earlier run wrote of it
-        is taken over, if it is really there.
+    def place_tensor(self, i: int) -> None:
+        """Give tensor i its place behind those before it, whose sizes are known. What an earlier run wrote of
+        its leaves is taken over, if it is really there.
         """
         if i == self.plan.first_tensor:
             offset = 0
         else:
             before, nbytes = self.places[i - 1]
             offset = align(before + nbytes, self.plan.alignment)
-        self.places[i] = offset, self.planned(i).nbytes
-        for number in range(n_leaves(self.planned(i)) if self.planned(i).encoding is None else 0):
+        planned = self.planned(i)
+        self.places[i] = offset, planned.nbytes
+        for number in range(n_leaves(planned.tensor.n_weights) if planned.encoding is None else 0):
             digest = self.claims.leaves.get((i, number))
             if digest is not None and self._is_there((i, number), digest):
                 self.digests[i, number] = digest
+                self.resumed.append((i, number))
                 self.resumed_nbytes += self.leaf_nbytes((i, number))
 
+    def resumed_events(self, first: int = 0) -> list[tuple[PlannedTensor, int, int]]:
+        """For the leaves taken over so far, from number `first` on: tensor, weights, bytes."""
+        found = []
+        for leaf in self.resumed[first:]:
+            planned = self.planned(leaf[0])
+            start, stop = leaf_weights(leaf[1], planned.tensor.n_weights)
+            found.append((planned, stop - start, planned.blocks.nbytes(stop - start)))
+        return found
+
     def start(self, i: int) -> int:
-        """Of tensor i, from the start of the file."""
+        """Where tensor i begins, from the start of the file."""
         return self.plan.data_offset + self.places[i][0]
 
     def offset(self, i: int, weight: int) -> int:
-        """Of a weight at the start of a block of tensor i, from the start of the file."""
-        return self.start(i) + self._nbytes(i, weight)
+        """Where a weight at the start of a block of tensor i lies, from the start of the file."""
+        return self.start(i) + self.planned(i).blocks.nbytes(weight)
 
-    def record(self, leaf: Leaf, digest: bytes) -> None:
-        """A leaf is written."""
+    def record_leaves(self, leaves: Sequence[tuple[Leaf, bytes]]) -> None:
+        """These leaves are written; each with its digest."""
+        if not leaves:
+            return
         self._has_written = True
-        self.digests[leaf] = digest
-        self.journal.record(leaf, digest)
-        self.file.begin_flush(
-            self.leaf_nbytes(leaf), self.offset(leaf[0], leaf_range(self.planned(leaf[0]), leaf[1])[0])
-        )
+        self.digests.update(leaves)
+        self.journal.record_leaves(dict(leaves))
+        for (i, number), _ in leaves:
+            first, _ = leaf_weights(number, self.planned(i).tensor.n_weights)
+            self.file.begin_flush(self.leaf_nbytes((i, number)), self.offset(i, first))
 
-    def write_chunk(self, i: int, number: int, content: Bytes, digest: bytes, offset: int) -> None:
-        """Write a chunk of payload i at its offset from the start of the file, and record it."""
-        self.file.write(content, offset)
+    def record_chunk(self, i: int, number: int, nbytes: int, digest: bytes, offset: int) -> None:
+        """A chunk of payload i is written, at its offset from the start of the file."""
         self._has_written = True
-        self.journal.record((i, number), digest, content.size)
-        self.file.begin_flush(content.size, offset)
+        self.journal.record_chunk((i, number), digest, nbytes)
+        self.file.begin_flush(nbytes, offset)
 
     def finish_payload(self, i: int, nbytes: int, digest: bytes) -> None:
         """Payload i is written: its size and its digest are known."""
@@ -121,53 +141,37 @@ class Output:
         self.payload_digests[i] = digest
 
     def lacks(self, leaf: Leaf) -> bool:
+        """Whether the leaf is to be written."""
         return leaf[0] in self.tensors() and leaf not in self.digests
 
     def tensor_digests(self) -> list[bytes]:
-        """Of its tensors in order, now that all leaves are known."""
+        """The digests of its tensors in order, now that all leaves are known."""
         return [
             self.payload_digests.get(i)
-            or tensor_digest(self.digests[i, leaf] for leaf in range(n_leaves(self.planned(i))))
+            or tensor_digest(
+                self.digests[i, number] for number in range(n_leaves(self.planned(i).tensor.n_weights))
+            )
             for i in self.tensors()
         ]
 
-    def settled_plan(self) -> Plan:
+    def final_plan(self) -> Plan:
         """The plan as it has been carried out: with the true place of every tensor."""
         if not self.plan.has_payloads:
             return self.plan
-        return self.plan.settled([self.places[i] for i in self.tensors()])
-
-    def padding(self, planned: PlannedTensor, last: int) -> bytes:
-        """The zero bytes behind a leaf that ends at weight `last`: those behind the tensor where it is the
-        last leaf.
-        """
-        return b"\0" * planned.padding if last == planned.tensor.n_weights else b""
+        return self.plan.with_places([self.places[i] for i in self.tensors()])
 
     def leaf_nbytes(self, leaf: Leaf) -> int:
-        """Of its blocks, without padding."""
-        first, last = leaf_range(self.planned(leaf[0]), leaf[1])
-        return self._nbytes(leaf[0], last) - self._nbytes(leaf[0], first)
-
-    def _nbytes(self, i: int, n_weights: int) -> int:
-        """Bytes of the first weights of tensor i."""
-        block_format = self.planned(i).blocks
-        return n_weights // block_format.block_size * block_format.type_size
+        """Bytes of its blocks, without padding."""
+        planned = self.planned(leaf[0])
+        first, last = leaf_weights(leaf[1], planned.tensor.n_weights)
+        return planned.blocks.nbytes(last - first)
 
     def _is_there(self, leaf: Leaf, digest: bytes) -> bool:
         """Whether the partial file really holds a leaf that the journal claims."""
         planned = self.planned(leaf[0])
-        first, last = leaf_range(planned, leaf[1])
-        content = self.file.read(self.leaf_nbytes(leaf), self.offset(leaf[0], first))
+        first, last = leaf_weights(leaf[1], planned.tensor.n_weights)
         found = new_leaf_digest()
-        found.update(content)
-        found.update(self.padding(planned, last))
+        found.update(self.file.read(self.leaf_nbytes(leaf), self.offset(leaf[0], first)))
+        if last == planned.tensor.n_weights:
+            found.update(bytes(planned.padding))
         return bool(found.digest() == digest)
-
-
-def n_leaves(planned: PlannedTensor) -> int:
-    return -(-planned.tensor.n_weights // LEAF_WEIGHTS)
-
-
-def leaf_range(planned: PlannedTensor, leaf: int) -> tuple[int, int]:
-    """The weights [first, last) of a leaf."""
-    return leaf * LEAF_WEIGHTS, min((leaf + 1) * LEAF_WEIGHTS, planned.tensor.n_weights)

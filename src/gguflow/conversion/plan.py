@@ -168,7 +168,7 @@ class Plan:
         """Whether the size is only the most that the file can take."""
         return any(planned.is_bound for planned in self.tensors)
 
-    def settled(self, places: Sequence[tuple[int, int]]) -> Plan:
+    def with_places(self, places: Sequence[tuple[int, int]]) -> Plan:
         """The plan with the true offset and size of every tensor."""
         placed = [
             replace(planned, offset=offset, nbytes=nbytes)

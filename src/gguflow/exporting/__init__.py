@@ -17,6 +17,7 @@ from gguflow.exporting import absmax, bitsandbytes
 from gguflow.exporting.entries import NUMBERS, Entry, numbers
 from gguflow.models.base import ModelTensor
 from gguflow.models.hf_names import original_tensors
+from gguflow.models.reading import ModelReader
 from gguflow.sources.base import Checkpoint
 from gguflow.sources.safetensors import build_header
 
@@ -100,7 +101,7 @@ def _entries(
     if not meant:
         raise UsageError(f"{checkpoint.path} has no tensor for --to {form}: {FORMS[form]}")
     found: list[Entry] = []
-    with sources.TensorReader(checkpoint) as reader:
+    with ModelReader(checkpoint) as reader:
         for tensor in tensors:
             if tensor.name not in meant:
                 found.append(numbers(tensor, dtype))

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from gguflow.errors import UsageError
 from gguflow.exporting.entries import Entry, carried, floats, text
 from gguflow.models.base import ModelTensor
+from gguflow.models.reading import ModelReader
 from gguflow.parametric import Codebook, Encoding, Granularity, Quantizer, codebooks, transcoding
 from gguflow.parametric.views import View
 from gguflow.sources.bitsandbytes import CODEBOOKS, DTYPES, STATE
-from gguflow.sources.reading import TensorReader
 
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024)
 """Of those that bitsandbytes takes, the ones that a payload can have."""
@@ -31,7 +31,7 @@ def is_meant(tensor: ModelTensor) -> bool:
     return all(encoding is not None and _is_known(encoding) for encoding in encodings) and bool(encodings)
 
 
-def entries(tensor: ModelTensor, reader: TensorReader, dtype: str) -> Iterator[Entry]:
+def entries(tensor: ModelTensor, reader: ModelReader, dtype: str) -> Iterator[Entry]:
     """The parts of a tensor that `is_meant`. Nested scales stay so where all super-blocks stay whole, else
     they are made whole: the same values.
 

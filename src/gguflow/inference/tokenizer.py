@@ -31,8 +31,8 @@ _ENDING_TEXTS = (
         "<turn|>",
         "<end_of_turn>",
         "<end_of_utterance>",
-        "<｜end▁of▁sentence｜>",
-    ),  # noqa: RUF001
+        "<｜end▁of▁sentence｜>",  # noqa: RUF001
+    ),
     *(
         f"<|{name}|>"
         for name in (

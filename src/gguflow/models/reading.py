@@ -1,73 +1,139 @@
 """The weights of a model's tensors, read piece by piece: of one source or of several, as they stand or with
-their rows in another order.
+their rows in another order; as packed blocks, or as numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
+from gguflow.blocks import BlockFormat
 from gguflow.models.base import ModelTensor
-from gguflow.quantization import Bytes
+from gguflow.quantization import Bytes, Floats, decode
 from gguflow.sources import TensorReader
+from gguflow.sources.base import Checkpoint
 
 
-def packed(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> Bytes | None:
-    """The packed source of weights [first, last) of a tensor, flat, whole blocks; None where numbers are
-    given. Raises what reading raises.
+class ModelReader:
+    """Reads the tensors of a model from the files of its checkpoint, for many threads.
+
+    checkpoint: what the tensors' sources lie in.
+    io: "mmap" or "pread", as `TensorReader` takes it.
     """
-    if tensor.source is None:
-        return (
-            tensor.values[first:last]
-            if tensor.values is not None and tensor.values.dtype == np.uint8
-            else None
-        )
-    if tensor.row_order is None:
-        parts = [reader.read(*part) for part in tensor.parts(first, last)]
-        return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
-    row = tensor.n_weights // tensor.shape[0]  # of a vector (a bias of Q or K), the rows are its weights
-    first_row, last_row = first // row, -(-last // row)
-    rows = reader.read_rows(
-        tensor.source, tensor.row_order.source_rows(first_row, last_row, tensor.shape[0])
-    ).reshape(-1)
-    block = tensor.source.require_format()
-    start, stop = (
-        (weight - first_row * row) // block.block_size * block.type_size for weight in (first, last)
-    )
-    return rows[start:stop]
+
+    def __init__(self, checkpoint: Checkpoint, io: str = "mmap") -> None:
+        self.files = TensorReader(checkpoint, io)
+
+    def __enter__(self) -> ModelReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.files.close()
+
+    def read(self, tensor: ModelTensor, first: int, last: int) -> Bytes | None:
+        """The packed source of weights [first, last) of a tensor, flat, whole blocks.
+
+        Returns None where the tensor's values are given as numbers.
+        Raises what `TensorReader.read` raises.
+        """
+        if tensor.source is None:
+            is_bytes = tensor.values is not None and tensor.values.dtype == np.uint8
+            return tensor.values[first:last] if is_bytes and tensor.values is not None else None
+        if tensor.row_order is None:
+            if len(tensor.sources) == 1:
+                return self.files.read(tensor.source, first, last)
+            parts = [self.files.read(*part) for part in tensor.parts(first, last)]
+            return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
+        row = tensor.n_weights // tensor.shape[0]  # of a vector (a bias of Q or K), the rows are its weights
+        first_row, last_row = first // row, -(-last // row)
+        order = tensor.row_order.source_rows(first_row, last_row, tensor.shape[0])
+        rows = self.files.read_rows(tensor.source, order).reshape(-1)
+        block_format = tensor.source.require_format()
+        start, stop = (block_format.nbytes(weight - first_row * row) for weight in (first, last))
+        return rows[start:stop]
+
+    def floats(
+        self,
+        tensor: ModelTensor,
+        first: int,
+        last: int,
+        raw: Bytes | None = None,
+        out: Floats | None = None,
+    ) -> Floats:
+        """Weights [first, last) of a tensor as float32[last - first], flat.
+
+        raw: what `read` gave for them, where it has been asked already.
+        out: where to put them, float32[last - first or more]; values that are given stay where they are.
+        Raises what `read` raises, ValueError where the tensor has neither a source nor numbers.
+        """
+        if tensor.source is None:
+            if tensor.values is None or tensor.values.dtype == np.uint8:
+                raise ValueError(f"{tensor.name} has neither a source nor values")
+            return np.ascontiguousarray(tensor.values, np.float32).reshape(-1)[first:last]
+        packed = self.read(tensor, first, last) if raw is None else raw
+        if packed is None:
+            raise ValueError(f"{tensor.name} has nothing to read")
+        weights = np.empty(last - first, np.float32) if out is None else out[: last - first]
+        _decode(packed, tensor.source.require_format(), weights)
+        return weights
+
+    def doubles(self, tensor: ModelTensor, first: int, last: int) -> NDArray[np.float64]:
+        """Weights [first, last) of a tensor as float64[last - first], exactly. Raises what `floats` raises."""
+        number_type = tensor.source.require_format().number_type if tensor.source is not None else None
+        raw = self.read(tensor, first, last)
+        if raw is not None and number_type is not None and number_type != np.dtype("<f2"):
+            return raw.view(number_type).astype(np.float64)
+        return self.floats(tensor, first, last, raw).astype(np.float64)
+
+    def prefetch(self, tensor: ModelTensor, first: int, last: int) -> None:
+        """Weights [first, last) will be read soon: let the system begin to fetch them. A hint."""
+        for part in tensor.parts(first, last) if tensor.source is not None else ():
+            self.files.expect(*part)
+
+    def done(self, tensor: ModelTensor, first: int, last: int) -> None:
+        """Weights [first, last) have been read: prove that the files are still what they were, and give the
+        pages back.
+
+        Raises InvalidError (R-002), StorageError.
+        """
+        if tensor.source is None:
+            return
+        if tensor.row_order is not None:  # rows move inside a head only: what was read is nearly one range
+            self.files.check_unchanged(tensor.source.file)
+            row = tensor.n_weights // tensor.shape[0]
+            rows = tensor.row_order.source_rows(first // row, -(-last // row), tensor.shape[0])
+            self.files.release(tensor.source, int(rows.min()) * row, (int(rows.max()) + 1) * row)
+            return
+        parts = list(tensor.parts(first, last))
+        for file in {source.file for source, _, _ in parts}:
+            self.files.check_unchanged(file)
+        for part in parts:
+            self.files.release(*part)
+
+    def check_unchanged(self) -> None:
+        """Prove that every file is still what it was. Raises InvalidError (R-002), StorageError."""
+        self.files.check_unchanged()
 
 
-def expect(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> None:
-    """Weights [first, last) will be read soon: let the system begin to fetch them, while others are worked
-    on.
-    """
-    for part in tensor.parts(first, last) if tensor.source is not None else ():
-        reader.expect(*part)
+def _decode(packed: Bytes, block_format: BlockFormat, weights: Floats) -> None:
+    """Packed blocks to float32; of the numbers that have no kernel, the nearest float32."""
+    number_type = block_format.number_type
+    if number_type is not None and number_type.itemsize == 8:
+        weights[:] = packed.view(number_type)
+    else:
+        decode(packed, block_format, weights)
 
 
-def leave(reader: TensorReader, tensor: ModelTensor, first: int, last: int) -> None:
-    """Weights [first, last) have been read: prove that the files are still what they were, and give their
-    pages back.
-    """
-    if tensor.source is None:
-        return
-    if tensor.row_order is not None:  # rows move inside a head only, so what was read is one range, or nearly
-        reader.check_unchanged(tensor.source.file)
-        row = tensor.n_weights // tensor.shape[0]
-        rows = tensor.row_order.source_rows(first // row, -(-last // row), tensor.shape[0])
-        reader.release(tensor.source, int(rows.min()) * row, (int(rows.max()) + 1) * row)
-        return
-    parts = list(tensor.parts(first, last))
-    for file in {source.file for source, _, _ in parts}:
-        reader.check_unchanged(file)
-    for part in parts:
-        reader.release(*part)
+def tile_ranges(first: int, last: int, row: int, target: int) -> Iterator[tuple[int, int]]:
+    """Cut weights [first, last) into tiles of about `target`: some whole rows, or a part of one row.
 
-
-def tiles(first: int, last: int, row: int, target: int) -> Iterator[tuple[int, int]]:
-    """Cut weights [first, last) into tiles of about `target`, a multiple of every block size: some whole
-    rows, or a part of one row.
+    row: weights of a row.
+    target: weights of a tile, a multiple of every block size.
     """
     while first < last:
         within = first % row

@@ -16,7 +16,7 @@ import numpy as np
 from gguflow.blocks import FORMATS
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import ModelTensor
-from gguflow.models.reading import packed
+from gguflow.models.reading import ModelReader
 from gguflow.parametric import Encoding, Geometry, Quantizer, codebooks
 from gguflow.parametric.views import (
     View,
@@ -29,7 +29,6 @@ from gguflow.parametric.views import (
 )
 from gguflow.quantization import Bytes
 from gguflow.sources.base import SourceTensor, Stored, json_path
-from gguflow.sources.reading import TensorReader
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,11 @@ class Part:
     tensor: ModelTensor
     per: int
 
-    def read(self, reader: TensorReader, first: int, last: int) -> Bytes:
+    def read(self, reader: ModelReader, first: int, last: int) -> Bytes:
         """The items that belong to weights [first, last) of the whole tensor, flat; the first of them begins
         an item.
         """
-        items = packed(reader, self.tensor, first // self.per, -(-last // self.per))
+        items = reader.read(self.tensor, first // self.per, -(-last // self.per))
         if items is None:
             raise ValueError(f"{self.tensor.name} has no source")
         return items
@@ -108,7 +107,7 @@ def exact(tensor: ModelTensor, wanted: Encoding) -> Encoding | None:
     return None
 
 
-def sections(reader: TensorReader, tensor: ModelTensor, geometry: Geometry, i: int) -> Mapping[str, Bytes]:
+def sections(reader: ModelReader, tensor: ModelTensor, geometry: Geometry, i: int) -> Mapping[str, Bytes]:
     """The sections of chunk i of the payload of a tensor, before entropy coding. geometry: of an encoding
     that `exact` gave.
 
@@ -131,9 +130,9 @@ def sections(reader: TensorReader, tensor: ModelTensor, geometry: Geometry, i: i
     return {"codes": codes, "scales": scale_codes, "meta": meta}
 
 
-def offset(reader: TensorReader, tensor: ModelTensor) -> np.float32:
+def offset(reader: ModelReader, tensor: ModelTensor) -> np.float32:
     """The offset of nested scales."""
-    payload = reader.payload(tensor.sources[0])
+    payload = reader.files.payload(tensor.sources[0])
     if payload is None:
         raise ValueError(f"{tensor.name} has no nested scales")
     return np.float32(payload.tables["offset"][0])

@@ -126,7 +126,7 @@ def chunk_rows(encoding: Encoding, width: int) -> ChunkRows:
 
 
 def _joins(one: Geometry) -> bool:
-    """Whether no block, no byte of packed scales and no super-block would reach from one row into the next."""
+    """Whether no block, no byte of packed scales and no super-block reaches from one row into the next."""
     e = one.encoding
     if one.columns % one.run or (e.is_nested and one.n_scales(1) % e.super_block):
         return False

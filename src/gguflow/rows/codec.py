@@ -39,7 +39,8 @@ class RowCodec(ABC):
         array = np.asarray(vectors)
         if array.ndim not in (1, 2) or array.shape[-1] != self.width:
             raise ShapeError(
-                f"a row has {self.width} numbers: float[n, {self.width}] or float[{self.width}] is needed, not {list(array.shape)}"
+                f"a row has {self.width} numbers: float[n, {self.width}] or float[{self.width}] is needed, "
+                f"not {list(array.shape)}"
             )
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             raise ShapeError(f"rows are made of floats, not {array.dtype.name}")
@@ -61,7 +62,8 @@ class RowCodec(ABC):
             if bad >= 0:
                 bad += piece.start * self.width
                 raise NonFiniteError(
-                    f"the numbers at index [{bad // self.width}, {bad % self.width}] and on are too large for {self.name}",
+                    f"the numbers at index [{bad // self.width}, {bad % self.width}] and on are too large "
+                    f"for {self.name}",
                     bad,
                 )
         return packed

@@ -27,7 +27,8 @@ def find_codec(name: str | BlockFormat | Encoding, width: int) -> RowCodec:
         raise UsageError(f"{block_format} does not hold float32 vectors")
     if block_format.importance == "required":
         raise UsageError(
-            f"{block_format} is too coarse to encode without importance, which rows that come one by one do not have"
+            f"{block_format} is too coarse to encode without importance, "
+            "which rows that come one by one do not have"
         )
     return BlockRows(
         block_format.key, width, block_format.row_bytes(width), block_format.id, width, block_format

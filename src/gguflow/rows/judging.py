@@ -31,6 +31,7 @@ from gguflow.container.row_store import (
 from gguflow.container.rules import key_path
 from gguflow.container.strings import quoted
 from gguflow.errors import Finding, GguflowError
+from gguflow.parametric import judging
 from gguflow.rows.chunk_rows import ChunkRows
 from gguflow.rows.codec import PIECE, BlockRows, RowCodec
 from gguflow.rows.formats import find_codec
@@ -120,7 +121,7 @@ def judge_chunks(header: Header, content: memoryview) -> Iterator[Finding]:
     reported: set[str] = set()
     for first in range(0, n_rows, step):
         piece = packed[first : first + step]
-        is_bad = codec.stray_bytes(piece).size > 0 or any(True for _ in codec.payload(piece).check_values())
+        is_bad = codec.stray_bytes(piece).size > 0 or any(True for _ in judging.check(codec.payload(piece)))
         for i in range(first, first + len(piece)) if is_bad else ():
             for finding in _of_row(codec, packed[i : i + 1]):
                 if finding.rule not in reported:
@@ -135,7 +136,7 @@ def judge_chunks(header: Header, content: memoryview) -> Iterator[Finding]:
 def _of_row(codec: ChunkRows, packed: Bytes) -> Iterator[Finding]:
     if codec.stray_bytes(packed).size:
         yield Finding("E-018", "padding is zero")
-    yield from codec.payload(packed).check_values()
+    yield from judging.check(codec.payload(packed))
 
 
 def _judge_tensor(header: Header, codec: RowCodec) -> Iterator[Finding]:
@@ -163,7 +164,10 @@ def _judge_encodings(header: Header, codec: RowCodec) -> Iterator[Finding]:
     if found.keys() != expected.keys() or any(
         _strings(found[key]) != _strings(expected[key]) for key in found
     ):
-        message = "the key that must be understood names the encoding of the rows, and nothing where they are in a block format"
+        message = (
+            "the key that must be understood names the encoding of the rows, "
+            "and nothing where they are in a block format"
+        )
         yield _about_key(header, "R-105", message, MUST_UNDERSTAND_KEY)
 
 

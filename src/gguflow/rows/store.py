@@ -22,15 +22,14 @@ from gguflow.arrays import output_array
 from gguflow.blocks import BlockFormat
 from gguflow.container import rules
 from gguflow.container.header import align, parse
-from gguflow.container.row_store import count_position, is_row_store
+from gguflow.container.mapped_file import Bytes, MappedFile
+from gguflow.container.row_store import COUNT_BYTES, count_position, is_row_store
 from gguflow.errors import Finding, InvalidError, StorageError, UsageError
 from gguflow.parametric import Encoding
 from gguflow.rows.files import create, let_go, open_file
 from gguflow.rows.formats import find_codec
 from gguflow.rows.judging import codec_of, judge_rows
-from gguflow.rows.mapping import GrowingMap
 
-Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 MODES = ("w", "a", "r")
@@ -64,9 +63,14 @@ class RowStore:
     _n_flushed: int
 
     def __init__(
-        self, path: str | os.PathLike[str], format: str | BlockFormat | Encoding | None = None, width: int | None = None, *,
-        mode: str = "w", overwrite: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        path: str | os.PathLike[str],
+        format: str | BlockFormat | Encoding | None = None,
+        width: int | None = None,
+        *,
+        mode: str = "w",
+        overwrite: bool = False,
+    ) -> None:
         if mode not in MODES:
             raise UsageError(f"mode is {', '.join(MODES)}, not {mode!r}")
         self.path = Path(path)
@@ -121,7 +125,6 @@ class RowStore:
         return self._n_rows
 
     # --- writing
-    # ----------------------------------------------------------------------------------------------------------------------------------
 
     def append(self, vectors: ArrayLike) -> range:
         """Quantize vectors float[n, width], or one float[width], and put them behind the last row; the
@@ -177,7 +180,6 @@ class RowStore:
                 self._close()
 
     # --- reading
-    # ----------------------------------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> int:
         """Look how many rows have been flushed; how many can be read.
@@ -186,7 +188,7 @@ class RowStore:
         """
         self._require_open()
         if not self._writes:
-            n_rows = self._map.number(self._count_position)
+            n_rows = self._read_count()
             if n_rows < self._n_rows:
                 finding = Finding(
                     "R-116",
@@ -236,7 +238,6 @@ class RowStore:
         return f"<RowStore {self.path}: {len(self)} rows of {self.width} in {self.format}>"
 
     # --- inside
-    # -----------------------------------------------------------------------------------------------------------------------------------
 
     @property
     def _writes(self) -> bool:
@@ -246,9 +247,9 @@ class RowStore:
         """Parse, judge, and know how many rows there are. The count is read before the size of the file,
         which grows first.
         """
-        self._map = GrowingMap(self._fd, self.path)
-        header = parse(self._map.content.data, str(self.path))
-        file_nbytes = self._map.file_nbytes()
+        self._map = MappedFile(self.path, fd=self._fd)
+        header = parse(self._map.map_all(), str(self.path))
+        file_nbytes = self._map.current_nbytes()
         if not is_row_store(header.metadata):
             raise UsageError(f"{self.path} is no row store; gguflow.open reads other files")
         rules.refuse(
@@ -261,6 +262,13 @@ class RowStore:
         self._n_rows = header.tensors[0].dims[1]
         self._n_flushed = self._n_rows
 
+    def _read_count(self) -> int:
+        """The number of rows in the file, in one load where it lies at a multiple of eight: another process
+        may be writing it.
+        """
+        at = self._count_position
+        return int(self._map.read(at, at + COUNT_BYTES).view("<u8")[0])
+
     def _check_wishes(self, format: str | BlockFormat | Encoding | None, width: int | None) -> None:
         """Raises UsageError where the caller expects another store."""
         wanted = find_codec(
@@ -268,7 +276,8 @@ class RowStore:
         )
         if wanted != self._codec:
             raise UsageError(
-                f"{self.path} holds rows of {self.width} in {self.format}, not of {wanted.width} in {wanted.name}"
+                f"{self.path} holds rows of {self.width} in {self.format}, "
+                f"not of {wanted.width} in {wanted.name}"
             )
 
     def _place(self, row: int) -> int:
@@ -284,7 +293,7 @@ class RowStore:
 
     def _trim(self) -> None:
         """The file ends with its last row and the padding."""
-        if self._map.file_nbytes() != align(self._place(self._n_rows), self._alignment):
+        if self._map.current_nbytes() != align(self._place(self._n_rows), self._alignment):
             platform.shorten(self._fd, self._place(self._n_rows))
             self._pad()
 

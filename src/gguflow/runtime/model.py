@@ -7,25 +7,26 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gguflow.blocks import block_sizes, by_id
-from gguflow.container.header import TensorInfo, parse
+from gguflow.container.header import TensorInfo
 from gguflow.container.integrity import has_set
+from gguflow.container.mapped_file import Identity
 from gguflow.container.metadata import Metadata
 from gguflow.container.payload_keys import payload_names
-from gguflow.container.reader import map_file
+from gguflow.container.reader import GgufFile, open_file
 from gguflow.container.row_store import is_row_store
 from gguflow.container.rules import DEFAULT_LIMITS
-from gguflow.container.shards import judge_sibling, judge_together, later_shards
+from gguflow.container.shards import RaiseFirst, open_shards
 from gguflow.container.verification import compare, leaf_digest, tensor_digests
-from gguflow.errors import Finding, InvalidError, StorageError, UsageError, printable
+from gguflow.errors import Finding, InvalidError, UsageError, printable
 from gguflow.rows.chunk_rows import ChunkRows
 from gguflow.rows.judging import codec_of
-from gguflow.runtime.files import BlockFile
 from gguflow.runtime.payload import PayloadTensor
 from gguflow.runtime.rows import RowsTensor
 from gguflow.runtime.tensor import Tensor
@@ -38,48 +39,47 @@ _ATTEMPTS = 8
 UNKNOWN_TYPE = "C-016"
 """The one broken rule with which a model opens: its other tensors are as good as ever."""
 
-Place = tuple[str, str, tuple[tuple[int, int], ...]]
-"""Where to find a model again: its path, its mode, and the size and time of change of every file."""
+Place = tuple[str, str, tuple[Identity, ...]]
+"""Where to find a model again: its path, its io, and the size and time of change of every file."""
 
 
-def open_model(path: str | os.PathLike[str], *, verify: bool = False, mode: str = "mmap") -> Model:
+def open_model(
+    path: str | os.PathLike[str], *, verify: bool = False, io: str | None = None, mode: str | None = None
+) -> Model:
     """Open a GGUF file (of several shards, the first), for `with` or until `close`. Metadata and tensor table
     are read, and nothing else.
 
     verify: hold all data against the digests in the file before anything is handed out; the time of reading
-    it once.
-    mode: "mmap", or "pread" for network file systems, where a file that somebody shortens would kill a
-    process that has it mapped.
+        it once.
+    io: "mmap" (as it is without), or "pread" for network file systems, where a file that somebody shortens
+        would kill a process that has it mapped.
+    mode: the former name of io; deprecated.
 
     What opens is what `gguflow validate` calls valid at its first level; tensors of a type that is not known
     are listed, and refused when decoded. Raises the error of the first broken rule (MalformedError,
     InvalidError, UnsupportedError, LimitError), UsageError (a later shard, verify without digests),
     StorageError.
     """
-    files: list[BlockFile] = []
+    if mode is not None:
+        if io is not None:
+            raise UsageError(f"io and mode are one option: io={io!r} and mode={mode!r} cannot both be given")
+        warnings.warn("mode is called io now: gguflow.open(path, io=...)", DeprecationWarning, stacklevel=2)
+        io = mode
+    return _open_files(Path(path), verify, io if io is not None else "mmap")
+
+
+def _open_files(path: Path, verify: bool, io: str) -> Model:
+    files: list[GgufFile] = []
     try:
-        files.append(_open_file(Path(path), mode))
-        first = files[0]
-        for name in later_shards(first.path, first.header):
-            sibling = first.path.with_name(str(name))
-            try:
-                files.append(_open_file(sibling, mode))
-            except StorageError as error:
-                raise InvalidError(
-                    sibling, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")
-                ) from error
-            _refuse(sibling, judge_sibling(sibling.name, files[-1].header, name.number, first.header))
-        if len(files) > 1:
-            _refuse(first.path, judge_together([(file.path.name, file.header) for file in files]))
-        if verify:
-            for file in files:
-                _verify(file)
-        for file in files:
-            file.settle()
-        return Model(files)
+        open_one = functools.partial(_open_file, io=io)
+        for opened in open_shards(open_one(path), open_one, RaiseFirst(_refuse)):
+            files.append(opened)
+        for opened in files if verify else ():
+            _verify(opened)
+        return Model([opened.detached() for opened in files] if io == "pread" else files)
     except BaseException:
-        for file in files:
-            file.close()
+        for opened in files:
+            opened.file.close()
         raise
 
 
@@ -113,7 +113,7 @@ class Model(Mapping[str, Tensor]):
     after `close`; tensors then refuse.
     """
 
-    def __init__(self, files: list[BlockFile]) -> None:
+    def __init__(self, files: list[GgufFile]) -> None:
         self.path = str(files[0].path)
         self.metadata = Values(files[0].header.metadata)
         self._files = files
@@ -124,7 +124,7 @@ class Model(Mapping[str, Tensor]):
             for info in file.header.tensors
         }
 
-    def _tensor(self, file: BlockFile, info: TensorInfo, is_payload: bool) -> Tensor:
+    def _tensor(self, file: GgufFile, info: TensorInfo, is_payload: bool) -> Tensor:
         codec = codec_of(file.header) if is_row_store(file.header.metadata) else None
         if isinstance(codec, ChunkRows):
             return RowsTensor(self, file, info, codec)
@@ -140,12 +140,16 @@ class Model(Mapping[str, Tensor]):
     @property
     def nbytes(self) -> int:
         """The size of all files together."""
-        return sum(file.nbytes for file in self._files)
+        return sum(opened.file.nbytes for opened in self._files)
 
     @property
     def place(self) -> Place:
-        """What `reopened` needs in another process."""
-        return os.path.abspath(self.path), self._files[0].mode, _signature(self._files)
+        """What it takes to find the model again in another process."""
+        return os.path.abspath(self.path), self._files[0].file.io, self._identities
+
+    def pickled(self, name: str, index: tuple[int, ...]) -> tuple[Any, ...]:
+        """What a tensor, or an entry of it, is pickled as: a function and its arguments."""
+        return _tensor_at, (self.place, name, index)
 
     def prefetch(self, names: Iterable[str] | None = None) -> None:
         """These tensors (all of them, unless named) will be wanted soon: have the system read them ahead, in
@@ -163,8 +167,8 @@ class Model(Mapping[str, Tensor]):
 
     def close(self) -> None:
         """Let the files go. Arrays that were handed out stay good; their map goes with the last of them."""
-        for file in self._files:
-            file.close()
+        for opened in self._files:
+            opened.file.close()
 
     def __enter__(self) -> Model:
         return self
@@ -195,19 +199,31 @@ class Model(Mapping[str, Tensor]):
         architecture = printable(str(self.metadata.get("general.architecture", "?")))
         return f"<Model {self.path} ({architecture}): {len(self)} tensors, {self.nbytes} bytes>"
 
+    @property
+    def _identities(self) -> tuple[Identity, ...]:
+        return tuple(opened.file.identity for opened in self._files)
+
     def _chosen(self, names: Iterable[str] | None) -> list[Tensor]:
         tensors = self.values() if names is None else [self[name] for name in names]
         return [tensor for tensor in tensors if tensor.format is not None]
 
 
+def _tensor_at(place: Place, name: str, index: tuple[int, ...]) -> Tensor:
+    """What a pickled tensor becomes, in whatever process."""
+    tensor = _reopen(*place)[name]
+    for i in index:
+        tensor = tensor[i]
+    return tensor
+
+
 @functools.lru_cache(maxsize=8)
-def reopened(path: str, mode: str, signature: tuple[tuple[int, int], ...]) -> Model:
+def _reopen(path: str, io: str, identities: tuple[Identity, ...]) -> Model:
     """The model of a pickled tensor, opened once in each process. Raises InvalidError (R-001) where the files
     are others now.
     """
-    model = open_model(path, mode=mode)
-    found = _signature(model._files)
-    if found != signature:
+    model = open_model(path, io=io)
+    found = model._identities
+    if found != identities:
         model.close()
         raise InvalidError(
             path,
@@ -215,37 +231,32 @@ def reopened(path: str, mode: str, signature: tuple[tuple[int, int], ...]) -> Mo
                 "R-001",
                 "the file changed after a tensor of it was pickled",
                 found=found,
-                expected=f"(bytes, ns) {signature}",
+                expected=f"(bytes, ns) {identities}",
             ),
         )
     return model
 
 
-def _signature(files: list[BlockFile]) -> tuple[tuple[int, int], ...]:
-    return tuple((file.nbytes, file.mtime_ns) for file in files)
-
-
-def _open_file(path: Path, mode: str) -> BlockFile:
+def _open_file(path: Path, io: str) -> GgufFile:
     """Mapped and judged. A row store that grew between the one and the other is opened again."""
     for _ in range(_ATTEMPTS):
         try:
-            return _judged(path, mode)
+            return _open_judged(path, io)
         except InvalidError as error:
-            if error.finding.rule not in _WHILE_GROWING or not is_row_store(
-                parse(map_file(path), str(path)).metadata
-            ):
+            if error.finding.rule not in _WHILE_GROWING or not is_row_store(open_file(path).header.metadata):
                 raise
-    return _judged(path, mode)
+    return _open_judged(path, io)
 
 
-def _judged(path: Path, mode: str) -> BlockFile:
-    file = BlockFile(path, mode)
+def _open_judged(path: Path, io: str) -> GgufFile:
+    opened = open_file(path, io)
     try:
-        _refuse(path, judge_gguf(path, file.content, file.header, "structure", DEFAULT_LIMITS, None))
+        content = opened.file.map_all()
+        _refuse(path, judge_gguf(path, content, opened.header, "structure", DEFAULT_LIMITS, None))
     except BaseException:
-        file.close()
+        opened.file.close()
         raise
-    return file
+    return opened
 
 
 def _refuse(path: Path, findings: Iterable[Finding]) -> None:
@@ -255,16 +266,13 @@ def _refuse(path: Path, findings: Iterable[Finding]) -> None:
             raise error_class_of(finding.rule)(path, finding)
 
 
-def _verify(file: BlockFile) -> None:
-    """Hold every tensor against its digest. Raises InvalidError (I-006), UsageError where the file has none."""
-    if not has_set(file.header.metadata):
+def _verify(opened: GgufFile) -> None:
+    """Hold all tensors against their digests. Raises InvalidError (I-006), UsageError without any."""
+    header = opened.header
+    if not has_set(header.metadata):
         raise UsageError(
-            f"{file.path} holds no digests: there is nothing to verify it by; open it without verify, or convert it anew"
+            f"{opened.path} holds no digests: there is nothing to verify it by; open it without verify, "
+            "or convert it anew"
         )
-    _refuse(
-        file.path,
-        compare(
-            file.header,
-            tensor_digests(file.header, block_sizes, functools.partial(leaf_digest, file.content)),
-        ),
-    )
+    digest_leaf = functools.partial(leaf_digest, opened.file.map_all())
+    _refuse(opened.path, compare(header, tensor_digests(header, block_sizes, digest_leaf)))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,17 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from gguflow.arrays import output_array
 from gguflow.blocks import FORMATS
 from gguflow.container.header import TensorInfo
+from gguflow.container.mapped_file import Bytes
+from gguflow.container.reader import GgufFile
 from gguflow.errors import UsageError, printable
 from gguflow.packed_matmul import matmul
 from gguflow.parametric import Encoding, Payload
 from gguflow.parametric.payload import StoredBytes
 from gguflow.quantization import Floats
-from gguflow.runtime.files import BlockFile, Bytes
-from gguflow.runtime.tensor import Tensor, put
+from gguflow.runtime.tensor import Owner, Tensor, put
 from gguflow.threads import run
-
-if TYPE_CHECKING:
-    from gguflow.runtime.model import Model
 
 
 class PayloadTensor(Tensor):
@@ -34,7 +32,7 @@ class PayloadTensor(Tensor):
     Only the chunks of the rows that are asked for are touched.
     """
 
-    def __init__(self, model: Model, file: BlockFile, info: TensorInfo) -> None:
+    def __init__(self, model: Owner, file: GgufFile, info: TensorInfo) -> None:
         """Raises a FileError with the broken rule where the tensor holds no good payload."""
         super().__init__(model, file, info, FORMATS["i8"])
         self._stored_nbytes = info.n_weights

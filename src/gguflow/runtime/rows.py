@@ -5,19 +5,18 @@ are chunks without a descriptor.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.container.header import TensorInfo
+from gguflow.container.mapped_file import Bytes, MappedFile
+from gguflow.container.reader import GgufFile
 from gguflow.parametric import Encoding, Geometry, SourceType
 from gguflow.rows.chunk_rows import ChunkRows
-from gguflow.runtime.files import BlockFile, Bytes
 from gguflow.runtime.payload import PayloadTensor
-
-if TYPE_CHECKING:
-    from gguflow.runtime.model import Model
+from gguflow.runtime.tensor import Owner
 
 
 class RowsTensor(PayloadTensor):
@@ -25,7 +24,7 @@ class RowsTensor(PayloadTensor):
     PayloadTensor.
     """
 
-    def __init__(self, model: Model, file: BlockFile, info: TensorInfo, codec: ChunkRows) -> None:
+    def __init__(self, model: Owner, file: GgufFile, info: TensorInfo, codec: ChunkRows) -> None:
         self._codec = codec
         super().__init__(model, file, info)
 
@@ -43,7 +42,7 @@ class StoredRows:
 
     source_type = SourceType.F32
 
-    def __init__(self, codec: ChunkRows, file: BlockFile, offset: int, n_rows: int) -> None:
+    def __init__(self, codec: ChunkRows, file: MappedFile, offset: int, n_rows: int) -> None:
         self.shape = (n_rows, codec.width)
         self.geometry = Geometry(codec.encoding, (max(n_rows, 1), codec.width))
         self._codec, self._file, self._offset = codec, file, offset

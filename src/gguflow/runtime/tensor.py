@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,13 +13,11 @@ from gguflow import packed_matmul
 from gguflow.arrays import output_array
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.container.header import TensorInfo
+from gguflow.container.mapped_file import Bytes
+from gguflow.container.reader import GgufFile
 from gguflow.errors import Finding, ShapeError, UnsupportedError, UsageError, printable
 from gguflow.quantization import Floats, as_floats, decode, encode
-from gguflow.runtime.files import BlockFile, Bytes
 from gguflow.threads import pieces, run
-
-if TYPE_CHECKING:
-    from gguflow.runtime.model import Model
 
 Rows = int | slice | Sequence[int] | NDArray[np.integer[Any]]
 """Which entries of the first axis: one, a slice, or any of them in any order."""
@@ -36,6 +34,13 @@ interpreter's lock than they gain.
 """
 
 
+class Owner(Protocol):
+    """What a tensor asks of its model, which stays open as long as a tensor of it is used."""
+
+    def pickled(self, name: str, index: tuple[int, ...]) -> tuple[Any, ...]:
+        """What a tensor, or an entry of it, is pickled as: a function and its arguments."""
+
+
 class Tensor:
     """A tensor where it lies in the file. Nothing is read before it is asked for; any number of threads may
     ask.
@@ -49,7 +54,7 @@ class Tensor:
     """
 
     def __init__(
-        self, model: Model, file: BlockFile, info: TensorInfo, block_format: BlockFormat | None
+        self, model: Owner, file: GgufFile, info: TensorInfo, block_format: BlockFormat | None
     ) -> None:
         self.name = info.name
         self.shape = info.shape
@@ -57,7 +62,7 @@ class Tensor:
         self.type_id = info.type_id
         self.offset = file.header.data_offset + info.offset
         self._model = model
-        self._file = file
+        self._file = file.file
         self._index: tuple[int, ...] = ()
 
     @property
@@ -82,7 +87,7 @@ class Tensor:
     @property
     def raw(self) -> Bytes:
         """The packed blocks as they are: uint8[..., row_bytes], read-only; a view of the mapped file, with
-        mode="pread" a copy.
+        io="pread" a copy.
 
         Raises UnsupportedError (C-016), InvalidError (R-002) where the file was shortened, UsageError where
         the model is closed.
@@ -99,7 +104,8 @@ class Tensor:
         block_format = self._known()
         if block_format.is_quantized:
             raise UsageError(
-                f"{self.name} is {block_format}: packed blocks have no view as numbers; dequantize() decodes them"
+                f"{self.name} is {block_format}: packed blocks have no view as numbers; "
+                "dequantize() decodes them"
             )
         return _shaped(
             self._packed(0, self.size).view(block_format.number_type or np.dtype("<u2")), self.shape
@@ -182,9 +188,7 @@ class Tensor:
         return f"<Tensor {name} {list(self.shape)} {self._form}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from gguflow.runtime.model import reopened
-
-        return _tensor_at, (reopened, self._model.place, self.name, self._index)
+        return self._model.pickled(self.name, self._index)
 
     @property
     def _form(self) -> str:
@@ -199,7 +203,8 @@ class Tensor:
     def _require_matrix(self) -> None:
         if self.ndim != 2:
             raise ShapeError(
-                f"{self.name} has shape {list(self.shape)}: a product needs a matrix; of a stack, take one: tensor[i]"
+                f"{self.name} has shape {list(self.shape)}: a product needs a matrix; "
+                "of a stack, take one: tensor[i]"
             )
 
     def _move_by(self, n_weights: int) -> None:
@@ -238,8 +243,7 @@ class Tensor:
         return self.format
 
     def _nbytes_of(self, n_weights: int) -> int:
-        block_format = self._known()
-        return n_weights // block_format.block_size * block_format.type_size
+        return self._known().nbytes(n_weights)
 
     def _packed(self, first: int, last: int) -> Bytes:
         """The blocks of weights [first, last) of the flattened tensor, which are whole blocks of it."""
@@ -258,16 +262,17 @@ class Tensor:
             i = index_of(int(rows), n, self.name)
             return self.shape[1:], [(i * width, (i + 1) * width, 0)]
         if isinstance(rows, slice):
-            chosen: Sequence[int] = range(n)[rows]
-            if rows.step in (None, 1):
-                return (len(chosen), *self.shape[1:]), [
-                    (chosen.start * width, (chosen.start + len(chosen)) * width, 0)
-                ]  # type: ignore[attr-defined]
+            span = range(n)[rows]
+            chosen: Sequence[int] = span
+            if span.step == 1:
+                whole = (span.start * width, (span.start + len(span)) * width, 0)
+                return (len(span), *self.shape[1:]), [whole]
         else:
             indices = np.asarray(rows)
             if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
                 raise ShapeError(
-                    f"rows is an index, a slice or a sequence of integers, not {indices.dtype.name}{list(indices.shape)}"
+                    "rows is an index, a slice or a sequence of integers, "
+                    f"not {indices.dtype.name}{list(indices.shape)}"
                 )
             chosen = [index_of(int(i), n, self.name) for i in indices]
         return (len(chosen), *self.shape[1:]), [
@@ -319,11 +324,3 @@ def put(weights: Floats, out: NDArray[Any]) -> None:
         out[...] = weights
     else:
         encode(weights, FORMATS["f16" if out.dtype == np.float16 else "bf16"], out.view(np.uint8))
-
-
-def _tensor_at(reopen: Any, place: Any, name: str, index: tuple[int, ...]) -> Tensor:
-    """What a pickled tensor becomes, in whatever process."""
-    tensor: Tensor = reopen(*place)[name]
-    for i in index:
-        tensor = tensor[i]
-    return tensor

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.container.mapped_file import Identity
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError, UnsupportedError
 from gguflow.parametric.encoding import Encoding
@@ -33,6 +34,10 @@ class SourceFile:
     nbytes: int
     mtime_ns: int
     header_digest: str = ""
+
+    @property
+    def identity(self) -> Identity:
+        return self.nbytes, self.mtime_ns
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,7 @@ class SourceTensor:
         """Bytes in the file. Raises UnsupportedError where there is no format."""
         if self.stored is not None and self.stored.view is View.WEIGHTS:
             return self.stored.nbytes
-        block_format = self.require_format()
-        return self.n_weights // block_format.block_size * block_format.type_size
+        return self.require_format().nbytes(self.n_weights)
 
     @property
     def format_name(self) -> str:
@@ -137,7 +141,7 @@ class SourceTensor:
         )
 
     def as_stored(self) -> SourceTensor:
-        """The bytes themselves: of a payload, an I8 tensor; else the tensor. Not for what is stored in parts."""
+        """Its very bytes: of a payload, an I8 tensor; else the tensor. Not for what is stored in parts."""
         if self.stored is None:
             return self
         return replace(self, format=FORMATS["i8"], shape=(self.stored.nbytes,), stored=None)

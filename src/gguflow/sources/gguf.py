@@ -6,35 +6,38 @@ Each file keeps the rules of spec/container.md; C-040 to C-046 are about shards 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguflow import blocks
 from gguflow.container import rules
-from gguflow.container.header import Header, TensorInfo, parse
+from gguflow.container.header import Header, TensorInfo
 from gguflow.container.integrity import has_set, hexdigest, stored_digests
 from gguflow.container.payload_keys import keys_of_payloads, payload_names
-from gguflow.container.reader import map_file
+from gguflow.container.reader import map_file, open_file
 from gguflow.container.row_store import is_row_store
-from gguflow.container.shards import ShardName, judge_keys, judge_sibling, judge_together, later_shards
+from gguflow.container.shards import RaiseFirst, judge_keys, open_shards
 from gguflow.container.verification import check_set
-from gguflow.errors import Finding, InvalidError, StorageError, UnsupportedError
+from gguflow.errors import Finding, UnsupportedError
 from gguflow.parametric import descriptor
-from gguflow.platform import storage_errors
 from gguflow.sources.base import Checkpoint, Proof, SourceFile, SourceTensor, Stored
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A file and its header. digests: of its tensors in order, where it has them and they are of this very
-    header and length.
+    """A file and its header.
+
+    digests: of its tensors in order, where it has them and they are of this very header and length.
     """
 
     file: SourceFile
     header: Header
     digests: tuple[bytes, ...] | None
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
 
     def tensors(self, payloads: Container[str]) -> dict[str, SourceTensor]:
         """By name, in the order of the table. payloads: the names of those that hold one. Raises a FileError
@@ -82,12 +85,7 @@ def open_gguf(path: Path) -> Checkpoint:
         raise UnsupportedError(
             path, Finding("R-117", "rows of the parametric family are no source; gguflow.RowStore reads them")
         )
-    shards = [
-        first,
-        *(_open_sibling(path.with_name(str(name)), name, header) for name in later_shards(path, header)),
-    ]
-    if len(shards) > 1:
-        rules.refuse(path, judge_together([(shard.file.path.name, shard.header) for shard in shards]))
+    shards = list(open_shards(first, _open, RaiseFirst(rules.refuse)))
     payloads = payload_names(header.metadata)
     tensors = {name: tensor for shard in shards for name, tensor in shard.tensors(payloads).items()}
     return Checkpoint(path, tensors, tuple(shard.file for shard in shards), metadata=header.metadata)
@@ -97,24 +95,10 @@ def _open(path: Path) -> _Opened:
     """The file as it is, and its header, proved; the header's arrays do not refer to the file, which may be
     cut short later.
     """
-    with storage_errors("read", path):
-        status = os.stat(path)
-    content = map_file(path)
-    header = parse(content, str(path))
+    opened = open_file(path)
+    header, content = opened.header, opened.file.map_all()
     rules.refuse(path, rules.judge(header, blocks.block_sizes, len(content)))
     is_sound = has_set(header.metadata) and not any(check_set(header, content))
-    start = bytes(content[: header.data_offset])
-    file = SourceFile(path, status.st_size, status.st_mtime_ns, hexdigest(start))
-    return _Opened(file, parse(start, str(path)), tuple(stored_digests(header)) if is_sound else None)
-
-
-def _open_sibling(path: Path, name: ShardName, first: Header) -> _Opened:
-    """A shard that must be there, and must be the one that its name says."""
-    try:
-        shard = _open(path)
-    except StorageError as error:
-        raise InvalidError(
-            path, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")
-        ) from error
-    rules.refuse(path, judge_sibling(path.name, shard.header, name.number, first))
-    return shard
+    file = SourceFile(path, *opened.file.identity, hexdigest(content[: header.data_offset]))
+    digests = tuple(stored_digests(header)) if is_sound else None
+    return _Opened(file, header.detached(content, str(path)), digests)

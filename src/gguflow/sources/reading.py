@@ -1,46 +1,38 @@
-"""Weights of a checkpoint, read through memory maps, and the proof that the files did not change meanwhile.
-Rules R-001 and R-002.
+"""Weights of a checkpoint, mapped or copied out of its files, and the proof that these did not change
+meanwhile.
 """
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-import os
 import threading
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gguflow.errors import Finding, InvalidError, UsageError
+from gguflow.container.mapped_file import Bytes, MappedFile, check_io, check_unchanged
+from gguflow.errors import UsageError
 from gguflow.parametric import Payload
-from gguflow.platform import advise_use, begin_read, read_at, release_pages, storage_errors
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
 from gguflow.sources.payloads import PayloadReader
 
-Bytes = NDArray[np.uint8]
-
 
 class TensorReader:
-    """Reads the tensors of a checkpoint; each file is mapped once, read-only, when a tensor of it is first
-    wanted. Threads may share one.
+    """Reads the tensors of a checkpoint; each file is opened once, when a tensor of it is first wanted.
+    Threads may share one.
 
     What `read` returns is the mapped file itself: valid as long as it is referred to, after the reader is
-    closed too. A file that somebody shortens while it is mapped kills the process at the next access
-    (SIGBUS); one that is overwritten in place shows in `check_unchanged`.
+    closed too. A file that somebody shortens while its bytes are in use kills the process (SIGBUS); one that
+    is overwritten in place shows in `check_unchanged`.
 
-    io: "mmap" as described, or "pread": ranges are copied out of the file with positioned reads, which give
-    an error where the file was shortened.
+    io: "mmap" as described, or "pread", as `MappedFile` has it.
     """
 
     def __init__(self, checkpoint: Checkpoint, io: str = "mmap") -> None:
-        if io not in ("mmap", "pread"):
-            raise UsageError(f"io is mmap or pread, not {io!r}")
+        check_io(io)
         self._io = io
         self._files = checkpoint.files
-        self._maps: dict[SourceFile, tuple[mmap.mmap, Bytes]] = {}
-        self._descriptors: dict[SourceFile, int] = {}
+        self._opened: dict[SourceFile, MappedFile] = {}
         self._lock = threading.Lock()
         self._payloads = PayloadReader(self._stored)
 
@@ -53,22 +45,17 @@ class TensorReader:
         self.close()
 
     def close(self) -> None:
-        """Unmap the files, each as soon as no array refers to it any more; close those that are read."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
-        while self._maps:
-            _, (mapping, content) = self._maps.popitem()
-            del content
-            with contextlib.suppress(BufferError):
-                mapping.close()
+        """Close the files, and unmap each as soon as no array refers to it any more."""
+        while self._opened:
+            self._opened.popitem()[1].close()
 
     def read(self, tensor: SourceTensor, first: int, last: int) -> Bytes:
         """The packed bytes of weights [first, last) of the flattened tensor: uint8[...], read-only, without a
         copy; any alignment.
 
         Of a payload, what it decodes to: a copy.
-        Raises UnsupportedError (S-019), InvalidError (R-001), StorageError, UsageError where the range is not
-        in the tensor.
+        Raises UnsupportedError (S-019), InvalidError (R-001, R-002), StorageError, UsageError where the range
+        is not in the tensor.
         """
         if tensor.stored is not None:
             return self._payloads.read(tensor, tensor.stored, first, last)
@@ -83,7 +70,7 @@ class TensorReader:
 
     def _stored(self, file: SourceFile, start: int, stop: int) -> Bytes:
         """Bytes [start, stop) of a file."""
-        return self._copied(file, start, stop) if self._io == "pread" else self._map(file)[1][start:stop]
+        return self._open(file).read(start, stop)
 
     def read_rows(self, tensor: SourceTensor, rows: NDArray[np.int64]) -> Bytes:
         """Gather rows, in the order given: int64[n] -> uint8[n, row_bytes], a copy.
@@ -104,7 +91,7 @@ class TensorReader:
         row_bytes = tensor.require_format().row_bytes(tensor.n_weights // n_rows) if n_rows else 0
         if self._io == "pread":
             starts = [tensor.offset + int(row) * row_bytes for row in rows]
-            copies = [self._copied(tensor.file, start, start + row_bytes) for start in starts]
+            copies = [self._stored(tensor.file, start, start + row_bytes) for start in starts]
             return np.concatenate([*copies, np.empty(0, np.uint8)]).reshape(len(rows), row_bytes)
         return self.read(tensor, 0, tensor.n_weights).reshape(n_rows, row_bytes)[rows]
 
@@ -114,11 +101,7 @@ class TensorReader:
         """
         if tensor.stored is not None:
             return
-        start, stop = _byte_range(tensor, first, last)
-        if self._io == "mmap":
-            advise_use(self._map(tensor.file)[0], start, stop, in_large_pages=False)
-        else:
-            begin_read(self._descriptor(tensor.file), stop - start, start)
+        self._open(tensor.file).prefetch(*_byte_range(tensor, first, last), in_large_pages=False)
 
     def release(self, tensor: SourceTensor, first: int, last: int) -> None:
         """Weights [first, last) are done with: their pages need not stay in this process's memory. A hint;
@@ -126,9 +109,7 @@ class TensorReader:
         """
         if tensor.stored is not None:
             return
-        start, stop = _byte_range(tensor, first, last)
-        if self._io == "mmap":
-            release_pages(self._map(tensor.file)[0], start, stop)
+        self._open(tensor.file).release(*_byte_range(tensor, first, last))
 
     def check_unchanged(self, only: SourceFile | None = None) -> None:
         """Prove that every file of the checkpoint, or the one named, still has the size and time of change
@@ -137,47 +118,14 @@ class TensorReader:
         Raises InvalidError (R-002), StorageError.
         """
         for file in self._files if only is None else (only,):
-            with storage_errors("read", file.path):
-                status = os.stat(file.path)
-            _check_same(file, status, "R-002", "the file changed while it was read")
+            check_unchanged(file.path, file.identity)
 
-    def _copied(self, file: SourceFile, start: int, stop: int) -> Bytes:
-        """Bytes [start, stop) of a file, read into memory of their own."""
-        fd = self._descriptor(file)
-        with storage_errors("read", file.path):
-            content = read_at(fd, stop - start, start)
-        if len(content) != stop - start:
-            raise InvalidError(
-                file.path,
-                Finding(
-                    "R-002",
-                    "the file was shortened while it was read",
-                    offset=start + len(content),
-                    expected=f"{stop - start} bytes",
-                ),
-            )
-        return np.frombuffer(content, np.uint8)
-
-    def _descriptor(self, file: SourceFile) -> int:
+    def _open(self, file: SourceFile) -> MappedFile:
         """The file, opened when it is first wanted."""
         with self._lock:
-            if file not in self._descriptors:
-                with storage_errors("read", file.path):
-                    fd = os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-                self._descriptors[file] = fd
-                _check_same(file, os.fstat(fd), "R-001", "the file changed after its header was read")
-            return self._descriptors[file]
-
-    def _map(self, file: SourceFile) -> tuple[mmap.mmap, Bytes]:
-        with self._lock:
-            if file not in self._maps:
-                with storage_errors("read", file.path), open(file.path, "rb") as opened:
-                    _check_same(
-                        file, os.fstat(opened.fileno()), "R-001", "the file changed after its header was read"
-                    )
-                    mapping = mmap.mmap(opened.fileno(), file.nbytes, access=mmap.ACCESS_READ)
-                self._maps[file] = mapping, np.frombuffer(mapping, np.uint8)
-            return self._maps[file]
+            if file not in self._opened:
+                self._opened[file] = MappedFile(file.path, self._io, expected=file.identity)
+            return self._opened[file]
 
 
 def _byte_range(tensor: SourceTensor, first: int, last: int) -> tuple[int, int]:
@@ -189,16 +137,7 @@ def _byte_range(tensor: SourceTensor, first: int, last: int) -> tuple[int, int]:
         or last % block_format.block_size
     ):
         raise UsageError(
-            f"{tensor.name} has {tensor.n_weights} weights in blocks of {block_format.block_size}; asked for [{first}, {last})"
+            f"{tensor.name} has {tensor.n_weights} weights in blocks of {block_format.block_size}; "
+            f"asked for [{first}, {last})"
         )
-    start, stop = (
-        tensor.offset + position // block_format.block_size * block_format.type_size
-        for position in (first, last)
-    )
-    return start, stop
-
-
-def _check_same(file: SourceFile, status: os.stat_result, rule: str, message: str) -> None:
-    found, expected = (status.st_size, status.st_mtime_ns), (file.nbytes, file.mtime_ns)
-    if found != expected:
-        raise InvalidError(file.path, Finding(rule, message, found=found, expected=f"(bytes, ns) {expected}"))
+    return tensor.offset + block_format.nbytes(first), tensor.offset + block_format.nbytes(last)

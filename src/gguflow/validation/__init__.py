@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 
 from gguflow.blocks import block_sizes
-from gguflow.container.header import Header, parse
-from gguflow.container.reader import map_file
+from gguflow.container.header import Header
+from gguflow.container.reader import open_file
 from gguflow.container.row_store import is_row_store
 from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
 from gguflow.container.shards import judge_keys, n_shards
@@ -34,7 +33,7 @@ from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.general import judge_general
 from gguflow.validation.model import Facts
 from gguflow.validation.payloads import decoded, judge_payloads
-from gguflow.validation.shards import is_first, judge_siblings, siblings
+from gguflow.validation.shards import Shard, is_first, judge_shards
 from gguflow.validation.tokenizer import judge_tokenizer
 from gguflow.validation.values import judge_values
 
@@ -84,11 +83,10 @@ def examine(
 
             open_checkpoint(path)
             return "valid", []
-        content = map_file(path)
-        header = parse(content, str(path))
+        opened = open_file(path)
     except FileError as error:
         return error.verdict, [error.finding]
-    findings = list(judge_gguf(path, content, header, level, limits, threads))
+    findings = list(judge_gguf(path, opened.file.map_all(), opened.header, level, limits, threads))
     return _verdict(findings), findings
 
 
@@ -105,19 +103,17 @@ def judge_gguf(
     is_sound = not _has_error(finding for finding in structure if finding.rule != TAIL)
     of_digests = list(check_set(header, content))
     yield from of_digests
-    facts = Facts.of(header)
+    facts, shards = Facts.of(header), [Shard(path, header, content)]
     if n_shards(header) > 1 and is_first(header):
-        of_set, facts = (
-            judge_siblings(header, path)
-            if is_sound
-            else ([], Facts(header.metadata, {}, header.key_positions))
-        )
-        yield from of_set
+        facts = Facts(header.metadata, {}, header.key_positions)
+        if is_sound:
+            of_set, shards, facts = judge_shards(shards[0])
+            yield from of_set
     if is_first(header):
         yield from judge_general(facts)
         yield from judge_tokenizer(facts, strict=level == "strict")
         yield from judge_architecture(
-            decoded(facts, chain([(header, content)], siblings(header, path)) if is_sound else ())
+            decoded(facts, [(shard.header, shard.content) for shard in shards] if is_sound else ())
         )
         if is_row_store(header.metadata):
             yield from judge_chunks(header, content) if is_sound and level != "structure" else ()

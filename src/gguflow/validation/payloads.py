@@ -17,7 +17,7 @@ from gguflow.container.header import Header
 from gguflow.container.payload_keys import MUST_UNDERSTAND_KEY, PAYLOADS_KEY, payload_names, strings_under
 from gguflow.container.strings import quoted
 from gguflow.errors import FileError, Finding, GguflowError
-from gguflow.parametric import Payload, descriptor, find
+from gguflow.parametric import Payload, descriptor, find, judging
 from gguflow.validation.model import Facts
 
 _I8 = 24
@@ -60,7 +60,7 @@ def judge_payloads(
             continue
         n_read += 1
         found.add(payload.encoding.name)
-        for finding in payload.check_values() if values else ():
+        for finding in judging.check(payload) if values else ():
             yield _moved(finding, i, start)
     said = set(encodings)
     if n_read == len(wanted) and found != said:

@@ -1,18 +1,25 @@
-"""The siblings of a first shard, opened: rule C-043. What they say is judged by `gguflow.container.shards`."""
+"""The files of a model as one: rules C-043 to C-046, and what all of them say together."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from gguflow.container.header import Header, parse
+from gguflow.container.header import Header
 from gguflow.container.metadata import integer_under
-from gguflow.container.reader import map_file
-from gguflow.container.rules import key_path
-from gguflow.container.shards import COUNT_KEY, NO_KEY, ShardName, judge_sibling, judge_together, n_shards
-from gguflow.errors import FileError, Finding, StorageError
+from gguflow.container.reader import open_file
+from gguflow.container.shards import NO_KEY, ReportAll, n_shards, open_shards
+from gguflow.errors import Finding
 from gguflow.validation.model import Facts
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of a model, and its content."""
+
+    path: Path
+    header: Header
+    content: memoryview
 
 
 def is_first(header: Header) -> bool:
@@ -20,50 +27,24 @@ def is_first(header: Header) -> bool:
     return n_shards(header) == 1 or integer_under(header.metadata, NO_KEY) == 0
 
 
-def judge_siblings(header: Header, path: Path) -> tuple[list[Finding], Facts]:
-    """Open the siblings of the first shard: the findings, and the model as all of them describe it; without
-    tensors where one cannot be read.
+def judge_shards(first: Shard) -> tuple[list[Finding], list[Shard], Facts]:
+    """Open the siblings of the first shard: the findings, the files that can be read, and the model as all of
+    them describe it; without tensors where one cannot be read.
 
-    header, path: of the first shard, whose keys are good, and agree with its name.
+    first: its keys are good, and agree with its name.
     """
-    first = ShardName.of(path)
-    if first is None:
-        return [], Facts.of(header)
-    findings: list[Finding] = []
-    shards = [(path.name, header)]
-    for number in range(1, n_shards(header)):
-        name = str(ShardName(first.stem, number, first.count))
-        try:
-            sibling = parse(map_file(path.with_name(name)), name)
-        except (StorageError, FileError) as error:
-            why = (
-                f"is {error.verdict}: {error.finding.message}"
-                if isinstance(error, FileError)
-                else f"cannot be read: {error}"
-            )
-            findings.append(
-                Finding(
-                    "C-043", f"shard {number + 1} of {first.count} {why}", key_path(COUNT_KEY), expected=name
-                )
-            )
-            continue
-        findings += judge_sibling(name, sibling, number, header)
-        shards.append((name, sibling))
+    header, policy = first.header, ReportAll()
+    shards = list(open_shards(first, _open, policy))
     if len(shards) < n_shards(header):
-        return findings, Facts(header.metadata, {}, header.key_positions)
+        return policy.findings, shards, Facts(header.metadata, {}, header.key_positions)
     tensors = {
-        tensor.name: (tensor, f"{name}:$.tensors[{i}]")
-        for name, shard in shards
-        for i, tensor in enumerate(shard.tensors)
+        tensor.name: (tensor, f"{shard.path.name}:$.tensors[{i}]")
+        for shard in shards
+        for i, tensor in enumerate(shard.header.tensors)
     }
-    return [*findings, *judge_together(shards)], Facts(header.metadata, tensors, header.key_positions)
+    return policy.findings, shards, Facts(header.metadata, tensors, header.key_positions)
 
 
-def siblings(header: Header, path: Path) -> Iterator[tuple[Header, memoryview]]:
-    """The later shards that can be read, with their content."""
-    first = ShardName.of(path)
-    for number in range(1, n_shards(header) if first is not None else 1):
-        with contextlib.suppress(StorageError, FileError):
-            name = str(ShardName(first.stem, number, first.count)) if first is not None else ""
-            content = map_file(path.with_name(name))
-            yield parse(content, name), content
+def _open(path: Path) -> Shard:
+    opened = open_file(path)
+    return Shard(path, opened.header, opened.file.map_all())

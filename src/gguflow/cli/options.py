@@ -1,0 +1,64 @@
+"""Options that several commands have, and the values and files that options name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import Any
+
+from gguflow.errors import UsageError
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add --threads."""
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="number of threads (default: all processors)"
+    )
+
+
+def add_io(parser: argparse.ArgumentParser) -> None:
+    """Add --io."""
+    parser.add_argument(
+        "--io",
+        choices=("mmap", "pread"),
+        default="mmap",
+        help="how files are read; with pread, a file that is truncated while it is read is an error, "
+        "not a crash (default: %(default)s)",
+    )
+
+
+def parse_size(text: str, kilo: int = 1024) -> int:
+    """A size in bytes.
+
+    text: a number, or one with K, M or G ("192M", "192MiB").
+    kilo: what K stands for.
+    Raises UsageError.
+    """
+    match = re.fullmatch(r"(\d+)([KMG]?)", text.strip().upper().removesuffix("IB").removesuffix("B"))
+    if match is None:
+        raise UsageError(f"not a size: {text!r}; give a number of bytes, or a number with K, M or G")
+    return int(match[1]) * int(kilo ** " KMG".index(match[2] or " "))
+
+
+def read_text(path: str) -> str:
+    """A text file as it is, line ends included.
+
+    path: a file in UTF-8.
+    Raises UsageError, StorageError.
+    """
+    from gguflow.platform import storage_errors
+
+    with storage_errors("read", path), open(path, encoding="utf-8", newline="") as file:
+        try:
+            return file.read()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def print_json(*results: Any) -> None:
+    """Print one result as it is, several as a list.
+
+    results: JSON-ready data.
+    """
+    print(json.dumps(results[0] if len(results) == 1 else results, indent=2))

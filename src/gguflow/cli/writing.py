@@ -1,0 +1,108 @@
+"""What `convert` and `export` share: the options of a conversion that is carried out, the run, its report."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from gguflow.cli import progress
+from gguflow.cli.options import add_io, add_threads, parse_size, print_json
+from gguflow.cli.text import nbytes_text, table
+
+if TYPE_CHECKING:
+    from gguflow.conversion import Prepared, Report
+
+_WORTHWHILE_RATIO = 1.05
+"""How many times smaller entropy coding must make weights to be worth slower decoding."""
+
+
+def add_writing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `write` needs."""
+    add_threads(parser)
+    parser.add_argument(
+        "--memory-limit",
+        default="192M",
+        metavar="SIZE",
+        help="limit for all buffers together: bytes, or a number with K, M or G (default: %(default)s)",
+    )
+    add_io(parser)
+    parser.add_argument(
+        "--no-resume", action="store_true", help="start over, and discard what an interrupted run left"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress and no summary")
+
+
+def write(prepared: Prepared, arguments: argparse.Namespace) -> None:
+    """Carry out a conversion or an export; print a summary, and the files or the report.
+
+    prepared: what to write.
+    arguments: the options of `add_writing_options`, and --json.
+    """
+    from gguflow import conversion
+
+    run = functools.partial(
+        conversion.run,
+        prepared,
+        threads=arguments.threads,
+        memory_limit=parse_size(arguments.memory_limit),
+        overwrite=arguments.overwrite,
+        resume=not arguments.no_resume,
+        io=arguments.io,
+    )
+    if arguments.quiet:
+        reports = run()
+    else:
+        with progress.shown([plan for target in prepared.targets for plan in target.plans]) as callback:
+            reports = run(progress=callback)
+        print("\n\n".join(map(report_text, reports)), file=sys.stderr)
+    if arguments.json:
+        print_json(
+            *(
+                {**asdict(report), "output": str(report.output), "files": list(map(str, report.files))}
+                for report in reports
+            )
+        )
+    else:
+        print(*(file for report in reports for file in report.files), sep="\n")
+
+
+def report_text(report: Report) -> str:
+    """What a conversion did: a line for each format, the sizes before and after, the time.
+
+    report: of one target.
+    """
+    rows = [
+        (
+            name,
+            str(total.n_tensors),
+            f"{total.n_weights:,}",
+            f"{8 * total.nbytes / max(total.n_weights, 1):g}",
+            nbytes_text(total.nbytes),
+        )
+        for name, total in report.formats.items()
+    ]
+    weights_per_second = report.n_weights / max(report.seconds, 1e-9)
+    sizes = f"{nbytes_text(report.source_nbytes)} -> {nbytes_text(report.nbytes)}"
+    pace = f"{report.seconds:.2f} s, {weights_per_second / 1e6:.0f} M weights/s"
+    return (
+        table(("format", "tensors", "weights", "bits/weight", "size"), rows, right=(1, 2, 3, 4))
+        + f"\n{sizes}, {report.bits_per_weight:.3f} bits per weight; {pace}"
+        + _coding_text(report)
+    )
+
+
+def _coding_text(report: Report) -> str:
+    """What entropy coding saved, "" without any."""
+    if report.coded is None:
+        return ""
+    before, after = report.coded
+    ratio = before / max(after, 1)
+    verdict = (
+        "" if ratio >= _WORTHWHILE_RATIO else "; hardly worth the slower decoding: consider omitting +zstd"
+    )
+    sizes = f"{nbytes_text(before)} -> {nbytes_text(after)}"
+    return f"\nentropy coding: {sizes}, {ratio:.2f} times smaller{verdict}"

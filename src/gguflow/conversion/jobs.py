@@ -1,0 +1,103 @@
+"""All jobs of a conversion, in their order: outputs of block formats share each reading of a leaf; an output with
+payloads is written alone, tensor by tensor, and its payloads chunk by chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gguflow.container.integrity import LEAF_WEIGHTS
+from gguflow.conversion.engine import DRAIN, Jobs, Resumed
+from gguflow.conversion.leaf_jobs import Leaves
+from gguflow.conversion.output import Output
+from gguflow.conversion.plan import Plan
+from gguflow.errors import UsageError
+from gguflow.models.reading import ModelReader
+from gguflow.parametric import engine as payloads
+
+SMALLEST_TILE = 256
+"""Weights: one block of the largest format."""
+
+_LEAF_BYTES_PER_WEIGHT = 4 + 4 + 4
+"""Source bytes, float32 and blocks, each of at most 4 bytes a weight."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How a memory limit is shared.
+
+    tile: weights of a leaf that a thread moves at a time, a multiple of every block size.
+    held: bytes that chunks of payloads may take together, from when they are begun until they are written.
+    threads: how many there are.
+    """
+
+    tile: int
+    held: int
+    threads: int
+
+    @classmethod
+    def shared(cls, plans: Sequence[Plan], limit: int, threads: int) -> Memory:
+        """The shares of a limit in bytes.
+
+        Raises UsageError where not even the smallest pieces stay under it; before anything is read.
+        """
+        has_payloads = any(plan.has_payloads for plan in plans)
+        most = limit // 2 if has_payloads else limit
+        fitting = most // threads // _LEAF_BYTES_PER_WEIGHT // SMALLEST_TILE * SMALLEST_TILE
+        if fitting < SMALLEST_TILE:
+            needed = threads * _LEAF_BYTES_PER_WEIGHT * SMALLEST_TILE * (limit // most if most else 1)
+            raise UsageError(
+                f"a memory limit of {limit} bytes is too small for {threads} threads: they need {needed}, "
+                "or fewer threads"
+            )
+        for plan in plans:
+            for planned in plan.tensors:
+                if planned.encoding is not None:
+                    payloads.check_memory(planned, most, threads)
+        return cls(min(fitting, LEAF_WEIGHTS), most, threads)
+
+
+def jobs_of(reader: ModelReader, outputs: Sequence[Output], memory: Memory) -> Jobs:
+    """The jobs of all outputs. When they end, what was read is proved to be what the sources say of it."""
+    plain = [output for output in outputs if not output.plan.has_payloads]
+    if plain:
+        yield from _plain_jobs(Leaves(reader, plain, memory.tile, memory.threads))
+    for output in outputs:
+        if output.plan.has_payloads:
+            yield from _mixed_jobs(Leaves(reader, [output], memory.tile, memory.threads), output, memory)
+
+
+def _plain_jobs(leaves: Leaves) -> Jobs:
+    """Every leaf of outputs without payloads."""
+    yield Resumed([event for output in leaves.outputs for event in output.resumed_events()])
+    try:
+        for i in range(max(output.tensors().stop for output in leaves.outputs)):
+            yield from leaves.jobs(i)
+        yield DRAIN
+    finally:
+        leaves.note()
+    leaves.digests.finish(leaves.reader)
+
+
+def _mixed_jobs(leaves: Leaves, output: Output, memory: Memory) -> Jobs:
+    """The tensors of an output that has payloads: the place of one behind a payload whose size depends on the
+    data is known when that is written.
+    """
+    try:
+        for i in output.tensors():
+            if i - 1 in output.tensors() and output.planned(i - 1).is_bound:
+                yield DRAIN
+            n_resumed = len(output.resumed)
+            output.place_tensor(i)
+            planned = output.planned(i)
+            if planned.encoding is None:
+                yield Resumed(output.resumed_events(n_resumed))
+                yield from leaves.jobs(i)
+            else:
+                share = payloads.check_memory(planned, memory.held, memory.threads)
+                yield from payloads.Payload(leaves.reader, output, i, share).jobs()
+        yield DRAIN
+    finally:
+        leaves.note()
+    leaves.digests.finish(leaves.reader)

@@ -1,0 +1,277 @@
+"""Leaf by leaf: how 2**20 weights of a tensor are read, encoded and written, as a job of the engine.
+
+A leaf goes from source bytes to float32 to blocks, once for each output, whose blocks are written at their
+place: every offset is known before the first byte is read. What is moved at a time is a whole leaf where memory
+allows it: in smaller tiles threads spend more on handing each other the interpreter's lock than they gain.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gguflow.arrays import largest_magnitude
+from gguflow.blocks import FORMATS
+from gguflow.container.integrity import leaf_weights, n_leaves, new_leaf_digest
+from gguflow.conversion.engine import Event, Jobs
+from gguflow.conversion.imatrix import Importance
+from gguflow.conversion.output import Output
+from gguflow.conversion.plan import PlannedTensor
+from gguflow.conversion.source_digests import LeafDigest, SourceDigests
+from gguflow.errors import Finding, InvalidError
+from gguflow.models.base import ModelTensor
+from gguflow.models.reading import ModelReader, tile_ranges
+from gguflow.quantization import Bytes, Floats, encode, first_non_finite
+
+LEAVES_TOGETHER = 4
+"""Leaves that are noted together at the most, or half as many as there are threads: what the system is asked for
+each costs more than the note.
+"""
+
+LEAVES_AHEAD = 8
+"""Leaves that the system is asked to fetch in one call."""
+
+SECONDS_TOGETHER = 0.02
+"""A finished leaf waits no longer for the next one to be noted with."""
+
+_F16_LIMIT = np.float32(65520)
+"""The least magnitude that rounds to infinity in F16."""
+
+
+class _Buffers(threading.local):
+    """Scratch of one thread, reused from tile to tile."""
+
+    def __init__(self) -> None:
+        self.weights = np.empty(0, np.float32)
+        self.blocks = np.empty(0, np.uint8)
+
+    def weights_of(self, n: int) -> Floats:
+        if self.weights.size < n:
+            self.weights = np.empty(n, np.float32)
+        return self.weights[:n]
+
+    def blocks_of(self, nbytes: int) -> Bytes:
+        if self.blocks.size < nbytes:
+            self.blocks = np.empty(nbytes, np.uint8)
+        return self.blocks[:nbytes]
+
+
+class Leaves:
+    """The leaves of some tensors on their way into one or several outputs, which share each reading.
+
+    reader: of the source.
+    outputs: all of them have the same tensors, or some of them where they are shards.
+    tile: weights that a thread moves at a time, a multiple of every block size.
+    threads: that do the jobs.
+    """
+
+    def __init__(self, reader: ModelReader, outputs: Sequence[Output], tile: int, threads: int) -> None:
+        self.reader = reader
+        self.outputs = outputs
+        self.tile = tile
+        self._most_finished = max(LEAVES_TOGETHER, threads // 2)
+        self.buffers = _Buffers()
+        self.digests = SourceDigests(
+            {i: output.planned(i).tensor for output in outputs for i in output.tensors()}
+        )
+        self._finished: list[LeafJob] = []
+        self._noted_at = time.monotonic()
+
+    def jobs(self, i: int) -> Jobs:
+        """The leaves of tensor i that some output lacks; `note` is to be called behind the last one."""
+        holders = [output for output in self.outputs if i in output.tensors()]
+        tensor = holders[0].planned(i).tensor
+        fetched = 0
+        for number in range(n_leaves(tensor.n_weights)):
+            targets = [output for output in holders if output.lacks((i, number))]
+            if targets:
+                if number >= fetched:
+                    fetched = number + LEAVES_AHEAD
+                    last = leaf_weights(fetched - 1, tensor.n_weights)[1]
+                    self.reader.prefetch(tensor, leaf_weights(number, tensor.n_weights)[0], last)
+                yield LeafJob(self, i, number, targets)
+
+    def finish(self, job: LeafJob) -> None:
+        """A leaf is written: note it with the next ones, before long."""
+        self._finished.append(job)
+        if len(self._finished) >= self._most_finished or time.monotonic() - self._noted_at > SECONDS_TOGETHER:
+            self.note()
+
+    def note(self) -> None:
+        """Prove that the sources have not changed, and let the journals say what is written.
+
+        Raises InvalidError (R-002), StorageError.
+        """
+        finished, self._finished = self._finished, []
+        self._noted_at = time.monotonic()
+        for tensor, first, last in _joined(finished):
+            self.reader.done(tensor, first, last)
+        for output in self.outputs:
+            output.record_leaves(
+                [
+                    ((job.i, job.number), digest)
+                    for job in finished
+                    for o, digest in job.written
+                    if o is output
+                ]
+            )
+
+
+def _joined(finished: Sequence[LeafJob]) -> list[tuple[ModelTensor, int, int]]:
+    """The ranges of weights that leaves have read, adjacent ones as one."""
+    ranges: list[tuple[ModelTensor, int, int]] = []
+    for job in finished:
+        if ranges and ranges[-1][0] is job.tensor and ranges[-1][2] == job.first:
+            ranges[-1] = job.tensor, ranges[-1][1], job.last
+        else:
+            ranges.append((job.tensor, job.first, job.last))
+    return ranges
+
+
+class LeafJob:
+    """Leaf `number` of tensor i: weights [first, last), for every output that lacks it."""
+
+    __slots__ = ("first", "i", "last", "leaves", "number", "targets", "tensor", "written")
+
+    held_nbytes = 0
+
+    def __init__(self, leaves: Leaves, i: int, number: int, targets: Sequence[Output]) -> None:
+        self.leaves = leaves
+        self.i = i
+        self.number = number
+        self.targets = [(output, output.planned(i)) for output in targets]
+        planned = self.targets[0][1]
+        self.tensor = planned.tensor
+        self.first, self.last = leaf_weights(number, self.tensor.n_weights)
+        self.written: list[tuple[Output, bytes]] = []
+
+    def prefetch(self) -> None:
+        """Nothing: `Leaves.jobs` has the system fetch several leaves at once."""
+
+    def perform(self) -> None:
+        """Convert the leaf for each output, and write it. Raises InvalidError, StorageError."""
+        leaves = self.leaves
+        source_digest = leaves.digests.begin(self.i, self.last)
+        digests = [new_leaf_digest() for _ in self.targets]
+        has_importance = any(planned.importance is not None for _, planned in self.targets)
+        row = self.tensor.shape[-1] if has_importance else 1
+        for start, stop in tile_ranges(self.first, self.last, row, leaves.tile):
+            raw = leaves.reader.read(self.tensor, start, stop)
+            if source_digest is not None and raw is not None:
+                source_digest.update(raw)
+            weights = self._weights(raw, start, stop)
+            for (output, planned), digest in zip(self.targets, digests, strict=True):
+                blocks = self._blocks(planned, start, raw, weights)
+                output.file.write(blocks, output.offset(self.i, start))
+                digest.update(blocks)
+        self._finish_digests(digests, source_digest)
+
+    def finish(self) -> list[Event]:
+        self.leaves.finish(self)
+        n = self.last - self.first
+        return [(planned, n, planned.blocks.nbytes(n)) for _, planned in self.targets]
+
+    def _finish_digests(self, digests: Sequence[Any], source_digest: LeafDigest | None) -> None:
+        if source_digest is not None:
+            self.leaves.digests.end(self.i, self.number, source_digest)
+        for (output, planned), digest in zip(self.targets, digests, strict=True):
+            if self.last == self.tensor.n_weights:
+                digest.update(bytes(planned.padding))
+            self.written.append((output, digest.digest()))
+
+    def _weights(self, raw: Bytes | None, first: int, last: int) -> Floats | None:
+        """The weights [first, last) as float32, checked for what F16 cannot hold.
+
+        Returns None where every output takes the bytes of the source as they are.
+        """
+        if not any(planned.is_encoded for _, planned in self.targets):
+            return None
+        tensor, leaves = self.tensor, self.leaves
+        if raw is not None and tensor.source is None:
+            return None
+        out = leaves.buffers.weights_of(last - first) if raw is not None else None
+        weights = leaves.reader.floats(tensor, first, last, raw, out)
+        if any(planned.format is FORMATS["f16"] for _, planned in self.targets):
+            _check_f16(tensor, first, weights)
+        return weights
+
+    def _blocks(self, planned: PlannedTensor, start: int, raw: Bytes | None, weights: Floats | None) -> Bytes:
+        """The tile that begins at weight `start`: encoded, or the source's bytes where they have the format."""
+        if weights is None or not planned.is_encoded:
+            if raw is None:
+                raise ValueError(f"{planned.name} has nothing to write")
+            return raw
+        blocks = self.leaves.buffers.blocks_of(planned.blocks.nbytes(weights.size))
+        if planned.importance is None:
+            _encode(planned, start, weights, blocks)
+        else:
+            self._encode_weighted(planned, planned.importance, start, weights, blocks)
+        return blocks
+
+    def _encode_weighted(
+        self, planned: PlannedTensor, importance: Importance, start: int, weights: Floats, blocks: Bytes
+    ) -> None:
+        """Encode a tile with the importance of its columns: the rows of one matrix at a time, and parts of
+        rows at either end alone.
+        """
+        nbytes = planned.blocks.nbytes
+        row, position = planned.shape[-1], 0
+        matrix_size = row * (planned.shape[-2] if len(planned.shape) > 1 else 1)
+        while position < weights.size:
+            at = start + position
+            within, rest = at % row, weights.size - position
+            whole = min(rest // row * row, matrix_size - at % matrix_size) if within == 0 else 0
+            n = whole or min(row - within, rest)
+            columns = importance.of_matrix(at // matrix_size, row)
+            part = weights[position : position + n]
+            out = blocks[nbytes(position) : nbytes(position + n)]
+            if whole:
+                _encode(planned, at, part, out, columns)
+            elif planned.blocks.weighs_rows:
+                encoded = self._encoded_row(planned, at - within, columns)
+                out[:] = encoded[nbytes(within) : nbytes(within) + out.size]
+            else:
+                _encode(planned, at, part, out, columns[within : within + n])
+            position += n
+
+    def _encoded_row(self, planned: PlannedTensor, first: int, importance: Floats) -> Bytes:
+        """The blocks of the row that begins at weight `first`, in memory of its own."""
+        weights = self.leaves.reader.floats(planned.tensor, first, first + planned.shape[-1])
+        blocks = np.empty(planned.blocks.nbytes(weights.size), np.uint8)
+        _encode(planned, first, weights, blocks, importance)
+        return blocks
+
+
+def _encode(
+    planned: PlannedTensor, first: int, weights: Floats, out: Bytes, importance: Floats | None = None
+) -> None:
+    """Encode the weights from number `first` on.
+
+    Raises InvalidError for NaN and infinity where the format is a quantized one.
+    """
+    bad = encode(weights, planned.blocks, out, importance)
+    if bad >= 0:
+        raise non_finite_error(planned.tensor, first + bad, weights[bad], "cannot be quantized")
+
+
+def _check_f16(tensor: ModelTensor, first: int, weights: Floats) -> None:
+    """Raise InvalidError for NaN, infinity, and what would become infinity."""
+    if largest_magnitude(weights.view(np.uint32)) < _F16_LIMIT.view(np.uint32):
+        return
+    bad = first_non_finite(weights)
+    if bad >= 0:
+        raise non_finite_error(tensor, first + bad, weights[bad], "cannot be quantized")
+    bad = int((np.abs(weights) >= _F16_LIMIT).argmax())
+    raise non_finite_error(tensor, first + bad, weights[bad], "does not fit F16 (choose bf16)")
+
+
+def non_finite_error(tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:
+    """The error that names weight i of a tensor, and says why it cannot be written."""
+    index = [int(k) for k in np.unravel_index(i, tensor.shape)]
+    message = f"tensor {tensor.name!r} holds {weight} at index {index}, which {why}"
+    path = tensor.source.file.path if tensor.source else "the model"
+    return InvalidError(path, Finding("M-100", message, f"$.tensors[{tensor.name!r}]"))
