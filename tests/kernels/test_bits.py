@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gguflow.blocks.scalars import half_bits, half_value, nearest_int
+from gguflow.blocks.bits import half_bits, half_value, nearest_int
 from gguflow.kernels import bits
 from gguflow.kernels.lanes import dot4, load, load_i32, load_u32, store, store_i32
 from gguflow.kernels.matmul import halves

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from gguflow import packed_matmul
 from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.blocks.bits import half_value, nearest_int
 from gguflow.blocks.q8_0 import encode_block
-from gguflow.blocks.scalars import half_value, nearest_int
 from gguflow.errors import NonFiniteError, UsageError
 from gguflow.kernels import matmul as kernels
 from gguflow.packed_matmul import FEW, SOME, EightBits, matmul

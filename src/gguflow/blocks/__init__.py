@@ -1,4 +1,4 @@
-"""Block formats, found by listing this package. A file declares one as `FORMAT` and is named after it; formats
+"""Block formats, found by listing this package. A file declares one as `FORMAT` and has its name; formats
 that differ in their number type only share a file, which declares them as a tuple, `FORMATS`.
 
 `FORMATS["q4_k"]` and `by_id(12)` are the only look-ups; there is no table to edit when a format is added.

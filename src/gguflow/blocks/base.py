@@ -28,10 +28,11 @@ ggml refuses, and so do we.
 class ReservedCode:
     """A bit pattern that a good block does not hold: NaN and infinity, mostly, whose exponents are all ones.
 
-    offset: bytes from the start of the block to a little-endian word. width: of the word in bytes, 1, 2 or 4.
+    offset: bytes from the start of the block to a little-endian word.
+    width: of the word in bytes, 1, 2 or 4.
     mask: the bits that must not all be set.
-    what: the field, for messages. tolerated: some reader gives the pattern a meaning, so it deserves a
-    warning only.
+    what: the field, for messages.
+    tolerated: some reader gives the pattern a meaning, so it deserves a warning only.
     """
 
     offset: int
@@ -53,18 +54,23 @@ class BlockFormat:
     the same name in `gguflow.kernels` works on byte offsets. They are two derivations of one layout, and a
     test holds them equal to the bit.
 
-    name: as the field writes it, upper case ("Q4_K"). id: ggml's type number, as it stands in a file.
-    dtype: NumPy's view of one packed block, little-endian, unaligned. grammar: construct's view of the same
-    bytes.
-    formula: one line, how a weight is made from the fields. summary: one line, what the block holds.
+    name: as the field writes it, upper case ("Q4_K").
+    id: ggml's type number, as it stands in a file.
+    block_size: weights of a block.
+    dtype: NumPy's view of one packed block, little-endian, unaligned.
+    grammar: construct's view of the same bytes.
+    formula: one line, how a weight is made from the fields.
+    summary: one line, what the block holds.
     encode_block: (x float32[block_size], importance float32[block_size] | None) -> fields.
-    weighs_rows: whether importance goes with the mean square of the whole row, so that a part of a row cannot
-    be encoded alone.
     decode_block: fields -> float32[block_size] (number_type[1] for the integer formats and F64).
-    snr: signal to noise of Gaussian weights after encoding and decoding, in dB, as measured; None where
-    nothing is lost.
+    importance: whether `encode_block` takes importance.
+    weighs_rows: whether importance goes with the mean square of the whole row, so that a part of a row cannot
+        be encoded alone.
     number_type: for the plain numbers that NumPy knows (all but BF16), their dtype.
+    snr: signal to noise of Gaussian weights after encoding and decoding, in dB, as measured; None where
+        nothing is lost.
     reserved: patterns that no good block holds; None for what follows from the layout, see `reserved_codes`.
+    type_size: bytes of a block.
     """
 
     name: str

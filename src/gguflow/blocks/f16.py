@@ -8,7 +8,7 @@ import numpy as np
 from construct import Int16ul, Struct
 
 from gguflow.blocks.base import HALF_EXPONENT, BlockFormat, Fields, Floats, ReservedCode
-from gguflow.blocks.scalars import half_bits, half_value
+from gguflow.blocks.bits import half_bits, half_value
 
 DTYPE = np.dtype([("value", "<u2")])
 GRAMMAR = Struct("value" / Int16ul)

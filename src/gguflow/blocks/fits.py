@@ -42,7 +42,7 @@ def ordered_sum(terms: Floats) -> np.float32:
 
 
 def nearest_codes(values: Floats, lowest: int, highest: int) -> Codes:
-    """ggml's nearest_int of each value (see `scalars.nearest_int`), clamped."""
+    """ggml's nearest_int of each value (see `bits.nearest_int`), clamped."""
     bits = (np.asarray(values, f32) + ROUNDER).view(np.int32)
     codes: Codes = np.clip((bits & 0x7FFFFF) - 0x400000, lowest, highest)
     return codes
@@ -54,8 +54,8 @@ def fit_scale_min(
     """x ~ scale * code - minimum, codes 0 to n_max, minimum >= 0: weighted least squares for each rung of a
     ladder of trial scales; the best is kept.
 
-    absolute: compare trials by the weighted sum of |error| instead of error squared. Returns (scale, minimum,
-    codes).
+    absolute: compare trials by the weighted sum of |error| instead of error squared.
+    Returns (scale, minimum, codes).
     """
     high = x.max()
     low = min(x.min(), f32(0))
@@ -72,9 +72,8 @@ def fit_scale_min(
     best_codes = nearest_codes(inverse * (x - low), 0, n_max)
     best = error(scale, low, best_codes)
     for k in range(ladder.last + 1):
-        inverse = (f32(ladder.first) + f32(ladder.step) * f32(k) + f32(n_max)) / (
-            high - low
-        )  # low is that of the best trial so far
+        divisions = f32(ladder.first) + f32(ladder.step) * f32(k) + f32(n_max)
+        inverse = divisions / (high - low)  # low is that of the best trial so far
         codes = nearest_codes(inverse * (x - low), 0, n_max)
         weighted = w * codes.astype(f32)
         sum_l, sum_l2, sum_xl = (ordered_sum(weighted * factor) for factor in (f32(1), codes.astype(f32), x))
@@ -180,7 +179,8 @@ def _descend(
     """Up to five rounds over the codes: each takes the value that is best while the others stay, if the fit
     improves. Returns the scale.
 
-    codes: changed in place. bits: what of a code is kept (ggml holds it in a byte).
+    codes: changed in place.
+    bits: what of a code is kept (ggml holds it in a byte).
     rest_above: a code is left alone unless the others' sum of w * code**2 is above this.
     """
     values = codes.astype(f32)

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.blocks.base import Floats
+from gguflow.blocks.bits import half_bits, nearest_int
 from gguflow.blocks.fits import fit_positive, nearest_codes, ordered_sum
 from gguflow.blocks.grids import Grid, grid
-from gguflow.blocks.scalars import half_bits, nearest_int
 
 f32 = np.float32
 Levels = NDArray[np.uint8]
@@ -31,13 +31,16 @@ LARGEST = np.finfo(f32).max
 class Search:
     """What is particular to a format.
 
-    grid: its name. sub_block: weights that share a scale. reach, step: trial scales map the largest weight to
-    top + step * k, k = -reach ... reach, top being the highest level's odd number. tiny: a sub-block whose
-    largest weight is below is all zeros.
+    grid: its name.
+    sub_block: weights that share a scale.
+    reach, step: trial scales map the largest weight to top + step * k, k = -reach ... reach, top being the
+        highest level's odd number.
+    tiny: a sub-block whose largest weight is below is all zeros.
     even_signs: the eighth sign of a group is not stored, so the number of minus signs is made even.
     refit: after the best trial, which groups look for their point again with its scale: those that were off
-    the grid; all, if one was; or always all. positive_fit: the trials start from a fit of levels without a
-    grid (fits.fit_positive) instead of from the largest weight.
+        the grid; all, if one was; or always all.
+    positive_fit: the trials start from a fit of levels without a grid (fits.fit_positive) instead of from the
+        largest weight.
     fudge: what the largest scale is multiplied by in the end.
     """
 

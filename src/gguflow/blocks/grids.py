@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 class Grid:
     """Points of `group` levels each.
 
+    values: what each level decodes to.
+    shells: how many distances the encoder looks at around a combination that is no grid point; see
+        `neighbours`.
     codes: uint16[n], a point's levels packed, weight k in the bits from k * level_bits on.
-    levels: uint8[n, group], the same, unpacked. values: what each level decodes to.
-    shells: how many distances the encoder looks at around a combination that is no grid point (see
-    `neighbours`).
+    levels: uint8[n, group], the same, unpacked.
     """
 
     name: str
@@ -99,15 +100,14 @@ def grid(name: str) -> Grid:
     first = 0
     for other, (points, group, level_bits, values, shells) in SHAPES.items():
         if other == name:
-            return Grid(
-                name, group, level_bits, values, shells, data[first : first + points].astype(np.uint16)
-            )
+            codes = data[first : first + points].astype(np.uint16)
+            return Grid(name, group, level_bits, values, shells, codes)
         first += points
     raise KeyError(name)
 
 
 def even_signs(bits: int) -> int:
-    """Seven stored sign bits -> eight: the last makes the number of minus signs even (ggml's ksigns_iq2xs)."""
+    """Seven stored sign bits -> eight: the last makes the number of minus signs even. ggml's ksigns_iq2xs."""
     return bits | (bits.bit_count() & 1) << 7
 
 

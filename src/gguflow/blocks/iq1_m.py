@@ -21,11 +21,11 @@ import numpy as np
 from construct import Array, Int8ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats, ReservedCode
+from gguflow.blocks.bits import half_bits, half_value, nearest_int
 from gguflow.blocks.fits import ordered_sum
 from gguflow.blocks.grid_search import error_weights
 from gguflow.blocks.grids import grid
 from gguflow.blocks.iq1_search import SHIFT, Fit, fit, values
-from gguflow.blocks.scalars import half_bits, half_value, nearest_int
 
 f32 = np.float32
 
@@ -95,7 +95,8 @@ FORMAT = BlockFormat(
     dtype=DTYPE,
     grammar=GRAMMAR,
     formula="w = d * (2 s + 1) * (grid ± 1/8)",
-    summary="8 ternary weights to an 11-bit grid index and a shift, 3-bit sub-scales per 16, one f16 scale per 256 weights",
+    summary="8 ternary weights to an 11-bit grid index and a shift, 3-bit sub-scales per 16, "
+    "one f16 scale per 256 weights",
     snr=4.69,
     encode_block=encode_block,
     decode_block=decode_block,

@@ -16,10 +16,10 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.bits import half_value
 from gguflow.blocks.fits import ordered_sum
 from gguflow.blocks.grid_search import Search, error_weights, fit_super_block
 from gguflow.blocks.grids import grid, pack_pairs, signed, unpack_pairs
-from gguflow.blocks.scalars import half_value
 
 f32 = np.float32
 
@@ -66,7 +66,8 @@ FORMAT = BlockFormat(
     dtype=DTYPE,
     grammar=GRAMMAR,
     formula="w = d * (0.5 + s) / 4 * grid * sign",
-    summary="8 weights to a 10-bit grid index and 8 signs, 4-bit sub-scales per 16, one f16 scale per 256 weights",
+    summary="8 weights to a 10-bit grid index and 8 signs, 4-bit sub-scales per 16, "
+    "one f16 scale per 256 weights",
     snr=11.53,
     encode_block=encode_block,
     decode_block=decode_block,

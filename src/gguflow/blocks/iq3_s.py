@@ -18,10 +18,10 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.bits import half_value
 from gguflow.blocks.fits import ordered_sum
 from gguflow.blocks.grid_search import Search, error_weights, fit_super_block
 from gguflow.blocks.grids import grid, pack_pairs, signed, unpack_pairs
-from gguflow.blocks.scalars import half_value
 
 f32 = np.float32
 
@@ -80,7 +80,8 @@ FORMAT = BlockFormat(
     dtype=DTYPE,
     grammar=GRAMMAR,
     formula="w = d * (1 + 2 s) * grid * sign",
-    summary="4 weights to a 9-bit grid index, all signs, 4-bit sub-scales per 32, one f16 scale per 256 weights",
+    summary="4 weights to a 9-bit grid index, all signs, 4-bit sub-scales per 32, "
+    "one f16 scale per 256 weights",
     snr=15.57,
     encode_block=encode_block,
     decode_block=decode_block,

@@ -14,10 +14,10 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.bits import half_bits, half_value
 from gguflow.blocks.fits import ordered_sum
 from gguflow.blocks.iq4 import VALUES, error_weights, fit_scale, inverse_or_zero, nearest_values
 from gguflow.blocks.nibbles import pack_nibbles, unpack_nibbles
-from gguflow.blocks.scalars import half_bits, half_value
 
 f32 = np.float32
 

@@ -30,9 +30,8 @@ def to_ue4m3(v: np.float32) -> int:
     """
     if v < 2.0**-6:
         return min(int(v * f32(512) + f32(0.5)), 7)
-    fraction, exponent = np.frexp(
-        np.float64(min(v, f32(448)))
-    )  # v = fraction * 2**exponent, 0.5 <= fraction < 1
+    # v = fraction * 2**exponent, 0.5 <= fraction < 1
+    fraction, exponent = np.frexp(np.float64(min(v, f32(448))))
     code = (int(exponent) - 1 + 7) * 8 + int(fraction * 16 + 0.5) - 8
     return code if code < 0x78 else 0x7E
 

@@ -14,7 +14,7 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
-from gguflow.blocks.scalars import half_bits, half_value
+from gguflow.blocks.bits import half_bits, half_value
 
 f32 = np.float32
 

@@ -20,8 +20,8 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.bits import half_bits, half_value
 from gguflow.blocks.fits import Codes, Ladder, fit_positive, fit_scale_min, nearest_codes, ordered_sum
-from gguflow.blocks.scalars import half_bits, half_value
 
 f32 = np.float32
 

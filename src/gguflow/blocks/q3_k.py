@@ -22,9 +22,9 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.bits import half_bits, half_value
 from gguflow.blocks.fits import fit_by_descent, fit_symmetric, nearest_codes, ordered_sum
 from gguflow.blocks.q2_k import pack_pairs, unpack_pairs
-from gguflow.blocks.scalars import half_bits, half_value
 
 f32 = np.float32
 

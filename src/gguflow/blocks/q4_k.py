@@ -22,8 +22,8 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.bits import half_bits, half_value
 from gguflow.blocks.fits import Codes, Ladder, fit_positive, fit_scale_min, nearest_codes, ordered_sum
-from gguflow.blocks.scalars import half_bits, half_value
 
 f32 = np.float32
 
@@ -66,8 +66,9 @@ def unpack_scales(packed: Sequence[int]) -> tuple[list[int], list[int]]:
 def fit_block(x: Floats, importance: Floats | None, n_max: int, ladder: Ladder, widest: int) -> ScaledCodes:
     """Scales, mins and codes 0 to n_max of a super-block.
 
-    ladder: for the search without importance. widest: with importance, a negative scale wraps to a code of up
-    to 255; Q5_K clamps it to 63, Q4_K does not, and packs what it has.
+    ladder: for the search without importance.
+    widest: with importance, a negative scale wraps to a code of up to 255; Q5_K clamps it to 63, Q4_K does
+        not, and packs what it has.
     """
     subs = x.reshape(N_SUB_BLOCKS, SUB_BLOCK)
     if importance is None:

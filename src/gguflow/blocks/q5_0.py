@@ -14,9 +14,9 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Int32ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
+from gguflow.blocks.bits import half_bits, half_value
 from gguflow.blocks.legacy_search import fit_symmetric, row_weights
 from gguflow.blocks.nibbles import pack_fifth_bits, pack_nibbles, signed_peak, unpack_five_bits
-from gguflow.blocks.scalars import half_bits, half_value
 
 f32 = np.float32
 

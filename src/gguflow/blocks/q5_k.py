@@ -48,12 +48,8 @@ def encode_block(x: Floats, importance: Floats | None = None) -> Fields:
 
 def decode_block(fields: Fields) -> Floats:
     codes = unpack_nibbles(fields["qs"]) | (np.array(fields["qh"]) >> _BITS & 1) << 4
-    return np.concatenate(
-        [
-            step * sub - offset
-            for sub, (step, offset) in zip(codes.astype(f32), sub_steps(fields), strict=True)
-        ]
-    )
+    subs = zip(codes.astype(f32), sub_steps(fields), strict=True)
+    return np.concatenate([step * sub - offset for sub, (step, offset) in subs])
 
 
 FORMAT = BlockFormat(

@@ -14,7 +14,7 @@ import numpy as np
 from construct import Array, Int8sl, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
-from gguflow.blocks.scalars import half_bits, half_value, round_half_away
+from gguflow.blocks.bits import half_bits, half_value, round_half_away
 
 f32 = np.float32
 

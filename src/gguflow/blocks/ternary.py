@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gguflow.blocks.base import Floats
-from gguflow.blocks.scalars import round_half_away
+from gguflow.blocks.bits import round_half_away
 
 f32 = np.float32
 

@@ -20,7 +20,7 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
-from gguflow.blocks.scalars import half_bits, half_value
+from gguflow.blocks.bits import half_bits, half_value
 from gguflow.blocks.ternary import ternary_codes
 
 f32 = np.float32
@@ -29,8 +29,9 @@ DTYPE = np.dtype([("qs", "u1", 48), ("qh", "u1", 4), ("d", "<u2")])
 GRAMMAR = Struct("qs" / Array(48, Int8ul), "qh" / Array(4, Int8ul), "d" / Int16ul)
 
 POWERS = (1, 3, 9, 27, 81)
-DIGITS = [[m + 32 * n for n in range(5)] for m in range(32)] + [
-    [160 + m + 16 * n for n in range(5)] for m in range(16)
+DIGITS = [
+    *([m + 32 * n for n in range(5)] for m in range(32)),
+    *([160 + m + 16 * n for n in range(5)] for m in range(16)),
 ]
 """The weights whose digits the bytes of qs hold."""
 LAST_DIGITS = [[240 + m + 4 * n for n in range(4)] for m in range(4)]

@@ -15,7 +15,7 @@ import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
 from gguflow.blocks.base import BlockFormat, Fields, Floats
-from gguflow.blocks.scalars import half_bits, half_value
+from gguflow.blocks.bits import half_bits, half_value
 from gguflow.blocks.ternary import ternary_codes
 
 f32 = np.float32

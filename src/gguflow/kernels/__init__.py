@@ -1,19 +1,24 @@
 """Numba kernels, one sibling for each file in `gguflow.blocks`, imported at first use: nothing outside this
 package imports Numba.
 
-What the module of a format holds, all arrays C-contiguous and one-dimensional (n blocks; inputs may be
-read-only):
+What the module of a format holds:
 
-    quantize_blocks(x float32[n * block_size], out uint8[n * type_size]) -> done
-    quantize_blocks_weighted(x, importance float32[m * block_size], out) -> done    where the format takes
-    importance: block i uses entry i % m dequantize_blocks(blocks uint8[n * type_size], out float32[n *
-    block_size])
+    quantize_blocks(x, out) -> done
+    quantize_blocks_weighted(x, importance, out) -> done    where the format takes importance
+    dequantize_blocks(blocks, out)
 
+All arrays are C-contiguous and one-dimensional; inputs may be read-only. Of n blocks:
+
+x: float32[n * block_size], the weights to encode.
+importance: float32[m * block_size]; block i uses entry i % m.
+blocks: uint8[n * type_size], the blocks to decode.
+out: uint8[n * type_size] or float32[n * block_size], written.
 done: how many weights are encoded: all, or those before a batch that holds NaN or infinity; no search ever
-sees one. The number formats (a block of one weight) do not look, and return nothing. The kernels trust their
-sizes: `gguflow.quantization` proves them.
+    sees one. F32, F16 and BF16 do not look, and return nothing.
 
-`products/` multiplies packed rows with vectors without decoding them to memory; its contract is in its own
+The kernels trust their sizes: `gguflow.quantization` proves them.
+
+`matmul/` multiplies packed rows with vectors without decoding them to memory; its contract is in its own
 `__init__.py`.
 """
 

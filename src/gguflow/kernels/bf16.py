@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import floats_before_line
@@ -18,6 +16,7 @@ from gguflow.kernels.lanes import (
     where,
 )
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, U8s
 
 i32 = np.int32
 
@@ -25,7 +24,7 @@ AHEAD = 2048  # numbers, 8 KiB: fetched into the cache before their turn
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: F32s, out: U8s) -> None:
     whole = x.size // 16 * 16
     for i in range(0, whole, 16):
         prefetch(x, i + AHEAD)
@@ -43,7 +42,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     start = floats_before_line(out)
     stop = start + (out.size - start) // 16 * 16
     dequantize_one_by_one(blocks, out, 0, start)
@@ -53,6 +52,6 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
 
 
 @kernel
-def dequantize_one_by_one(blocks: Any, out: Any, first: int, last: int) -> None:
+def dequantize_one_by_one(blocks: U8s, out: F32s, first: int, last: int) -> None:
     for i in range(first, last):
         out[i] = bits_float(i32((i32(blocks[2 * i]) << i32(16)) | (i32(blocks[2 * i + 1]) << i32(24))))

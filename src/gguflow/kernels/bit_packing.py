@@ -7,8 +7,6 @@ digits of one long number, which is how the grammar reads them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import (
@@ -23,13 +21,14 @@ from gguflow.kernels.lanes import (
     unowned,
 )
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import I32s, I32x16, Int, U8s
 
 u8 = np.uint8
 u64 = np.uint64
 
 
 @helper
-def pack_word(codes: Any, i: int, count: int, bits: int) -> Any:
+def pack_word(codes: U8s, i: int, count: int, bits: int) -> Int:
     """Up to eight codes as the high 8 * bits bits of a word; those that are missing are zero."""
     word = u64(0)
     for k in range(count):
@@ -38,7 +37,7 @@ def pack_word(codes: Any, i: int, count: int, bits: int) -> Any:
 
 
 @helper
-def pack_64(codes: Any, i: int, bits: int, quads: Any, out: Any, o: int) -> None:
+def pack_64(codes: U8s, i: int, bits: int, quads: I32s, out: U8s, o: int) -> None:
     """64 codes into 8 * bits bytes. Neighbours are joined in pairs, pairs in fours, on lanes; fours in
     eights, which are whole bytes, one by one.
 
@@ -54,7 +53,7 @@ def pack_64(codes: Any, i: int, bits: int, quads: Any, out: Any, o: int) -> None
 
 
 @helper
-def joined_pairs(a: Any, b: Any, bits: int) -> Any:
+def joined_pairs(a: I32x16, b: I32x16, bits: int) -> I32x16:
     """Neighbouring lanes of a, then of b, side by side in one: the first above the second, which has `bits`
     bits.
     """
@@ -62,7 +61,7 @@ def joined_pairs(a: Any, b: Any, bits: int) -> Any:
 
 
 @helper
-def unpack_64(packed: Any, o: int, bits: int, quads: Any, codes: Any, i: int) -> None:
+def unpack_64(packed: U8s, o: int, bits: int, quads: I32s, codes: U8s, i: int) -> None:
     """The inverse of `pack_64`."""
     mask = u64((1 << (4 * bits)) - 1)
     for k in range(8):
@@ -81,7 +80,7 @@ def unpack_64(packed: Any, o: int, bits: int, quads: Any, codes: Any, i: int) ->
 
 
 @helper
-def pack_run(codes: Any, i: int, n: int, bits: int, quads: Any, out: Any, o: int) -> None:
+def pack_run(codes: U8s, i: int, n: int, bits: int, quads: I32s, out: U8s, o: int) -> None:
     """One run of n codes from codes[i] to out[o]; eight codes are `bits` bytes."""
     if bits == 4:
         while n >= 32:
@@ -109,7 +108,7 @@ def pack_run(codes: Any, i: int, n: int, bits: int, quads: Any, out: Any, o: int
 
 
 @kernel
-def pack(codes: Any, run: int, bits: int, out: Any) -> None:
+def pack(codes: U8s, run: int, bits: int, out: U8s) -> None:
     """Whole runs of codes, a byte each and below 2**bits, into runs of whole bytes."""
     codes, out = unowned(codes), unowned(out)
     quads = np.empty(16, np.int32)
@@ -119,7 +118,7 @@ def pack(codes: Any, run: int, bits: int, out: Any) -> None:
 
 
 @helper
-def unpack_run(packed: Any, o: int, n: int, bits: int, quads: Any, codes: Any, i: int) -> None:
+def unpack_run(packed: U8s, o: int, n: int, bits: int, quads: I32s, codes: U8s, i: int) -> None:
     mask = u64((1 << bits) - 1)
     if bits == 4:
         while n >= 32:
@@ -147,7 +146,7 @@ def unpack_run(packed: Any, o: int, n: int, bits: int, quads: Any, codes: Any, i
 
 
 @kernel
-def unpack(packed: Any, run: int, bits: int, codes: Any) -> None:
+def unpack(packed: U8s, run: int, bits: int, codes: U8s) -> None:
     """The inverse of `pack`, for as many runs as `packed` holds."""
     packed, codes = unowned(packed), unowned(codes)
     quads = np.empty(16, np.int32)
@@ -157,7 +156,7 @@ def unpack(packed: Any, run: int, bits: int, codes: Any) -> None:
 
 
 @kernel
-def pack_trits(codes: Any, run: int, out: Any) -> None:
+def pack_trits(codes: U8s, run: int, out: U8s) -> None:
     """Whole runs of codes 0, 1, 2: five to a byte as the digits of a number below 243, the first the highest;
     missing ones are zero.
     """
@@ -172,8 +171,8 @@ def pack_trits(codes: Any, run: int, out: Any) -> None:
 
 
 @kernel
-def unpack_trits(packed: Any, run: int, codes: Any) -> None:
-    """The inverse of `pack_trits`. Bytes above 242 give some trits too: digits of what they are modulo 243."""
+def unpack_trits(packed: U8s, run: int, codes: U8s) -> None:
+    """The inverse of `pack_trits`. Bytes above 242 give some trits too: the digits of the byte modulo 243."""
     run_bytes = (run + 4) // 5
     for r in range(packed.size // run_bytes):
         for k in range(run_bytes):

@@ -7,23 +7,21 @@ F16C, the JIT does not resolve it, and the process dies. Every function here is 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import bits_float, float_bits, splat, to_int, where
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, F32x16, I32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
 
-_ROUNDER = f32(
-    12582912.0
-)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of the fraction
+_ROUNDER = f32(12582912.0)
+"""1.5 * 2**23: adding it leaves the nearest integer in the low bits of the fraction."""
 
 
 @kernel
-def nearest_int(v: Any) -> Any:
+def nearest_int(v: F32x16) -> I32x16:
     """ggml's nearest_int, on lanes: the nearest integer, ties to even, for |v| < 2**22.
 
     Beyond that, and for NaN, it gives what ggml gives (the low 23 bits of the sum, less 2**22): encoders
@@ -33,13 +31,13 @@ def nearest_int(v: Any) -> Any:
 
 
 @kernel
-def nearest_int_scalar(v: Any) -> Any:
+def nearest_int_scalar(v: f32) -> Int:
     """nearest_int for one float32."""
     return i32((float_bits(f32(v + _ROUNDER)) & i32(0x7FFFFF)) - i32(0x400000))
 
 
 @kernel
-def round_half_away(v: Any) -> Any:
+def round_half_away(v: F32x16) -> I32x16:
     """C's roundf on lanes, as integers, for |v| < 2**22: nearest, ties away from zero.
 
     Toward zero after adding the largest float below a half: the sum rounds up to the next integer from the
@@ -49,7 +47,7 @@ def round_half_away(v: Any) -> Any:
 
 
 @kernel
-def half_to_float(h: Any) -> Any:
+def half_to_float(h: I32x16) -> F32x16:
     """Lanes of 16-bit half patterns (0 to 65535) to float lanes; exact. A NaN keeps its payload and becomes
     quiet, as in hardware.
     """
@@ -64,7 +62,7 @@ def half_to_float(h: Any) -> Any:
 
 
 @kernel
-def float_to_half(v: Any) -> Any:
+def float_to_half(v: F32x16) -> I32x16:
     """Float lanes to half patterns: nearest, ties to even; overflow to infinity; NaN to a quiet NaN with its
     sign.
     """
@@ -72,16 +70,15 @@ def float_to_half(v: Any) -> Any:
     sign = (bits >> 16) & 0x8000
     magnitude = bits & 0x7FFFFFFF
     large = where(magnitude > 0x7F800000, splat(0x7E00), splat(0x7C00))
-    shifted = (
-        float_bits(bits_float(magnitude) + f32(0.5)) - 0x3F000000
-    )  # the adder rounds at the subnormal step
+    # the adder rounds at the subnormal step
+    shifted = float_bits(bits_float(magnitude) + f32(0.5)) - 0x3F000000
     rounded = (magnitude + 0xFFF + ((magnitude >> 13) & 1) - 0x38000000) >> 13
     half = where(magnitude >= 0x47800000, large, where(magnitude < 0x38800000, shifted, rounded))
     return half | sign
 
 
 @kernel
-def half_to_float_scalar(h: Any) -> Any:
+def half_to_float_scalar(h: Int) -> f32:
     """One half pattern (any integer type) to float32; exact."""
     h = i32(h)
     sign = (h & i32(0x8000)) << i32(16)
@@ -91,14 +88,13 @@ def half_to_float_scalar(h: Any) -> Any:
         quiet = i32(0x400000) if fraction != i32(0) else i32(0)
         return bits_float(i32(sign | i32(0x7F800000) | quiet | (fraction << i32(13))))
     if exponent == i32(0):
-        return bits_float(
-            i32(sign | float_bits(f32(fraction) * f32(5.9604644775390625e-08)))
-        )  # fraction * 2**-24, exact
+        value = f32(fraction) * f32(5.9604644775390625e-08)  # fraction * 2**-24, exact
+        return bits_float(i32(sign | float_bits(value)))
     return bits_float(i32(sign | ((exponent + i32(112)) << i32(23)) | (fraction << i32(13))))
 
 
 @kernel
-def float_to_half_scalar(value: Any) -> Any:
+def float_to_half_scalar(value: f32) -> Int:
     """One float32 to a half pattern in an int32; as float_to_half."""
     bits = float_bits(f32(value))
     sign = (bits >> i32(16)) & i32(0x8000)
@@ -114,13 +110,13 @@ def float_to_half_scalar(value: Any) -> Any:
 
 
 @kernel
-def load_half(blocks: Any, i: Any) -> Any:
+def load_half(blocks: U8s, i: Int) -> f32:
     """The float32 value of the little-endian half at byte i of a flat uint8 array."""
     return half_to_float_scalar(i32(blocks[i]) | (i32(blocks[i + 1]) << i32(8)))
 
 
 @kernel
-def store_half(out: Any, i: Any, value: Any) -> Any:
+def store_half(out: U8s, i: Int, value: f32) -> f32:
     """Write float32 `value` as a little-endian half to byte i of a flat uint8 array; returns what a reader
     will get: the rounded float32.
     """
@@ -130,14 +126,14 @@ def store_half(out: Any, i: Any, value: Any) -> Any:
 
 
 @kernel
-def store_u16_scalar(out: Any, i: Any, word: Any) -> None:
+def store_u16_scalar(out: U8s, i: Int, word: Int) -> None:
     """Write the low 16 bits of an int32 to byte i of a flat uint8 array, little-endian."""
     out[i] = np.uint8(word & i32(255))
     out[i + 1] = np.uint8((word >> i32(8)) & i32(255))
 
 
 @kernel
-def floats_before_line(out: Any) -> Any:
+def floats_before_line(out: F32s) -> Int:
     """How many elements of a float32 array come before its first cache line of 64 bytes: stores of 16 that
     start there straddle no lines.
     """

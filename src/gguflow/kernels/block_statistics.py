@@ -4,12 +4,11 @@ the sums is stated.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import bits_float, float_bits, lane, largest, load, smallest, splat, vabs, where
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import F32s
 
 f32 = np.float32
 i32 = np.int32
@@ -19,7 +18,7 @@ MAGNITUDE = 0x7FFFFFFF
 
 
 @helper
-def peak_of(x: Any, start: int, stop: int) -> Any:
+def peak_of(x: F32s, start: int, stop: int) -> f32:
     """The largest magnitude; NaN where there is a NaN.
 
     Magnitudes are compared as the integers of their bits, which has the order of the numbers, with NaN above
@@ -39,7 +38,7 @@ def peak_of(x: Any, start: int, stop: int) -> Any:
 
 
 @helper
-def bottom_and_top_of(x: Any, start: int, stop: int, bottom: Any, top: Any) -> Any:
+def bottom_and_top_of(x: F32s, start: int, stop: int, bottom: f32, top: f32) -> tuple[f32, f32]:
     """The smallest and the largest weight, of them and of the two given."""
     low = splat(f32(bottom))
     high = splat(f32(top))
@@ -59,7 +58,7 @@ def bottom_and_top_of(x: Any, start: int, stop: int, bottom: Any, top: Any) -> A
 
 
 @helper
-def sum_of_magnitudes(x: Any, start: int, stop: int) -> Any:
+def sum_of_magnitudes(x: F32s, start: int, stop: int) -> f32:
     """Sixteen sums, of every sixteenth weight of the whole sixteens; these added from the first to the last;
     then the weights that are left.
     """
@@ -78,14 +77,14 @@ def sum_of_magnitudes(x: Any, start: int, stop: int) -> Any:
 
 
 @kernel
-def peaks(x: Any, block: int, out: Any) -> None:
+def peaks(x: F32s, block: int, out: F32s) -> None:
     """The largest magnitude of each block, the last one short."""
     for b in range(out.size):
         out[b] = peak_of(x, b * block, min(b * block + block, x.size))
 
 
 @kernel
-def ranges(x: Any, block: int, bottoms: Any, tops: Any) -> None:
+def ranges(x: F32s, block: int, bottoms: F32s, tops: F32s) -> None:
     """Smallest and largest weight of each block."""
     for b in range(tops.size):
         bottoms[b], tops[b] = bottom_and_top_of(
@@ -94,7 +93,7 @@ def ranges(x: Any, block: int, bottoms: Any, tops: Any) -> None:
 
 
 @kernel
-def magnitude_sums(x: Any, block: int, out: Any) -> None:
+def magnitude_sums(x: F32s, block: int, out: F32s) -> None:
     """The sum of magnitudes of each block, in the order of `sum_of_magnitudes`."""
     for b in range(out.size):
         out[b] = sum_of_magnitudes(x, b * block, min(b * block + block, x.size))

@@ -30,7 +30,11 @@ i32 = np.int32
 
 @kernel
 def split(words: Any, size: int, planes: Any) -> None:
-    """words: uint8[n * size], little-endian words of 2, 4 or 8 bytes. planes: uint8[size, n], written."""
+    """Take words apart.
+
+    words: uint8[n * size], little-endian words of 2, 4 or 8 bytes.
+    planes: uint8[size, n], written.
+    """
     n = words.size // size
     flat = planes.reshape(size * n)
     i = 0
@@ -60,8 +64,10 @@ def split(words: Any, size: int, planes: Any) -> None:
 
 @kernel
 def merge(planes: Any, words: Any) -> None:
-    """The inverse of `split`. planes: a tuple of read-only uint8[n], one for each byte. words: uint8[n *
-    len(planes)], written.
+    """The inverse of `split`.
+
+    planes: a tuple of read-only uint8[n], one for each byte.
+    words: uint8[n * len(planes)], written.
     """
     size, n = len(planes), planes[0].size
     i = 0

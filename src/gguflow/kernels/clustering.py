@@ -8,22 +8,19 @@ means of its neighbours (Lloyd), until nothing moves.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import float_bits
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import F32s, I64s, Int
 
 f32 = np.float32
 i32 = np.int32
 i64 = np.int64
 
-N_KEYS = 1 << 16
-
 
 @helper
-def first_at_least(ascending: Any, target: Any) -> Any:
+def first_at_least(ascending: I64s, target: Int) -> Int:
     """How many of the numbers are smaller than target."""
     low, high = 0, ascending.size
     while low < high:
@@ -36,11 +33,14 @@ def first_at_least(ascending: Any, target: Any) -> Any:
 
 
 @kernel
-def learn(values: Any, weights: Any, rounds: int, centres: Any) -> None:
-    """values int64[n], ascending; weights int64[n], none negative, not all zero. centres int64[k], written:
-    means rounded down, ascending.
+def learn(values: I64s, weights: I64s, rounds: int, centres: I64s) -> None:
+    """Learn k centres of n numbers. A bucket without weight has the value where it begins (the last value,
+    beyond the end).
 
-    A bucket without weight has the value where it begins (the last value, beyond the end).
+    values: int64[n], ascending.
+    weights: int64[n], none negative, not all zero.
+    rounds: the most times that boundaries move.
+    centres: int64[k], written: means rounded down, ascending.
     """
     n, k = values.size, centres.size
     mass = np.zeros(n + 1, np.int64)
@@ -69,19 +69,21 @@ def learn(values: Any, weights: Any, rounds: int, centres: Any) -> None:
 
 
 @kernel
-def learn_rows(values: Any, weights: Any, rounds: int, centres: Any) -> None:
+def learn_rows(values: I64s, weights: I64s, rounds: int, centres: I64s) -> None:
     """`learn` for each row: values, weights int64[m, n]; centres int64[m, k]."""
     for row in range(values.shape[0]):
         learn(values[row], weights[row], rounds, centres[row])
 
 
 @kernel
-def count(x: Any, block: int, factors: Any, importance: Any, counts: Any) -> None:
+def count(x: F32s, block: int, factors: F32s, importance: I64s, counts: I64s) -> None:
     """Add the importance of each weight to the place of its value in a histogram.
 
-    x: float32, flat. factors: float32, each block's values are multiplied by; used in turn. importance:
-    int64, of each column, used in turn. counts: int64[groups, 65536], block b adds to group b % groups;
-    places are those of `bfloat16` keys, ascending with the value.
+    x: float32, flat.
+    factors: float32, what each block's values are multiplied by; used in turn.
+    importance: int64, of each column; used in turn.
+    counts: int64[groups, 65536], block b adds to group b % groups; places are those of `bfloat16` keys,
+        ascending with the value.
     """
     n_groups = counts.shape[0]
     for i in range(x.size):

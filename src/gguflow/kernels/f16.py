@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import (
@@ -15,6 +13,7 @@ from gguflow.kernels.bits import (
 )
 from gguflow.kernels.lanes import load, load_u16, prefetch, store_onward, store_u16
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, U8s
 
 i32 = np.int32
 
@@ -22,7 +21,7 @@ AHEAD = 2048  # numbers, 8 KiB: fetched into the cache before their turn
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: F32s, out: U8s) -> None:
     whole = x.size // 16 * 16
     for i in range(0, whole, 16):
         prefetch(x, i + AHEAD)
@@ -34,7 +33,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     start = floats_before_line(out)
     stop = start + (out.size - start) // 16 * 16
     dequantize_one_by_one(blocks, out, 0, start)
@@ -44,6 +43,6 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
 
 
 @kernel
-def dequantize_one_by_one(blocks: Any, out: Any, first: int, last: int) -> None:
+def dequantize_one_by_one(blocks: U8s, out: F32s, first: int, last: int) -> None:
     for i in range(first, last):
         out[i] = load_half(blocks, 2 * i)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import bits_float, float_bits, load, load_u32, store_onward, store_u32
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, Int, U8s
+
+f32 = np.float32
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> None:
+def quantize_blocks(x: F32s, out: U8s) -> None:
     whole = x.size // 16 * 16
     for i in range(0, whole, 16):
         store_u32(out, i * 4, float_bits(load(x, i)))
@@ -22,7 +23,7 @@ def quantize_blocks(x: Any, out: Any) -> None:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     whole = out.size // 16 * 16
     for i in range(0, whole, 16):
         store_onward(out, i, bits_float(load_u32(blocks, i * 4)))
@@ -31,7 +32,7 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
 
 
 @kernel
-def word_to_float(blocks: Any, i: Any) -> Any:
+def word_to_float(blocks: U8s, i: Int) -> f32:
     """The little-endian binary32 at byte i."""
     bits = 0
     for k in range(4):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import float_bits, load, mask_bits, splat, where
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import F32s, Int
 
 i32 = np.int32
 
@@ -15,7 +14,7 @@ _EXPONENT = 0x7F800000  # all ones in NaN and infinity only
 
 
 @kernel
-def first_non_finite(x: Any) -> Any:
+def first_non_finite(x: F32s) -> Int:
     """The index of the first NaN or infinity in flat float32 x, or -1."""
     strip = 256
     i = 0
@@ -29,7 +28,7 @@ def first_non_finite(x: Any) -> Any:
 
 
 @helper
-def is_finite(x: Any, first: int, n: int) -> Any:
+def is_finite(x: F32s, first: int, n: int) -> bool:
     """Whether weights first ... first + n - 1 of x are numbers; n: a multiple of 16. No branch for a single
     weight.
 

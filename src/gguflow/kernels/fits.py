@@ -8,13 +8,14 @@ that a scalar program would have left early runs on, and its results are masked.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gguflow.kernels.bits import nearest_int
 from gguflow.kernels.lanes import load, mask_bits, splat, store, to_float, vabs, where
 from gguflow.kernels.policy import helper
+from gguflow.kernels.types import F32s, F32x16, I32x16, Int, Mask16
 
 f32 = np.float32
 
@@ -25,20 +26,20 @@ UNBOUNDED = -(1 << 23)  # below every value of nearest_int
 
 
 @helper
-def clamp(q: Any, lowest: Any, highest: Any) -> Any:
+def clamp(q: I32x16, lowest: Int, highest: Int) -> I32x16:
     """int32 lanes within [lowest, highest]."""
     q = where(q > lowest, q, lowest)
     return where(q < highest, q, highest)
 
 
 @helper
-def code(v: Any, lowest: int, highest: int) -> Any:
+def code(v: F32x16, lowest: int, highest: int) -> F32x16:
     """nearest_int(v), clamped, as float lanes."""
     return to_float(clamp(nearest_int(v), lowest, highest))
 
 
 @helper
-def code_of_small(v: Any, lowest: int, highest: int) -> Any:
+def code_of_small(v: F32x16, lowest: int, highest: int) -> F32x16:
     """As `code` for |v| < 2**22, in four instructions instead of six."""
     q = v + ROUNDER - ROUNDER
     q = where(q > f32(lowest), q, f32(lowest))
@@ -46,36 +47,48 @@ def code_of_small(v: Any, lowest: int, highest: int) -> Any:
 
 
 class Extent(NamedTuple):
-    """Of a group of weights, as lanes: extremes, sums of w and w * x, and whether there is anything to fit."""
+    """Of a group of weights, as lanes.
 
-    bottom: Any
-    high: Any
-    sum_w: Any
-    sum_x: Any
-    alive: Any
+    bottom, high: the extremes.
+    sum_w, sum_x: the sums of w and of w * x.
+    alive: whether there is anything to fit.
+    """
+
+    bottom: F32x16
+    high: F32x16
+    sum_w: F32x16
+    sum_x: F32x16
+    alive: Mask16
 
 
 class Fit(NamedTuple):
-    """The best trial so far, as lanes: its codes are nearest_int(inverse * (x - base)), x is about scale *
-    code + low.
+    """The best trial so far, as lanes.
+
+    error: the weighted error, which is the least.
+    scale, low: x is about scale * code + low.
+    inverse, base: the codes are nearest_int(inverse * (x - base)).
     """
 
-    error: Any
-    scale: Any
-    low: Any
-    inverse: Any
-    base: Any
+    error: F32x16
+    scale: F32x16
+    low: F32x16
+    inverse: F32x16
+    base: F32x16
 
 
 @helper
 def fit_scale_min(
-    x: Any, w: Any, codes: Any, n: int, n_max: int, first: Any, step: Any, last: int, absolute: bool
-) -> Any:
+    x: F32s, w: F32s, codes: F32s, n: int, n_max: int, first: f32, step: f32, last: int, absolute: bool
+) -> tuple[Fit, Fit]:
     """fits.fit_scale_min for twice 16 groups of n weights: a trial waits for the one before it, so two chains
     of trials share the processor.
 
-    x, w: float32[2 * n * 16]. codes: scratch of that size. first, step, last: the ladder. Returns two Fits;
-    its `low` is -minimum.
+    x, w: float32[2 * n * 16], weights and how much their errors count.
+    codes: scratch of that size.
+    n_max: the highest code.
+    first, step, last: the ladder.
+    absolute: errors count by their magnitude, not by their square.
+    Returns two Fits, whose `low` is -minimum.
     """
     extent_a = measure(x, w, 0, n)
     extent_b = measure(x, w, 16 * n, n)
@@ -107,7 +120,7 @@ def fit_scale_min(
 
 
 @helper
-def measure(x: Any, w: Any, at: int, n: int) -> Any:
+def measure(x: F32s, w: F32s, at: int, n: int) -> Extent:
     """The Extent of the group at element `at`."""
     high = load(x, at)
     bottom = high
@@ -124,7 +137,7 @@ def measure(x: Any, w: Any, at: int, n: int) -> Any:
 
 
 @helper
-def empty_fit(extent: Any) -> Any:
+def empty_fit(extent: Extent) -> Fit:
     """No trial yet: what the first one starts from, and the result where there is nothing to fit."""
     low = where(extent.bottom > f32(0), f32(0), extent.bottom)
     zero = splat(f32(0))
@@ -132,14 +145,16 @@ def empty_fit(extent: Any) -> Any:
 
 
 @helper
-def span(extent: Any, fit: Any) -> Any:
+def span(extent: Extent, fit: Fit) -> F32x16:
     """The range that the codes divide; 1 where there is nothing to fit."""
     return where(extent.alive, extent.high - fit.low, f32(1))
 
 
 @helper
-def is_small(extent: Any, fit: Any, inverse: Any) -> Any:
-    """Whether code_of_small serves for all weights: inverse * (x - low) is monotonic in x, so its ends tell."""
+def is_small(extent: Extent, fit: Fit, inverse: F32x16) -> bool:
+    """Whether code_of_small serves for all weights: inverse * (x - low) is monotonic in x, so its ends
+    tell.
+    """
     upper = vabs(inverse * (extent.high - fit.low)) < f32(1 << 22)
     lower = vabs(inverse * (extent.bottom - fit.low)) < f32(1 << 22)
     return mask_bits(upper & lower) == EVERY_LANE
@@ -147,8 +162,16 @@ def is_small(extent: Any, fit: Any, inverse: Any) -> Any:
 
 @helper
 def try_small_codes(
-    x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, low_a: Any, inverse_b: Any, low_b: Any
-) -> Any:
+    x: F32s,
+    w: F32s,
+    codes: F32s,
+    n: int,
+    n_max: int,
+    inverse_a: F32x16,
+    low_a: F32x16,
+    inverse_b: F32x16,
+    low_b: F32x16,
+) -> tuple[tuple[F32x16, F32x16, F32x16], tuple[F32x16, F32x16, F32x16]]:
     """The codes of a trial, and their sums for `solve`."""
     zero = splat(f32(0))
     sums_a = zero, zero, zero
@@ -162,8 +185,16 @@ def try_small_codes(
 
 @helper
 def try_codes(
-    x: Any, w: Any, codes: Any, n: int, n_max: int, inverse_a: Any, low_a: Any, inverse_b: Any, low_b: Any
-) -> Any:
+    x: F32s,
+    w: F32s,
+    codes: F32s,
+    n: int,
+    n_max: int,
+    inverse_a: F32x16,
+    low_a: F32x16,
+    inverse_b: F32x16,
+    low_b: F32x16,
+) -> tuple[tuple[F32x16, F32x16, F32x16], tuple[F32x16, F32x16, F32x16]]:
     """As try_small_codes, for all that binary32 can hold."""
     zero = splat(f32(0))
     sums_a = zero, zero, zero
@@ -176,7 +207,9 @@ def try_codes(
 
 
 @helper
-def add_code(x: Any, w: Any, codes: Any, i: int, q: Any, sums: Any) -> Any:
+def add_code(
+    x: F32s, w: F32s, codes: F32s, i: int, q: F32x16, sums: tuple[F32x16, F32x16, F32x16]
+) -> tuple[F32x16, F32x16, F32x16]:
     """Store the code of a weight, and add it to the sums of w * code, w * code**2 and w * code * x."""
     sum_l, sum_l2, sum_xl = sums
     store(codes, i, q)
@@ -185,22 +218,29 @@ def add_code(x: Any, w: Any, codes: Any, i: int, q: Any, sums: Any) -> Any:
 
 
 @helper
-def solve(extent: Any, sums: Any) -> Any:
+def solve(extent: Extent, sums: tuple[F32x16, F32x16, F32x16]) -> tuple[F32x16, F32x16, Mask16]:
     """Least squares for given codes: scale, low <= 0, and where there is a solution."""
     sum_l, sum_l2, sum_xl = sums
     determinant = extent.sum_w * sum_l2 - sum_l * sum_l
     low = (sum_l2 * extent.sum_x - sum_l * sum_xl) / determinant
     above = low > f32(0)
-    scale = where(above, sum_xl, extent.sum_w * sum_xl - extent.sum_x * sum_l) / where(
-        above, sum_l2, determinant
-    )
+    numerator = where(above, sum_xl, extent.sum_w * sum_xl - extent.sum_x * sum_l)
+    scale = numerator / where(above, sum_l2, determinant)
     return scale, where(above, f32(0), low), extent.alive & (determinant > f32(0))
 
 
 @helper
 def weighted_errors(
-    x: Any, w: Any, codes: Any, n: int, scale_a: Any, low_a: Any, scale_b: Any, low_b: Any, absolute: bool
-) -> Any:
+    x: F32s,
+    w: F32s,
+    codes: F32s,
+    n: int,
+    scale_a: F32x16,
+    low_a: F32x16,
+    scale_b: F32x16,
+    low_b: F32x16,
+    absolute: bool,
+) -> tuple[F32x16, F32x16]:
     """Sums of w * |scale * code + low - x|, squared unless `absolute`."""
     error_a = splat(f32(0))
     error_b = splat(f32(0))
@@ -218,7 +258,7 @@ def weighted_errors(
 
 
 @helper
-def keep_better(fit: Any, better: Any, trial: Any) -> Any:
+def keep_better(fit: Fit, better: Mask16, trial: Fit) -> Fit:
     """Per lane: the trial where `better` is set, else the fit."""
     return Fit(
         where(better, trial.error, fit.error),
@@ -230,7 +270,7 @@ def keep_better(fit: Any, better: Any, trial: Any) -> Any:
 
 
 @helper
-def largest_magnitude(x: Any, n: int) -> Any:
+def largest_magnitude(x: F32s, n: int) -> F32x16:
     """The element of largest magnitude, with its sign; the first of several."""
     top = splat(f32(0))
     for i in range(n):
@@ -240,10 +280,13 @@ def largest_magnitude(x: Any, n: int) -> Any:
 
 
 @helper
-def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int, finite: bool) -> Any:
-    """fits.fit_symmetric for 16 groups of n weights. x, w: float32[n * 16]. wx: scratch, float32[n * 16].
-    finite: no NaN or infinity in x.
+def fit_symmetric(x: F32s, w: F32s, wx: F32s, n: int, n_max: int, finite: bool) -> tuple[F32x16, F32x16]:
+    """fits.fit_symmetric for 16 groups of n weights.
 
+    x, w: float32[n * 16], weights and how much their errors count.
+    wx: scratch of that size.
+    n_max: codes are from -n_max to n_max - 1.
+    finite: no NaN or infinity in x.
     Returns lanes (scale, inverse): the codes are nearest_int(inverse * x) in [-n_max, n_max - 1], plus n_max;
     where inverse is 0, all 0.
     """
@@ -269,7 +312,9 @@ def fit_symmetric(x: Any, w: Any, wx: Any, n: int, n_max: int, finite: bool) -> 
 
 
 @helper
-def symmetric_sums(x: Any, w: Any, wx: Any, n: int, n_max: int, inverse: Any, finite: bool) -> Any:
+def symmetric_sums(
+    x: F32s, w: F32s, wx: F32s, n: int, n_max: int, inverse: F32x16, finite: bool
+) -> tuple[F32x16, F32x16]:
     """Sums of w * x * code and w * code**2. No x is larger than the one that `inverse` maps to about n_max,
     so finite ones give small codes.
     """
@@ -284,10 +329,11 @@ def symmetric_sums(x: Any, w: Any, wx: Any, n: int, n_max: int, inverse: Any, fi
 
 
 @helper
-def fit_by_descent(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
-    """fits.fit_by_descent for 16 groups of n weights. x, w: float32[n * 16], w = x**2.
+def fit_by_descent(x: F32s, w: F32s, codes: F32s, n: int, n_max: int) -> F32x16:
+    """fits.fit_by_descent for 16 groups of n weights; returns the lanes of scales.
 
-    Writes codes (0 to 2 * n_max - 1, float32[n * 16]), returns the lanes of scales.
+    x, w: float32[n * 16], w = x**2.
+    codes: float32[n * 16], written: 0 to 2 * n_max - 1.
     """
     top = largest_magnitude(x, n)
     inverse = f32(-n_max) / top
@@ -301,9 +347,11 @@ def fit_by_descent(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
 
 
 @helper
-def fit_positive(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
-    """fits.fit_positive for 16 groups of n. x, w: float32[n * 16]. Writes codes (0 to 255), returns the lanes
-    of scales.
+def fit_positive(x: F32s, w: F32s, codes: F32s, n: int, n_max: int) -> F32x16:
+    """fits.fit_positive for 16 groups of n weights; returns the lanes of scales.
+
+    x, w: float32[n * 16], weights and how much their errors count.
+    codes: float32[n * 16], written: 0 to 255.
     """
     top = splat(f32(0))
     for i in range(n):
@@ -333,7 +381,7 @@ def fit_positive(x: Any, w: Any, codes: Any, n: int, n_max: int) -> Any:
 
 
 @helper
-def squared_error(x: Any, w: Any, codes: Any, n: int, scale: Any) -> Any:
+def squared_error(x: F32s, w: F32s, codes: F32s, n: int, scale: F32x16) -> F32x16:
     """Sum of w * (x - scale * code)**2."""
     error = splat(f32(0))
     for i in range(n):
@@ -343,7 +391,9 @@ def squared_error(x: Any, w: Any, codes: Any, n: int, scale: Any) -> Any:
 
 
 @helper
-def descend(x: Any, w: Any, codes: Any, n: int, lowest: int, highest: int, bits: int, rest_above: Any) -> Any:
+def descend(
+    x: F32s, w: F32s, codes: F32s, n: int, lowest: int, highest: int, bits: int, rest_above: f32
+) -> F32x16:
     """fits._descend for 16 groups: changes codes, returns the lanes of scales.
 
     A lane that has converged stays as it is in later rounds, so all lanes run until none changes.
@@ -368,9 +418,8 @@ def descend(x: Any, w: Any, codes: Any, n: int, lowest: int, highest: int, bits:
             number = clamp(nearest_int(v * rest_l2 / rest_lx), lowest, highest)
             new = to_float(number)
             candidate = (rest_lx > f32(0)) & (rest_l2 > rest_above) & (new != q)
-            if (
-                mask_bits(candidate) == 0
-            ):  # mostly so, and a predicted branch lets the next weight start before this division ends
+            # mostly so, and a predicted branch lets the next weight start before this division ends
+            if mask_bits(candidate) == 0:
                 continue
             new_lx = rest_lx + u * v * new
             new_l2 = rest_l2 + u * new * new

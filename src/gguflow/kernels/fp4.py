@@ -4,19 +4,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import bits_float, float_bits, shift_right_signed, splat, to_float, vabs, where
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32x16, I32x16
 
 f32 = np.float32
 i32 = np.int32
 
 
 @kernel
-def nearest_codes(v: Any, d: Any) -> Any:
+def nearest_codes(v: F32x16, d: f32) -> I32x16:
     """The code whose value, times d, is nearest to each lane of v; ties to the smaller magnitude. d: float32
     scalar, zero gives codes of zero.
 
@@ -36,7 +35,7 @@ def nearest_codes(v: Any, d: Any) -> Any:
 
 
 @kernel
-def nearest_codes_of_scaled(v: Any) -> Any:
+def nearest_codes_of_scaled(v: F32x16) -> I32x16:
     """The code nearest to each lane of v, |v| < 16, as above with d = 1, out of the bits of v.
 
     From 2 on, a magnitude is an exponent and one bit of fraction: adding just under half of the last bit,
@@ -50,7 +49,7 @@ def nearest_codes_of_scaled(v: Any) -> Any:
 
 
 @kernel
-def nearest_codes_by_error(v: Any, d: Any) -> Any:
+def nearest_codes_by_error(v: F32x16, d: f32) -> I32x16:
     """As nearest_codes, by ggml's own comparison: the first code with the smallest |value * d - v|, each
     rounded to binary32.
     """
@@ -65,13 +64,13 @@ def nearest_codes_by_error(v: Any, d: Any) -> Any:
 
 
 @kernel
-def with_sign(code: Any, v: Any) -> Any:
+def with_sign(code: I32x16, v: F32x16) -> I32x16:
     """Bit 3 is the sign of v; an encoder never writes a negative zero."""
     return where(code == 0, 0, code | ((float_bits(v) >> 28) & 8))
 
 
 @kernel
-def magnitude(code: Any) -> Any:
+def magnitude(code: I32x16) -> F32x16:
     """Float lanes of the doubled magnitude of codes 0 to 7: from 2 on, the code is the exponent and one bit
     of fraction of a binary32.
     """
@@ -79,7 +78,7 @@ def magnitude(code: Any) -> Any:
 
 
 @kernel
-def values(code: Any) -> Any:
+def values(code: I32x16) -> F32x16:
     """Float lanes of the doubled value of codes 0 to 15; code 8 is +0, as in ggml's integer table."""
     size = magnitude(code & 7)
     return where(code > 8, -size, size)

@@ -39,6 +39,7 @@ from gguflow.kernels.lanes import (
     where,
 )
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, F32x16, I32s, I32x16, Int, U8s, U16s
 
 f32 = np.float32
 i32 = np.int32
@@ -60,9 +61,9 @@ class Tables(NamedTuple):
     every call, and the search is 3 to 5 % slower for it.
     """
 
-    point: NDArray[np.int32]
-    starts: NDArray[np.int32]
-    neighbours: NDArray[np.uint16]
+    point: I32s
+    starts: I32s
+    neighbours: U16s
 
 
 class Search(NamedTuple):
@@ -146,7 +147,9 @@ def _half_distances(points: Grid) -> NDArray[np.int32]:
 
 
 @kernel
-def _list_neighbours(codes: Any, index: Any, half_distances: Any, half_bits: int, shells: int) -> Any:
+def _list_neighbours(
+    codes: U16s, index: I32s, half_distances: I32s, half_bits: int, shells: int
+) -> tuple[I32s, U16s]:
     """Tables.starts and neighbours (uint16); those of a code are in the order of Grid.neighbours."""
     n_codes = index.size
     starts = np.zeros(n_codes + 1, i32)
@@ -187,16 +190,16 @@ def _list_neighbours(codes: Any, index: Any, half_distances: Any, half_bits: int
 
 @kernel
 def to_grid(
-    codes: Any,
-    active: Any,
-    scale: Any,
-    work: Any,
-    at: Any,
+    codes: I32x16,
+    active: Int,
+    scale: F32x16,
+    work: F32s,
+    at: Int,
     group: int,
     level_bits: int,
-    starts: Any,
-    neighbours: Any,
-) -> Any:
+    starts: I32s,
+    neighbours: U16s,
+) -> tuple[I32x16, Int]:
     """reference.to_grid on lanes: a group, whose weights are work[V + at], ..., in 16 trials.
 
     codes, scale: of each trial.
@@ -220,7 +223,7 @@ def to_grid(
 
 
 @kernel
-def _level_costs(work: Any, at: Any, scale: Any, group: int, level_bits: int) -> None:
+def _level_costs(work: F32s, at: Int, scale: F32x16, group: int, level_bits: int) -> None:
     """What each level of each weight adds to a distance, in 16 trials."""
     n_levels = 8 if level_bits == 3 else 3
     for i in range(group):
@@ -232,7 +235,7 @@ def _level_costs(work: Any, at: Any, scale: Any, group: int, level_bits: int) ->
 
 
 @kernel
-def _nearest(work: Any, first: Any, last: Any, neighbours: Any, group: int, level_bits: int) -> Any:
+def _nearest(work: F32s, first: Int, last: Int, neighbours: U16s, group: int, level_bits: int) -> I32x16:
     """In each trial, the code of the first of the nearest neighbours."""
     n_levels = 8 if level_bits == 3 else 3
     best = splat(LARGEST)
@@ -250,7 +253,7 @@ def _nearest(work: Any, first: Any, last: Any, neighbours: Any, group: int, leve
 
 
 @kernel
-def odd(codes: Any, shift: int, level_bits: int) -> Any:
+def odd(codes: I32x16, shift: int, level_bits: int) -> F32x16:
     """2 * level + 1 of the level at bit `shift` of each code, as floats."""
     return to_float((((codes >> shift) & ((1 << level_bits) - 1)) << 1) | 1)
 
@@ -259,7 +262,9 @@ def odd(codes: Any, shift: int, level_bits: int) -> Any:
 
 
 @kernel
-def take_unowned(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
+def take_unowned(
+    x: F32s, importance: F32s, table: Tables, work: F32s, codes: I32s, out: U8s
+) -> tuple[F32s, F32s, Tables, F32s, I32s, U8s]:
     """The arrays of an encoder without a share in their ownership; see lanes.unowned."""
     table = Tables(unowned(table.point), unowned(table.starts), unowned(table.neighbours))
     return unowned(x), unowned(importance), table, unowned(work), unowned(codes), unowned(out)
@@ -280,7 +285,7 @@ def new_work() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 
 
 @kernel
-def mean_square(x: Any, first: int) -> Any:
+def mean_square(x: F32s, first: int) -> f32:
     """Of the 256 weights from `first` on."""
     total = f32(0)
     for i in range(SIZE):
@@ -289,7 +294,7 @@ def mean_square(x: Any, first: int) -> Any:
 
 
 @kernel
-def weigh(x: Any, first: int, importance: Any, weighted: bool, extra: Any, work: Any) -> None:
+def weigh(x: F32s, first: int, importance: F32s, weighted: bool, extra: f32, work: F32s) -> None:
     """Error weights of the super-block at x[first], to W; `square` is twice the mean of its squares.
 
     weighted: whether there is importance; the weights are then importance * sqrt(square + x**2).
@@ -304,7 +309,7 @@ def weigh(x: Any, first: int, importance: Any, weighted: bool, extra: Any, work:
 
 
 @kernel
-def weigh_by_importance(x: Any, first: int, importance: Any, square: Any, work: Any) -> None:
+def weigh_by_importance(x: F32s, first: int, importance: F32s, square: f32, work: F32s) -> None:
     """Error weights importance * sqrt(square + x**2) of the super-block at x[first], whose importance is
     entry i % m for block i.
     """
@@ -315,7 +320,7 @@ def weigh_by_importance(x: Any, first: int, importance: Any, square: Any, work: 
 
 
 @kernel
-def weigh_by_square(x: Any, first: int, extra: Any, work: Any) -> None:
+def weigh_by_square(x: F32s, first: int, extra: f32, work: F32s) -> None:
     """Error weights extra + x**2."""
     for i in range(0, SIZE, 16):
         v = load(x, first + i)
@@ -323,7 +328,7 @@ def weigh_by_square(x: Any, first: int, extra: Any, work: Any) -> None:
 
 
 @kernel
-def take_signs(x: Any, first: int, even: bool, work: Any, codes: Any) -> None:
+def take_signs(x: F32s, first: int, even: bool, work: F32s, codes: I32s) -> None:
     """Magnitudes to V, bytes of signs to SIGNS; see reference.take_signs."""
     for i in range(0, SIZE, 16):
         v = load(x, first + i)
@@ -346,7 +351,7 @@ def take_signs(x: Any, first: int, even: bool, work: Any, codes: Any) -> None:
 
 
 @kernel
-def _cheapest_sign(x: Any, first: int, work: Any, start: int) -> Any:
+def _cheapest_sign(x: F32s, first: int, work: F32s, start: int) -> Int:
     """Of the 8 weights at `start`, the first with the smallest w * x**2."""
     cheapest = start
     v = x[first + start]
@@ -362,8 +367,8 @@ def _cheapest_sign(x: Any, first: int, work: Any, start: int) -> Any:
 
 @kernel
 def fit_super_block(
-    x: Any, first: int, group: int, level_bits: int, search: Any, table: Any, work: Any, codes: Any
-) -> Any:
+    x: F32s, first: int, group: int, level_bits: int, search: Search, table: Tables, work: F32s, codes: I32s
+) -> f32:
     """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W. Returns
     the largest scale.
 
@@ -384,7 +389,7 @@ def fit_super_block(
 
 
 @kernel
-def _fit_without_grid(work: Any, n_max: int) -> None:
+def _fit_without_grid(work: F32s, n_max: int) -> None:
     """fits.fit_positive for the 8 sub-blocks of 32; their scales to SCALES."""
     natural = work[_LANES : _LANES + 512]
     x = work[_LANES + 512 : _LANES + 1024]
@@ -395,7 +400,7 @@ def _fit_without_grid(work: Any, n_max: int) -> None:
 
 
 @kernel
-def _to_lanes(work: Any, start: int, natural: Any, lanes: Any) -> None:
+def _to_lanes(work: F32s, start: int, natural: F32s, lanes: F32s) -> None:
     """8 runs of 32 to the first 8 lanes; the others are those of zeros. natural: scratch, float32[512]."""
     for i in range(0, SIZE, 16):
         store(natural, i, load(work, start + i))
@@ -406,8 +411,15 @@ def _to_lanes(work: Any, start: int, natural: Any, lanes: Any) -> None:
 
 @kernel
 def _fit_sub_block(
-    b: int, group: int, level_bits: int, search: Any, starts: Any, neighbours: Any, work: Any, codes: Any
-) -> Any:
+    b: int,
+    group: int,
+    level_bits: int,
+    search: Search,
+    starts: I32s,
+    neighbours: U16s,
+    work: F32s,
+    codes: I32s,
+) -> f32:
     """Sub-block b: its codes to CODES; returns its scale. Where all is tiny, codes and signs are 0."""
     start = b * search.sub_block
     n_groups = search.sub_block // group
@@ -450,7 +462,7 @@ def _fit_sub_block(
 
 
 @kernel
-def largest_of(x: Any, start: int, n: int) -> Any:
+def largest_of(x: F32s, start: int, n: int) -> f32:
     """The largest of n elements of x, n a multiple of 16."""
     top = load(x, start)
     for i in range(16, n, 16):
@@ -462,15 +474,15 @@ def largest_of(x: Any, start: int, n: int) -> Any:
 @kernel
 def _try_scales(
     t: int,
-    span: Any,
+    span: f32,
     start: int,
     group: int,
     level_bits: int,
-    search: Any,
-    starts: Any,
-    neighbours: Any,
-    work: Any,
-    codes: Any,
+    search: Search,
+    starts: I32s,
+    neighbours: U16s,
+    work: F32s,
+    codes: I32s,
 ) -> None:
     """Trials t, t + 1, ... (at most 16) of the sub-block at work[V + start]: the codes of its groups, which
     of them were off the grid, and the sums that judge a trial.
@@ -506,16 +518,16 @@ def _try_scales(
 @kernel
 def _refit(
     b: int,
-    scale: Any,
+    scale: f32,
     again: int,
     group: int,
     level_bits: int,
-    search: Any,
-    starts: Any,
-    neighbours: Any,
-    work: Any,
-    codes: Any,
-) -> Any:
+    search: Search,
+    starts: I32s,
+    neighbours: U16s,
+    work: F32s,
+    codes: I32s,
+) -> f32:
     """Look for the points of those groups of sub-block b that are in the bit set `again` once more, with this
     scale; returns the least squares scale of the result.
     """
@@ -546,6 +558,6 @@ def _refit(
 
 
 @kernel
-def pack_sub_scale(scale: Any, inverse: Any, highest: int) -> Any:
+def pack_sub_scale(scale: f32, inverse: f32, highest: int) -> Int:
     """The level whose odd number is nearest to inverse * scale."""
     return max(0, min(highest, nearest_int_scalar(f32(0.5) * (inverse * scale - f32(1)))))

@@ -6,7 +6,6 @@ The tables come from `gguflow.blocks.grids` and are passed to the kernels as arr
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from gguflow.kernels.lanes import (
     to_float,
 )
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32x16, Int, U8s
 
 
 @functools.cache
@@ -35,25 +35,25 @@ def decoded_points(name: str) -> NDArray[np.uint8]:
 
 
 @kernel
-def two_points(table: Any, first: Any, second: Any) -> Any:
+def two_points(table: U8s, first: Int, second: Int) -> F32x16:
     """The 16 values of two points of 8."""
     return to_float(load_u8_halves(table, first * 8, second * 8))
 
 
 @kernel
-def four_points(table: Any, first: Any, second: Any, third: Any, fourth: Any) -> Any:
+def four_points(table: U8s, first: Int, second: Int, third: Int, fourth: Int) -> F32x16:
     """The 16 values of four points of 4."""
     return to_float(load_u8_quarters(table, first * 4, second * 4, third * 4, fourth * 4))
 
 
 @kernel
-def with_signs(v: Any, bits: Any) -> Any:
+def with_signs(v: F32x16, bits: Int) -> F32x16:
     """v, its sign turned in the lanes whose bit is set."""
     return bits_float(float_bits(v) ^ ((splat(bits) >> lane_numbers()) << 31))
 
 
 @kernel
-def even_signs(first: Any, second: Any) -> Any:
+def even_signs(first: Int, second: Int) -> Int:
     """Two times seven sign bits -> 16: the eighth makes the number of minus signs even."""
     bits = first | (second << 8)
     parity = bits ^ (bits >> 4)
@@ -63,26 +63,26 @@ def even_signs(first: Any, second: Any) -> Any:
 
 
 @kernel
-def load_word(blocks: Any, i: Any) -> Any:
+def load_word(blocks: U8s, i: Int) -> Int:
     """The little-endian uint16 at byte i, as an int64."""
     return int(blocks[i]) | (int(blocks[i + 1]) << 8)
 
 
 @kernel
-def load_long_word(blocks: Any, i: Any) -> Any:
+def load_long_word(blocks: U8s, i: Int) -> Int:
     """The little-endian uint32 at byte i, as an int64."""
     return load_word(blocks, i) | (load_word(blocks, i + 2) << 16)
 
 
 @kernel
-def store_word(out: Any, i: Any, word: Any) -> None:
+def store_word(out: U8s, i: Int, word: Int) -> None:
     """The low 16 bits to bytes i and i + 1, little-endian."""
     out[i] = np.uint8(word & 255)
     out[i + 1] = np.uint8((word >> 8) & 255)
 
 
 @kernel
-def store_long_word(out: Any, i: Any, word: Any) -> None:
+def store_long_word(out: U8s, i: Int, word: Int) -> None:
     """The low 32 bits of an int64 to bytes i ... i + 3, little-endian."""
     store_word(out, i, word & 0xFFFF)
     store_word(out, i + 2, word >> 16)

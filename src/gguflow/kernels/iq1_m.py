@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half_scalar, half_to_float_scalar
@@ -11,6 +9,7 @@ from gguflow.kernels.finite import is_finite
 from gguflow.kernels.grid_search import (
     CODES,
     SCALES,
+    Tables,
     W,
     pack_sub_scale,
     tables,
@@ -21,6 +20,7 @@ from gguflow.kernels.grids import decoded_points, load_word, store_word, two_poi
 from gguflow.kernels.iq1_search import SHIFTS, base_value, fit_super_block, new_work
 from gguflow.kernels.lanes import lane_numbers, splat, store_onward, where
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, I32s, U8s
 
 f32 = np.float32
 
@@ -30,16 +30,18 @@ TINY = f32(1e-7)
 FIRST_POINT = 0  # the code of point 0, which a sub-block of zeros keeps
 
 
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     return _encode(x, x, False, tables("iq1"), *new_work(), out)
 
 
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     return _encode(x, importance, True, tables("iq1"), *new_work(), out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, table: Any, work: Any, codes: Any, out: Any) -> Any:
+def _encode(
+    x: F32s, importance: F32s, weighted: bool, table: Tables, work: F32s, codes: I32s, out: U8s
+) -> int:
     x, importance, table, work, codes, out = take_unowned(x, importance, table, work, codes, out)
     neighbours = table.neighbours.view(np.uint8)
     for block in range(x.size // SIZE):
@@ -53,7 +55,9 @@ def _encode(x: Any, importance: Any, weighted: bool, table: Any, work: Any, code
 
 
 @kernel
-def _store(x: Any, first: int, work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int) -> None:
+def _store(
+    x: F32s, first: int, work: F32s, codes: I32s, index: I32s, largest: f32, out: U8s, start: int
+) -> None:
     """The codes and shifts; then the sub-scales under a scale that is fitted to all weights again."""
     alive = largest > f32(0)
     d = largest / f32(15)
@@ -87,12 +91,12 @@ def _store(x: Any, first: int, work: Any, codes: Any, index: Any, largest: Any, 
         store_word(out, start + 48 + 2 * n, word)
 
 
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     _decode(blocks, decoded_points("iq1"), out)
 
 
 @kernel
-def _decode(blocks: Any, table: Any, out: Any) -> None:
+def _decode(blocks: U8s, table: U8s, out: F32s) -> None:
     in_second = lane_numbers() >= 8
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
@@ -106,9 +110,8 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             high = int(blocks[start + 32 + b])
             first = int(blocks[start + 2 * b]) | ((high & 0x07) << 8)
             second = int(blocks[start + 2 * b + 1]) | ((high & 0x70) << 4)
-            shift_first = (
-                f32(-1.125) if high & 0x08 else f32(-0.875)
-            )  # the table's levels are one above the grid's values
+            # the table's levels are one above the grid's values
+            shift_first = f32(-1.125) if high & 0x08 else f32(-0.875)
             shift_second = f32(-1.125) if high & 0x80 else f32(-0.875)
             shift = where(in_second, splat(shift_second), splat(shift_first))
             store_onward(out, block * SIZE + 16 * b, scale * (two_points(table, first, second) + shift))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
@@ -11,6 +9,7 @@ from gguflow.kernels.finite import is_finite
 from gguflow.kernels.grid_search import (
     CODES,
     SCALES,
+    Tables,
     mean_square,
     pack_sub_scale,
     tables,
@@ -21,6 +20,7 @@ from gguflow.kernels.grids import decoded_points, load_word, store_word, two_poi
 from gguflow.kernels.iq1_search import SHIFTS, fit_super_block, new_work
 from gguflow.kernels.lanes import store_onward
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, I32s, U8s
 
 f32 = np.float32
 
@@ -29,12 +29,12 @@ TYPE_SIZE = 50
 TINY = f32(1e-12)
 
 
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     return _encode(x, importance, tables("iq1"), *new_work(), out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
+def _encode(x: F32s, importance: F32s, table: Tables, work: F32s, codes: I32s, out: U8s) -> int:
     x, importance, table, work, codes, out = take_unowned(x, importance, table, work, codes, out)
     neighbours = table.neighbours.view(np.uint8)
     for block in range(x.size // SIZE):
@@ -48,7 +48,7 @@ def _encode(x: Any, importance: Any, table: Any, work: Any, codes: Any, out: Any
 
 
 @kernel
-def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int) -> None:
+def _store(work: F32s, codes: I32s, index: I32s, largest: f32, out: U8s, start: int) -> None:
     d = largest / f32(15)
     inverse = f32(1) / d
     store_half(out, start, d * f32(1.125))
@@ -64,24 +64,22 @@ def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int
         store_word(out, start + 34 + 2 * b, word)
 
 
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     _decode(blocks, decoded_points("iq1"), out)
 
 
 @kernel
-def _decode(blocks: Any, table: Any, out: Any) -> None:
+def _decode(blocks: U8s, table: U8s, out: F32s) -> None:
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
         d = load_half(blocks, start)
         for b in range(8):
             word = load_word(blocks, start + 34 + 2 * b)
             scale = d * f32(2 * ((word >> 12) & 7) + 1)
-            shift = (
-                f32(-1.125) if word & 0x8000 else f32(-0.875)
-            )  # the table's levels are one above the grid's values
+            # the table's levels are one above the grid's values
+            shift = f32(-1.125) if word & 0x8000 else f32(-0.875)
             for i in range(0, 4, 2):
                 first = int(blocks[start + 2 + 4 * b + i]) | (((word >> 3 * i) & 7) << 8)
                 second = int(blocks[start + 3 + 4 * b + i]) | (((word >> (3 * i + 3)) & 7) << 8)
-                store_onward(
-                    out, block * SIZE + 32 * b + 8 * i, scale * (two_points(table, first, second) + shift)
-                )
+                values = two_points(table, first, second)
+                store_onward(out, block * SIZE + 32 * b + 8 * i, scale * (values + shift))

@@ -8,8 +8,6 @@ rounding can decide against it, and else they are compared one after the other.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,54 +32,54 @@ from gguflow.kernels.lanes import (
     where,
 )
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, F32x16, I32s, I32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
 
-MOST_TRIALS = 104  # 51 vectors of splits with two choices of shifts for sub-blocks of 32; 10 with four choices for those of 16; in fours
+MOST_TRIALS = 104
+"""51 vectors of splits with two choices of shifts for sub-blocks of 32, 10 with four choices for those of 16;
+in fours.
+"""
 
 # Where things begin in `work` (float32) and `codes` (int32), besides W, SCALES and CODES, which are those of
 # grid_search:
 _SIZES = SCALES + 16  # magnitudes of a sub-block
-_SUM_X = (
-    _SIZES + 32
-)  # running sums of w * x over the sorted weights, for each half; room to read 16 beyond the last
-_SUM_W = (
-    _SUM_X + 2 * 64
-)  # of w; NaN beyond the last, so that no split that does not exist beats one that does
-_TRIED = (
-    _SUM_W + 2 * 64
-)  # for each trial of 16 splits: sums of w * x * value, then those of w * value**2; NaN where there is none
+_SUM_X = _SIZES + 32
+"""Running sums of w * x over the sorted weights, for each half; room to read 16 beyond the last."""
+_SUM_W = _SUM_X + 2 * 64
+"""Those of w; NaN beyond the last, so that no split that does not exist beats one that does."""
+_TRIED = _SUM_W + 2 * 64
+"""For each trial of 16 splits: sums of w * x * value, then those of w * value**2; NaN where there is none."""
 _WORK_SIZE = _TRIED + MOST_TRIALS * 32
 
 SHIFTS = CODES + 64  # of each sub-block: bit h is set where the shift of half h is negative
 _ORDER = SHIFTS + 16  # the sub-block's weights from the smallest to the largest
 _RANKS = _ORDER + 32  # of each weight, its place in that order
-_SPLITS = (
-    _RANKS + 32
-)  # of each vector of splits of 32 weights, 64 * i1 + i2 of the first: weights i1 ... i2 - 1 of the sorted are in the middle
+_SPLITS = _RANKS + 32
+"""Of each vector of splits of 32 weights, 64 * i1 + i2 of the first: the sorted weights i1 ... i2 - 1 are in
+the middle.
+"""
 _CODES_SIZE = _SPLITS + 64
 
 N_SPLITS_OF_16 = 17 * 18 // 2
-_SPLITS_OF_16 = np.zeros(
-    (2, 160), i32
-)  # i1 and i2 of every split of 16 weights, in order: ten vectors of each
+_SPLITS_OF_16 = np.zeros((2, 160), i32)
+"""i1 and i2 of every split of 16 weights, in order: ten vectors of each."""
 _SPLITS_OF_16[:, :N_SPLITS_OF_16] = np.triu_indices(17)
 _FIRST_OF_16, _LAST_OF_16 = _SPLITS_OF_16
 
-LIGHTEST, HEAVIEST = f32(1e-9), f32(1e9)  # sums of error weights, and
-WORST, BEST = (
-    f32(1e-14),
-    f32(1e12),
-)  # scores qx**2 / q2, within which no product of the comparison leaves the range of normal numbers
+# Within these limits no product of the comparison leaves the range of normal numbers:
+LIGHTEST, HEAVIEST = f32(1e-9), f32(1e9)  # of sums of error weights
+WORST, BEST = f32(1e-14), f32(1e12)  # of scores qx**2 / q2
 MARGIN = f32(0.99999)  # of a score: a hundred times what rounding does to it
 
 _PLUS = (f32(-0.875), f32(0.125), f32(1.125))
 _MINUS = (f32(-1.125), f32(-0.125), f32(0.875))
+# differences of neighbours' squares
 _PLUS_SQUARES = (
     _PLUS[0] * _PLUS[0] - _PLUS[1] * _PLUS[1],
     _PLUS[1] * _PLUS[1] - _PLUS[2] * _PLUS[2],
-)  # differences of neighbours' squares
+)
 _MINUS_SQUARES = (
     _MINUS[0] * _MINUS[0] - _MINUS[1] * _MINUS[1],
     _MINUS[1] * _MINUS[1] - _MINUS[2] * _MINUS[2],
@@ -97,16 +95,16 @@ def new_work() -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 
 @kernel
 def fit_super_block(
-    x: Any,
+    x: F32s,
     first: int,
     size: int,
     halves: int,
-    tiny: Any,
-    starts: Any,
-    neighbours: Any,
-    work: Any,
-    codes: Any,
-) -> Any:
+    tiny: f32,
+    starts: I32s,
+    neighbours: U8s,
+    work: F32s,
+    codes: I32s,
+) -> f32:
     """reference.fit for all sub-blocks of the 256 weights at x[first], whose error weights are in W.
 
     size, halves: of a sub-block (32 and 1, or 16 and 2), as literals: so they become constants of the
@@ -124,17 +122,17 @@ def fit_super_block(
 
 @kernel
 def _fit_sub_block(
-    x: Any,
+    x: F32s,
     at: int,
     b: int,
     size: int,
     halves: int,
-    tiny: Any,
-    starts: Any,
-    neighbours: Any,
-    work: Any,
-    codes: Any,
-) -> Any:
+    tiny: f32,
+    starts: I32s,
+    neighbours: U8s,
+    work: F32s,
+    codes: I32s,
+) -> f32:
     n_groups = size // 8
     for i in range(0, size, 16):
         store(work, _SIZES + i, vabs(load(x, at + i)))
@@ -164,16 +162,15 @@ def _fit_sub_block(
     codes[SHIFTS + b] = shifts
     for i in range(0, size, 16):
         rank = load_i32(codes, _RANKS + i)
-        level = where(rank < split // 64, low, where(rank < split % 64, 1, splat(high))) << (
-            (lane_numbers() & 7) << 1
-        )
+        level = where(rank < split // 64, low, where(rank < split % 64, 1, splat(high)))
+        level = level << ((lane_numbers() & 7) << 1)
         codes[CODES + b * n_groups + i // 8] = total(where(lane_numbers() < 8, level, 0))
         codes[CODES + b * n_groups + i // 8 + 1] = total(where(lane_numbers() < 8, 0, level))
     return _to_grid(x, at, b, scale, shifts, halves, starts, neighbours, work, codes)
 
 
 @kernel
-def _sort(x: Any, at: int, size: int, codes: Any) -> None:
+def _sort(x: F32s, at: int, size: int, codes: I32s) -> None:
     """The order of the weights, ascending, equal ones as they come: a weight's rank is the number of those
     before it.
     """
@@ -190,7 +187,7 @@ def _sort(x: Any, at: int, size: int, codes: Any) -> None:
 
 
 @kernel
-def _accumulate(x: Any, at: int, weights: int, size: int, halves: int, work: Any, codes: Any) -> None:
+def _accumulate(x: F32s, at: int, weights: int, size: int, halves: int, work: F32s, codes: I32s) -> None:
     """Running sums over the sorted weights, for each half over its own: entry j is the sum of the first j.
     weights: where in work.
 
@@ -213,7 +210,7 @@ def _accumulate(x: Any, at: int, weights: int, size: int, halves: int, work: Any
 
 
 @kernel
-def _try_splits(size: int, work: Any, codes: Any) -> Any:
+def _try_splits(size: int, work: F32s, codes: I32s) -> Int:
     """All splits, with either shift (choice 1 is the negative one), to TRIED and SPLITS. Returns how many
     trials there are: vectors times choices.
     """
@@ -244,7 +241,7 @@ def _try_splits(size: int, work: Any, codes: Any) -> Any:
 
 
 @kernel
-def _try_splits_of_halves(work: Any) -> Any:
+def _try_splits_of_halves(work: F32s) -> Int:
     """As _try_splits, for 16 weights, with a shift for each half; choice: bit 1 where the first half's is
     negative, bit 0 where the second's is.
     """
@@ -264,13 +261,13 @@ def _try_splits_of_halves(work: Any) -> Any:
 
 
 @kernel
-def _store_trial(work: Any, n: int, qx: Any, q2: Any) -> None:
+def _store_trial(work: F32s, n: int, qx: F32x16, q2: F32x16) -> None:
     store(work, _TRIED + 32 * n, qx)
     store(work, _TRIED + 32 * n + 16, q2)
 
 
 @kernel
-def _half_sums(work: Any, half: int, i1: Any, i2: Any) -> Any:
+def _half_sums(work: F32s, half: int, i1: I32x16, i2: I32x16) -> tuple[F32x16, F32x16, F32x16, F32x16]:
     """For lanes of splits of 16 weights: sums of w * x * value and w * value**2 over one half, with the
     positive shift and with the negative one.
 
@@ -289,13 +286,13 @@ def _half_sums(work: Any, half: int, i1: Any, i2: Any) -> Any:
 
 
 @kernel
-def _sum_before(work: Any, sums: int, i: Any) -> Any:
+def _sum_before(work: F32s, sums: int, i: I32x16) -> F32x16:
     """Entry i of the 17 running sums at `sums`, of which the first is 0."""
     return where(i > 0, lookup16(load(work, sums + 1), i + -1), f32(0))
 
 
 @kernel
-def _best_trial(n_trials: int, n_choices: int, size: int, halves: int, work: Any) -> Any:
+def _best_trial(n_trials: int, n_choices: int, size: int, halves: int, work: F32s) -> tuple[Int, f32]:
     """The split and choice that all comparisons end with, and its scale. As (16 * vector + lane) * n_choices
     + choice; -1: none.
     """
@@ -305,14 +302,14 @@ def _best_trial(n_trials: int, n_choices: int, size: int, halves: int, work: Any
     if weight > LIGHTEST and weight < HEAVIEST:
         n, k = _clear_winner(n_trials, work)
         if n >= 0:
-            return (n // n_choices * 16 + k) * n_choices + n % n_choices, work[_TRIED + 32 * n + k] / work[
-                _TRIED + 32 * n + 16 + k
-            ]
+            found = (n // n_choices * 16 + k) * n_choices + n % n_choices
+            place = _TRIED + 32 * n + k
+            return found, work[place] / work[place + 16]
     return _take_turns(n_trials, n_choices, work)
 
 
 @kernel
-def _clear_winner(n_trials: int, work: Any) -> Any:
+def _clear_winner(n_trials: int, work: F32s) -> tuple[Int, Int]:
     """The trial and the lane that all comparisons must end with; (-1, 0) where it takes them to find out.
 
     They compare by qx**2 > best * q2, best being (qx / q2) * qx of an earlier one. Some roundings cannot
@@ -320,13 +317,8 @@ def _clear_winner(n_trials: int, work: Any) -> Any:
     and 81 / 64 of it. The highest score that is found first may itself be one that rounding preferred, a few
     times over, to a slightly higher one: that one then is not below the margin, and there is no clear winner.
     """
-    zero, one = splat(f32(0)), splat(f32(1))
-    a, b, c, d = (
-        (zero, one),
-        (zero, one),
-        (zero, one),
-        (zero, one),
-    )  # four chains of comparisons share the processor
+    none = splat(f32(0)), splat(f32(1))
+    a, b, c, d = none, none, none, none  # four chains of comparisons share the processor
     for n in range(0, n_trials, 4):
         a = _higher(work, n, a)
         b = _higher(work, n + 1, b)
@@ -353,20 +345,20 @@ def _clear_winner(n_trials: int, work: Any) -> Any:
 
 
 @kernel
-def _higher(work: Any, n: int, top: Any) -> Any:
+def _higher(work: F32s, n: int, top: tuple[F32x16, F32x16]) -> tuple[F32x16, F32x16]:
     """Per lane: (qx**2, q2) of trial n where its score is higher than that of `top`, else `top`."""
     qx = load(work, _TRIED + 32 * n)
     return _higher_of(qx * qx, load(work, _TRIED + 32 * n + 16), *top)
 
 
 @kernel
-def _higher_of(square: Any, q2: Any, top_square: Any, top_q2: Any) -> Any:
+def _higher_of(square: F32x16, q2: F32x16, top_square: F32x16, top_q2: F32x16) -> tuple[F32x16, F32x16]:
     is_higher = square * top_q2 > top_square * q2
     return where(is_higher, square, top_square), where(is_higher, q2, top_q2)
 
 
 @kernel
-def _take_turns(n_trials: int, n_choices: int, work: Any) -> Any:
+def _take_turns(n_trials: int, n_choices: int, work: F32s) -> tuple[Int, f32]:
     """The splits and choices one after the other, each compared with the best before it. Results as
     _best_trial's.
     """
@@ -396,18 +388,18 @@ def _take_turns(n_trials: int, n_choices: int, work: Any) -> Any:
 
 @kernel
 def _to_grid(
-    x: Any,
+    x: F32s,
     at: int,
     b: int,
-    scale: Any,
-    shifts: Any,
+    scale: f32,
+    shifts: Int,
     halves: int,
-    starts: Any,
-    neighbours: Any,
-    work: Any,
-    codes: Any,
-) -> Any:
-    """The codes in CODES moved to the grid; returns the scale, fitted again where a group was off the grid."""
+    starts: I32s,
+    neighbours: U8s,
+    work: F32s,
+    codes: I32s,
+) -> f32:
+    """Move the codes in CODES to the grid; returns the scale, fitted again where a group was off the grid."""
     n_groups = 4 // halves
     weights = W + b * n_groups * 8
     was_off = False
@@ -437,21 +429,20 @@ def _to_grid(
 
 
 @kernel
-def base_value(shifts: Any, half: int) -> Any:
+def base_value(shifts: Int, half: int) -> f32:
     """What level 0 stands for; the next levels are one more each."""
     return f32(-1.125) if (shifts >> half) & 1 else f32(-0.875)
 
 
 @kernel
 def _nearest_neighbour(
-    x: Any, at: int, work: Any, weights: int, scale: Any, base: Any, neighbours: Any, first: Any, last: Any
-) -> Any:
+    x: F32s, at: int, work: F32s, weights: int, scale: f32, base: f32, neighbours: U8s, first: Int, last: Int
+) -> Int:
     """The code of the first of the nearest neighbours, which are numbers first ... last - 1; of the first of
     all, where no distance is finite.
     """
-    value = scale * (
-        to_float(lane_numbers() & 3) + base
-    )  # of each level, four times over: a lookup may leave in place what is above the two bits
+    # of each level, four times over: a lookup may leave in place what is above the two bits
+    value = scale * (to_float(lane_numbers() & 3) + base)
     cost_0 = _level_costs(x, at, work, weights, value)
     cost_1 = _level_costs(x, at + 1, work, weights + 1, value)
     cost_2 = _level_costs(x, at + 2, work, weights + 2, value)
@@ -485,7 +476,7 @@ def _nearest_neighbour(
 
 
 @kernel
-def _level_costs(x: Any, i: int, work: Any, weight: int, value: Any) -> Any:
+def _level_costs(x: F32s, i: int, work: F32s, weight: int, value: F32x16) -> F32x16:
     """What each level of weight x[i] adds to a distance."""
     difference = value - x[np.uint64(i)]
     return work[np.uint64(weight)] * difference * difference

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.blocks.iq2_s import SEARCH
@@ -13,6 +11,8 @@ from gguflow.kernels.grid_search import (
     CODES,
     SCALES,
     SIGNS,
+    Search,
+    Tables,
     fit_super_block,
     new_work,
     pack_sub_scale,
@@ -24,6 +24,7 @@ from gguflow.kernels.grid_search import (
 from gguflow.kernels.grids import decoded_points, load_word, two_points, with_signs
 from gguflow.kernels.lanes import store_onward
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, I32s, U8s
 
 f32 = np.float32
 
@@ -31,18 +32,25 @@ SIZE = 256
 TYPE_SIZE = 82
 
 
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     return _encode(x, x, False, parameters(SEARCH), tables("iq2_s"), *new_work(), out)
 
 
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     return _encode(x, importance, True, parameters(SEARCH), tables("iq2_s"), *new_work(), out)
 
 
 @kernel
 def _encode(
-    x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any
-) -> Any:
+    x: F32s,
+    importance: F32s,
+    weighted: bool,
+    search: Search,
+    table: Tables,
+    work: F32s,
+    codes: I32s,
+    out: U8s,
+) -> int:
     x, importance, table, work, codes, out = take_unowned(x, importance, table, work, codes, out)
     for block in range(x.size // SIZE):
         first = block * SIZE
@@ -55,7 +63,7 @@ def _encode(
 
 
 @kernel
-def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int) -> None:
+def _store(work: F32s, codes: I32s, index: I32s, largest: f32, out: U8s, start: int) -> None:
     d = largest / f32(31)
     inverse = f32(1) / d
     store_half(out, start, d * f32(0.9875))
@@ -73,12 +81,12 @@ def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int
         out[start + 74 + b // 2] = np.uint8(low | (high << 4))
 
 
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     _decode(blocks, decoded_points("iq2_s"), out)
 
 
 @kernel
-def _decode(blocks: Any, table: Any, out: Any) -> None:
+def _decode(blocks: U8s, table: U8s, out: F32s) -> None:
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
         d = load_half(blocks, start)
@@ -89,6 +97,5 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             first = int(blocks[start + 2 + 2 * b]) | ((high & 3) << 8)
             second = int(blocks[start + 3 + 2 * b]) | ((high & 12) << 6)
             signs = load_word(blocks, start + 34 + 2 * b)
-            store_onward(
-                out, block * SIZE + 16 * b, with_signs(scale * two_points(table, first, second), signs)
-            )
+            values = two_points(table, first, second)
+            store_onward(out, block * SIZE + 16 * b, with_signs(scale * values, signs))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.blocks.iq2_xs import SEARCH
@@ -13,6 +11,8 @@ from gguflow.kernels.grid_search import (
     CODES,
     SCALES,
     SIGNS,
+    Search,
+    Tables,
     fit_super_block,
     mean_square,
     new_work,
@@ -25,6 +25,7 @@ from gguflow.kernels.grid_search import (
 from gguflow.kernels.grids import decoded_points, even_signs, load_word, store_word, two_points, with_signs
 from gguflow.kernels.lanes import store_onward
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, I32s, U8s
 
 f32 = np.float32
 
@@ -32,12 +33,14 @@ SIZE = 256
 TYPE_SIZE = 74
 
 
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     return _encode(x, importance, parameters(SEARCH), tables("iq2_xs"), *new_work(), out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, search: Any, table: Any, work: Any, codes: Any, out: Any) -> Any:
+def _encode(
+    x: F32s, importance: F32s, search: Search, table: Tables, work: F32s, codes: I32s, out: U8s
+) -> int:
     x, importance, table, work, codes, out = take_unowned(x, importance, table, work, codes, out)
     for block in range(x.size // SIZE):
         first = block * SIZE
@@ -50,7 +53,7 @@ def _encode(x: Any, importance: Any, search: Any, table: Any, work: Any, codes: 
 
 
 @kernel
-def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int) -> None:
+def _store(work: F32s, codes: I32s, index: I32s, largest: f32, out: U8s, start: int) -> None:
     if largest == f32(0):
         out[start : start + TYPE_SIZE] = 0
         return
@@ -64,12 +67,12 @@ def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int
         out[start + 66 + b // 2] = np.uint8(low | (pack_sub_scale(work[SCALES + b + 1], inverse, 15) << 4))
 
 
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     _decode(blocks, decoded_points("iq2_xs"), out)
 
 
 @kernel
-def _decode(blocks: Any, table: Any, out: Any) -> None:
+def _decode(blocks: U8s, table: U8s, out: F32s) -> None:
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
         d = load_half(blocks, start)
@@ -79,6 +82,5 @@ def _decode(blocks: Any, table: Any, out: Any) -> None:
             first = load_word(blocks, start + 2 + 4 * b)
             second = load_word(blocks, start + 4 + 4 * b)
             values = two_points(table, first & 511, second & 511)
-            store_onward(
-                out, block * SIZE + 16 * b, with_signs(scale * values, even_signs(first >> 9, second >> 9))
-            )
+            signs = even_signs(first >> 9, second >> 9)
+            store_onward(out, block * SIZE + 16 * b, with_signs(scale * values, signs))

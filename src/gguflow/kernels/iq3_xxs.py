@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.blocks.iq3_xxs import SEARCH
@@ -13,6 +11,8 @@ from gguflow.kernels.grid_search import (
     CODES,
     SCALES,
     SIGNS,
+    Search,
+    Tables,
     fit_super_block,
     new_work,
     pack_sub_scale,
@@ -31,6 +31,7 @@ from gguflow.kernels.grids import (
 )
 from gguflow.kernels.lanes import store_onward
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, I32s, U8s
 
 f32 = np.float32
 
@@ -38,18 +39,25 @@ SIZE = 256
 TYPE_SIZE = 98
 
 
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     return _encode(x, x, False, parameters(SEARCH), tables("iq3_xxs"), *new_work(), out)
 
 
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     return _encode(x, importance, True, parameters(SEARCH), tables("iq3_xxs"), *new_work(), out)
 
 
 @kernel
 def _encode(
-    x: Any, importance: Any, weighted: bool, search: Any, table: Any, work: Any, codes: Any, out: Any
-) -> Any:
+    x: F32s,
+    importance: F32s,
+    weighted: bool,
+    search: Search,
+    table: Tables,
+    work: F32s,
+    codes: I32s,
+    out: U8s,
+) -> int:
     x, importance, table, work, codes, out = take_unowned(x, importance, table, work, codes, out)
     for block in range(x.size // SIZE):
         first = block * SIZE
@@ -62,7 +70,7 @@ def _encode(
 
 
 @kernel
-def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int) -> None:
+def _store(work: F32s, codes: I32s, index: I32s, largest: f32, out: U8s, start: int) -> None:
     if largest == f32(0):
         out[start : start + TYPE_SIZE] = 0
         return
@@ -78,12 +86,12 @@ def _store(work: Any, codes: Any, index: Any, largest: Any, out: Any, start: int
         store_long_word(out, start + 66 + 4 * b, word)
 
 
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     _decode(blocks, decoded_points("iq3_xxs"), out)
 
 
 @kernel
-def _decode(blocks: Any, table: Any, out: Any) -> None:
+def _decode(blocks: U8s, table: U8s, out: F32s) -> None:
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
         d = load_half(blocks, start)

@@ -4,8 +4,6 @@ i of 16 groups is at 16 * i.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.fits import TINY, largest_magnitude
@@ -23,22 +21,21 @@ from gguflow.kernels.lanes import (
     where,
 )
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, F32x16, I32x16, U8s
 
 f32 = np.float32
 i32 = np.int32
 
-VALUES = np.array(
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], f32
-)  # here too: compiled into the kernels
-_LIMITS = np.append(
-    (VALUES[:-1] + VALUES[1:]) / f32(2), f32(np.nan)
-)  # midpoints; nothing is above the last code
+VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], f32)
+"""Those of blocks/iq4.py, compiled into the kernels."""
+_LIMITS = np.append((VALUES[:-1] + VALUES[1:]) / f32(2), f32(np.nan))
+"""Midpoints; nothing is above the last code."""
 _SLOPE = f32(0.0695)
 _OFFSET = f32(7.88)
 
 
 @kernel
-def nearest_values(v: Any) -> Any:
+def nearest_values(v: F32x16) -> I32x16:
     """blocks.iq4.nearest_values on lanes.
 
     A straight line through the sixteen values misses a code by no more than one, and always from below: at
@@ -52,7 +49,7 @@ def nearest_values(v: Any) -> Any:
 
 
 @kernel
-def error_weights(x: Any, importance: Any, total_square: Any, two_over_n: Any) -> Any:
+def error_weights(x: F32x16, importance: F32x16, total_square: F32x16, two_over_n: f32) -> F32x16:
     """importance * sqrt(2 * mean square + x**2): total_square is the sum of squares over the n weights of the
     block.
     """
@@ -60,7 +57,7 @@ def error_weights(x: Any, importance: Any, total_square: Any, two_over_n: Any) -
 
 
 @kernel
-def fit_scale(x: Any, w: Any) -> Any:
+def fit_scale(x: F32s, w: F32s) -> F32x16:
     """blocks.iq4.fit_scale for 16 groups. x, w: float32[32 * 16]. Returns the lanes of scales."""
     peak = largest_magnitude(x, 32)
     sum_qx, sum_q2 = trial_sums(x, w, f32(1) / (-peak / f32(-127)))
@@ -75,7 +72,7 @@ def fit_scale(x: Any, w: Any) -> Any:
 
 
 @kernel
-def trial_sums(x: Any, w: Any, inverse: Any) -> Any:
+def trial_sums(x: F32s, w: F32s, inverse: F32x16) -> tuple[F32x16, F32x16]:
     """Sums of w * value * x and w * value**2 for the values nearest to inverse * x."""
     values = load(VALUES, 0)
     sum_qx = splat(f32(0))
@@ -90,13 +87,15 @@ def trial_sums(x: Any, w: Any, inverse: Any) -> Any:
 
 
 @kernel
-def inverse_or_zero(scale: Any) -> Any:
+def inverse_or_zero(scale: F32x16) -> F32x16:
     """1 / scale, and 0 for 0."""
     return where(scale != f32(0), f32(1) / scale, f32(0))
 
 
 @kernel
-def store_codes(x: Any, inverse: Any, packed: Any, out: Any, first: int, stride: int, count: int) -> None:
+def store_codes(
+    x: F32s, inverse: F32x16, packed: F32s, out: U8s, first: int, stride: int, count: int
+) -> None:
     """Write the codes of inverse * x, 16 bytes for each of the first `count` of 16 groups: group k from byte
     first + k * stride of out.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
@@ -12,6 +10,7 @@ from gguflow.kernels.iq4 import VALUES, error_weights, fit_scale, inverse_or_zer
 from gguflow.kernels.lanes import load, lookup16, splat, store, store_onward, transpose16
 from gguflow.kernels.nibbles import load_nibbles
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
 
@@ -21,17 +20,17 @@ BATCH = 16
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     return _encode(x, x, False, out)
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     return _encode(x, importance, True, out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
+def _encode(x: F32s, importance: F32s, weighted: bool, out: U8s) -> int:
     n_blocks = x.size // BLOCK_SIZE
     natural = np.zeros(BATCH * BLOCK_SIZE, f32)
     lanes = np.empty(BATCH * BLOCK_SIZE, f32)
@@ -56,11 +55,10 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
             total_square = total_square + v * v
         for i in range(BLOCK_SIZE):
             v = load(lanes, 16 * i)
-            store(
-                w,
-                16 * i,
-                error_weights(v, load(w, 16 * i), total_square, f32(2 / BLOCK_SIZE)) if weighted else v * v,
-            )
+            u = v * v
+            if weighted:
+                u = error_weights(v, load(w, 16 * i), total_square, f32(2 / BLOCK_SIZE))
+            store(w, 16 * i, u)
         scale = fit_scale(lanes, w)
         store(d, 0, scale)
         for k in range(count):
@@ -70,13 +68,13 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
 
 
 @kernel
-def _to_lanes(natural: Any, lanes: Any) -> None:
+def _to_lanes(natural: F32s, lanes: F32s) -> None:
     transpose16(natural, 0, BLOCK_SIZE, lanes, 0)
     transpose16(natural, 16, BLOCK_SIZE, lanes, 16)
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     values = load(VALUES, 0)
     for block in range(out.size // BLOCK_SIZE):
         d = load_half(blocks, block * TYPE_SIZE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import load_half, nearest_int, store_half
@@ -13,6 +11,7 @@ from gguflow.kernels.lanes import load, lookup16, splat, store, store_i32, store
 from gguflow.kernels.nibbles import load_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
+from gguflow.kernels.types import F32s, I32s, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -23,17 +22,17 @@ N_SUB_BLOCKS = 8
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     return _encode(x, x, False, out)
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     return _encode(x, importance, True, out)
 
 
 @kernel
-def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
+def _encode(x: F32s, importance: F32s, weighted: bool, out: U8s) -> int:
     natural = np.empty(BATCH * SIZE, f32)
     natural_importance = np.empty(BATCH * SIZE, f32)
     lanes = np.empty(BATCH * SUB_BLOCK, f32)
@@ -56,11 +55,10 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
                 to_lanes(natural_importance, SUB_BLOCK * b, SUB_BLOCK, w)
             for i in range(SUB_BLOCK):
                 v = load(lanes, 16 * i)
-                store(
-                    w,
-                    16 * i,
-                    error_weights(v, load(w, 16 * i), total_square, f32(2 / SIZE)) if weighted else v * v,
-                )
+                u = v * v
+                if weighted:
+                    u = error_weights(v, load(w, 16 * i), total_square, f32(2 / SIZE))
+                store(w, 16 * i, u)
             scale = fit_scale(lanes, w)
             peak = where(vabs(scale) > vabs(peak), scale, peak)
             store(scales, 16 * b, scale)
@@ -79,7 +77,7 @@ def _encode(x: Any, importance: Any, weighted: bool, out: Any) -> Any:
 
 
 @kernel
-def _store_sub_scales(packed: Any, out: Any, first: int, count: int) -> None:
+def _store_sub_scales(packed: I32s, out: U8s, first: int, count: int) -> None:
     """packed: int32[8 * 16], sub-scale b (0 to 63) of all 16 at 16 * b."""
     for k in range(count):
         start = (first + k) * TYPE_SIZE
@@ -89,13 +87,12 @@ def _store_sub_scales(packed: Any, out: Any, first: int, count: int) -> None:
         out[start + 2] = np.uint8(high & 255)
         out[start + 3] = np.uint8(high >> 8)
         for b in range(0, N_SUB_BLOCKS, 2):
-            out[start + 4 + b // 2] = np.uint8(
-                (packed[16 * b + k] & 15) | ((packed[16 * (b + 1) + k] & 15) << 4)
-            )
+            low, high = packed[16 * b + k] & 15, packed[16 * (b + 1) + k] & 15
+            out[start + 4 + b // 2] = np.uint8(low | (high << 4))
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     values = load(VALUES, 0)
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE

@@ -16,8 +16,7 @@ A kernel is written as its scalar original would be, with these differences:
   compares false (except ``!=``).
 - scalars widen by themselves: ``v * f32(2)``, ``q & 15``.
 - memory is read with ``load(array, i)`` and written with ``store(array, i, v)``: 16 consecutive elements from
-  flat element i, any alignment, no
-  bounds check (the caller has proved the size).
+  flat element i, any alignment, no bounds check (the caller has proved the size).
 - int32 lanes wrap; ``>>`` shifts in zeros (codes are unsigned bit fields; there is `shift_right_signed` for
   the other).
 
@@ -89,7 +88,6 @@ def _has_feature(context: Any, name: str) -> bool:
 
 
 # --- scalars into lanes
-# -----------------------------------------------------------------------------------------------------------------------
 
 
 def _constant(element: ir.Type, values: Any) -> ir.Constant:
@@ -126,7 +124,6 @@ def _common_kind(x: Any, y: Any) -> LaneType | None:
 
 
 # --- operators
-# ----------------------------------------------------------------------------------------------------------------------------------
 
 
 def _binary(op: Any, emitters: dict[LaneType, Callable[..., Any]], result: LaneType | None = None) -> None:
@@ -218,7 +215,6 @@ def _widen_scalar(context: Any, builder: Any, from_type: Any, to_type: Any, valu
 
 
 # --- per lane functions
-# --------------------------------------------------------------------------------------------------------------------------
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -286,7 +282,7 @@ to_int = _conversion(
     "to_int",
     {f32x16: i32x16},
     lambda b, x, t: b.fptosi(x, t),
-    "float32 to int32, toward zero. The caller has proved that the value fits: elsewhere the result is undefined.",
+    "float32 to int32, toward zero. The caller has proved that the value fits: else the result is undefined.",
 )
 float_bits = _conversion(
     "float_bits",
@@ -409,7 +405,6 @@ def lane(_: Any, v: Any, i: Any) -> Any:
 
 
 # --- across lanes
-# --------------------------------------------------------------------------------------------------------------------------------
 
 
 def _reduction(emit: Callable[..., Any], doc: str) -> Any:
@@ -450,7 +445,10 @@ largest = _reduction(_select(">"), "The largest of the lanes (no NaN among them)
 smallest = _reduction(_select("<"), "The smallest of the lanes (no NaN among them).")
 sum_by_halves = _reduction(
     lambda builder, x, y: builder.fadd(x, y) if x.type.element == _F32 else builder.add(x, y),
-    "The sum of the lanes in one order: lane i and i + 8 first, then i + 4, i + 2, i + 1. For sums whose order is ours to choose.",
+    """The sum of the lanes in one order: lane i and i + 8 first, then i + 4, i + 2, i + 1.
+
+    For sums whose order is ours to choose.
+    """,
 )
 
 
@@ -560,7 +558,6 @@ interleave_high = _mixed(_in_turn(8), "Lanes 8 to 15 of a and b in turn.")
 
 
 # --- memory
-# --------------------------------------------------------------------------------------------------------------------------------------
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
@@ -826,8 +823,9 @@ store_onward = _store_lanes(
     None,
     """As `store`, in an array that is written from front to back: asks for the line 2 KiB further on.
 
-    A store to a line that is not in the cache waits until memory has given the line, and few can wait at once; what was asked for ahead is there.
-    Measured on arrays larger than the cache: half again as fast as `store`; in the cache the same.
+    A store to a line that is not in the cache waits until memory has given the line, and few can wait at
+    once; what was asked for ahead is there. Measured on arrays larger than the cache: half again as fast as
+    `store`; in the cache the same.
     """,
     ahead=512,
 )
@@ -856,13 +854,11 @@ def gather(_: Any, table: Any, index: Any) -> Any:
     """table[index] per lane, from a C-contiguous float32 or int32 array. No bounds check: mask the index to
     the table's size.
     """
-    kind = (
-        f32x16
-        if _is_array(table, types.intp, types.float32)
-        else i32x16
-        if _is_array(table, types.intp, types.int32)
-        else None
-    )
+    kind = None
+    if _is_array(table, types.intp, types.float32):
+        kind = f32x16
+    elif _is_array(table, types.intp, types.int32):
+        kind = i32x16
     if kind is None or index != i32x16:
         return None
 

@@ -7,8 +7,6 @@ nibbles.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, load_half, store_u16_scalar
@@ -27,6 +25,7 @@ from gguflow.kernels.lanes import (
 )
 from gguflow.kernels.nibbles import bottom_and_top, load_codes, signed_peak, store_codes
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
 
@@ -36,17 +35,15 @@ AHEAD = 2048  # weights, 8 KiB: what is fetched into the cache while a batch is 
 
 
 @kernel
-def quantize_symmetric(x: Any, out: Any, bits: int) -> Any:
+def quantize_symmetric(x: F32s, out: U8s, bits: int) -> int:
     """Q4_0 and Q5_0: the weight of the largest magnitude becomes code 0."""
     half_range = f32(1 << (bits - 1))
     top_code = (1 << bits) - 1
     type_size = 2 + 4 * bits
     n_blocks = x.size // BLOCK_SIZE
-    peaks, inverses, rounders = (
-        np.zeros(BATCH, np.float32),
-        np.empty(BATCH, np.float32),
-        np.empty(BATCH, np.float32),
-    )
+    peaks = np.zeros(BATCH, np.float32)
+    inverses = np.empty(BATCH, np.float32)
+    rounders = np.empty(BATCH, np.float32)
     scales = np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
@@ -71,24 +68,23 @@ def quantize_symmetric(x: Any, out: Any, bits: int) -> Any:
             low = to_int(load(x, i) * inverses[k] + rounders[k])
             high = to_int(load(x, i + 16) * inverses[k] + rounders[k])
             store_u16_scalar(out, o, scales[k])
-            store_codes(
-                out, o + 2, where(low < top_code, low, top_code), where(high < top_code, high, top_code), bits
-            )
+            low = where(low < top_code, low, top_code)
+            high = where(high < top_code, high, top_code)
+            store_codes(out, o + 2, low, high, bits)
     return x.size
 
 
 @kernel
-def quantize_affine(x: Any, out: Any, bits: int) -> Any:
+def quantize_affine(x: F32s, out: U8s, bits: int) -> int:
     """Q4_1 and Q5_1: the smallest weight becomes code 0, the largest the largest code."""
     top_code = (1 << bits) - 1
     type_size = 4 + 4 * bits
     n_blocks = x.size // BLOCK_SIZE
-    bottoms, tops, inverses = (
-        np.zeros(BATCH, np.float32),
-        np.zeros(BATCH, np.float32),
-        np.empty(BATCH, np.float32),
-    )
-    scales, mins = np.empty(BATCH, np.int32), np.empty(BATCH, np.int32)
+    bottoms = np.zeros(BATCH, np.float32)
+    tops = np.zeros(BATCH, np.float32)
+    inverses = np.empty(BATCH, np.float32)
+    scales = np.empty(BATCH, np.int32)
+    mins = np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
         if not is_finite(x, first * BLOCK_SIZE, count * BLOCK_SIZE):
@@ -108,22 +104,21 @@ def quantize_affine(x: Any, out: Any, bits: int) -> Any:
             o = (first + k) * type_size
             store_u16_scalar(out, o, scales[k])
             store_u16_scalar(out, o + 2, mins[k])
-            if inverses[k] == f32(
-                0
-            ):  # d is zero, denormal or infinite, and every product of ggml's converts to the code 0
+            # d is zero, denormal or infinite: every product of ggml's converts to the code 0
+            if inverses[k] == f32(0):
                 for j in range(o + 4, o + type_size):
                     out[j] = 0
                 continue
             low = to_int((load(x, i) - bottoms[k]) * inverses[k] + f32(0.5))
             high = to_int((load(x, i + 16) - bottoms[k]) * inverses[k] + f32(0.5))
-            store_codes(
-                out, o + 4, where(low < top_code, low, top_code), where(high < top_code, high, top_code), bits
-            )
+            low = where(low < top_code, low, top_code)
+            high = where(high < top_code, high, top_code)
+            store_codes(out, o + 4, low, high, bits)
     return x.size
 
 
 @kernel
-def dequantize_symmetric(blocks: Any, out: Any, bits: int) -> None:
+def dequantize_symmetric(blocks: U8s, out: F32s, bits: int) -> None:
     """d * (q - 2**(bits - 1))."""
     type_size = 2 + 4 * bits
     zero = -(1 << (bits - 1))
@@ -135,7 +130,7 @@ def dequantize_symmetric(blocks: Any, out: Any, bits: int) -> None:
 
 
 @kernel
-def dequantize_affine(blocks: Any, out: Any, bits: int) -> None:
+def dequantize_affine(blocks: U8s, out: F32s, bits: int) -> None:
     """d * q + m."""
     type_size = 4 + 4 * bits
     for block in range(out.size // BLOCK_SIZE):

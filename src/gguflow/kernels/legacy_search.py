@@ -6,8 +6,6 @@ what these formats average over. Source: quantize_row_q4_0_impl and its siblings
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, nearest_int, store_u16_scalar
@@ -16,6 +14,7 @@ from gguflow.kernels.fits import clamp, fit_scale_min, fit_symmetric
 from gguflow.kernels.lanes import load, splat, store, store_i32, transpose16, vsqrt
 from gguflow.kernels.nibbles import store_codes
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -25,7 +24,7 @@ BATCH = 16
 
 
 @kernel
-def mean_squares(x: Any, n: int) -> Any:
+def mean_squares(x: F32s, n: int) -> F32s:
     """float32[rows]: of each row of n weights (a multiple of 32) the sum of squares, first to last, over n.
     Sixteen rows advance together.
     """
@@ -50,7 +49,9 @@ def mean_squares(x: Any, n: int) -> Any:
 
 
 @kernel
-def take_blocks(x: Any, importance: Any, means: Any, first: int, batch: Any, v: Any, w: Any, at: int) -> None:
+def take_blocks(
+    x: F32s, importance: F32s, means: F32s, first: int, batch: F32s, v: F32s, w: F32s, at: int
+) -> None:
     """Bring blocks first ... first + 15 into lanes; past the end of x come blocks of zeros.
 
     Written from element `at`, 512 floats each: batch, the weights in their order; v, the weights in lanes; w,
@@ -78,17 +79,16 @@ def take_blocks(x: Any, importance: Any, means: Any, first: int, batch: Any, v: 
 
 
 @kernel
-def quantize_symmetric(x: Any, importance: Any, out: Any, bits: int) -> Any:
+def quantize_symmetric(x: F32s, importance: F32s, out: U8s, bits: int) -> int:
     """Q4_0 and Q5_0: d, codes from -n_max to n_max - 1 stored with n_max added."""
     n_max = 1 << (bits - 1)
     type_size = 2 + 4 * bits
-    batch, v, w, products = (
-        np.empty(512, np.float32),
-        np.empty(512, np.float32),
-        np.empty(512, np.float32),
-        np.empty(512, np.float32),
-    )
-    inverses, d = np.empty(BATCH, np.float32), np.empty(BATCH, np.int32)
+    batch = np.empty(512, np.float32)
+    v = np.empty(512, np.float32)
+    w = np.empty(512, np.float32)
+    products = np.empty(512, np.float32)
+    inverses = np.empty(BATCH, np.float32)
+    d = np.empty(BATCH, np.int32)
     if not is_finite(x, 0, x.size):  # all at once: a weight counts in the mean of its whole row
         return 0
     means = mean_squares(x, importance.size)
@@ -108,18 +108,18 @@ def quantize_symmetric(x: Any, importance: Any, out: Any, bits: int) -> Any:
 
 
 @kernel
-def quantize_affine(x: Any, importance: Any, out: Any, bits: int) -> Any:
+def quantize_affine(x: F32s, importance: F32s, out: U8s, bits: int) -> int:
     """Q4_1 and Q5_1: d and m, codes from 0 to n_max."""
     n_max = (1 << bits) - 1
     type_size = 4 + 4 * bits
-    batch, v, w, codes = (
-        np.empty(1024, np.float32),
-        np.empty(1024, np.float32),
-        np.empty(1024, np.float32),
-        np.empty(1024, np.float32),
-    )
-    inverses, bases = np.empty(2 * BATCH, np.float32), np.empty(2 * BATCH, np.float32)
-    d, m = np.empty(2 * BATCH, np.int32), np.empty(2 * BATCH, np.int32)
+    batch = np.empty(1024, np.float32)
+    v = np.empty(1024, np.float32)
+    w = np.empty(1024, np.float32)
+    codes = np.empty(1024, np.float32)
+    inverses = np.empty(2 * BATCH, np.float32)
+    bases = np.empty(2 * BATCH, np.float32)
+    d = np.empty(2 * BATCH, np.int32)
+    m = np.empty(2 * BATCH, np.int32)
     if not is_finite(x, 0, x.size):  # all at once: a weight counts in the mean of its whole row
         return 0
     means = mean_squares(x, importance.size)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.finite import is_finite
@@ -12,6 +10,7 @@ from gguflow.kernels.lanes import bits_float, float_bits, load, store_onward
 from gguflow.kernels.nibbles import load_nibbles, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import peak
+from gguflow.kernels.types import F32s, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -24,7 +23,7 @@ WIDEST_GAP = 88  # units of 2**-24, below a power of two, within which log2f can
 
 
 @kernel
-def floor_log2(v: Any) -> Any:
+def floor_log2(v: f32) -> Int:
     """floor(log2f(v)) for v > 0, where log2f is correctly rounded: just below 2**K it may round up to K.
 
     v = 2**K * (1 - gap * 2**-24) has log2 v = K - gap * 2**-24 / ln 2. Binary32 below K is spaced 2**-23
@@ -48,7 +47,7 @@ def floor_log2(v: Any) -> Any:
 
 
 @kernel
-def half_step(e: Any) -> Any:
+def half_step(e: Int) -> f32:
     """2**(e - 128) for the stored exponent 0 to 255: half of what E8M0 says, because the E2M1 values are
     doubled.
     """
@@ -56,7 +55,7 @@ def half_step(e: Any) -> Any:
 
 
 @kernel
-def inverse_step(e: Any) -> Any:
+def inverse_step(e: Int) -> f32:
     """2**(127 - e), half of 1 / half_step(e), since binary32 does not reach 2**128. Scaling by it is exact,
     or underflows to a code of zero.
     """
@@ -64,14 +63,13 @@ def inverse_step(e: Any) -> Any:
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     for block in range(x.size // BLOCK_SIZE):
         if not is_finite(x, block * BLOCK_SIZE, BLOCK_SIZE):
             return block * BLOCK_SIZE
         top = peak(x, block * BLOCK_SIZE, BLOCK_SIZE)
-        e = (
-            (floor_log2(top) + i32(125)) & i32(255) if top > f32(0) else i32(0)
-        )  # below 2**-125 it wraps, as ggml's conversion to a byte does
+        # below 2**-125 it wraps, as ggml's conversion to a byte does
+        e = (floor_log2(top) + i32(125)) & i32(255) if top > f32(0) else i32(0)
         out[block * TYPE_SIZE] = e
         inverse = inverse_step(e)
         low = nearest_codes_of_scaled(load(x, block * BLOCK_SIZE) * inverse * f32(2))
@@ -81,7 +79,7 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // BLOCK_SIZE):
         d = half_step(i32(blocks[block * TYPE_SIZE]))
         low, high = load_nibbles(blocks, block * TYPE_SIZE + 1)

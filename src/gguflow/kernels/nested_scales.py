@@ -4,13 +4,12 @@ time: scales are few.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half_scalar, half_to_float_scalar, nearest_int_scalar
 from gguflow.kernels.lanes import bits_float, float_bits
 from gguflow.kernels.policy import helper
+from gguflow.kernels.types import F32s, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -21,7 +20,7 @@ F32, F16, BF16 = 0, 1, 2
 
 
 @helper
-def affine_scale(bottom: Any, top: Any, q_max: Any) -> Any:
+def affine_scale(bottom: f32, top: f32, q_max: f32) -> f32:
     """The step from bottom to top in q_max steps; apart where the difference overflows."""
     span = f32(top - bottom)
     if span < f32(np.inf):
@@ -30,7 +29,7 @@ def affine_scale(bottom: Any, top: Any, q_max: Any) -> Any:
 
 
 @helper
-def stored(value: Any, scale_type: int) -> Any:
+def stored(value: f32, scale_type: int) -> f32:
     """What a reader gets of a scale: rounded to its type, ties to even; beyond the largest finite value, that
     one.
     """
@@ -49,7 +48,7 @@ def stored(value: Any, scale_type: int) -> Any:
 
 
 @helper
-def clamped_code(v: Any, q_max: int) -> Any:
+def clamped_code(v: f32, q_max: int) -> Int:
     """The nearest integer to v, ties to even, within 0 to q_max."""
     if not v > f32(0):
         return i32(0)
@@ -60,14 +59,14 @@ def clamped_code(v: Any, q_max: int) -> Any:
 
 @helper
 def nest(
-    values: Any,
+    values: F32s,
     first: int,
     last: int,
     with_offset: bool,
     bits: int,
     scale_type: int,
-    codes: Any,
-    meta: Any,
+    codes: U8s,
+    meta: F32s,
     at: int,
 ) -> None:
     """Quantize values[first:last] in place to `bits`; meta[at] gets the meta-scale, meta[at + 1] the offset
@@ -94,7 +93,7 @@ def nest(
 
 @helper
 def nest_dynamic(
-    values: Any, first: int, last: int, offset: Any, places: Any, book: Any, codes: Any, meta: Any, at: int
+    values: F32s, first: int, last: int, offset: f32, places: U8s, book: F32s, codes: U8s, meta: F32s, at: int
 ) -> None:
     """bitsandbytes' double quantization: the distance from the tensor's offset, over its peak, in the dynamic
     8-bit codebook.

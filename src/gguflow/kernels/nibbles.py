@@ -7,8 +7,6 @@ codes pack without a shuffle.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import (
@@ -24,6 +22,7 @@ from gguflow.kernels.lanes import (
     where,
 )
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32x16, I32x16, Int, Mask16, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -31,7 +30,7 @@ u32 = np.uint32
 
 
 @kernel
-def first_of(low_hits: Any, high_hits: Any, low_mask: Any, high_mask: Any) -> Any:
+def first_of(low_hits: Mask16, high_hits: Mask16, low_mask: Mask16, high_mask: Mask16) -> bool:
     """Whether the second pair of masks is set at the first of the 32 weights where the first pair is set
     (somewhere).
     """
@@ -41,7 +40,7 @@ def first_of(low_hits: Any, high_hits: Any, low_mask: Any, high_mask: Any) -> An
 
 
 @kernel
-def signed_peak(low: Any, high: Any) -> Any:
+def signed_peak(low: F32x16, high: F32x16) -> f32:
     """Of the 32 weights the first with the largest magnitude, sign and all; +0 where all are zeros."""
     low_size = vabs(low)
     high_size = vabs(high)
@@ -51,7 +50,7 @@ def signed_peak(low: Any, high: Any) -> Any:
 
 
 @kernel
-def bottom_and_top(low: Any, high: Any) -> Any:
+def bottom_and_top(low: F32x16, high: F32x16) -> tuple[f32, f32]:
     """The smallest and the largest of the 32 weights. A smallest that is zero is the first such zero, with
     its sign, as a scan would find it.
     """
@@ -65,20 +64,20 @@ def bottom_and_top(low: Any, high: Any) -> Any:
 
 
 @kernel
-def store_nibbles(out: Any, i: Any, low: Any, high: Any) -> None:
+def store_nibbles(out: U8s, i: Int, low: I32x16, high: I32x16) -> None:
     """Pack the low four bits of 16 + 16 codes into bytes i to i + 15."""
     store_u8(out, i, (low & 15) | (high << 4))
 
 
 @kernel
-def load_nibbles(blocks: Any, i: Any) -> Any:
+def load_nibbles(blocks: U8s, i: Int) -> tuple[I32x16, I32x16]:
     """The codes of weights 0 to 15 and of 16 to 31 from bytes i to i + 15."""
     packed = load_u8(blocks, i)
     return packed & 15, packed >> 4
 
 
 @kernel
-def store_codes(out: Any, i: Any, low: Any, high: Any, bits: int) -> None:
+def store_codes(out: U8s, i: Int, low: I32x16, high: I32x16, bits: int) -> None:
     """16 + 16 codes of four or five bits from byte i: the fifth bits, as one little-endian number, before the
     nibbles.
     """
@@ -91,7 +90,7 @@ def store_codes(out: Any, i: Any, low: Any, high: Any, bits: int) -> None:
 
 
 @kernel
-def load_codes(blocks: Any, i: Any, bits: int) -> Any:
+def load_codes(blocks: U8s, i: Int, bits: int) -> tuple[I32x16, I32x16]:
     """As load_nibbles, for four or five bits."""
     if bits == 4:
         return load_nibbles(blocks, i)

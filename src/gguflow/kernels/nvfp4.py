@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.finite import is_finite
@@ -22,6 +20,7 @@ from gguflow.kernels.lanes import (
 from gguflow.kernels.nibbles import load_nibbles, store_nibbles
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import AHEAD
+from gguflow.kernels.types import F32s, I32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -32,7 +31,7 @@ LARGEST = f32(448)  # of E4M3
 
 
 @kernel
-def to_ue4m3(v: Any) -> Any:
+def to_ue4m3(v: f32) -> Int:
     """v >= 0 to the byte of E4M3 without sign, ties away from zero. Of the top binade, from 256 on, ggml uses
     only the largest number, 448.
     """
@@ -44,7 +43,7 @@ def to_ue4m3(v: Any) -> Any:
 
 
 @kernel
-def half_of_ue4m3(code: Any) -> Any:
+def half_of_ue4m3(code: Int) -> f32:
     """Half the value of an E4M3 byte, because the E2M1 values are doubled. The top bit is ignored; 0x7F,
     E4M3's NaN, is zero as in ggml.
     """
@@ -56,7 +55,7 @@ def half_of_ue4m3(code: Any) -> Any:
 
 
 @kernel
-def encode_sub_block(x: Any, first: Any, out: Any, scale_at: Any) -> Any:
+def encode_sub_block(x: F32s, first: Int, out: U8s, scale_at: Int) -> I32x16:
     """Write the scale of the 16 weights from element `first`; return their codes."""
     v = load(x, first)
     prefetch(x, first + AHEAD)
@@ -68,7 +67,7 @@ def encode_sub_block(x: Any, first: Any, out: Any, scale_at: Any) -> Any:
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     for block in range(x.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
         if not is_finite(x, i, BLOCK_SIZE):
@@ -82,13 +81,13 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
         o = block * TYPE_SIZE
         for s in range(0, 4, 2):
             low, high = load_nibbles(blocks, o + 4 + 8 * s)
-            store_onward(out, i + 16 * s, values(join_low(low, high)) * half_of_ue4m3(i32(blocks[o + s])))
-            store_onward(
-                out, i + 16 * s + 16, values(join_high(low, high)) * half_of_ue4m3(i32(blocks[o + s + 1]))
-            )
+            low_step = half_of_ue4m3(i32(blocks[o + s]))
+            high_step = half_of_ue4m3(i32(blocks[o + s + 1]))
+            store_onward(out, i + 16 * s, values(join_low(low, high)) * low_step)
+            store_onward(out, i + 16 * s + 16, values(join_high(low, high)) * high_step)

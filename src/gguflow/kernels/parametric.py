@@ -11,7 +11,7 @@ Arrays are flat. Codes are a byte each here; `bit_packing` packs them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from gguflow.kernels.lanes import (
 )
 from gguflow.kernels.nested_scales import affine_scale, clamped_code, nest, nest_dynamic, stored
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import F32s, F32x16, I32s, I32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -50,8 +51,9 @@ SMALLEST_PEAK = f32(1e-38)
 
 
 class Parameters(NamedTuple):
-    """Of an encoding, what the encoder asks: numbers as in the descriptor. group: blocks that are settled
-    together (a super-block, if nested).
+    """Of an encoding, what the encoder asks: numbers as in the descriptor.
+
+    group: blocks that are settled together (a super-block, if nested).
     """
 
     quantizer: int
@@ -65,44 +67,50 @@ class Parameters(NamedTuple):
 
 
 class Books(NamedTuple):
-    """Codebooks for encoding: block b uses number b % n. stride: entries of one, 2**bits, at least 16.
+    """Codebooks for encoding: block b uses number b % n.
 
-    bounds float32[n * stride]: what a value must exceed to be nearer to the next entry; infinite from the
-    last entry on.
-    order int32[n * stride]: the codes, by rank.
+    bounds: float32[n * stride], what a value must exceed to be nearer to the next entry; infinite from the
+        last entry on.
+    order: int32[n * stride], the codes, by rank.
+    stride: entries of one, 2**bits, at least 16.
     """
 
-    bounds: Any
-    order: Any
+    bounds: F32s
+    order: I32s
     stride: int
 
 
 class Nested(NamedTuple):
-    """The dynamic codebook of 256 values, the code of each of 65,536 places from -1 to 1, and the tensor's
-    offset.
+    """The dynamic codebook.
+
+    book: float32[256], its values.
+    places: uint8[65536], the code of each place from -1 to 1.
+    offset: float32, the tensor's.
     """
 
-    book: Any
-    places: Any
-    offset: Any
+    book: F32s
+    places: U8s
+    offset: f32
 
 
 class Scales(NamedTuple):
-    """Where scales go, an entry per block: values as a reader will see them, float32; codes of nested ones,
-    uint8; zero points or codes of mins.
+    """Where scales go, an entry per block. `encode_given` reads scales, zeros and mins.
 
-    meta: float32, of each super-block. `encode_given` reads scales, zeros and mins.
+    scales, mins: float32, values as a reader will see them.
+    scale_codes: uint8, codes of nested scales.
+    zeros: uint8, zero points or codes of mins.
+    meta: float32, of each super-block.
     """
 
-    scales: Any
-    mins: Any
-    scale_codes: Any
-    zeros: Any
-    meta: Any
+    scales: F32s
+    mins: F32s
+    scale_codes: U8s
+    zeros: U8s
+    meta: F32s
 
 
 @helper
-def extremes(x: Any, start: int, stop: int, quantizer: int, limit: Any) -> Any:
+def extremes(x: F32s, start: int, stop: int, quantizer: int, limit: f32) -> tuple[f32, f32]:
     """Bottom and top of the range of a block, which for absmax and codebooks begins at 0 and is NaN where a
     weight is no number.
 
@@ -117,7 +125,7 @@ def extremes(x: Any, start: int, stop: int, quantizer: int, limit: Any) -> Any:
 
 
 @helper
-def asked_scale(quantizer: int, bottom: Any, top: Any, q_max: Any, shrink: Any) -> Any:
+def asked_scale(quantizer: int, bottom: f32, top: f32, q_max: f32, shrink: f32) -> tuple[f32, f32]:
     """The scale that a range asks for, and its lowest weight. shrink: the part that is covered, the middle
     one of `min`, else shrunk towards 0.
     """
@@ -128,15 +136,15 @@ def asked_scale(quantizer: int, bottom: Any, top: Any, q_max: Any, shrink: Any) 
         bottom, top = f32(bottom * shrink), f32(top * shrink)
     if quantizer in (ABSMAX, CODEBOOK):
         return f32(top / q_max), f32(0)
-    bottom, top = (
-        f32(bottom + f32(0)),
-        f32(top + f32(0)),
-    )  # of zeros of both signs, the order would decide which was found
+    # adding 0: of zeros of both signs, the order would decide which was found
+    bottom, top = f32(bottom + f32(0)), f32(top + f32(0))
     return affine_scale(bottom, top, q_max), bottom
 
 
 @helper
-def fit_block(x: Any, start: int, stop: int, quantizer: int, q_max: Any, limit: Any, shrink: Any) -> Any:
+def fit_block(
+    x: F32s, start: int, stop: int, quantizer: int, q_max: f32, limit: f32, shrink: f32
+) -> tuple[f32, f32]:
     """The scale that a block asks for, and its lowest weight."""
     if quantizer in (TERNARY, SIGN):
         return f32(sum_of_magnitudes(x, start, stop) / f32(stop - start)), f32(0)
@@ -145,7 +153,7 @@ def fit_block(x: Any, start: int, stop: int, quantizer: int, q_max: Any, limit: 
 
 
 @helper
-def lanes_at(x: Any, i: int) -> Any:
+def lanes_at(x: F32s, i: int) -> F32x16:
     """16 weights from i on; zeros after the last one."""
     if i + 16 <= x.size:
         return load(x, i)
@@ -153,7 +161,7 @@ def lanes_at(x: Any, i: int) -> Any:
 
 
 @helper
-def rounded_within(v: Any, low: Any, high: Any) -> Any:
+def rounded_within(v: F32x16, low: f32, high: f32) -> I32x16:
     """The nearest integers, ties to even, within low and high (small whole floats)."""
     v = where(v > low, v, low)
     return nearest_int(where(v < high, v, high))
@@ -161,16 +169,16 @@ def rounded_within(v: Any, low: Any, high: Any) -> Any:
 
 @helper
 def code_affine(
-    x: Any,
+    x: F32s,
     start: int,
     stop: int,
-    scale: Any,
-    zero: Any,
-    shift: Any,
-    low: Any,
-    high: Any,
+    scale: f32,
+    zero: Int,
+    shift: f32,
+    low: f32,
+    high: f32,
     mask: int,
-    codes: Any,
+    codes: U8s,
 ) -> None:
     """round((x - shift) / scale) within low and high, plus zero, in the bits of the mask. Where the scale is
     0 the quotient counts as 0.
@@ -183,20 +191,19 @@ def code_affine(
 
 
 @helper
-def ranks(v: Any, books: Any, base: int, bits: int) -> Any:
+def ranks(v: F32x16, books: Books, base: int, bits: int) -> I32x16:
     """How many bounds of the codebook that begins at `base` the lanes of v exceed."""
     rank = splat(i32(0))
     step = 1 << (bits - 1)
     while step > 0:
-        rank = rank + where(
-            v > gather(books.bounds, rank + (base + step - 1)), splat(i32(step)), splat(i32(0))
-        )
+        bound = gather(books.bounds, rank + (base + step - 1))
+        rank = rank + where(v > bound, splat(i32(step)), splat(i32(0)))
         step >>= 1
     return rank
 
 
 @helper
-def ranks16(v: Any, sixteen: Any) -> Any:
+def ranks16(v: F32x16, sixteen: F32x16) -> I32x16:
     """The same for at most sixteen bounds, which are held in lanes."""
     rank = where(v > lookup16(sixteen, splat(i32(7))), splat(i32(8)), splat(i32(0)))
     rank = rank + where(v > lookup16(sixteen, rank + 3), splat(i32(4)), splat(i32(0)))
@@ -206,7 +213,7 @@ def ranks16(v: Any, sixteen: Any) -> Any:
 
 @helper
 def code_book(
-    x: Any, start: int, stop: int, inverse: Any, books: Any, base: int, bits: int, codes: Any
+    x: F32s, start: int, stop: int, inverse: f32, books: Books, base: int, bits: int, codes: U8s
 ) -> None:
     """The rank of x * inverse among the bounds of the codebook that begins at `base`, through its order."""
     if bits <= 4:
@@ -221,14 +228,16 @@ def code_book(
 
 
 @helper
-def code_sign(x: Any, start: int, stop: int, codes: Any) -> None:
+def code_sign(x: F32s, start: int, stop: int, codes: U8s) -> None:
     for i in range(start, stop, 16):
         prefetch(x, i + AHEAD)
         store_u8(codes, i, where(lanes_at(x, i) >= f32(0), splat(i32(1)), splat(i32(0))))
 
 
 @helper
-def code_blocks(x: Any, p: Any, first: int, last: int, fitted: Any, books: Any, out: Any, codes: Any) -> None:
+def code_blocks(
+    x: F32s, p: Parameters, first: int, last: int, fitted: F32s, books: Books, out: Scales, codes: U8s
+) -> None:
     """The codes of blocks first to last - 1. fitted: float32, from the first block on, the scales that
     codebooks divide by.
 
@@ -259,7 +268,7 @@ def code_blocks(x: Any, p: Any, first: int, last: int, fitted: Any, books: Any, 
 
 
 @helper
-def settle(p: Any, first: int, last: int, nested: Any, out: Any) -> None:
+def settle(p: Parameters, first: int, last: int, nested: Nested, out: Scales) -> None:
     """The scales and mins of a group as a reader will see them, and the zero points that follow."""
     if p.nesting == UNNESTED:
         for b in range(first, last):
@@ -299,13 +308,12 @@ def settle(p: Any, first: int, last: int, nested: Any, out: Any) -> None:
         q_max = (1 << p.bits) - 1
         for b in range(first, last):
             scale = out.scales[b]
-            out.zeros[b] = np.uint8(
-                clamped_code(f32(-out.mins[b] / scale), q_max) if scale > f32(0) else i32(0)
-            )
+            zero = clamped_code(f32(-out.mins[b] / scale), q_max) if scale > f32(0) else i32(0)
+            out.zeros[b] = np.uint8(zero)
 
 
 @helper
-def are_finite(x: Any, start: int, stop: int) -> Any:
+def are_finite(x: F32s, start: int, stop: int) -> bool:
     """Whether some weights are numbers, all of them."""
     whole = (stop - start) // 16 * 16
     if not is_finite(x, start, whole):
@@ -318,14 +326,16 @@ def are_finite(x: Any, start: int, stop: int) -> Any:
 
 @kernel
 def fit_and_encode(
-    x: Any, p: Any, limits: Any, shrinks: Any, books: Any, nested: Any, out: Any, codes: Any
-) -> Any:
+    x: F32s, p: Parameters, limits: F32s, shrinks: F32s, books: Books, nested: Nested, out: Scales, codes: U8s
+) -> Int:
     """Blocks with scales of their own. Returns -1, or the place from which on there is a NaN or infinity: the
     codes are then not whole.
 
-    x: float32. p: Parameters. limits, shrinks: float32, a magnitude at which the range of each block ends,
-    and a factor of it; or one for all. books: Books. nested: Nested. out: Scales, written. codes: uint8, 16
-    longer than x at least, written.
+    x: float32, the weights.
+    limits, shrinks: float32, a magnitude at which the range of each block ends, and a factor of it; or one
+        for all.
+    out: written.
+    codes: uint8, 16 longer than x at least, written.
     """
     x, codes, limits, shrinks = unowned(x), unowned(codes), unowned(limits), unowned(shrinks)
     books = Books(unowned(books.bounds), unowned(books.order), books.stride)
@@ -368,7 +378,7 @@ def fit_and_encode(
 
 
 @kernel
-def encode_given(x: Any, p: Any, books: Any, out: Any, codes: Any) -> Any:
+def encode_given(x: F32s, p: Parameters, books: Books, out: Scales, codes: U8s) -> Int:
     """Blocks whose scales (zero points, mins) are given in `out`; codes, and what is returned: as above."""
     x, codes = unowned(x), unowned(codes)
     books = Books(unowned(books.bounds), unowned(books.order), books.stride)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import gather, load, load_u8, lookup16, store, store_first, to_float, unowned
 from gguflow.kernels.parametric import ABSMAX, AFFINE, MIN, SIGN, TERNARY
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import F32s, F32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
 
 
 @helper
-def store_lanes(out: Any, i: int, v: Any) -> None:
-    """16 weights from i on, as far as there is room; what lies behind a block is written again by the next."""
+def store_lanes(out: F32s, i: int, v: F32x16) -> None:
+    """16 weights from i on, as far as there is room; what lies beyond a block is overwritten by the next."""
     if i + 16 <= out.size:
         store(out, i, v)
     else:
@@ -25,7 +24,7 @@ def store_lanes(out: Any, i: int, v: Any) -> None:
 
 @helper
 def decode_book(
-    codes: Any, start: int, stop: int, scale: Any, table: Any, base: int, bits: int, out: Any
+    codes: U8s, start: int, stop: int, scale: f32, table: F32s, base: int, bits: int, out: F32s
 ) -> None:
     if bits <= 4:
         sixteen = load(table, base)
@@ -38,7 +37,7 @@ def decode_book(
 
 
 @helper
-def decode_with_min(codes: Any, start: int, stop: int, scale: Any, minimum: Any, out: Any) -> None:
+def decode_with_min(codes: U8s, start: int, stop: int, scale: f32, minimum: f32, out: F32s) -> None:
     """scale * q + minimum"""
     for i in range(start, stop, 16):
         store_lanes(out, i, to_float(load_u8(codes, i)) * scale + minimum)
@@ -46,15 +45,15 @@ def decode_with_min(codes: Any, start: int, stop: int, scale: Any, minimum: Any,
 
 @helper
 def decode_integers(
-    codes: Any,
+    codes: U8s,
     start: int,
     stop: int,
-    scale: Any,
+    scale: f32,
     factor: int,
-    zero: Any,
+    zero: Int,
     bits: int,
     is_signed: bool,
-    out: Any,
+    out: F32s,
 ) -> None:
     """scale * (factor * q - zero); q of `bits` bits, signed or not."""
     sign = i32(1) << i32(bits - 1) if is_signed else i32(0)
@@ -65,21 +64,22 @@ def decode_integers(
 
 @kernel
 def decode(
-    codes: Any,
+    codes: U8s,
     quantizer: int,
     bits: int,
     block: int,
-    table: Any,
+    table: F32s,
     stride: int,
-    scales: Any,
-    zeros: Any,
-    mins: Any,
-    out: Any,
+    scales: F32s,
+    zeros: U8s,
+    mins: F32s,
+    out: F32s,
 ) -> None:
     """Weights from codes, from the start of a block on.
 
-    codes: uint8, a byte each, 16 longer than out at least. table: codebooks of `stride` entries, used in
-    turn, as are scales, zeros and mins.
+    codes: uint8, a byte each, 16 longer than out at least.
+    table: codebooks of `stride` entries, used in turn.
+    scales, zeros, mins: of each block, used in turn.
     """
     codes, out, table = unowned(codes), unowned(out), unowned(table)
     n = scales.size

@@ -46,7 +46,7 @@ def kernel(function: F) -> F:
     if cache_directory() is not None:
         with contextlib.suppress(RuntimeError):  # "no locator available": run uncached
             dispatcher._cache = _KernelCache(function)
-    return dispatcher  # type: ignore[no-any-return]
+    return dispatcher
 
 
 def helper(function: F) -> F:
@@ -60,7 +60,7 @@ def helper(function: F) -> F:
         "no_cpython_wrapper": True,
         "no_cfunc_wrapper": True,
     }
-    return numba.njit(**options)(function)  # type: ignore[no-any-return]
+    return numba.njit(**options)(function)
 
 
 @functools.cache

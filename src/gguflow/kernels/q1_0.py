@@ -4,8 +4,6 @@ side.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
@@ -24,6 +22,7 @@ from gguflow.kernels.lanes import (
 )
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import AHEAD
+from gguflow.kernels.types import F32s, F32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -34,7 +33,7 @@ BATCH = 16
 
 
 @kernel
-def sums_of_magnitudes(x: Any, first: Any, columns: Any) -> Any:
+def sums_of_magnitudes(x: F32s, first: Int, columns: F32s) -> F32x16:
     """Lane k: |w[0]| + |w[1]| + ... of the k-th of 16 blocks from element `first`. columns: scratch,
     float32[256].
     """
@@ -48,7 +47,7 @@ def sums_of_magnitudes(x: Any, first: Any, columns: Any) -> Any:
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     n_blocks = x.size // BLOCK_SIZE
     columns = np.empty(256, np.float32)
     sums = np.empty(BATCH, np.float32)
@@ -76,13 +75,12 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     bit = splat(1) << lane_numbers()
     for block in range(out.size // BLOCK_SIZE):
         o = block * TYPE_SIZE
         d = load_half(blocks, o)
         for j in range(8):
             bits = i32(blocks[o + 2 + 2 * j]) | (i32(blocks[o + 3 + 2 * j]) << i32(8))
-            store_onward(
-                out, block * BLOCK_SIZE + 16 * j, where((splat(bits) & bit) != 0, splat(d), splat(-d))
-            )
+            weights = where((splat(bits) & bit) != 0, splat(d), splat(-d))
+            store_onward(out, block * BLOCK_SIZE + 16 * j, weights)

@@ -4,8 +4,6 @@ byte.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
@@ -13,6 +11,7 @@ from gguflow.kernels.finite import is_finite
 from gguflow.kernels.lanes import lane_numbers, load, mask_bits, splat, store_onward, to_float, vabs
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak
+from gguflow.kernels.types import F32s, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -24,7 +23,7 @@ TYPE_SIZE = 18
 
 
 @kernel
-def interleave(even: Any, odd: Any) -> Any:
+def interleave(even: Int, odd: Int) -> Int:
     """Bit i of 16-bit `even` becomes bit 2 i, bit i of `odd` bit 2 i + 1."""
     v = u64(even) | (u64(odd) << u64(32))
     v = (v | (v << u64(8))) & u64(0x00FF00FF00FF00FF)
@@ -35,7 +34,7 @@ def interleave(even: Any, odd: Any) -> Any:
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     for block in range(x.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
         if not is_finite(x, i, BLOCK_SIZE):
@@ -58,7 +57,7 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     shift = lane_numbers() << 1
     for block in range(out.size // BLOCK_SIZE):
         o = block * TYPE_SIZE

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
 from gguflow.kernels.lanes import load, load_u8, splat, store, store_i32, store_onward, store_u8, to_float
 from gguflow.kernels.policy import helper, kernel
-from gguflow.kernels.sub_block_fits import codes16, fit_batch, fit_batch_weighted, new_sub_blocks, to_codes
+from gguflow.kernels.sub_block_fits import (
+    SubBlocks,
+    codes16,
+    fit_batch,
+    fit_batch_weighted,
+    new_sub_blocks,
+    to_codes,
+)
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
+from gguflow.kernels.types import F32s, F32x16, I32s, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -22,7 +28,7 @@ QS, D, DMIN = 16, 80, 82  # byte offsets in a block
 
 
 @helper
-def pack_scales(subs: Any, packed: Any, d: Any, dmin: Any) -> None:
+def pack_scales(subs: SubBlocks, packed: I32s, d: F32x16, dmin: F32x16) -> None:
     """From d, dmin and the codes in subs.scales and subs.mins: the bytes, and the steps and offsets that a
     reader will compute.
 
@@ -42,7 +48,7 @@ def pack_scales(subs: Any, packed: Any, d: Any, dmin: Any) -> None:
 
 
 @helper
-def write_blocks(batch: Any, count: int, subs: Any, packed: Any, out: Any, first: int) -> None:
+def write_blocks(batch: F32s, count: int, subs: SubBlocks, packed: I32s, out: U8s, first: int) -> None:
     for k in range(count):
         start = (first + k) * TYPE_SIZE
         for j in range(N_SUB_BLOCKS):
@@ -59,7 +65,7 @@ def write_blocks(batch: Any, count: int, subs: Any, packed: Any, out: Any, first
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks(N_SUB_BLOCKS)
     packed = np.empty((N_SUB_BLOCKS + 1) * BATCH, i32)
@@ -76,7 +82,7 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks(N_SUB_BLOCKS)
@@ -93,7 +99,7 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
         d = load_half(blocks, start + D)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from gguflow.kernels.lanes import (
 )
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, take_batch, take_importance, to_lanes
+from gguflow.kernels.types import F32s, F32x16, I32s, I32x16, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -39,20 +40,22 @@ QS, SCALES, D = 32, 96, 108  # byte offsets in a block
 class SubBlocks(NamedTuple):
     """What the encoder knows of the 16 sub-blocks of 16 super-blocks: lanes, vector j for sub-block j.
 
-    scales: float32[16 * 16]. codes: float32[16 * 256], those of the search, 16 vectors for each sub-block.
-    sixes: int32[16 * 16], the 6-bit scales. steps: float32[16 * 16], d times the decoded scale. d: int32[16],
-    half bits.
+    scales: float32[16 * 16].
+    codes: float32[16 * 256], those of the search, 16 vectors for each sub-block.
+    sixes: int32[16 * 16], the 6-bit scales.
+    steps: float32[16 * 16], d times the decoded scale.
+    d: int32[16], half bits.
     """
 
-    scales: Any
-    codes: Any
-    sixes: Any
-    steps: Any
-    d: Any
+    scales: F32s
+    codes: F32s
+    sixes: I32s
+    steps: F32s
+    d: I32s
 
 
 @helper
-def new_sub_blocks() -> Any:
+def new_sub_blocks() -> SubBlocks:
     n = N_SUB_BLOCKS * BATCH
     return SubBlocks(
         np.empty(n, f32),
@@ -64,7 +67,7 @@ def new_sub_blocks() -> Any:
 
 
 @helper
-def fit_batch(batch: Any, subs: Any) -> None:
+def fit_batch(batch: F32s, subs: SubBlocks) -> None:
     """Sub-blocks by coordinate descent; their scales by the largest."""
     x = np.empty(LANES, f32)
     w = np.empty(LANES, f32)
@@ -73,9 +76,8 @@ def fit_batch(batch: Any, subs: Any) -> None:
         for i in range(SUB_BLOCK):
             v = load(x, 16 * i)
             store(w, 16 * i, v * v)
-        store(
-            subs.scales, 16 * j, fit_by_descent(x, w, subs.codes[LANES * j : LANES * (j + 1)], SUB_BLOCK, 4)
-        )
+        codes = subs.codes[LANES * j : LANES * (j + 1)]
+        store(subs.scales, 16 * j, fit_by_descent(x, w, codes, SUB_BLOCK, 4))
     top = largest_magnitude(subs.scales, N_SUB_BLOCKS)
     alive = top != f32(0)
     inverse = f32(-32) / top
@@ -86,7 +88,7 @@ def fit_batch(batch: Any, subs: Any) -> None:
 
 
 @helper
-def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
+def fit_batch_weighted(batch: F32s, importance: F32s, subs: SubBlocks) -> None:
     """Sub-blocks by 19 trial scales, their scales by the same search; importance: float32[4096], in the order
     of the batch.
     """
@@ -111,9 +113,8 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
             q = code(inverse * load(x, 16 * i), -4, 3) + f32(4)
             store(subs.codes, LANES * j + 16 * i, where(inverse != f32(0), q, f32(0)))
     d, inverse = fit_symmetric(subs.scales, totals, wx, N_SUB_BLOCKS, 32, False)
-    dead = (
-        vabs(largest_magnitude(subs.scales, N_SUB_BLOCKS)) < TINY
-    )  # an inverse of 0 does not tell: it may come of an infinite scale
+    # an inverse of 0 does not tell: it may come of an infinite scale
+    dead = vabs(largest_magnitude(subs.scales, N_SUB_BLOCKS)) < TINY
     for j in range(N_SUB_BLOCKS):
         q = clamp(nearest_int(inverse * load(subs.scales, 16 * j)), -32, 31) + 32
         store_i32(subs.sixes, 16 * j, where(dead, 0, q))
@@ -121,7 +122,7 @@ def fit_batch_weighted(batch: Any, importance: Any, subs: Any) -> None:
 
 
 @helper
-def finish_scales(subs: Any, d: Any) -> None:
+def finish_scales(subs: SubBlocks, d: F32x16) -> None:
     """The half bits of d, and the steps that a reader will compute."""
     d_bits = float_to_half(d)
     store_i32(subs.d, 0, d_bits)
@@ -131,7 +132,7 @@ def finish_scales(subs: Any, d: Any) -> None:
 
 
 @helper
-def codes16(batch: Any, subs: Any, k: int, j: int, kept: Any) -> Any:
+def codes16(batch: F32s, subs: SubBlocks, k: int, j: int, kept: I32s) -> I32x16:
     """The codes (0 to 7) of sub-block j of super-block k. Where the step is 0, ggml keeps the codes of the
     search. kept: scratch, int32[16].
     """
@@ -144,7 +145,7 @@ def codes16(batch: Any, subs: Any, k: int, j: int, kept: Any) -> Any:
 
 
 @helper
-def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> None:
+def write_blocks(batch: F32s, count: int, subs: SubBlocks, out: U8s, first: int) -> None:
     kept = np.empty(16, i32)
     for k in range(count):
         start = (first + k) * TYPE_SIZE
@@ -159,9 +160,8 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
                 store_u8(out, start + QS + 32 * half + 16 * i, pairs)
             store_u8(out, start + 16 * i, third)
         for j in range(8):
-            out[start + SCALES + j] = np.uint8(
-                (subs.sixes[16 * j + k] & 15) | ((subs.sixes[16 * (j + 8) + k] & 15) << 4)
-            )
+            low, high = subs.sixes[16 * j + k] & 15, subs.sixes[16 * (j + 8) + k] & 15
+            out[start + SCALES + j] = np.uint8(low | (high << 4))
         for j in range(4):
             upper = 0
             for t in range(4):
@@ -172,7 +172,7 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks()
     for first in range(0, x.size // SIZE, BATCH):
@@ -185,7 +185,7 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks()
@@ -200,7 +200,7 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 
 @helper
-def scale_of(blocks: Any, start: int, j: int) -> Any:
+def scale_of(blocks: U8s, start: int, j: int) -> f32:
     """The 6-bit scale of sub-block j, less 32, as float32; its 12 packed bytes begin at byte `start`."""
     low = (i32(blocks[start + (j & 7)]) >> (4 * (j >> 3))) & 15
     upper = (i32(blocks[start + 8 + (j & 3)]) >> (2 * (j >> 2))) & 3
@@ -208,7 +208,7 @@ def scale_of(blocks: Any, start: int, j: int) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
         d = load_half(blocks, start + D)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, half_to_float, load_half, nearest_int
@@ -19,8 +17,16 @@ from gguflow.kernels.lanes import (
     where,
 )
 from gguflow.kernels.policy import helper, kernel
-from gguflow.kernels.sub_block_fits import codes16, fit_batch, fit_batch_weighted, new_sub_blocks, to_codes
+from gguflow.kernels.sub_block_fits import (
+    SubBlocks,
+    codes16,
+    fit_batch,
+    fit_batch_weighted,
+    new_sub_blocks,
+    to_codes,
+)
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
+from gguflow.kernels.types import F32s, F32x16, I32s, I32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -32,7 +38,9 @@ HEADER = 16  # bytes before the codes: d, dmin, scales
 
 
 @helper
-def fit_header(batch: Any, subs: Any, header: Any, n_max: int, first: Any, step: Any, last: int) -> None:
+def fit_header(
+    batch: F32s, subs: SubBlocks, header: I32s, n_max: int, first: f32, step: f32, last: int
+) -> None:
     """Fit a batch without importance; first, step, last: the ladder. header: see pack_header."""
     fit_batch(batch, subs, SUB_BLOCK, n_max, first, step, last, False)
     d = to_codes(subs.scales, 63)
@@ -41,26 +49,28 @@ def fit_header(batch: Any, subs: Any, header: Any, n_max: int, first: Any, step:
 
 
 @helper
-def fit_header_weighted(batch: Any, importance: Any, subs: Any, header: Any, n_max: int, widest: int) -> None:
+def fit_header_weighted(
+    batch: F32s, importance: F32s, subs: SubBlocks, header: I32s, n_max: int, widest: int
+) -> None:
     """Fit a batch with importance. header, widest: see pack_header."""
     d, dmin = fit_batch_weighted(batch, importance, subs, SUB_BLOCK, n_max, f32(2), 63)
     pack_header(subs, header, d, dmin, widest)
 
 
 @helper
-def code_of(values: Any, j: int, widest: int) -> Any:
+def code_of(values: F32s, j: int, widest: int) -> I32x16:
     """The codes of sub-block j as integers, at most `widest`."""
     q = nearest_int(load(values, 16 * j))
     return where(q < widest, q, widest)
 
 
 @helper
-def pack_header(subs: Any, header: Any, d: Any, dmin: Any, widest: int) -> None:
+def pack_header(subs: SubBlocks, header: I32s, d: F32x16, dmin: F32x16, widest: int) -> None:
     """From d, dmin and the codes in subs.scales and subs.mins: the header, and the steps and offsets that a
     reader will compute.
 
-    header: int32[4 * 16], the first 16 bytes of each block as four little-endian words. widest: where codes
-    are clamped; see blocks.q4_k.fit_block.
+    header: int32[4 * 16], the first 16 bytes of each block as four little-endian words.
+    widest: where codes are clamped; see blocks.q4_k.fit_block.
     """
     d_bits = float_to_half(d)
     dmin_bits = float_to_half(dmin)
@@ -91,7 +101,7 @@ def pack_header(subs: Any, header: Any, d: Any, dmin: Any, widest: int) -> None:
 
 
 @helper
-def write_header(header: Any, k: int, out: Any, start: int) -> None:
+def write_header(header: I32s, k: int, out: U8s, start: int) -> None:
     """The first 16 bytes of super-block k of the batch."""
     for word in range(4):
         bits = header[16 * word + k]
@@ -100,7 +110,7 @@ def write_header(header: Any, k: int, out: Any, start: int) -> None:
 
 
 @helper
-def write_blocks(batch: Any, count: int, subs: Any, header: Any, out: Any, first: int) -> None:
+def write_blocks(batch: F32s, count: int, subs: SubBlocks, header: I32s, out: U8s, first: int) -> None:
     for k in range(count):
         start = (first + k) * TYPE_SIZE
         write_header(header, k, out, start)
@@ -113,7 +123,7 @@ def write_blocks(batch: Any, count: int, subs: Any, header: Any, out: Any, first
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks(N_SUB_BLOCKS)
     header = np.empty(4 * BATCH, i32)
@@ -127,7 +137,7 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks(N_SUB_BLOCKS)
@@ -143,18 +153,18 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 
 @helper
-def sub_scale(blocks: Any, start: int, j: int) -> Any:
+def sub_scale(blocks: U8s, start: int, j: int) -> tuple[Int, Int]:
     """The 6-bit scale and min of sub-block j; its 12 packed bytes begin at byte `start`."""
     if j < 4:
         return i32(blocks[start + j]) & 63, i32(blocks[start + 4 + j]) & 63
-    high = i32(blocks[start + 4 + j])
-    return (high & 15) | ((i32(blocks[start + j - 4]) >> 6) << 4), (high >> 4) | (
-        (i32(blocks[start + j]) >> 6) << 4
-    )
+    low = i32(blocks[start + 4 + j])
+    scale = (low & 15) | ((i32(blocks[start + j - 4]) >> 6) << 4)
+    minimum = (low >> 4) | ((i32(blocks[start + j]) >> 6) << 4)
+    return scale, minimum
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
         d = load_half(blocks, start)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import load_half
@@ -17,8 +15,9 @@ from gguflow.kernels.q4_k import (
     sub_scale,
     write_header,
 )
-from gguflow.kernels.sub_block_fits import codes16, new_sub_blocks
+from gguflow.kernels.sub_block_fits import SubBlocks, codes16, new_sub_blocks
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance
+from gguflow.kernels.types import F32s, I32s, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -28,7 +27,7 @@ QH, QS = 16, 48  # byte offsets in a block
 
 
 @helper
-def write_blocks(batch: Any, count: int, subs: Any, header: Any, out: Any, first: int) -> None:
+def write_blocks(batch: F32s, count: int, subs: SubBlocks, header: I32s, out: U8s, first: int) -> None:
     for k in range(count):
         start = (first + k) * TYPE_SIZE
         write_header(header, k, out, start)
@@ -44,7 +43,7 @@ def write_blocks(batch: Any, count: int, subs: Any, header: Any, out: Any, first
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks(N_SUB_BLOCKS)
     header = np.empty(4 * BATCH, i32)
@@ -58,7 +57,7 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
     subs = new_sub_blocks(N_SUB_BLOCKS)
@@ -74,7 +73,7 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
         d = load_half(blocks, start)

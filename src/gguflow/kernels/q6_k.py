@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from gguflow.kernels.lanes import (
 )
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.super_blocks import BATCH, SIZE, take_batch, take_importance, to_lanes
+from gguflow.kernels.types import F32s, I32s, I32x16, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -36,19 +37,22 @@ class SubBlocks(NamedTuple):
     """What the encoder knows of the 16 sub-blocks of 16 super-blocks: lanes [16 * 16] each, vector j for
     sub-block j.
 
-    inverses: the codes of the search are nearest_int(inverse * x) + 32, all 0 where inverse is 0. steps: d *
-    scale.
+    scales: fitted.
+    inverses: the codes of the search are nearest_int(inverse * x) + 32, all 0 where inverse is 0.
+    steps: d * scale, as a reader will compute it.
+    codes: int32, the int8 scales.
+    d: int32[16], half bits.
     """
 
-    scales: Any
-    inverses: Any
-    steps: Any
-    codes: Any  # int32: the int8 scales
-    d: Any  # int32[16]: half bits
+    scales: F32s
+    inverses: F32s
+    steps: F32s
+    codes: I32s
+    d: I32s
 
 
 @helper
-def new_sub_blocks() -> Any:
+def new_sub_blocks() -> SubBlocks:
     n = N_SUB_BLOCKS * BATCH
     return SubBlocks(
         np.empty(n, f32), np.empty(n, f32), np.empty(n, f32), np.empty(n, i32), np.empty(BATCH, i32)
@@ -56,7 +60,7 @@ def new_sub_blocks() -> Any:
 
 
 @helper
-def fit_sub_block(subs: Any, j: int, x: Any, w: Any, wx: Any) -> None:
+def fit_sub_block(subs: SubBlocks, j: int, x: F32s, w: F32s, wx: F32s) -> None:
     """Search sub-block j. x, w: its weights and theirs, float32[256]. wx: scratch of that size."""
     scale, inverse = fit_symmetric(x, w, wx, SUB_BLOCK, 32, True)
     store(subs.scales, 16 * j, scale)
@@ -64,7 +68,7 @@ def fit_sub_block(subs: Any, j: int, x: Any, w: Any, wx: Any) -> None:
 
 
 @helper
-def fit_scales(subs: Any) -> None:
+def fit_scales(subs: SubBlocks) -> None:
     """From the sub-blocks' scales: d, the int8 scales, and the steps that a reader will compute. A
     super-block of zeros has inverses of 0.
     """
@@ -83,7 +87,7 @@ def fit_scales(subs: Any) -> None:
 
 
 @helper
-def codes16(batch: Any, i: int, step: Any, inverse: Any) -> Any:
+def codes16(batch: F32s, i: int, step: f32, inverse: f32) -> I32x16:
     """The codes of 16 weights from batch[i]. Where the step is 0, ggml keeps the codes of the search."""
     v = load(batch, i)
     if step != f32(0):
@@ -94,7 +98,7 @@ def codes16(batch: Any, i: int, step: Any, inverse: Any) -> Any:
 
 
 @helper
-def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> None:
+def write_blocks(batch: F32s, count: int, subs: SubBlocks, out: U8s, first: int) -> None:
     for k in range(count):
         start = (first + k) * TYPE_SIZE
         for half in range(2):
@@ -115,7 +119,7 @@ def write_blocks(batch: Any, count: int, subs: Any, out: Any, first: int) -> Non
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     lanes = np.empty(SUB_BLOCK * 16, f32)
     w = np.empty(SUB_BLOCK * 16, f32)
@@ -137,7 +141,7 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
+def quantize_blocks_weighted(x: F32s, importance: F32s, out: U8s) -> int:
     batch = np.empty(BATCH * SIZE, f32)
     weights = np.empty(BATCH * SIZE, f32)
     lanes = np.empty(SUB_BLOCK * 16, f32)
@@ -159,7 +163,7 @@ def quantize_blocks_weighted(x: Any, importance: Any, out: Any) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // SIZE):
         start = block * TYPE_SIZE
         d = load_half(blocks, start + D)
@@ -171,13 +175,7 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
                     a = (pairs & 15) | (((upper >> (2 * t)) & 3) << 4)
                     b = (pairs >> 4) | (((upper >> (2 * t + 4)) & 3) << 4)
                     j = 8 * half + 2 * t + i
-                    store_onward(
-                        out,
-                        block * SIZE + 16 * j,
-                        d * f32(np.int8(blocks[start + SCALES + j])) * to_float(a - 32),
-                    )
-                    store_onward(
-                        out,
-                        block * SIZE + 16 * (j + 4),
-                        d * f32(np.int8(blocks[start + SCALES + j + 4])) * to_float(b - 32),
-                    )
+                    step = d * f32(np.int8(blocks[start + SCALES + j]))
+                    store_onward(out, block * SIZE + 16 * j, step * to_float(a - 32))
+                    step = d * f32(np.int8(blocks[start + SCALES + j + 4]))
+                    store_onward(out, block * SIZE + 16 * (j + 4), step * to_float(b - 32))

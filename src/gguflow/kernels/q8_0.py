@@ -4,8 +4,6 @@ scales are one vector.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import float_to_half, load_half, round_half_away, store_u16_scalar
@@ -26,6 +24,7 @@ from gguflow.kernels.lanes import (
     where,
 )
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
 
@@ -37,11 +36,10 @@ AHEAD = 2048  # weights, 8 KiB: what is fetched into the cache while a batch is 
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     n_blocks = x.size // BLOCK_SIZE
-    peaks = np.zeros(
-        BATCH, np.int32
-    )  # the bits of magnitudes, whose order as integers is that of the values; Inf and NaN are above them
+    # the bits of magnitudes, whose order as integers is that of the values; Inf and NaN are above them
+    peaks = np.zeros(BATCH, np.int32)
     inverses = np.empty(BATCH, np.float32)
     halves = np.empty(BATCH, np.int32)
     for first in range(0, n_blocks, BATCH):
@@ -71,7 +69,7 @@ def quantize_blocks(x: Any, out: Any) -> Any:
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // BLOCK_SIZE):
         d = load_half(blocks, block * TYPE_SIZE)
         store_onward(out, block * BLOCK_SIZE, to_float(load_i8(blocks, block * TYPE_SIZE + 2)) * d)

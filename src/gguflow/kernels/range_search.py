@@ -7,8 +7,6 @@ Ranges of equal error: the widest.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import gather, lane, lane_numbers, load, lookup16, splat, to_float, unowned, where
@@ -20,6 +18,7 @@ from gguflow.kernels.parametric import (
     MIN,
     SMALLEST_PEAK,
     Books,
+    Parameters,
     are_finite,
     asked_scale,
     extremes,
@@ -29,6 +28,7 @@ from gguflow.kernels.parametric import (
     rounded_within,
 )
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import F32s, F32x16
 
 f32 = np.float32
 i32 = np.int32
@@ -39,7 +39,7 @@ STEP = f32(0.015625)
 
 
 @helper
-def folded(sums: Any) -> Any:
+def folded(sums: F32x16) -> f32:
     """The sixteen sums, added in order."""
     total = f32(0)
     for k in range(16):
@@ -49,8 +49,8 @@ def folded(sums: Any) -> Any:
 
 @helper
 def affine_error(
-    x: Any, weights: Any, start: int, stop: int, scale: Any, shift: Any, low: Any, high: Any
-) -> Any:
+    x: F32s, weights: F32s, start: int, stop: int, scale: f32, shift: f32, low: f32, high: f32
+) -> f32:
     """The sum of weight * (x - its approximation)**2, approximations being scale * q + shift with q from low
     to high.
     """
@@ -67,8 +67,16 @@ def affine_error(
 
 @helper
 def book_error(
-    x: Any, weights: Any, start: int, stop: int, scale: Any, books: Any, base: int, bits: int, values: Any
-) -> Any:
+    x: F32s,
+    weights: F32s,
+    start: int,
+    stop: int,
+    scale: f32,
+    books: Books,
+    base: int,
+    bits: int,
+    values: F32s,
+) -> f32:
     """The same for a codebook; values: by rank."""
     sums = splat(f32(0))
     inverse = f32(f32(1) / max(scale, SMALLEST_PEAK))
@@ -85,11 +93,13 @@ def book_error(
 
 
 @kernel
-def search(x: Any, weights: Any, p: Any, books: Any, values: Any, shrinks: Any) -> None:
-    """x: float32. weights: float32, of each weight, or none. p: Parameters. books: Books; values: float32,
-    their values by rank.
+def search(x: F32s, weights: F32s, p: Parameters, books: Books, values: F32s, shrinks: F32s) -> None:
+    """Find the best range of each block.
 
-    shrinks: float32, the factor of the best range of each block, written; 1 for what is not finite.
+    x: float32, the weights.
+    weights: float32, how much the error of each counts, or none.
+    values: float32, the values of the books by rank.
+    shrinks: float32, written: the factor of the best range of each block; 1 for what is not finite.
     """
     x, weights, values = unowned(x), unowned(weights), unowned(values)
     books = Books(unowned(books.bounds), unowned(books.order), books.stride)
@@ -112,18 +122,16 @@ def search(x: Any, weights: Any, p: Any, books: Any, values: Any, shrinks: Any) 
             if p.quantizer == ABSMAX:
                 error = affine_error(x, weights, start, stop, scale, f32(0), -half, half)
             elif p.quantizer == AFFINE:
-                zero = (
-                    f32(clamped_code(f32(-minimum / scale), (1 << p.bits) - 1)) if scale > f32(0) else f32(0)
-                )
+                zero = f32(0)
+                if scale > f32(0):
+                    zero = f32(clamped_code(f32(-minimum / scale), (1 << p.bits) - 1))
                 error = affine_error(x, weights, start, stop, scale, f32(0), -zero, top_code - zero)
             elif p.quantizer == MIN:
-                error = affine_error(
-                    x, weights, start, stop, scale, stored(minimum, p.scale_type), f32(0), top_code
-                )
+                shift = stored(minimum, p.scale_type)
+                error = affine_error(x, weights, start, stop, scale, shift, f32(0), top_code)
             else:
-                error = book_error(
-                    x, weights, start, stop, scale, books, b % n_books * books.stride, p.bits, values
-                )
+                base = b % n_books * books.stride
+                error = book_error(x, weights, start, stop, scale, books, base, p.bits, values)
             if error < least:
                 least = error
                 shrinks[b] = shrink

@@ -5,15 +5,16 @@ A batch is 16 super-blocks (see `super_blocks`); all lanes belong to one super-b
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gguflow.kernels.bits import nearest_int
-from gguflow.kernels.fits import clamp, fit_positive, fit_scale_min
+from gguflow.kernels.fits import Fit, clamp, fit_positive, fit_scale_min
 from gguflow.kernels.lanes import load, splat, store, to_float, vabs, vsqrt, where
 from gguflow.kernels.policy import helper
 from gguflow.kernels.super_blocks import BATCH, SIZE, sum_of_squares, to_lanes
+from gguflow.kernels.types import F32s, F32x16, I32x16
 
 f32 = np.float32
 
@@ -21,22 +22,23 @@ f32 = np.float32
 class SubBlocks(NamedTuple):
     """The n sub-blocks of 16 super-blocks: lanes float32[n * 16] each, vector j for sub-block j.
 
-    scales, mins: fitted, then their codes. weights: sums of the importance. inverses, bases: the codes of the
-    search are
-    nearest_int(inverse * (x - base)). steps, offsets: what a reader will compute, d * scale and dmin * min.
+    scales, mins: fitted, then their codes.
+    weights: sums of the importance.
+    inverses, bases: the codes of the search are nearest_int(inverse * (x - base)).
+    steps, offsets: what a reader will compute, d * scale and dmin * min.
     """
 
-    scales: Any
-    mins: Any
-    weights: Any
-    inverses: Any
-    bases: Any
-    steps: Any
-    offsets: Any
+    scales: F32s
+    mins: F32s
+    weights: F32s
+    inverses: F32s
+    bases: F32s
+    steps: F32s
+    offsets: F32s
 
 
 @helper
-def new_sub_blocks(n: int) -> Any:
+def new_sub_blocks(n: int) -> SubBlocks:
     size = n * BATCH
     return SubBlocks(
         np.empty(size, f32),
@@ -51,11 +53,11 @@ def new_sub_blocks(n: int) -> Any:
 
 @helper
 def fit_batch(
-    batch: Any, subs: Any, size: int, n_max: int, first: Any, step: Any, last: int, absolute: bool
+    batch: F32s, subs: SubBlocks, size: int, n_max: int, first: f32, step: f32, last: int, absolute: bool
 ) -> None:
-    """Fit the sub-blocks of `size` weights without importance. first, step, last: the ladder of
-    fits.fit_scale_min.
+    """Fit the sub-blocks of `size` weights without importance.
 
+    first, step, last: the ladder of fits.fit_scale_min.
     absolute: Q2_K's measure, errors times |x|; else squared errors times |x| + rms(x).
     """
     x = np.empty(2 * size * 16, f32)
@@ -78,13 +80,13 @@ def fit_batch(
 
 @helper
 def fit_batch_weighted(
-    batch: Any, importance: Any, subs: Any, size: int, n_max: int, spread: Any, n_scale_max: int
-) -> Any:
+    batch: F32s, importance: F32s, subs: SubBlocks, size: int, n_max: int, spread: f32, n_scale_max: int
+) -> tuple[F32x16, F32x16]:
     """Fit the sub-blocks with importance (float32[4096], in the order of the batch), then the scales and mins
     themselves: codes 0 to n_scale_max.
 
-    spread: how often the mean square of the super-block enters a weight. Returns lanes (d, dmin); the codes
-    are in subs.scales and subs.mins.
+    spread: how often the mean square of the super-block enters a weight.
+    Returns lanes (d, dmin); the codes are in subs.scales and subs.mins.
     """
     x = np.empty(2 * size * 16, f32)
     w = np.empty(2 * size * 16, f32)
@@ -113,7 +115,7 @@ def fit_batch_weighted(
 
 
 @helper
-def keep(subs: Any, j: int, fit: Any) -> None:
+def keep(subs: SubBlocks, j: int, fit: Fit) -> None:
     """The result of fit_scale_min for sub-block j."""
     store(subs.scales, 16 * j, fit.scale)
     store(subs.mins, 16 * j, -fit.low)
@@ -122,14 +124,14 @@ def keep(subs: Any, j: int, fit: Any) -> None:
 
 
 @helper
-def copy(source: Any, target: Any) -> None:
+def copy(source: F32s, target: F32s) -> None:
     """The head of `source`, as much as `target` holds."""
     for i in range(0, target.size, 16):
         store(target, i, load(source, i))
 
 
 @helper
-def to_codes(values: Any, n_max: int) -> Any:
+def to_codes(values: F32s, n_max: int) -> F32x16:
     """Replace each vector by its code in n_max-ths of the largest, per lane; returns that n_max-th.
 
     A code is kept in a byte, as in ggml: where rounding made a scale negative, it wraps to a large one.
@@ -145,7 +147,7 @@ def to_codes(values: Any, n_max: int) -> Any:
 
 
 @helper
-def codes16(batch: Any, i: int, subs: Any, at: int, n_max: int) -> Any:
+def codes16(batch: F32s, i: int, subs: SubBlocks, at: int, n_max: int) -> I32x16:
     """The codes of 16 weights from batch[i], of the sub-block with entry `at` in subs. Where the step is 0,
     ggml keeps the codes of the search.
     """

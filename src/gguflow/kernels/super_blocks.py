@@ -7,13 +7,12 @@ from the batch in its natural order, one super-block after the other.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.lanes import load, splat, store, transpose16
 from gguflow.kernels.policy import helper
+from gguflow.kernels.types import F32s, F32x16, Int
 
 f32 = np.float32
 
@@ -22,7 +21,7 @@ BATCH = 16
 
 
 @helper
-def take_batch(x: Any, first: int, batch: Any) -> Any:
+def take_batch(x: F32s, first: int, batch: F32s) -> Int:
     """Copy blocks first ... first + 15 of x into batch, float32[4096]; past the end of x come zeros.
 
     Returns how many blocks there were; 0 where one of them holds NaN or infinity, and then nothing is copied.
@@ -38,7 +37,7 @@ def take_batch(x: Any, first: int, batch: Any) -> Any:
 
 
 @helper
-def take_importance(importance: Any, first: int, batch: Any) -> None:
+def take_importance(importance: F32s, first: int, batch: F32s) -> None:
     """Copy to batch, float32[4096], the importance of blocks first ... first + 15: entry i % m for block i,
     of the m in `importance`.
     """
@@ -49,7 +48,7 @@ def take_importance(importance: Any, first: int, batch: Any) -> None:
 
 
 @helper
-def to_lanes(batch: Any, start: int, n: int, lanes: Any) -> None:
+def to_lanes(batch: F32s, start: int, n: int, lanes: F32s) -> None:
     """Weights start ... start + n - 1 of each super-block of the batch into lanes, float32[n * 16]; n: a
     multiple of 16.
     """
@@ -58,7 +57,7 @@ def to_lanes(batch: Any, start: int, n: int, lanes: Any) -> None:
 
 
 @helper
-def sum_of_squares(batch: Any, lanes: Any) -> Any:
+def sum_of_squares(batch: F32s, lanes: F32s) -> F32x16:
     """The sum of the squares of each super-block, first weight to last. lanes: scratch, float32[256]."""
     total = splat(f32(0))
     for start in range(0, SIZE, 16):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import largest, load, prefetch, splat, vabs, where
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, F32x16, I32x16, Int
 
 f32 = np.float32
 
@@ -15,7 +14,7 @@ AHEAD = 2048  # weights, 8 KiB: what is fetched into the cache while a block is 
 
 
 @kernel
-def peak(x: Any, first: Any, n: int) -> Any:
+def peak(x: F32s, first: Int, n: int) -> f32:
     """The largest magnitude of the n weights (a multiple of 16) from element `first`."""
     top = vabs(load(x, first))
     prefetch(x, first + AHEAD)
@@ -27,13 +26,13 @@ def peak(x: Any, first: Any, n: int) -> Any:
 
 
 @kernel
-def inverse_scale(d: Any) -> Any:
+def inverse_scale(d: f32) -> f32:
     """1 / d; zero where d is zero, or so small a denormal that 1 / d is infinite."""
     inverse = f32(1) / d
     return inverse if inverse < f32(np.inf) else f32(0)
 
 
 @kernel
-def ternary_codes(v: Any) -> Any:
+def ternary_codes(v: F32x16) -> I32x16:
     """Lanes within [-1, 1], about, rounded to the nearest of -1, 0, 1 (ties away from zero), plus one."""
     return where(v >= f32(0.5), splat(2), where(v <= f32(-0.5), splat(0), splat(1)))

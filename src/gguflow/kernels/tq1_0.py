@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import load_half, store_half
@@ -11,6 +9,9 @@ from gguflow.kernels.finite import is_finite
 from gguflow.kernels.lanes import load, load_u8, store_i32, store_onward, store_u8, to_float
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak, ternary_codes
+from gguflow.kernels.types import F32s, I32x16, Int, U8s
+
+f32 = np.float32
 
 i32 = np.int32
 
@@ -21,7 +22,7 @@ D = 52
 
 
 @kernel
-def fixed_point(number: Any) -> Any:
+def fixed_point(number: I32x16 | Int) -> I32x16 | Int:
     """ceil(number * 256 / 243) for five ternary digits, 0 to 242; lanes or scalar. Multiplying that byte by 3
     carries out the first digit.
 
@@ -32,7 +33,7 @@ def fixed_point(number: Any) -> Any:
 
 
 @kernel
-def pack_digits(x: Any, first: Any, stride: int, inverse: Any) -> Any:
+def pack_digits(x: F32s, first: Int, stride: int, inverse: f32) -> I32x16:
     """Lane m: the packed digits of the weights first + m + stride * n, n = 0 ... 4, the first digit the most
     significant.
     """
@@ -43,7 +44,7 @@ def pack_digits(x: Any, first: Any, stride: int, inverse: Any) -> Any:
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     last = np.empty(16, np.int32)
     for block in range(x.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
@@ -58,14 +59,13 @@ def quantize_blocks(x: Any, out: Any) -> Any:
         store_u8(out, o + 32, pack_digits(x, i + 160, 16, inverse))
         store_i32(last, 0, ternary_codes(load(x, i + 240) * inverse))
         for j in range(4):
-            out[o + QH + j] = fixed_point(
-                ((last[j] * 3 + last[j + 4]) * 3 + last[j + 8]) * 9 + last[j + 12] * 3
-            )
+            number = ((last[j] * 3 + last[j + 4]) * 3 + last[j + 8]) * 9 + last[j + 12] * 3
+            out[o + QH + j] = fixed_point(number)
     return x.size
 
 
 @kernel
-def store_digits(packed: Any, d: Any, out: Any, first: Any, stride: int) -> None:
+def store_digits(packed: I32x16, d: f32, out: F32s, first: Int, stride: int) -> None:
     """The five digits of each of 16 bytes, times d, to first + stride * n."""
     for n in range(5):
         tripled = packed + packed + packed
@@ -74,7 +74,7 @@ def store_digits(packed: Any, d: Any, out: Any, first: Any, stride: int) -> None
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
         o = block * TYPE_SIZE

@@ -4,20 +4,19 @@ without a shuffle.
 
 from __future__ import annotations
 
-from typing import Any
-
 from gguflow.kernels.bits import load_half, store_half
 from gguflow.kernels.finite import is_finite
 from gguflow.kernels.lanes import load, load_u8, store_onward, store_u8, to_float
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.ternary import inverse_scale, peak, ternary_codes
+from gguflow.kernels.types import F32s, U8s
 
 BLOCK_SIZE = 256
 TYPE_SIZE = 66
 
 
 @kernel
-def quantize_blocks(x: Any, out: Any) -> Any:
+def quantize_blocks(x: F32s, out: U8s) -> int:
     for block in range(x.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
         if not is_finite(x, i, BLOCK_SIZE):
@@ -28,17 +27,16 @@ def quantize_blocks(x: Any, out: Any) -> Any:
         inverse = inverse_scale(d)
         for half in range(2):
             for m in range(0, 32, 16):
-                packed = ternary_codes(load(x, i + 128 * half + m) * inverse)
+                at = i + 128 * half + m
+                packed = ternary_codes(load(x, at) * inverse)
                 for n in range(1, 4):
-                    packed = packed | (
-                        ternary_codes(load(x, i + 128 * half + m + 32 * n) * inverse) << (2 * n)
-                    )
+                    packed = packed | (ternary_codes(load(x, at + 32 * n) * inverse) << (2 * n))
                 store_u8(out, o + 32 * half + m, packed)
     return x.size
 
 
 @kernel
-def dequantize_blocks(blocks: Any, out: Any) -> None:
+def dequantize_blocks(blocks: U8s, out: F32s) -> None:
     for block in range(out.size // BLOCK_SIZE):
         i = block * BLOCK_SIZE
         o = block * TYPE_SIZE
@@ -47,6 +45,5 @@ def dequantize_blocks(blocks: Any, out: Any) -> None:
             for m in range(0, 32, 16):
                 packed = load_u8(blocks, o + 32 * half + m)
                 for n in range(4):
-                    store_onward(
-                        out, i + 128 * half + m + 32 * n, to_float(((packed >> (2 * n)) & 3) + -1) * d
-                    )
+                    codes = (packed >> (2 * n)) & 3
+                    store_onward(out, i + 128 * half + m + 32 * n, to_float(codes + -1) * d)

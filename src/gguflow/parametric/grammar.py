@@ -74,9 +74,6 @@ DESCRIPTOR = Struct(
 
 INDEX_ENTRY = Struct("offset" / Int64ul, "nbytes" / Int64ul, "digest" / Bytes(16))
 
-SECTION_HEADER = Struct("stored" / Int32ul, "decoded" / Int32ul)
-"""One for each section, at the start of a chunk of variable size."""
-
 
 def prefix(geometry: Geometry) -> Construct[Any, Any]:
     """Everything before the first chunk."""

@@ -111,9 +111,9 @@ class ChunkQuantizer:
         from gguflow.kernels import parametric as kernels
 
         n = -(-x.size // self.geometry.scale_block)
-        scales, zeros, mins = (
-            np.resize(values, n) for values in table_scales(self.geometry.encoding, self.tables)
-        )
+        stored = table_scales(self.geometry.encoding, self.tables)
+        in_turn: list[Any] = [np.resize(values, n) for values in stored]
+        scales, zeros, mins = in_turn
         given = kernels.Scales(scales, mins, np.zeros(1, np.uint8), zeros, np.zeros(1, f32))
         bad = kernels.encode_given(read_only(x), self._parameters(), kernels.Books(*books), given, codes)
         if bad >= 0:

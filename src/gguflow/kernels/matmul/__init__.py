@@ -1,10 +1,17 @@
 """Sums of products of packed rows and a vector, one sibling for each format that has a path of its own.
 
-What the module of a format holds, all arrays C-contiguous and one-dimensional (inputs may be read-only):
+What the module of a format holds:
 
-    dot_rows(blocks uint8[rows * row_bytes], x float32[n], out float32[rows])
-    dot_rows_int8(blocks, codes uint8[n + 32], scales float32[n / 32 + 32 or n / 256 + 32], out)
-    activations of eight bits: see int8.py
+    dot_rows(blocks, x, out)
+    dot_rows_int8(blocks, codes, scales, out)    with activations of eight bits: see int8.py
+
+All arrays are C-contiguous and one-dimensional; inputs may be read-only.
+
+blocks: uint8[rows * row_bytes], the packed rows of n weights each.
+x: float32[n], the vector.
+codes: uint8[n + 32], the vector in eight bits.
+scales: float32[n / 32 + 32], or n / 256 + 32 for super-blocks, the scales of those codes.
+out: float32[rows], written.
 
 In `dot_rows` the weights are decoded in registers, to exactly what `dequantize_blocks` gives, and summed in
 one order that all formats share (see sums.py): so the result is that of decoding and then `f32.dot_rows`, to

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gguflow.kernels.matmul import numbers
 from gguflow.kernels.matmul.numbers import F32
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, U8s
 
 
 @kernel
-def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+def dot_rows(blocks: U8s, x: F32s, out: F32s) -> None:
     numbers.dot_rows(blocks, x, out, F32)

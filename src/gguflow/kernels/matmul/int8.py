@@ -9,14 +9,13 @@ codes of weights go in without a sign: `negated_sums` takes back what was added 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.bits import nearest_int
 from gguflow.kernels.lanes import dot4, load, load_u32, lookup16, splat, store, store_i32, store_u8, where
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.super_blocks import SIZE
+from gguflow.kernels.types import F32s, I32s, I32x16, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -31,9 +30,12 @@ ONES = i32(0x01010101)
 
 
 @kernel
-def quantize_q8_k(x: Any, codes: Any, scales: Any) -> None:
-    """x float32[n * 256] -> codes (int8) uint8[n * 256 or more], scales float32[n or more]. The largest
-    magnitude gets the code -127.
+def quantize_q8_k(x: F32s, codes: U8s, scales: F32s) -> None:
+    """Encode n super-blocks of activations; the largest magnitude gets the code -127.
+
+    x: float32[n * 256].
+    codes: uint8[n * 256] or more, written: the int8 codes.
+    scales: float32[n] or more, written.
     """
     for block in range(x.size // SIZE):
         peak = f32(0)
@@ -50,7 +52,7 @@ def quantize_q8_k(x: Any, codes: Any, scales: Any) -> None:
 
 
 @helper
-def negated_sums(codes: Any, added: int) -> Any:
+def negated_sums(codes: U8s, added: int) -> I32s:
     """What a sum begins with where `added` was added to each code of the weights: -added * (the sum of codes
     4 j to 4 j + 3), int32[size / 4].
     """
@@ -66,14 +68,14 @@ def negated_sums(codes: Any, added: int) -> Any:
 
 
 @helper
-def lookup_bytes(table: Any, codes: Any) -> Any:
+def lookup_bytes(table: I32x16, codes: I32x16) -> I32x16:
     """table[byte & 15] for each byte of 16 words; table: lanes of 0 to 255."""
     first = lookup16(table, codes) | lookup16(table << 8, codes >> 8)
     return first | lookup16(table << 16, codes >> 16) | lookup16(table << 24, codes >> 24)
 
 
 @helper
-def scale_by(scales: Any, others: Any, n_blocks: int) -> None:
+def scale_by(scales: F32s, others: F32s, n_blocks: int) -> None:
     """scales[b] *= others[b], sixteen at a time: both hold n_blocks rounded up to 16."""
     for block in range(0, n_blocks, 16):
         store(scales, block, load(scales, block) * load(others, block))

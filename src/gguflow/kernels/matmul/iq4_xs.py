@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.iq4 import VALUES
@@ -30,12 +28,13 @@ from gguflow.kernels.matmul.int8 import PADDING, lookup_bytes, negated_sums
 from gguflow.kernels.matmul.sums import fetch_ahead, fold
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.super_blocks import SIZE
+from gguflow.kernels.types import F32s, F32x16, Int, U8s
 
 f32 = np.float32
 
 
 @helper
-def sub_scales(blocks: Any, start: Any) -> Any:
+def sub_scales(blocks: U8s, start: Int) -> F32x16:
     """Of the super-block at byte `start`: d * scale of its eight sub-blocks, as lanes, twice."""
     b = lane_numbers() & 7
     low = (splat(load_word(blocks, start + 4)) >> (4 * b)) & 15
@@ -44,7 +43,7 @@ def sub_scales(blocks: Any, start: Any) -> Any:
 
 
 @kernel
-def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+def dot_rows(blocks: U8s, x: F32s, out: F32s) -> None:
     n_blocks = x.size // SIZE
     steps = np.empty(16 * n_blocks, f32)
     codes = load(VALUES, 0)
@@ -67,7 +66,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
 
 
 @kernel
-def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+def dot_rows_int8(blocks: U8s, codes: U8s, x_scales: F32s, out: F32s) -> None:
     n_blocks = (codes.size - PADDING) // SIZE
     start_sums = negated_sums(codes, 128)
     table = to_int(load(VALUES, 0)) + 128
@@ -83,8 +82,7 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
                 at = start + 8 + 16 * b
                 i = SIZE * block + SUB_BLOCK * b
                 weights = lookup_bytes(table, load_u32_quarters(blocks, at, at, at + 16, at + 16) >> upper)
-                total = total + to_float(
-                    dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
-                ) * lookup16(steps, half + b)
+                sums = dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
+                total = total + to_float(sums) * lookup16(steps, half + b)
             start += TYPE_SIZE
         out[row] = sum_by_halves(total)

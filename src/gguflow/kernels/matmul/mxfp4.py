@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.fp4 import values as fp4_values
@@ -29,6 +27,7 @@ from gguflow.kernels.matmul.int8 import PADDING, lookup_bytes, negated_sums, sca
 from gguflow.kernels.matmul.sums import fetch_ahead, fold, scratch
 from gguflow.kernels.mxfp4 import BLOCK_SIZE, TYPE_SIZE
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import F32s, F32x16, I32s, I32x16, Int, U8s
 
 f32 = np.float32
 
@@ -36,7 +35,7 @@ LARGEST = 12  # of the doubled values
 
 
 @helper
-def half_steps(e: Any) -> Any:
+def half_steps(e: I32x16) -> F32x16:
     """2**(e - 128) for lanes of stored exponents 0 to 255: half of what E8M0 says, because the E2M1 values
     are doubled.
     """
@@ -44,7 +43,7 @@ def half_steps(e: Any) -> Any:
 
 
 @helper
-def load_scales(blocks: Any, start: Any, n_blocks: int, exponents: Any, scales: Any) -> None:
+def load_scales(blocks: U8s, start: Int, n_blocks: int, exponents: I32s, scales: F32s) -> None:
     """As that of halves.py, for the exponents that begin these blocks."""
     for block in range(n_blocks):
         exponents[block] = load_half_word(blocks, start + TYPE_SIZE * block) & 255
@@ -53,7 +52,7 @@ def load_scales(blocks: Any, start: Any, n_blocks: int, exponents: Any, scales: 
 
 
 @kernel
-def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+def dot_rows(blocks: U8s, x: F32s, out: F32s) -> None:
     n_blocks = x.size // BLOCK_SIZE
     exponents, scales = scratch(n_blocks)
     codes = fp4_values(lane_numbers())
@@ -72,7 +71,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
 
 
 @kernel
-def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+def dot_rows_int8(blocks: U8s, codes: U8s, x_scales: F32s, out: F32s) -> None:
     n_blocks = (codes.size - PADDING) // BLOCK_SIZE
     exponents, scales = scratch(n_blocks + 16)
     start_sums = negated_sums(codes, LARGEST)

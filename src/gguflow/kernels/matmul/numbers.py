@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import literally
 
@@ -12,6 +10,7 @@ from gguflow.kernels.lanes import bits_float, load, load_half_word, load_u16, lo
 from gguflow.kernels.matmul.halves import load_half, load_halves
 from gguflow.kernels.matmul.sums import SUMS, fetch_ahead, fold
 from gguflow.kernels.policy import helper
+from gguflow.kernels.types import F32s, F32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -20,7 +19,7 @@ F32, F16, BF16 = 0, 1, 2  # kinds of numbers
 
 
 @helper
-def dot_rows(blocks: Any, x: Any, out: Any, kind: int) -> None:
+def dot_rows(blocks: U8s, x: F32s, out: F32s, kind: int) -> None:
     """kind: a constant where a kernel calls; each kind is compiled by itself, so that no loop asks for it."""
     literally(kind)
     n = x.size
@@ -45,7 +44,7 @@ def dot_rows(blocks: Any, x: Any, out: Any, kind: int) -> None:
 
 
 @helper
-def load_numbers(blocks: Any, i: Any, kind: int) -> Any:
+def load_numbers(blocks: U8s, i: Int, kind: int) -> F32x16:
     """The 16 numbers from byte i of a flat uint8 array, as float lanes."""
     if kind == F32:
         return bits_float(load_u32(blocks, i))
@@ -55,7 +54,7 @@ def load_numbers(blocks: Any, i: Any, kind: int) -> Any:
 
 
 @helper
-def load_number(blocks: Any, i: Any, kind: int) -> Any:
+def load_number(blocks: U8s, i: Int, kind: int) -> f32:
     """The number at byte i of a flat uint8 array, as float32."""
     if kind == F32:
         return word_to_float(blocks, i)
@@ -65,7 +64,7 @@ def load_number(blocks: Any, i: Any, kind: int) -> Any:
 
 
 @helper
-def padded_rest(x: Any) -> Any:
+def padded_rest(x: F32s) -> F32s:
     """The last x.size % 32 activations and zeros behind them, float32[32]: with zeros for weights, they add
     nothing to any sum.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import (
@@ -24,6 +22,7 @@ from gguflow.kernels.matmul.halves import load_scales
 from gguflow.kernels.matmul.int8 import NIBBLES, PADDING, negated_sums, scale_by
 from gguflow.kernels.matmul.sums import fetch_ahead, fold, scratch
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
 
@@ -31,7 +30,7 @@ TYPE_SIZE = 18
 
 
 @kernel
-def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+def dot_rows(blocks: U8s, x: F32s, out: F32s) -> None:
     n_blocks = x.size // BLOCK_SIZE
     words, scales = scratch(n_blocks)
     codes = to_float(lane_numbers() - 8)
@@ -50,7 +49,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
 
 
 @kernel
-def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+def dot_rows_int8(blocks: U8s, codes: U8s, x_scales: F32s, out: F32s) -> None:
     n_blocks = (codes.size - PADDING) // BLOCK_SIZE
     words, scales = scratch(n_blocks + 16)
     start_sums = negated_sums(codes, 8)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import (
@@ -28,6 +26,7 @@ from gguflow.kernels.matmul.sums import fetch_ahead, fold
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.q4_k import HEADER, TYPE_SIZE
 from gguflow.kernels.super_blocks import SIZE
+from gguflow.kernels.types import F32s, F32x16, Int, U8s
 
 f32 = np.float32
 i32 = np.int32
@@ -37,7 +36,7 @@ SIX_BITS, FOUR_BITS, TWO_BITS = u32(0x3F3F3F3F), u32(0x0F0F0F0F), u32(0x03030303
 
 
 @helper
-def sub_steps(blocks: Any, start: Any) -> Any:
+def sub_steps(blocks: U8s, start: Int) -> F32x16:
     """Of the super-block at byte `start`: d * scale of its eight sub-blocks, then dmin * min of each, as
     lanes. The layout: blocks/q4_k.py.
     """
@@ -47,13 +46,12 @@ def sub_steps(blocks: Any, start: Any) -> Any:
     more_scales = (both & FOUR_BITS) | (((scales >> u32(6)) & TWO_BITS) << u32(4))
     more_mins = ((both >> u32(4)) & FOUR_BITS) | (((mins >> u32(6)) & TWO_BITS) << u32(4))
     codes = bytes_of_words(scales & SIX_BITS, more_scales, mins & SIX_BITS, more_mins)
-    return where(
-        lane_numbers() < 8, splat(load_half(blocks, start)), splat(load_half(blocks, start + 2))
-    ) * to_float(codes)
+    d, dmin = load_half(blocks, start), load_half(blocks, start + 2)
+    return where(lane_numbers() < 8, splat(d), splat(dmin)) * to_float(codes)
 
 
 @kernel
-def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+def dot_rows(blocks: U8s, x: F32s, out: F32s) -> None:
     n_blocks = x.size // SIZE
     steps = np.empty(16 * n_blocks, f32)
     codes = to_float(lane_numbers())
@@ -81,7 +79,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
 
 
 @helper
-def minus_sub_sums(codes: Any, n_blocks: int) -> Any:
+def minus_sub_sums(codes: U8s, n_blocks: int) -> F32s:
     """What the mins are multiplied with: of each super-block eight zeros, then the negated sums of its
     sub-blocks of activations, float32[16 n].
     """
@@ -95,12 +93,11 @@ def minus_sub_sums(codes: Any, n_blocks: int) -> Any:
 
 
 @kernel
-def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+def dot_rows_int8(blocks: U8s, codes: U8s, x_scales: F32s, out: F32s) -> None:
     n_blocks = (codes.size - PADDING) // SIZE
     sub_sums = minus_sub_sums(codes, n_blocks)
-    pair = (
-        (lane_numbers() >> 3) * 2
-    )  # 64 bytes of nibbles are sub-blocks j and j + 2 in the low halves, j + 1 and j + 3 in the high ones
+    # 64 bytes of nibbles are sub-blocks j and j + 2 in the low halves, j + 1 and j + 3 in the high ones
+    pair = (lane_numbers() >> 3) * 2
     for row in range(out.size):
         start = row * n_blocks * TYPE_SIZE
         low = splat(f32(0))

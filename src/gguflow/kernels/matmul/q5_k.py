@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import (
@@ -25,12 +23,13 @@ from gguflow.kernels.matmul.sums import fetch_ahead, fold
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.q5_k import QH, QS, TYPE_SIZE
 from gguflow.kernels.super_blocks import SIZE
+from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
 
 
 @kernel
-def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+def dot_rows(blocks: U8s, x: F32s, out: F32s) -> None:
     n_blocks = x.size // SIZE
     steps = np.empty(16 * n_blocks, f32)
     for row in range(out.size):
@@ -49,24 +48,22 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
                 i = SIZE * block + 64 * k
                 step = steps[16 * block + 2 * k]
                 offset = steps[16 * block + 2 * k + 8]
-                low = low + (to_float((pairs & 15) | ((fifth >> (2 * k)) & 16)) * step - offset) * load(x, i)
-                high = high + (
-                    to_float((more_pairs & 15) | ((more_fifth >> (2 * k)) & 16)) * step - offset
-                ) * load(x, i + 16)
+                q = (pairs & 15) | ((fifth >> (2 * k)) & 16)
+                low = low + (to_float(q) * step - offset) * load(x, i)
+                q = (more_pairs & 15) | ((more_fifth >> (2 * k)) & 16)
+                high = high + (to_float(q) * step - offset) * load(x, i + 16)
                 step = steps[16 * block + 2 * k + 1]
                 offset = steps[16 * block + 2 * k + 9]
-                low = low + (to_float((pairs >> 4) | ((fifth >> (2 * k + 1)) & 16)) * step - offset) * load(
-                    x, i + 32
-                )
-                high = high + (
-                    to_float((more_pairs >> 4) | ((more_fifth >> (2 * k + 1)) & 16)) * step - offset
-                ) * load(x, i + 48)
+                q = (pairs >> 4) | ((fifth >> (2 * k + 1)) & 16)
+                low = low + (to_float(q) * step - offset) * load(x, i + 32)
+                q = (more_pairs >> 4) | ((more_fifth >> (2 * k + 1)) & 16)
+                high = high + (to_float(q) * step - offset) * load(x, i + 48)
             start += TYPE_SIZE
         out[row] = fold(low, high)
 
 
 @kernel
-def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+def dot_rows_int8(blocks: U8s, codes: U8s, x_scales: F32s, out: F32s) -> None:
     n_blocks = (codes.size - PADDING) // SIZE
     sub_sums = minus_sub_sums(codes, n_blocks)
     pair = (lane_numbers() >> 3) * 2  # as in q4_k.py
@@ -84,12 +81,10 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
                 pairs = load_u32(blocks, start + QS + 16 * j)
                 i = SIZE * block + 32 * j
                 weights = (pairs & NIBBLES) | (((fifth >> j) & ONES) << 4)
-                low = low + to_float(dot4(splat(0), weights, load_u32_halves(codes, i, i + 64))) * lookup16(
-                    steps, pair + j
-                )
+                sums = dot4(splat(0), weights, load_u32_halves(codes, i, i + 64))
+                low = low + to_float(sums) * lookup16(steps, pair + j)
                 weights = ((pairs >> 4) & NIBBLES) | (((fifth >> (j + 1)) & ONES) << 4)
-                high = high + to_float(
-                    dot4(splat(0), weights, load_u32_halves(codes, i + 32, i + 96))
-                ) * lookup16(steps, pair + (j + 1))
+                sums = dot4(splat(0), weights, load_u32_halves(codes, i + 32, i + 96))
+                high = high + to_float(sums) * lookup16(steps, pair + (j + 1))
             start += TYPE_SIZE
         out[row] = sum_by_halves(low + high + mins)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import (
@@ -27,6 +25,7 @@ from gguflow.kernels.matmul.sums import fetch_ahead, fold
 from gguflow.kernels.policy import helper, kernel
 from gguflow.kernels.q6_k import QH, SCALES, TYPE_SIZE, D
 from gguflow.kernels.super_blocks import SIZE
+from gguflow.kernels.types import F32s, F32x16, I32x16, Int, U8s
 
 f32 = np.float32
 
@@ -34,13 +33,13 @@ TWO_BITS = np.int32(0x03030303)  # of each byte of a word
 
 
 @helper
-def sub_steps(blocks: Any, start: Any) -> Any:
+def sub_steps(blocks: U8s, start: Int) -> F32x16:
     """Of the super-block at byte `start`: d * scale of its sixteen sub-blocks, as lanes."""
     return to_float(load_i8(blocks, start + SCALES)) * load_half(blocks, start + D)
 
 
 @helper
-def term(low_bits: Any, high_bits: Any, step: Any, x: Any, i: Any) -> Any:
+def term(low_bits: I32x16, high_bits: I32x16, step: f32, x: F32s, i: Int) -> F32x16:
     """step * (code - 32) * activations i to i + 15. low_bits: bits 0 to 3 of the codes; high_bits: bits 4 and
     5 in their place.
     """
@@ -48,7 +47,7 @@ def term(low_bits: Any, high_bits: Any, step: Any, x: Any, i: Any) -> Any:
 
 
 @kernel
-def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+def dot_rows(blocks: U8s, x: F32s, out: F32s) -> None:
     n_blocks = x.size // SIZE
     steps = np.empty(16 * n_blocks, f32)
     for row in range(out.size):
@@ -82,13 +81,12 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
 
 
 @kernel
-def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+def dot_rows_int8(blocks: U8s, codes: U8s, x_scales: F32s, out: F32s) -> None:
     n_blocks = (codes.size - PADDING) // SIZE
     start_sums = negated_sums(codes, 32)
     quarter = lane_numbers() >> 2
-    second = (
-        lane_numbers() >> 3
-    ) * 2  # the bits above the nibbles of bytes 32 to 63 lie two higher than those of bytes 0 to 31
+    # the bits above the nibbles of bytes 32 to 63 lie two higher than those of bytes 0 to 31
+    second = (lane_numbers() >> 3) * 2
     for row in range(out.size):
         start = row * n_blocks * TYPE_SIZE
         low = splat(f32(0))
@@ -101,13 +99,11 @@ def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
                 upper = load_u32_halves(blocks, start + QH + 32 * half, start + QH + 32 * half) >> second
                 i = SIZE * block + 128 * half
                 weights = (pairs & NIBBLES) | ((upper & TWO_BITS) << 4)
-                low = low + to_float(
-                    dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
-                ) * lookup16(steps, quarter + 8 * half)
+                sums = dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
+                low = low + to_float(sums) * lookup16(steps, quarter + 8 * half)
                 i += 64
                 weights = ((pairs >> 4) & NIBBLES) | (((upper >> 4) & TWO_BITS) << 4)
-                high = high + to_float(
-                    dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
-                ) * lookup16(steps, quarter + (8 * half + 4))
+                sums = dot4(load_i32(start_sums, i // 4), weights, load_u32(codes, i))
+                high = high + to_float(sums) * lookup16(steps, quarter + (8 * half + 4))
             start += TYPE_SIZE
         out[row] = sum_by_halves(low + high)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import (
@@ -24,6 +22,7 @@ from gguflow.kernels.matmul.int8 import PADDING, negated_sums, scale_by
 from gguflow.kernels.matmul.sums import fetch_ahead, fold, scratch
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.q8_0 import BLOCK_SIZE, TYPE_SIZE
+from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
 
@@ -31,7 +30,7 @@ SIGNS = np.int32(-0x7F7F7F80)  # of four bytes: flipped, codes -128 to 127 becom
 
 
 @kernel
-def dot_rows(blocks: Any, x: Any, out: Any) -> None:
+def dot_rows(blocks: U8s, x: F32s, out: F32s) -> None:
     n_blocks = x.size // BLOCK_SIZE
     words, scales = scratch(n_blocks)
     for row in range(out.size):
@@ -49,7 +48,7 @@ def dot_rows(blocks: Any, x: Any, out: Any) -> None:
 
 
 @kernel
-def dot_rows_int8(blocks: Any, codes: Any, x_scales: Any, out: Any) -> None:
+def dot_rows_int8(blocks: U8s, codes: U8s, x_scales: F32s, out: F32s) -> None:
     n_blocks = (codes.size - PADDING) // BLOCK_SIZE
     words, scales = scratch(n_blocks + 16)
     start_sums = negated_sums(codes, 128)

@@ -6,19 +6,18 @@ How many at a time depends on the registers; in what order each is summed does n
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflow.kernels.lanes import has_wide_registers, load, splat
 from gguflow.kernels.matmul.sums import SUMS, fold
 from gguflow.kernels.policy import helper, kernel
+from gguflow.kernels.types import F32s, F32x16, Int
 
 f32 = np.float32
 
 
 @kernel
-def dot_tile(weights: Any, x: Any, n: int, out: Any) -> None:
+def dot_tile(weights: F32s, x: F32s, n: int, out: F32s) -> None:
     """weights float32[rows * n], x float32[count * n], n a multiple of 32 -> out float32[count, rows]."""
     rows = weights.size // n
     count = x.size // n
@@ -37,19 +36,21 @@ def dot_tile(weights: Any, x: Any, n: int, out: Any) -> None:
 
 
 @helper
-def no_sums() -> Any:
+def no_sums() -> tuple[F32x16, F32x16]:
     """The two vectors of partial sums, empty."""
     return splat(f32(0)), splat(f32(0))
 
 
 @helper
-def add_products(sums: Any, low: Any, high: Any, x: Any, i: Any) -> Any:
+def add_products(
+    sums: tuple[F32x16, F32x16], low: F32x16, high: F32x16, x: F32s, i: Int
+) -> tuple[F32x16, F32x16]:
     """32 products more: of weights low and high with activations from x[i]."""
     return sums[0] + low * load(x, i), sums[1] + high * load(x, i + 16)
 
 
 @helper
-def one_vector(weights: Any, w: Any, x: Any, x0: Any, n: int, out: Any, at: Any) -> None:
+def one_vector(weights: F32s, w: Int, x: F32s, x0: Int, n: int, out: F32s, at: Int) -> None:
     """The row from weights[w] times the vector from x[x0], to out[at]."""
     sums = no_sums()
     for i in range(0, n, SUMS):
@@ -58,7 +59,7 @@ def one_vector(weights: Any, w: Any, x: Any, x0: Any, n: int, out: Any, at: Any)
 
 
 @helper
-def three_vectors(weights: Any, w: Any, x: Any, x0: Any, n: int, out: Any, at: Any, stride: int) -> None:
+def three_vectors(weights: F32s, w: Int, x: F32s, x0: Int, n: int, out: F32s, at: Int, stride: int) -> None:
     """The row times three vectors, to out[at], out[at + stride], ..."""
     x1 = x0 + n
     x2 = x1 + n
@@ -75,7 +76,7 @@ def three_vectors(weights: Any, w: Any, x: Any, x0: Any, n: int, out: Any, at: A
 
 @helper
 def two_rows_four_vectors(
-    weights: Any, w: Any, x: Any, x0: Any, n: int, out: Any, at: Any, stride: int
+    weights: F32s, w: Int, x: F32s, x0: Int, n: int, out: F32s, at: Int, stride: int
 ) -> None:
     """The row from weights[w] and the next times four vectors: 16 vectors of sums. The next row's products go
     behind those of the first.

@@ -1,6 +1,4 @@
-"""Scalar arithmetic of the references: half precision and the two roundings, one value at a time, in NumPy's
-binary32.
-"""
+"""Half precision and two roundings, one value at a time, in binary32; the twin of kernels/bits.py."""
 
 from __future__ import annotations
 
