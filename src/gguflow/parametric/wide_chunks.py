@@ -45,7 +45,9 @@ def piece_unit(geometry: Geometry) -> int | None:
     if e.has_outliers or e.has_row_codebooks or e.has_table_codebooks or e.has_table_scales:
         return None
     if e.granularity is Granularity.BLOCK:
-        return math.lcm(e.block * max(e.super_block, 1) * 8, HEAD)
+        scales = max(e.super_block, 1)
+        whole_bytes = math.lcm(*(8 // math.gcd(8, scales * bits) for bits in (e.scale_bits, e.min_bits)))
+        return e.block * scales * whole_bytes
     is_ranged = e.quantizer not in (Quantizer.TERNARY, Quantizer.SIGN) and e.range in (Range.FULL, Range.CLIP)
     return HEAD if e.granularity is Granularity.ROW and is_ranged and not e.is_nested else None
 

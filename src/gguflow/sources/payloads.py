@@ -32,4 +32,4 @@ def form_at(content: memoryview, offset: int, file: str = "") -> tuple[Encoding,
 
 def _reader_of(content: memoryview, offset: int) -> ModuleType:
     """The module that reads payloads with these first bytes."""
-    return part(family_at(bytes(content[offset : offset + 16])).name, "payload_source")
+    return part(family_at(bytes(content[offset : offset + 16])).name, "stages.payload_source")

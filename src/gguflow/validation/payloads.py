@@ -49,7 +49,7 @@ class PayloadRules(Protocol):
 
 def rules_at(content: memoryview, offset: int) -> PayloadRules:
     """The rules of the family of the payload at an offset."""
-    return cast(PayloadRules, part(family_at(bytes(content[offset : offset + 16])).name, "rules"))
+    return cast(PayloadRules, part(family_at(bytes(content[offset : offset + 16])).name, "stages.rules"))
 
 
 def verdict_of(rule: str) -> type[FileError] | None:

@@ -555,21 +555,21 @@ def check_memory(planned: PlannedTensor, limit: int, threads: int) -> int:
     """How much memory one chunk of a payload, or one piece of a chunk, may take.
 
     limit: bytes, of all threads together.
-    Raises UsageError where not even one at a time stays under the limit.
+    Raises UsageError where not even one chunk, or a piece for each thread, stays under the limit.
     """
     geometry = geometry_of(_encoding(planned), planned.tensor)
     is_carried = transcoding.exact(planned.tensor, _encoding(planned)) == planned.encoding
     if is_carried or not is_in_pieces(planned):
-        needed = wide_chunks.whole_nbytes(geometry)
-        share = limit
+        needed, share = wide_chunks.whole_nbytes(geometry), limit
     else:
-        needed = wide_chunks.piece_nbytes(wide_chunks.piece_unit(geometry) or 1)
-        share = limit // (threads + 1)
-    if needed > share:
-        least = needed * (limit // share)
+        at_once = threads + 1  # one of them waits for its turn to be written
+        needed = at_once * wide_chunks.piece_nbytes(wide_chunks.piece_unit(geometry) or 1)
+        share = limit // at_once
+    if needed > limit:
         raise UsageError(
-            f"a memory limit of {limit} bytes is too small for {planned.name} as {_encoding(planned).name}, "
-            f"whose rows have {geometry.columns} weights: it needs {least}; pass a larger --memory-limit"
+            f"{planned.name} as {_encoding(planned).name} has rows of {geometry.columns} weights, and needs "
+            f"{needed} bytes for them where payloads may take {limit}; pass a larger --memory-limit, or "
+            "fewer threads"
         )
     return share
 
