@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import gguflow
-from testing.checkpoints import FIXTURES, TINY
 from gguflow import cli
+from testing.checkpoints import FIXTURES, TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,7 +62,7 @@ def desk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", sorted(PYTHON.keys() - {"docs/pytorch.md"}))  # tests/pytorch runs that one
+@pytest.mark.parametrize("page", sorted(PYTHON.keys() - {"docs/pytorch.md"}))  # tests/torch runs that one
 def test_python_blocks(page: str, desk: Path) -> None:
     if 'gguflow.convert("checkpoint/", "model.gguf"' in TEXTS[page]:
         (desk / "model.gguf").unlink()

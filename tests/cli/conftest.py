@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from testing.checkpoints import tiny_llama
 from gguflow.cli import main
+from testing.checkpoints import tiny_llama
 
 
 @pytest.fixture

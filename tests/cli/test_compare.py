@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from testing.checkpoints import tiny_llama, write_safetensors
 from gguflow import conversion
 from gguflow.cli import main
+from testing.checkpoints import tiny_llama, write_safetensors
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from testing.checkpoints import TINY, tiny_llama
 from gguflow.cli import main
+from testing.checkpoints import TINY, tiny_llama
 
 
 def test_convert_for_people(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from testing.checkpoints import TINY
 from gguflow import conversion
 from gguflow.cli import progress
+from testing.checkpoints import TINY
 
 
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:

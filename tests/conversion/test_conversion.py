@@ -20,6 +20,7 @@ import pytest
 
 from gguflow import conversion
 from gguflow.blocks import FORMATS
+from gguflow.cli.inspect import inspect_file
 from gguflow.container.output_file import OutputFile
 from gguflow.errors import InvalidError, StorageError, UsageError
 from gguflow.models.base import RopeOrder

@@ -234,7 +234,11 @@ ERRORS = {
     "a temperature below 0": (["run", "MODEL", "--temperature", "-1"], 2, "temperature"),
     "no such text": (["perplexity", "MODEL", "-f", "missing.txt"], 4, "missing.txt"),
     "a short text": (["perplexity", "MODEL", "-f", "short.txt"], 2, "two chunks of 512"),
-    "no chunks": (["perplexity", "MODEL", "-f", "short.txt", "--chunks", "0"], 2, "--chunks must be 1 or more"),
+    "no chunks": (
+        ["perplexity", "MODEL", "-f", "short.txt", "--chunks", "0"],
+        2,
+        "--chunks must be 1 or more",
+    ),
 }
 
 

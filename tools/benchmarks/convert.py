@@ -100,7 +100,8 @@ def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
 
     import gguflow.container.output_file as writer
     from gguflow import conversion
-    from gguflow.conversion import engine
+    from gguflow.conversion import leaf_jobs
+    from gguflow.models import reading
 
     spent: dict[str, float] = {}
 
@@ -116,11 +117,11 @@ def _breakdown(arguments: argparse.Namespace, output: Path) -> None:
 
         setattr(home, name, outer)
 
-    timed(engine, "decode", "read and decode to float32")
-    timed(engine, "first_non_finite", "look for NaN and Inf")
-    timed(engine, "encode", "quantize")
+    timed(reading, "decode", "read and decode to float32")
+    timed(leaf_jobs, "first_non_finite", "look for NaN and Inf")
+    timed(leaf_jobs, "encode", "quantize")
     timed(writer.OutputFile, "write", "write to the page cache")
-    timed(engine.Work, "do", "all leaves")
+    timed(leaf_jobs.LeafJob, "perform", "all leaves")
     started = time.process_time()
     prepared = conversion.prepare(arguments.checkpoint, output, type=arguments.type)
     planned = time.process_time() - started
