@@ -38,7 +38,7 @@ UNITS: dict[str, set[str]] = {
     "quantization": {"errors", "arrays", "blocks", "kernels", "threads", "parametric"},
     "packed_matmul": {"errors", "arrays", "blocks", "kernels", "threads", "quantization"},
     "sources": {"errors", "platform", "blocks", "container", "parametric"},
-    "models": {"errors", "platform", "container", "quantization", "sources"},
+    "models": {"errors", "arrays", "platform", "container", "quantization", "sources"},
     "parametric/transcoding": {"errors", "blocks", "models", "parametric", "quantization", "sources"},
     "rows": {"errors", "arrays", "platform", "blocks", "container", "parametric", "quantization"},
     "conversion": {

@@ -1,6 +1,4 @@
-"""What is asked of arrays in many places: importance and results proved, views that kernels may read, the
-largest magnitude.
-"""
+"""Array types and argument checks that the array functions share: importance, `out`, read-only views."""
 
 from __future__ import annotations
 
@@ -12,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
 
 Bytes = NDArray[np.uint8]
+Integers = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:

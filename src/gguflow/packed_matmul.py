@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gguflow.arrays import output_array, read_only
+from gguflow.arrays import Bytes, Floats, output_array, read_only
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
-from gguflow.quantization import Bytes, Floats, decode, encode, first_non_finite, resolve
+from gguflow.quantization import decode, encode, first_non_finite, resolve
 from gguflow.threads import run
 
 Q8_0 = FORMATS["q8_0"]

@@ -11,13 +11,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import blocks, parametric
-from gguflow.arrays import importance_of_columns, non_finite, output_array, read_only
+from gguflow.arrays import (
+    Bytes as Bytes,
+)
+from gguflow.arrays import (
+    Floats as Floats,
+)
+from gguflow.arrays import (
+    importance_of_columns,
+    non_finite,
+    output_array,
+    read_only,
+)
 from gguflow.blocks import BlockFormat
 from gguflow.errors import ShapeError, UsageError
 from gguflow.threads import pieces, run
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 SMALLEST_PIECE = 1 << 17
 """Weights for a thread at a time, at least: with fewer, threads spend more on handing each other the

@@ -125,7 +125,7 @@ BROKEN: dict[str, tuple[str, str, Callable[[Tensors], object]]] = {
     ),
     "an expert twice": (
         "M-013",
-        "a second time",
+        "is a second blk",
         replace(f"{EXPERT}.02.w1.weight", np.zeros((WIDE, HIDDEN), np.float32)),
     ),
     "an expert of another dtype": (

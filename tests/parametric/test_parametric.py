@@ -124,7 +124,7 @@ def without_outliers(encoder: Encoder, x: Floats) -> Floats:
 
     flat = x.reshape(-1).copy()
     if encoder.encoding.has_outliers:
-        flat[outliers.chosen(encoder.geometry, x.shape[0], flat).places] = 0
+        flat[outliers.choose(encoder.geometry, x.shape[0], flat).places] = 0
     return flat
 
 

@@ -83,7 +83,7 @@ def test_an_open_model_gives_the_rows(
     with (
         RowStore.open(path) as store,
         gguflow.open(path) as model,
-        gguflow.open(path, mode="pread") as copied,
+        gguflow.open(path, io="pread") as copied,
     ):
         tensor = model["rows"]
         np.testing.assert_array_equal(tensor.dequantize(), store.rows())

@@ -11,9 +11,9 @@ import pytest
 
 import gguflow
 from gguflow import conversion, sources
+from gguflow.arrays import Bytes
 from gguflow.container.mapped_file import IO_MODES, MappedFile
 from gguflow.parametric import Payload
-from gguflow.parametric.payload import Bytes
 from testing.checkpoints import write_safetensors
 
 NAMES = ("nf4_b64", "nf4_b64_dq", "affine4_b64+zstd", "lossless")

@@ -238,7 +238,7 @@ def print_entropy(matrices: list[Floats]) -> None:
             for i in range(payload.n_chunks):
                 n = g.n_runs(g.chunk_rows(i))
                 counts += np.bincount(
-                    dequantizing.unpacked(g, payload.sections(i)["codes"], n)[: n * g.run], minlength=256
+                    dequantizing.unpack(g, payload.sections(i)["codes"], n)[: n * g.run], minlength=256
                 )
                 codes += int(np.frombuffer(zipped.chunk(i)[:4].tobytes(), "<u4")[0])
             plain, coded = plain + payload.nbytes, coded + zipped.nbytes

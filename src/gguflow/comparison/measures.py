@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Doubles
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader, tile_ranges
 
@@ -25,8 +25,6 @@ PIECE = 1 << 20
 
 N_WORST = 5
 """Rows that are named."""
-
-Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

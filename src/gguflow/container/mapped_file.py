@@ -107,7 +107,7 @@ class MappedFile:
             there = mapping.size()
         if there < stop:
             raise self._shortened(there, stop)
-        return content[start:stop] if stop <= content.size else self._grown(there, stop)[start:stop]
+        return content[start:stop] if stop <= content.size else self._grown(stop)[start:stop]
 
     def map_all(self) -> memoryview:
         """All of the file as it was opened or last grew, mapped read-only for as long as somebody refers to
@@ -156,22 +156,25 @@ class MappedFile:
         if self._is_closed:
             raise UsageError(f"{self.path} is closed")
 
-    def _grown(self, there: int, stop: int) -> Bytes:
-        """The content of a file that is longer than its map: `there` bytes, `stop` or more."""
+    def _grown(self, stop: int) -> Bytes:
+        """The content of a file that is longer than its map: `stop` bytes or more."""
         if self._fd < 0:
             raise UsageError(f"{self.path} had {self.nbytes} bytes when it was opened; asked for {stop}")
         with self._lock:
             if self._mapped is None or stop > self._mapped[1].size:
-                self._mapped = self._map(there)
-            return self._mapped[1]
+                self._mapped = self._map(stop)
+            content = self._mapped[1]
+        if content.size < stop:
+            raise self._shortened(content.size, stop)
+        return content
 
     def _map(self, nbytes: int) -> tuple[mmap.mmap, Bytes]:
-        """The first nbytes of the file."""
+        """The first nbytes of the file; of one that may grow, as many as there are."""
         if nbytes == 0:  # nothing can be mapped
             raise MalformedError(self.path, Finding("C-001", "an empty file", "$", 0, "0 bytes", MAGIC))
         with platform.storage_errors("read", self.path):
             try:
-                mapping = mmap.mmap(self._fd, nbytes, access=mmap.ACCESS_READ)
+                mapping = mmap.mmap(self._fd, nbytes if self._is_mine else 0, access=mmap.ACCESS_READ)
             except ValueError as error:  # there are not so many bytes any more
                 finding = Finding("R-001", "the file changed while it was opened", expected=f"{nbytes} bytes")
                 raise InvalidError(self.path, finding) from error

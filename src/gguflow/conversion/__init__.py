@@ -26,6 +26,7 @@ from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make, uncoded_nbytes
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import UsageError
+from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
 from gguflow.parametric import Entropy, zstd_version
 from gguflow.quantization import kernels_digest
@@ -113,7 +114,7 @@ def prepare(
     checkpoint = sources.open_checkpoint(source)
     model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
-    template = str(output) if output is not None else _file_name(model.file_stem)
+    template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
     plans = [make(model, recipe, options, importance, integrity=integrity, sources=read) for recipe in chosen]
     paths = [Path(template.replace("{type}", recipe.label)) for recipe in chosen]
@@ -230,14 +231,6 @@ def convert(
         io=io,
         progress=progress,
     )[0]
-
-
-def _file_name(stem: str) -> str:
-    """A model's default file name: its stem comes from untrusted metadata, and must name a file of this
-    directory.
-    """
-    safe = "".join("-" if c in "/\\:\0" or not c.isprintable() else c for c in stem)
-    return f"{safe.lstrip('.') or 'model-{type}'}.gguf"
 
 
 def _binding(checkpoint: Checkpoint) -> str:

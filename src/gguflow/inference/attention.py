@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from gguflow.arrays import Floats
 
 
 def attend(queries: Floats, keys: Floats, values: Floats) -> Floats:

@@ -8,14 +8,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Floats
 from gguflow.blocks import FORMATS
 from gguflow.errors import UsageError
 from gguflow.inference.hyperparameters import Hyperparameters
 from gguflow.quantization import dequantize, quantize
-
-Floats = NDArray[np.float32]
 
 CACHE_FORMATS = ("f16", "q8_0", "f32")
 

@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.arrays import Doubles, Floats
 from gguflow.errors import UsageError
 from gguflow.inference.cache import CacheChoice
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import PIECE, Transformer
 
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 Targets = NDArray[np.intp]
 
 ROWS = 32

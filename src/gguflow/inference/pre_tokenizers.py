@@ -79,7 +79,7 @@ def _members(category: str) -> str:
 
 
 @functools.cache
-def _compiled(expression: str) -> re.Pattern[str]:
+def _compile(expression: str) -> re.Pattern[str]:
     """An expression that is to be matched against folded text."""
     parts: list[str] = []
     is_inside = False
@@ -113,7 +113,7 @@ class Splitter:
         for expression in self.expressions:
             subject = folded if expression.isascii() else spaced
             spans = [
-                span for first, last in spans for span in _cut(_compiled(expression), subject, first, last)
+                span for first, last in spans for span in _cut(_compile(expression), subject, first, last)
             ]
         return [text[first:last] for first, last in spans]
 

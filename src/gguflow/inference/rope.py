@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Doubles, Floats
 from gguflow.errors import Finding, InvalidError
 from gguflow.inference.hyperparameters import ROTATED_PAIRS, Hyperparameters, keys_of
 from gguflow.inference.keys import Keys
@@ -25,8 +25,6 @@ from gguflow.inference.keys import Keys
 if TYPE_CHECKING:
     from gguflow.runtime import Model
 
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 Rotation = tuple[Floats, Floats]
 """Cosine and sine, float32[positions, 1, d / 2] each."""
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.arrays import Floats
 from gguflow.errors import UsageError
-
-Floats = NDArray[np.float32]
 
 
 @dataclass

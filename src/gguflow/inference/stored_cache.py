@@ -7,16 +7,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from gguflow.arrays import Floats
 from gguflow.errors import UsageError
 from gguflow.inference.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     from gguflow.rows import RowStore
-
-Floats = NDArray[np.float32]
 
 
 class StoredCache:

@@ -31,7 +31,7 @@ _ENDING_TEXTS = (
         "<turn|>",
         "<end_of_turn>",
         "<end_of_utterance>",
-        "<｜end▁of▁sentence｜>",
+        "<｜end▁of▁sentence｜>",  # noqa: RUF001
     ),
     *(
         f"<|{name}|>"

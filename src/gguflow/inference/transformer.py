@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Floats
 from gguflow.errors import NonFiniteError, UsageError
 from gguflow.inference.attention import attend
 from gguflow.inference.cache import Cache, KeysAndValues
@@ -20,7 +20,6 @@ from gguflow.inference.weights import Layer, Products, Weights
 if TYPE_CHECKING:
     from gguflow.runtime import Model
 
-Floats = NDArray[np.float32]
 
 PIECE = 128
 """Tokens that go through the layers together: enough that decoding a block of weights counts little, few

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Floats
 from gguflow.inference.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     from gguflow.runtime import Model, Tensor
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What a checkpoint means: `load` turns tensors and a configuration into GGUF metadata and GGUF tensors.
+"""The meaning of a checkpoint: `load` turns tensors and a configuration into GGUF metadata and tensors.
 
-The families of models are found by listing this package: a module that declares `ARCHITECTURE` adds one.
+Families of models are found by listing this package: a module that declares `ARCHITECTURE` adds one.
 """
 
 from __future__ import annotations
@@ -25,30 +25,34 @@ from gguflow.sources.base import Checkpoint
 def load(
     checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefix: str | None = None
 ) -> Model:
-    """Understand a checkpoint.
+    """Turn a checkpoint into a model: GGUF metadata and GGUF tensors.
 
-    With a configuration, the family that config.json names decides on everything. Without one, or where the
-    caller names an architecture, tensors keep their names and metadata is the bare minimum. A GGUF file is
-    passed on as it is.
+    With a configuration, the family that config.json names decides everything. Without one, or if
+    `architecture` is given, tensors keep their names and metadata is minimal. A GGUF file is passed on as it
+    is.
 
-    architecture: GGUF's name for `general.architecture`, in place of what config.json says. strip_prefix:
-    taken off the names that start with it. Raises UsageError (no configuration, and no architecture named),
-    UnsupportedError (a family that is not known), InvalidError and its siblings for whatever is wrong with
-    the checkpoint; spec/models.md lists the rules.
+    checkpoint: tensors, configuration and side files.
+    architecture: value for `general.architecture`, instead of what config.json says.
+    strip_prefix: removed from the names that start with it.
+
+    Raises UsageError (no configuration, and no architecture given), UnsupportedError (unknown family), and
+    InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules.
     """
     if strip_prefix:
         checkpoint = strip(checkpoint, strip_prefix)
     if checkpoint.metadata is not None:
         if architecture is not None:
             raise UsageError(
-                f"{checkpoint.path}: a GGUF file says what the model is; --arch is for tensors without a configuration"
+                f"{checkpoint.path}: a GGUF file says what the model is; "
+                "--arch is for tensors without a configuration"
             )
         return from_gguf(checkpoint, checkpoint.metadata)
     if architecture is not None:
         model = pass_through(checkpoint, architecture)
     elif checkpoint.config is None or checkpoint.directory is None:
         raise UsageError(
-            f"{checkpoint.path}: nothing here says what the model is; pass --arch NAME to set general.architecture and keep the names"
+            f"{checkpoint.path}: no config.json says what the model is; "
+            "pass --arch NAME to set general.architecture and keep the tensor names"
         )
     else:
         config = Document(checkpoint.directory / "config.json", checkpoint.config)
@@ -59,7 +63,7 @@ def load(
 
 @functools.cache
 def architectures() -> Mapping[str, Architecture]:
-    """Class name in config.json -> the family that it belongs to."""
+    """The families by the class names in config.json that select them."""
     classes: dict[str, Architecture] = {}
     for module in pkgutil.iter_modules(__path__):
         if not module.ispkg:
@@ -69,12 +73,12 @@ def architectures() -> Mapping[str, Architecture]:
 
 
 def by_name(name: str) -> Architecture | None:
-    """The family whose `general.architecture` this is, None where it is not known."""
+    """The family with this `general.architecture`, or None if it is unknown."""
     return next((family for family in architectures().values() if family.name == name), None)
 
 
 def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
-    """Tensors are matched before the tokenizer is read: its size is bounded by that of the embedding matrix."""
+    """Match tensors before reading the tokenizer: the embedding matrix limits the size of the vocabulary."""
     family = _family(config)
     _refuse_quantized(config)
     hyper_parameters = family.metadata(config, directory)
@@ -96,27 +100,29 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
 
 
 def _refuse_quantized(config: Document) -> None:
-    """Raise UnsupportedError (M-007) where weights are in a form that is not read. That of bitsandbytes in 4
-    bits is (see `sources.bitsandbytes`).
-    """
+    """Raise UnsupportedError (M-007) if weights are quantized, except by bitsandbytes to 4 bits."""
     if "quantization_config" not in config:
         return
     values = config.section("quantization_config").values
     method = values.get("quant_method")
     if method != "bitsandbytes" or values.get("load_in_4bit") is not True:
-        message = "the weights are quantized already, and not by bitsandbytes to 4 bits; convert the checkpoint that they were made from"
+        message = (
+            "the weights are already quantized, and not by bitsandbytes to 4 bits; "
+            "convert the original checkpoint instead"
+        )
         raise UnsupportedError(
             config.file, Finding("M-007", message, "$.quantization_config.quant_method", found=method)
         )
 
 
 def _family(config: Document) -> Architecture:
-    """The family of the class that config.json names. Raises InvalidError (M-002, M-003), UnsupportedError
-    (M-004).
-    """
+    """The family that config.json names. Raises InvalidError (M-002, M-003), UnsupportedError (M-004)."""
     name = class_name(config)
     if name not in architectures():
         known = ", ".join(sorted(architectures()))
-        message = f"the architecture is not known (known: {known}); --arch NAME keeps tensor names and writes no hyper-parameters and no tokenizer"
+        message = (
+            f"unknown architecture (known: {known}); --arch NAME keeps tensor names and writes "
+            "no hyper-parameters and no tokenizer"
+        )
         raise UnsupportedError(config.file, Finding("M-004", message, "$.architectures[0]", found=name))
     return architectures()[name]

@@ -1,6 +1,4 @@
-"""What one file of this package declares about one family of models, and the matching of a checkpoint's
-tensors against it.
-"""
+"""The declaration of a family of models, and the matching of a checkpoint's tensors against it."""
 
 from __future__ import annotations
 
@@ -17,15 +15,16 @@ from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
 
 MAX_LAYERS = 512
-"""llama.cpp's LLAMA_MAX_LAYERS: the most blocks that it loads."""
+"""llama.cpp's LLAMA_MAX_LAYERS: the largest number of blocks that it loads."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A tensor that an architecture knows under a GGUF name; one of three dimensions is stacked from the
-    matrices of a layer's experts.
+    """A tensor that an architecture has under a GGUF name; three dimensions mean stacked experts of a layer.
 
-    shape: NumPy order, from the hyper-parameters. required: whether a checkpoint without it is refused.
+    shape: in NumPy order, from the hyper-parameters.
+    required: whether a checkpoint must have it.
+    row_order: how its rows are rearranged in the file, or None.
     """
 
     shape: tuple[int, ...]
@@ -37,16 +36,16 @@ class Expected:
 class Architecture:
     """A family of models.
 
-    name: GGUF's name of it. classes: the names in config.json's "architectures" that mean it.
+    name: its `general.architecture`.
+    classes: the names in config.json's "architectures" that select it.
     metadata: (config, directory) -> the hyper-parameters' keys, in llama.cpp's order.
-    tensors: config -> GGUF tensor name -> what is expected of it.
-    tokenizer: its files -> the tokenizer's keys, in llama.cpp's order.
-    rename: (checkpoint's tensor name, config) -> the name that gguf's TensorNameMap knows.
-    skipped: regular expressions; a (renamed) tensor that one of them matches in full is left out.
-    computed: config -> tensors that no checkpoint holds (rope frequencies); computed_names: all that there
-    may be.
-    originals: what transformers calls the tensors, without .weight and .bias: {i} stands for a layer, {x} for
-    an expert.
+    tensors: config -> the expected tensors by GGUF name.
+    tokenizer: tokenizer files -> the tokenizer's keys, in llama.cpp's order.
+    rename: (checkpoint's tensor name, config) -> the name in gguf's TensorNameMap.
+    skipped: regular expressions; (renamed) tensors that fully match one of them are left out.
+    computed: config -> tensors that no checkpoint holds (rope frequencies).
+    computed_names: the names of all tensors that `computed` can return.
+    originals: transformers' names of the tensors, without .weight and .bias; {i}: the layer, {x}: the expert.
     has_rope_order: whether rows of Q and K are rearranged (`RopeOrder`).
     """
 
@@ -64,7 +63,7 @@ class Architecture:
 
 
 def class_name(config: Document) -> str:
-    """The class that config.json names first. Raises InvalidError (M-002, M-003)."""
+    """The first class that config.json names. Raises InvalidError (M-002, M-003)."""
     names = config.items("architectures")
     if not names:
         raise config.missing("architectures")
@@ -76,11 +75,10 @@ def class_name(config: Document) -> str:
 def match_tensors(
     architecture: Architecture, checkpoint: Checkpoint, config: Document
 ) -> tuple[ModelTensor, ...]:
-    """The checkpoint's tensors under their GGUF names, in the checkpoint's order, after the computed ones.
+    """The computed tensors, then the checkpoint's under their GGUF names, in the checkpoint's order.
 
-    Raises InvalidError: a tensor that is missing (M-010), not known (M-011), of another shape than the
-    hyper-parameters say (M-012),
-    there twice (M-013), or an expert's that has another dtype than those of the others (M-015).
+    Raises InvalidError for a tensor that is missing (M-010), unknown (M-011), has a shape that contradicts
+    the hyper-parameters (M-012) or occurs twice (M-013), and for experts of different dtypes (M-015).
     """
     import gguf
 
@@ -95,53 +93,49 @@ def match_tensors(
         hf_name, expert = _without_expert(hf_name)
         name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
         if name not in expected:
-            raise _refused(
+            raise _tensor_error(
                 source,
                 "M-011",
-                f"{architecture.name} has no tensor {source.name!r}, and the list of tensors to skip has none either",
+                f"{architecture.name} has no tensor {source.name!r}, and none of this name to skip",
             )
         shape = expected[name].shape
         if expert is not None and expert >= shape[0]:
-            raise _refused(
-                source, "M-011", f"the hyper-parameters in {config.file.name} speak of {shape[0]} experts"
+            raise _tensor_error(
+                source, "M-011", f"the hyper-parameters in {config.file.name} say {shape[0]} experts"
             )
         parts = matched.setdefault(name, {})
         if (expert or 0) in parts:
-            raise _refused(source, "M-013", f"{source.name!r} is {name} a second time")
+            raise _tensor_error(source, "M-013", f"{source.name!r} is a second {name}")
         if source.shape != (shape if expert is None else shape[1:]):
             message = f"the shape of {name} contradicts the hyper-parameters in {config.file.name}"
-            raise _refused(source, "M-012", message, shape if expert is None else shape[1:])
+            raise _tensor_error(source, "M-012", message, shape if expert is None else shape[1:])
         if parts and source.dtype != next(iter(parts.values())).dtype:
-            raise _refused(source, "M-015", "the experts of a layer have different dtypes")
+            raise _tensor_error(source, "M-015", "the experts of a layer have different dtypes")
         parts[expert or 0] = source
     for name, rule in expected.items():
         if name not in matched and rule.required:
-            message = f"{architecture.name} needs a tensor {name}, and nothing in the checkpoint maps to it"
+            message = f"{architecture.name} needs a tensor {name}, but no tensor of the checkpoint maps to it"
             raise InvalidError(
                 checkpoint.path, Finding("M-010", message, json_path(name), expected=list(rule.shape))
             )
-    tensors = tuple(_whole(checkpoint, name, expected[name], parts) for name, parts in matched.items())
+    tensors = tuple(_join_experts(checkpoint, name, expected[name], parts) for name, parts in matched.items())
     return architecture.computed(config) + tensors
 
 
 def _without_expert(name: str) -> tuple[str, int | None]:
-    """The name that stands for the tensors of all experts of a layer, and which of them this is; other names
-    as they are.
-    """
+    """The name shared by the tensors of all experts of a layer, and the expert; other names unchanged."""
     match = re.fullmatch(r"(.*\.experts)\.(\d{1,9})(\..*)", name)
     return (match[1] + match[3], int(match[2])) if match else (name, None)
 
 
-def _whole(
+def _join_experts(
     checkpoint: Checkpoint, name: str, rule: Expected, parts: Mapping[int, SourceTensor]
 ) -> ModelTensor:
-    """A tensor of its source, or of those of all experts in order. Raises InvalidError (M-010) where one of
-    them is missing.
-    """
+    """A tensor from its source, or from all experts. Raises InvalidError (M-010) if one is missing."""
     is_stacked = next(iter(parts.values())).shape != rule.shape
     missing = next((i for i in range(rule.shape[0]) if i not in parts), None) if is_stacked else None
     if missing is not None:
-        message = f"of {name}, the part of expert {missing} is missing"
+        message = f"{name}: expert {missing} is missing"
         raise InvalidError(
             checkpoint.path,
             Finding("M-010", message, json_path(name), found=f"{len(parts)} experts", expected=rule.shape[0]),
@@ -149,10 +143,10 @@ def _whole(
     return ModelTensor(name, rule.shape, tuple(parts[i] for i in sorted(parts)), row_order=rule.row_order)
 
 
-def _refused(
+def _tensor_error(
     source: SourceTensor, rule: str, message: str, expected: tuple[int, ...] | None = None
 ) -> InvalidError:
-    """The error for a tensor that cannot be used. expected: the shape that it should have."""
+    """The error for a tensor that cannot be used; expected: the shape that it should have."""
     found = None if expected is None else list(source.shape)
     return InvalidError(
         source.file.path,

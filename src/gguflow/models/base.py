@@ -1,8 +1,6 @@
-"""What a model is to the rest of the package: GGUF metadata, and tensors under GGUF names that say where
-their rows come from.
+"""A model as the rest of the package sees it: GGUF metadata, and GGUF tensors with their sources.
 
-spec/models.md has the rules that a checkpoint must keep to be understood (M-002 to M-030), each with the
-verdict on one that breaks it.
+spec/models.md has the rules for checkpoints (M-002 to M-030), each with the verdict if it is broken.
 """
 
 from __future__ import annotations
@@ -24,19 +22,20 @@ from gguflow.sources.base import SourceTensor
 
 @dataclass(frozen=True)
 class RopeOrder:
-    """The order in which GGUF keeps the rows of Llama's query and key projections, and of their biases.
+    """The order of rows in GGUF for Llama's query and key projections, and for their biases.
 
     Checkpoints rotate halves of a head (row j with row j + d/2), llama.cpp's "norm" rope rotates neighbours
-    (2j with 2j + 1): output row
-    2j + k of a head is source row k * d/2 + j. is_inverse: the way back, from GGUF's order to the
-    checkpoint's.
+    (2j with 2j + 1): output row 2j + k of a head is source row k * d/2 + j.
+
+    n_heads: number of heads.
+    is_inverse: whether this is the inverse, from GGUF's order to the checkpoint's.
     """
 
     n_heads: int
     is_inverse: bool = False
 
     def source_rows(self, first: int, last: int, n_rows: int) -> NDArray[np.int64]:
-        """The source row of each output row in [first, last), of n_rows in all."""
+        """The source row of each output row in [first, last), in a tensor of n_rows rows."""
         head_dim = n_rows // self.n_heads
         row = np.arange(first, last, dtype=np.int64)
         head, within = np.divmod(row, head_dim)
@@ -51,12 +50,13 @@ class RopeOrder:
 
 @dataclass(frozen=True)
 class ModelTensor:
-    """An output tensor: its GGUF name and shape (NumPy order), and either the source tensors that it comes
-    from or the values themselves.
+    """An output tensor, with either its source tensors or its values.
 
-    sources: one for most tensors. Several follow each other along the leading axis: the experts of a layer,
-    stacked. All have one format. values: float32, or flat uint8 for bytes that are written as they are.
-    row_order: how the rows of the one source are arranged in the output, None for as they are.
+    name: GGUF name.
+    shape: in NumPy order.
+    sources: usually one; several are stacked along the leading axis (the experts of a layer), in one format.
+    values: float32, or flat uint8 for bytes that are written unchanged.
+    row_order: how the rows of the only source are rearranged in the output, or None.
     """
 
     name: str
@@ -67,13 +67,11 @@ class ModelTensor:
 
     @property
     def source(self) -> SourceTensor | None:
-        """The first of the sources: what all of them have in common, the format, is known from it."""
+        """The first source, which has the same format as the others."""
         return self.sources[0] if self.sources else None
 
     def parts(self, first: int, last: int) -> Iterator[tuple[SourceTensor, int, int]]:
-        """Weights [first, last) as pieces of the sources: each with a range of its own weights. For tensors
-        without a row order.
-        """
+        """The sources of weights [first, last), each with a range of its weights; not with a row order."""
         i = bisect_right(self._ends, first)
         while first < last:
             source, end = self.sources[i], self._ends[i]
@@ -84,7 +82,7 @@ class ModelTensor:
 
     @cached_property
     def _ends(self) -> list[int]:
-        """Where each source ends, in weights of this tensor."""
+        """The end of each source, in weights of this tensor."""
         return list(itertools.accumulate(source.n_weights for source in self.sources))
 
     @property
@@ -93,9 +91,7 @@ class ModelTensor:
 
 
 class Sizes(NamedTuple):
-    """What recipes and the way back to a checkpoint ask of a model: GGUF's name of its architecture, and
-    numbers that are 0 where unknown.
-    """
+    """The sizes of a model that recipes and exports need: its architecture, and numbers, 0 if unknown."""
 
     architecture: str
     n_layers: int = 0
@@ -106,15 +102,14 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint understood.
+    """A checkpoint in GGUF's terms.
 
-    architecture: GGUF's name of it ("llama"). metadata: every key but those that depend on the recipe
-    (general.file_type, general.quantization_version). n_layers, n_heads, n_kv_heads, n_experts: what recipes
-    ask for; 0 where unknown.
-    is_final: whether the tensors are those of a GGUF file already, so that one that is not quantized stays as
-    it is.
-    file_stem: the default output name without type and suffix, by llama.cpp's naming convention; may hold
-    "{type}".
+    architecture: `general.architecture` ("llama").
+    metadata: all keys but those that depend on the recipe (general.file_type, general.quantization_version).
+    tensors: in the order of the file.
+    n_layers, n_heads, n_kv_heads, n_experts: for recipes; 0 if unknown.
+    is_final: whether the tensors come from a GGUF file, so that those not quantized are copied unchanged.
+    file_stem: the default output name without suffix, with "{type}" for the type.
     """
 
     architecture: str

@@ -1,4 +1,4 @@
-"""BERT: MiniLM, bge and other encoders that sentences are embedded with."""
+"""BERT: MiniLM, bge and other encoders for sentence embeddings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def metadata(config: Document, directory: Path) -> Metadata:
 
 
 def class_labels(config: Document) -> list[str]:
-    """The classes of a classifier, in order; none where they are just the two that transformers makes up."""
+    """The classes of a classifier, in order; none if they are only transformers' two default ones."""
     named = config.section("id2label")
     keys = sorted(named.values, key=lambda key: (len(key), key))
     labels = [named.text(key) for key in keys]
@@ -68,9 +68,7 @@ def tensors(config: Document) -> dict[str, Expected]:
 
 
 def rename(name: str, config: Document) -> str:
-    """Without the prefix that models with a head have; norms by today's names; a classifier with real classes
-    is the output of one.
-    """
+    """Remove the prefix of models with a head, use the current names of norms, and name the classifier."""
     name = name.removeprefix("bert.")
     if name.endswith(".gamma"):
         name = name.removesuffix("gamma") + "weight"

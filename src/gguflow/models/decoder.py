@@ -1,6 +1,4 @@
-"""What Llama, Qwen2 and Qwen3 have in common: a stack of blocks of grouped-query attention and a gated
-feed-forward network.
-"""
+"""What Llama, Qwen2 and Qwen3 share: blocks of grouped-query attention and a gated feed-forward network."""
 
 from __future__ import annotations
 
@@ -29,13 +27,15 @@ ORIGINALS = (
         )
     ),
 )
-"""What transformers calls the tensors of a decoder, without .weight and .bias."""
+"""transformers' names of the tensors of a decoder, without .weight and .bias."""
 
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """The hyper-parameters that shapes depend on. n_experts: of each layer, 0 where there is one dense
-    network; expert_size: the width of each.
+    """The hyper-parameters that shapes depend on.
+
+    n_experts: experts of each layer; 0 for a dense network.
+    expert_size: width of each expert.
     """
 
     n_layers: int
@@ -50,10 +50,12 @@ class DecoderSizes:
 
     @classmethod
     def of(cls, config: Document, head_dim: int | None = None, experts: str = "") -> DecoderSizes:
-        """Read from config.json. head_dim: the default, None for hidden_size / n_heads. experts: the key of
-        their number, "" where there are none.
+        """Read the sizes from config.json.
 
-        Raises InvalidError: a key is missing (M-002), or heads do not divide as they must (M-003).
+        head_dim: the default; None for hidden_size / n_heads.
+        experts: the key for the number of experts; "" if there are none.
+
+        Raises InvalidError if a key is missing (M-002) or sizes do not divide (M-003).
         """
         hidden_size, n_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
         n_kv_heads = config.integer("num_key_value_heads", n_heads)
@@ -78,8 +80,9 @@ class DecoderSizes:
 
 
 def decoder_metadata(name: str, config: Document, sizes: DecoderSizes, *, head_dim: bool = True) -> Metadata:
-    """The hyper-parameters' keys in the order of llama.cpp's converter. head_dim: whether key_length and
-    value_length are written.
+    """The hyper-parameters' keys in the order of llama.cpp's converter.
+
+    head_dim: whether to write key_length and value_length.
     """
     metadata: Metadata = {
         f"{name}.block_count": u32(sizes.n_layers),
@@ -113,11 +116,12 @@ def decoder_tensors(
     head_norms: bool = False,
     headless: bool = False,
 ) -> dict[str, Expected]:
-    """GGUF name -> what is expected. Shapes are [out, in].
+    """The expected tensors by GGUF name; shapes are [out, in].
 
-    rope_order: rows of Q and K are rearranged. qkv_bias: Q, K and V must have biases (elsewhere they may).
-    head_norms: Q and K are normalized per head. headless: a checkpoint may lack the output matrix (a bare
-    model, without a language model's head).
+    rope_order: whether rows of Q and K are rearranged.
+    qkv_bias: whether Q, K and V must have biases (otherwise they may).
+    head_norms: whether Q and K are normalized per head.
+    headless: whether a checkpoint may lack the output matrix (a model without a language-model head).
     """
     hidden = sizes.hidden_size
     q_rows, kv_rows = sizes.n_heads * sizes.head_dim, sizes.n_kv_heads * sizes.head_dim
@@ -163,7 +167,7 @@ def _feed_forward(block: str, sizes: DecoderSizes) -> dict[str, Expected]:
 
 
 def _experts(block: str, sizes: DecoderSizes) -> dict[str, Expected]:
-    """The router, and each matrix of all experts stacked: [experts, out, in]."""
+    """The router, and the stacked matrices of all experts: [experts, out, in]."""
     n, hidden, wide = sizes.n_experts, sizes.hidden_size, sizes.expert_size
     return {
         f"{block}.ffn_gate_inp.weight": Expected((n, hidden)),

@@ -1,9 +1,7 @@
-"""The JSON and text files beside the weights, read with a limit on their size and with types checked at every
-access.
+"""The JSON and text files beside the weights, read with a size limit and checked types.
 
-All of it is untrusted. A `Document` answers typed questions about one JSON object and, where it cannot,
-raises an error that names the file and the key; so no other module of this package looks into raw JSON
-without proving its type.
+All of them are untrusted. A `Document` gives typed access to one JSON object; its errors name the file and
+the key. No other module of this package uses raw JSON without checking its type.
 """
 
 from __future__ import annotations
@@ -21,18 +19,18 @@ from gguflow.sources.base import json_path, require_regular
 from gguflow.sources.huggingface import contained
 
 MAX_FILE_NBYTES = 128 << 20
-"""The largest side file that is read. The largest known tokenizer.json (a vocabulary of 262144) has 35 MB."""
+"""The size limit of a side file. The largest known tokenizer.json (262144 tokens) has 35 MB."""
 
 MAX_INTEGER = 2**31 - 1
-"""The largest hyper-parameter: llama.cpp keeps them in 32 bits, and shapes are products of two."""
+"""The largest hyper-parameter: llama.cpp stores them in 32 bits, and shapes are products of two."""
 
 MAX_FLOAT32 = 3.4028234663852886e38
 
 
 def read_bytes(directory: Path, name: str) -> bytes | None:
-    """The whole of a file in the checkpoint's directory, None where there is none.
+    """The content of a file in the checkpoint's directory, or None if it does not exist.
 
-    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: no regular file), LimitError
+    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: not a regular file), LimitError
     (M-022), StorageError.
     """
     file = contained(directory, name)
@@ -50,8 +48,9 @@ def read_bytes(directory: Path, name: str) -> bytes | None:
 
 
 def read_text(directory: Path, name: str) -> str | None:
-    """A UTF-8 file, line ends made newlines; None where there is none. Raises MalformedError (M-021), and
-    what read_bytes raises.
+    """The text of a UTF-8 file with newlines as line ends, or None if it does not exist.
+
+    Raises MalformedError (M-021), and what read_bytes raises.
     """
     content = read_bytes(directory, name)
     if content is None:
@@ -64,8 +63,9 @@ def read_text(directory: Path, name: str) -> str | None:
 
 
 def read_json(directory: Path, name: str) -> Any:
-    """What a JSON file holds, None where there is no file. Raises MalformedError and LimitError (J-001 to
-    J-006), and what read_bytes raises.
+    """The value in a JSON file, or None if the file does not exist.
+
+    Raises MalformedError and LimitError (J-001 to J-006), and what read_bytes raises.
     """
     content = read_bytes(directory, name)
     return None if content is None else strict_json.parse(content, directory / name, allow_infinity=True)
@@ -73,10 +73,11 @@ def read_json(directory: Path, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Document:
-    """A JSON object, and where it stands.
+    """A JSON object and its location; a key whose value is null counts as absent, as in transformers.
 
-    file: for messages. where: its path in the file, in the manner of JSONPath. A key whose value is null
-    counts as absent, as in transformers.
+    file: for messages.
+    values: the object.
+    where: its path in the file, as JSONPath.
     """
 
     file: Path
@@ -85,8 +86,9 @@ class Document:
 
     @classmethod
     def read(cls, directory: Path, name: str) -> Document | None:
-        """The object in a file, None where there is no file. Raises MalformedError (M-021: no object), and
-        what read_json raises.
+        """The object in a file, or None if the file does not exist.
+
+        Raises MalformedError (M-021: not an object), and what read_json raises.
         """
         file = directory / name
         values = read_json(directory, name)
@@ -100,11 +102,11 @@ class Document:
         return self.values.get(key) is not None
 
     def at(self, key: str, index: int | None = None) -> str:
-        """The path of a key; with an index, of that element of its list."""
+        """The path of a key, or of element `index` of its list."""
         return self.where + json_path(key).removeprefix("$") + ("" if index is None else f"[{index}]")
 
     def wrong(self, key: str, found: object, expected: str, index: int | None = None) -> InvalidError:
-        """The error for a value that cannot be used (M-003); with an index, for that element of a list."""
+        """The error for an invalid value (M-003), or for element `index` of a list."""
         return InvalidError(
             self.file,
             Finding(
@@ -117,14 +119,15 @@ class Document:
         )
 
     def missing(self, key: str) -> InvalidError:
-        """The error for a key that is needed (M-002)."""
+        """The error for a missing key (M-002)."""
         return InvalidError(self.file, Finding("M-002", f"the key {key!r} is missing", self.at(key)))
 
     def integer(
         self, key: str, default: int | None = None, minimum: int = 1, maximum: int = MAX_INTEGER
     ) -> int:
-        """The integer under key. Raises InvalidError: absent without a default (M-002), no integer or out of
-        range (M-003).
+        """The integer under a key.
+
+        Raises InvalidError if it is absent without a default (M-002), not an integer or out of range (M-003).
         """
         value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
@@ -132,7 +135,7 @@ class Document:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """The finite number under key, as float. Raises InvalidError as integer does."""
+        """The finite number under a key, as float. Raises InvalidError as `integer` does."""
         value = self._value(key, default)
         try:
             number = (
@@ -145,35 +148,35 @@ class Document:
         return number
 
     def flag(self, key: str, default: bool | None = None) -> bool:
-        """The boolean under key. Raises InvalidError as integer does."""
+        """The boolean under a key. Raises InvalidError as `integer` does."""
         value = self._value(key, default)
         if not isinstance(value, bool):
             raise self.wrong(key, value, "true or false")
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
-        """The string under key. Raises InvalidError as integer does."""
+        """The string under a key. Raises InvalidError as `integer` does."""
         value = self._value(key, default)
         if not isinstance(value, str):
             raise self.wrong(key, value, "a string")
         return value
 
     def section(self, key: str) -> Document:
-        """The object under key; an empty one where it is absent. Raises InvalidError (M-003)."""
+        """The object under a key, empty if absent. Raises InvalidError (M-003)."""
         value = self._value(key, {})
         if not isinstance(value, dict):
             raise self.wrong(key, value, "an object")
         return Document(self.file, value, self.at(key))
 
     def items(self, key: str) -> list[Any]:
-        """The list under key; an empty one where it is absent. Raises InvalidError (M-003)."""
+        """The list under a key, empty if absent. Raises InvalidError (M-003)."""
         value = self._value(key, [])
         if not isinstance(value, list):
             raise self.wrong(key, value, "a list")
         return value
 
     def sections(self, key: str) -> Iterator[Document]:
-        """The objects of the list under key. Raises InvalidError (M-003)."""
+        """The objects in the list under a key. Raises InvalidError (M-003)."""
         for index, value in enumerate(self.items(key)):
             if not isinstance(value, dict):
                 raise self.wrong(key, value, "an object", index)

@@ -1,10 +1,7 @@
-"""`general.*`: who made the model, under which licence, from what; and the name of the output file, which
-follows from it.
-"""
+"""`general.*`: author, licence and origin of the model, and the name of the output file made from them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +11,17 @@ from gguflow.container.metadata import Metadata, Value, ValueType, array, f32, s
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import ModelTensor
 from gguflow.models.documents import Document, read_text
+from gguflow.models.output_name import stem_from_card
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Weights of a model, from which its size label is made ("1.1B", "8x7B").
+    """Numbers of weights, for the size label of a model ("1.1B", "8x7B").
 
-    total: of all tensors. shared: of those that are not of experts. expert: of one expert in all layers.
-    n_experts: of each layer, 0 for none.
+    total: of all tensors.
+    shared: of all tensors that do not belong to experts.
+    expert: of one expert in all layers.
+    n_experts: experts of each layer; 0 for none.
     """
 
     total: int
@@ -41,18 +41,21 @@ class ParameterCounts:
 def general_metadata(architecture: str, directory: Path, counts: ParameterCounts) -> tuple[Metadata, str]:
     """The keys in llama.cpp's order, and the file stem with its "{type}" placeholder.
 
-    The model card (README.md), config.json and generation_config.json are read by gguf's own `Metadata`, so
-    that the heuristics of names and size labels are llama.cpp's.
+    gguf's own `Metadata` reads the model card (README.md), config.json and generation_config.json, so that
+    the heuristics for names and size labels are llama.cpp's.
 
-    counts: of all output tensors; become the size label where the model's name holds none.
-    Raises InvalidError (M-020) where the card says something that no key can hold, MalformedError, LimitError
-    and StorageError as read_text.
+    architecture: `general.architecture`.
+    directory: the checkpoint's directory.
+    counts: of all output tensors; they give the size label if the model's name has none.
+
+    Raises InvalidError (M-020) if a value in the card cannot be stored; MalformedError, LimitError and
+    StorageError as read_text.
     """
     import gguf
 
-    directory = directory.resolve() if directory.name in ("", "..") else directory  # "." has a name too
+    directory = directory.resolve() if directory.name in ("", "..") else directory  # gives "." a name too
     card_file = directory / "README.md"
-    read_text(directory, card_file.name)  # its size and encoding are proved before gguf reads it
+    read_text(directory, card_file.name)  # checks size and encoding before gguf reads it
     generation = Document.read(directory, "generation_config.json")
     try:
         card = gguf.Metadata.load(None, directory, None, counts.total)
@@ -65,19 +68,17 @@ def general_metadata(architecture: str, directory: Path, counts: ParameterCounts
         stem = gguf.naming_convention(
             card.name, card.basename, card.finetune, card.version, card.size_label, None
         )
-    except (
-        Exception
-    ) as error:  # gguf checks no types: whatever a hostile card makes it raise is the card's fault
+    except Exception as error:  # gguf does not check types: any error is caused by the card
         raise InvalidError(
             card_file,
             Finding("M-020", "the model card cannot be used", found=f"{type(error).__name__}: {error}"),
         ) from error
     metadata = {key: _value(card_file, key, value) for key, value in writer.kv_data[0].items()}
-    return _with_repetition_penalty(metadata, generation), f"{_file_name(stem)}-{{type}}"
+    return _with_repetition_penalty(metadata, generation), stem_from_card(stem)
 
 
 def _value(file: Path, key: str, value: Any) -> Value:
-    """gguf's idea of a value as ours; numbers and dates that YAML made of unquoted text become text again."""
+    """A value from gguf as one of ours; numbers and dates that YAML parsed become text again."""
     kind = ValueType(int(value.type))
     if kind is ValueType.STRING:
         return string(_text(file, key, value.value))
@@ -93,7 +94,7 @@ def _text(file: Path, key: str, value: object) -> str:
 
 
 def _with_repetition_penalty(metadata: Metadata, generation: Document | None) -> Metadata:
-    """Older releases of gguf know the recommended penalty only by llama.cpp's name, not by transformers' own."""
+    """Add the recommended penalty, of which older gguf releases do not know transformers' name."""
     key = "general.sampling.penalty_repeat"
     if generation is None or key in metadata or "repetition_penalty" not in generation:
         return metadata
@@ -103,8 +104,3 @@ def _with_repetition_penalty(metadata: Metadata, generation: Document | None) ->
             ordered.setdefault(key, f32(generation.number("repetition_penalty")))
         ordered[name] = value
     return ordered
-
-
-def _file_name(stem: str) -> str:
-    """Without separators, control characters and braces: a card must not choose where the output goes."""
-    return re.sub(r"[\x00-\x1f\x7f/\\:{}]", "-", stem)

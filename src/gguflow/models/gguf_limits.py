@@ -1,6 +1,4 @@
-"""The last look at a model: everything in it can be written into a GGUF file. What comes from outside is text
-and numbers of any kind.
-"""
+"""The last check of a model: every name and value in it can be stored in a GGUF file."""
 
 from __future__ import annotations
 
@@ -16,20 +14,25 @@ from gguflow.models.base import Model
 
 
 def check_storable(model: Model, path: Path) -> None:
-    """Raises InvalidError: a tensor's name is longer than 63 bytes or no text (M-014), a value does not fit
-    its type (M-030).
+    """Check that GGUF can store the names and values of a model; path is for messages.
+
+    Raises InvalidError if a tensor's name is longer than 63 bytes or not valid Unicode (M-014), or if a value
+    does not fit its type (M-030).
     """
     for tensor in model.tensors:
         n_bytes = _utf8_bytes(tensor.name)
         if n_bytes is None:
             raise InvalidError(
-                path, Finding("M-014", "a tensor's name is not Unicode text", found=tensor.name)
+                path, Finding("M-014", "a tensor's name is not valid Unicode", found=tensor.name)
             )
         if n_bytes > MAX_NAME_BYTES:
-            message = f"the tensor name {tensor.name!r} is too long for GGUF; --strip-prefix PREFIX takes a common prefix off"
+            message = (
+                f"the tensor name {tensor.name!r} is too long for GGUF; "
+                "--strip-prefix PREFIX removes a common prefix"
+            )
             raise InvalidError(
                 path,
-                Finding("M-014", message, found=f"{n_bytes} bytes", expected=f"{MAX_NAME_BYTES} at most"),
+                Finding("M-014", message, found=f"{n_bytes} bytes", expected=f"at most {MAX_NAME_BYTES}"),
             )
     for key, value in model.metadata.items():
         if _utf8_bytes(key) is None or not _fits(value):
@@ -39,7 +42,7 @@ def check_storable(model: Model, path: Path) -> None:
                     "M-030",
                     f"the value of {key} cannot be stored",
                     found=value.value,
-                    expected=_described(value),
+                    expected=_describe(value),
                 ),
             )
 
@@ -62,14 +65,14 @@ def _all_fit(kind: ValueType, values: Iterable[Any]) -> bool:
 
 
 def _utf8_bytes(text: str) -> int | None:
-    """None for text with lone surrogates, which JSON can hold and UTF-8 cannot."""
+    """The UTF-8 bytes of a text, or None if it has lone surrogates, which only JSON can represent."""
     try:
         return len(text.encode("utf-8"))
     except UnicodeEncodeError:
         return None
 
 
-def _described(value: Value) -> str:
+def _describe(value: Value) -> str:
     if value.element_type is not None:
         return f"an array of {value.element_type.name.lower()}"
     return value.type.name.lower()

@@ -1,6 +1,4 @@
-"""The way back: what a checkpoint would call the tensors of a GGUF file, and in what order it would keep
-their rows.
-"""
+"""Hugging Face names of the tensors of a GGUF file, and the order of their rows in a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,30 +15,34 @@ from gguflow.sources.base import SourceTensor
 
 
 @dataclass(frozen=True)
-class Original:
-    """A tensor of a checkpoint, and where a GGUF file has it.
+class HfTensor:
+    """A tensor of a checkpoint, and the GGUF tensor that holds it.
 
-    name: in the checkpoint. stored: in the file. expert: the entry of the stored tensor's first axis that it
-    is, None for all of it.
-    row_order: how the stored rows are arranged in the checkpoint, None for as they are.
+    name: in the checkpoint.
+    gguf_name: in the file.
+    expert: its index in the first axis of the GGUF tensor, or None if it is the whole tensor.
+    row_order: how the stored rows are rearranged for the checkpoint, or None.
     """
 
     name: str
-    stored: str
+    gguf_name: str
     expert: int | None = None
     row_order: RopeOrder | None = None
 
 
 def originals(
     sizes: Sizes, architecture: Architecture | None, shapes: Mapping[str, tuple[int, ...]], path: Path
-) -> Iterator[Original]:
-    """What transformers calls the tensors of a GGUF file: experts one by one, Q and K in the checkpoint's
-    order.
+) -> Iterator[HfTensor]:
+    """The tensors of a GGUF file as transformers names them: experts one by one, Q and K in its row order.
 
-    A tensor that the architecture computes is left out, one that it does not know keeps its name; so do all
-    where architecture is None.
-    shapes: of the stored tensors by name, in the file's order. path: of the file, for messages.
-    Raises InvalidError where the number of heads is missing or does not divide the rows (M-002, M-003).
+    Tensors that the architecture computes are left out; unknown ones keep their names.
+
+    sizes: of the model.
+    architecture: its family; None keeps all names.
+    shapes: of the stored tensors by name, in the file's order.
+    path: of the file, for messages.
+
+    Raises InvalidError if the number of heads is missing or does not divide the rows (M-002, M-003).
     """
     names = _original_names(architecture, min(sizes.n_layers, MAX_LAYERS)) if architecture else {}
     for stored, shape in shapes.items():
@@ -48,10 +50,10 @@ def originals(
         if architecture is not None and stored in architecture.computed_names:
             continue
         if base not in names or suffix not in ("weight", "bias") or not shape:
-            yield Original(stored, stored)
+            yield HfTensor(stored, stored)
         elif "{x}" in names[base]:
             yield from (
-                Original(names[base].replace("{x}", str(i)) + dot + suffix, stored, expert=i)
+                HfTensor(names[base].replace("{x}", str(i)) + dot + suffix, stored, expert=i)
                 for i in range(shape[0])
             )
         else:
@@ -60,16 +62,16 @@ def originals(
                 if architecture and architecture.has_rope_order
                 else None
             )
-            yield Original(names[base] + dot + suffix, stored, row_order=order)
+            yield HfTensor(names[base] + dot + suffix, stored, row_order=order)
 
 
 def original_tensors(model: Model, architecture: Architecture | None, path: Path) -> tuple[ModelTensor, ...]:
-    """The tensors of a GGUF file as `originals` has them, to be read from it."""
+    """The tensors of a GGUF file with the names and row orders of `originals`."""
     stored = {tensor.name: tensor for tensor in model.tensors}
     return tuple(
-        _expert(stored[found.stored], found.expert, found.name)
+        _expert(stored[found.gguf_name], found.expert, found.name)
         if found.expert is not None
-        else replace(stored[found.stored], name=found.name, row_order=found.row_order)
+        else replace(stored[found.gguf_name], name=found.name, row_order=found.row_order)
         for found in originals(
             model.sizes, architecture, {name: tensor.shape for name, tensor in stored.items()}, path
         )
@@ -77,9 +79,7 @@ def original_tensors(model: Model, architecture: Architecture | None, path: Path
 
 
 def _original_names(architecture: Architecture, n_layers: int) -> dict[str, str]:
-    """GGUF name -> the original one, both without .weight and .bias; in an original name, {x} stands for the
-    expert.
-    """
+    """Original names by GGUF names, both without .weight and .bias; {x} in an original name is the expert."""
     import gguf
 
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
@@ -95,10 +95,10 @@ def _original_names(architecture: Architecture, n_layers: int) -> dict[str, str]
 
 
 def _expert(tensor: ModelTensor, i: int, name: str) -> ModelTensor:
-    """Matrix i of those that are stacked in a tensor [experts, rows, n], as a part of its source."""
+    """Matrix i of a stacked tensor [experts, rows, n], as a part of its source."""
     (source,) = tensor.sources
     shape = tensor.shape[1:]
-    if source.stored is not None:  # the first proves all of it
+    if source.stored is not None:  # the digest of the first covers all of it
         part = replace(
             source,
             shape=shape,
@@ -115,7 +115,7 @@ def _expert(tensor: ModelTensor, i: int, name: str) -> ModelTensor:
 
 
 def _way_back(sizes: Sizes, name: str, shape: tuple[int, ...], path: Path) -> RopeOrder | None:
-    """For the query and key projections, the inverse of the order in which GGUF keeps their rows."""
+    """The inverse of GGUF's row order for query and key projections; None for other tensors."""
     match = re.fullmatch(r"blk\.\d+\.attn_([qk])\.(weight|bias)", name)
     if match is None:
         return None
@@ -128,7 +128,7 @@ def _way_back(sizes: Sizes, name: str, shape: tuple[int, ...], path: Path) -> Ro
     if not n_heads:
         raise InvalidError(
             path,
-            Finding("M-002", f"the rows of {name} cannot be put in order without the number of heads", where),
+            Finding("M-002", f"the rows of {name} cannot be reordered without the number of heads", where),
         )
     if shape[0] % (2 * n_heads):
         message = f"the rows of {name} do not divide into heads of even width"

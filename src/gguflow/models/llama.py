@@ -1,6 +1,4 @@
-"""Llama 1 to 3.x, Mistral, TinyLlama, SmolLM, Mixtral: what transformers loads as LlamaForCausalLM,
-MistralForCausalLM or MixtralForCausalLM.
-"""
+"""Llama 1 to 3.x, Mistral, TinyLlama, SmolLM, Mixtral: LlamaForCausalLM and the like in transformers."""
 
 from __future__ import annotations
 
@@ -17,13 +15,11 @@ from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
 
 CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
-"""Code Llama's infilling tokens; its tokenizer files do not name them, its vocabulary of 32016 gives it away."""
+"""Code Llama's infilling tokens, which its files do not name; a vocabulary of 32016 identifies it."""
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys, then the two that only Llama has. Mixtral's key and value lengths are written only
-    where config.json says head_dim.
-    """
+    """The decoder's keys, then Llama's own two; Mixtral's head size only if config.json has head_dim."""
     sizes = _sizes(config)
     keys = decoder_metadata("llama", config, sizes, head_dim=not sizes.n_experts or "head_dim" in config)
     keys["llama.vocab_size"] = u32(sizes.vocab_size)
@@ -32,7 +28,7 @@ def metadata(config: Document, directory: Path) -> Metadata:
 
 
 def _sizes(config: Document) -> DecoderSizes:
-    """Mixtral alone has experts, Llama's blocks otherwise."""
+    """Only Mixtral has experts."""
     return DecoderSizes.of(
         config, experts="num_local_experts" if class_name(config) == "MixtralForCausalLM" else ""
     )
@@ -46,7 +42,7 @@ def tensors(config: Document) -> dict[str, Expected]:
 
 
 def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
-    """rope_freqs.weight, float32[head_dim / 2], where the config asks for Llama 3's scaling."""
+    """rope_freqs.weight, float32[head_dim / 2], if the config has Llama 3's scaling."""
     if rope_type(config) != "llama3":
         return ()
     factors = llama3_factors(config, DecoderSizes.of(config).head_dim)
@@ -54,22 +50,22 @@ def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
 
 
 def tokenizer(files: TokenizerFiles) -> Metadata:
-    """tokenizer.model first (Llama 1, 2, Mistral), else tokenizer.json: SentencePiece kept there, or
-    byte-level BPE (Llama 3, SmolLM).
-    """
+    """Keys from tokenizer.model (Llama 1, 2, Mistral), or from tokenizer.json: SentencePiece or BPE."""
     keys: Metadata = {}
     if files.settings is not None and "add_prefix_space" in files.settings:
         keys["tokenizer.ggml.add_space_prefix"] = boolean(files.settings.flag("add_prefix_space"))
     keys |= sentencepiece_metadata(files) or sentencepiece_json_metadata(files) or bpe_metadata(files)
     if files.n_tokens == 32016:
         keys |= {f"tokenizer.ggml.{kind}_token_id": u32(token) for kind, token in CODE_LLAMA_TOKENS.items()}
-    if files.n_tokens == 49152:  # SmolLM and the small Granites: their tokenizers put nothing before a text
+    if (
+        files.n_tokens == 49152
+    ):  # SmolLM and the small Granites: their tokenizers do not add a space before a text
         keys["tokenizer.ggml.add_bos_token"] = boolean(False)
     return keys
 
 
 def rename(name: str, config: Document) -> str:
-    """A bare model's tensors lack the prefix that TensorNameMap knows."""
+    """Add the prefix that TensorNameMap expects and a model without a head lacks."""
     return f"model.{name}" if class_name(config) == "LlamaModel" else name
 
 

@@ -1,27 +1,21 @@
-"""Models that are passed on under their own names: checkpoints whose meaning is not known here, and GGUF
-files, which say theirs themselves.
-"""
+"""Models whose tensors keep their names: checkpoints without a known architecture, and GGUF files."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from gguflow.container.metadata import Metadata, ValueType, string
 from gguflow.container.shards import ShardName
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import Model, ModelTensor, Sizes
+from gguflow.models.output_name import stem_from_gguf, stem_from_path
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
-
-# At the end of a file's name, what the community writes there: -F16, .Q4_K_M, -IQ2_XXS, -MXFP4_MOE.
-_TYPE_IN_NAME = re.compile(r"[-._](BF16|F16|F32|I?Q\d_\w+|TQ\d_\d|MXFP4(_MOE)?|NVFP4)$", re.IGNORECASE)
 
 
 def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
-    """Every tensor under its own name, with `general.architecture` and `general.name` as the only keys.
+    """All tensors under their own names, with `general.architecture` and `general.name` as the only keys.
 
-    Tools for diffusion models and the like read such files: they know the tensors by the names of the
-    original.
+    Tools for diffusion models, for example, read such files: they use the original names.
     """
     name = (
         checkpoint.path.resolve().name if checkpoint.path.is_dir() else checkpoint.path.name.partition(".")[0]
@@ -32,13 +26,12 @@ def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
         tensors=tuple(
             ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()
         ),
-        file_stem=f"{name.replace('{', '-').replace('}', '-') or 'model'}-{{type}}",
+        file_stem=stem_from_path(name),
     )
 
 
 def from_gguf(checkpoint: Checkpoint, metadata: Metadata) -> Model:
-    """What a GGUF file holds, of any architecture: every tensor, and every key but those that say which shard
-    it is.
+    """The model in a GGUF file, of any architecture: all tensors, and all keys but those about shards.
 
     metadata: of the file, or of its first shard.
     """
@@ -54,7 +47,7 @@ def from_gguf(checkpoint: Checkpoint, metadata: Metadata) -> Model:
 
 
 def sizes_of(metadata: Metadata) -> Sizes:
-    """What the keys of a GGUF file say."""
+    """The sizes that the keys of a GGUF file give."""
     text = metadata.get("general.architecture")
     architecture = str(text.value) if text is not None and text.type is ValueType.STRING else ""
     heads, kv_heads = f"{architecture}.attention.head_count", f"{architecture}.attention.head_count_kv"
@@ -68,7 +61,7 @@ def sizes_of(metadata: Metadata) -> Sizes:
 
 
 def _first_integer(metadata: Metadata, key: str) -> int:
-    """A number, or of one for each layer the first; 0 where there is none."""
+    """The number under a key, the first of an array of numbers, or 0 if there is none."""
     value = metadata.get(key)
     kind = None if value is None else value.element_type or value.type
     if value is None or kind in (ValueType.STRING, ValueType.FLOAT32, ValueType.FLOAT64, ValueType.BOOL):
@@ -78,20 +71,13 @@ def _first_integer(metadata: Metadata, key: str) -> int:
 
 
 def _gguf_stem(checkpoint: Checkpoint) -> str:
-    """The file's name with the type in it replaced: of `Model-BF16-00001-of-00003.gguf`, `Model-{type}`."""
+    """The stem for the checkpoint's file: `Model-{type}` for `Model-BF16-00001-of-00003.gguf`."""
     shard = ShardName.of(checkpoint.path) if len(checkpoint.files) > 1 else None
-    stem = (
-        (shard.stem if shard else checkpoint.path.name.removesuffix(".gguf"))
-        .replace("{", "-")
-        .replace("}", "-")
-    )
-    return f"{_TYPE_IN_NAME.sub('', stem) or 'model'}-{{type}}"
+    return stem_from_gguf(shard.stem if shard else checkpoint.path.name.removesuffix(".gguf"))
 
 
 def strip(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
-    """The same checkpoint without `prefix` on the names that have it. Raises InvalidError (M-013) where two
-    names become one.
-    """
+    """The checkpoint with `prefix` removed from names. Raises InvalidError (M-013) if names collide."""
     tensors: dict[str, SourceTensor] = {}
     for source in checkpoint.tensors.values():
         name = source.name.removeprefix(prefix)

@@ -1,6 +1,4 @@
-"""How an embedding model makes one vector of many: what sentence-transformers keeps in modules.json and in
-the pooling module's own config.json.
-"""
+"""Pooling of embedding models, from sentence-transformers' modules.json and its pooling module's config."""
 
 from __future__ import annotations
 
@@ -29,10 +27,10 @@ _MODES = {"mean": PoolingType.MEAN, "cls": PoolingType.CLS, "lasttoken": Pooling
 
 
 def pooling_metadata(name: str, directory: Path) -> Metadata:
-    """`{name}.pooling_type`, or nothing where the checkpoint is not from sentence-transformers.
+    """`{name}.pooling_type`, or nothing if the checkpoint is not from sentence-transformers.
 
-    Raises UnsupportedError (M-006) for another way of pooling, InvalidError (M-002, M-003; H-011 for a path
-    out of the directory).
+    Raises UnsupportedError (M-006) for other ways of pooling, InvalidError (M-002, M-003; H-011 for a path
+    outside the directory).
     """
     modules = Document(directory / "modules.json", {"modules": read_json(directory, "modules.json")})
     for module in modules.sections("modules"):

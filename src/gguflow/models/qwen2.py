@@ -1,6 +1,4 @@
-"""Qwen2 and Qwen2.5: Llama's blocks with biases on Q, K and V; rows of Q and K stay as they are (llama.cpp's
-"neox" rope).
-"""
+"""Qwen2 and Qwen2.5: Llama's blocks with biases on Q, K and V; rows are not reordered ("neox" rope)."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys; key and value lengths only where config.json says them, as transformers'
-    Qwen2Config has none of its own.
-    """
+    """The decoder's keys; the head size only if config.json has it: Qwen2Config has no default."""
     keys = decoder_metadata("qwen2", config, DecoderSizes.of(config), head_dim="head_dim" in config)
     return keys | pooling_metadata("qwen2", directory)
 
@@ -35,7 +31,7 @@ def tokenizer(files: TokenizerFiles) -> Metadata:
 
 
 def rename(name: str, config: Document) -> str:
-    """A bare model's tensors lack the prefix that TensorNameMap knows."""
+    """Add the prefix that TensorNameMap expects and a model without a head lacks."""
     return f"model.{name}" if class_name(config) == "Qwen2Model" else name
 
 

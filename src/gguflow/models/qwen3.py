@@ -1,6 +1,4 @@
-"""Qwen3: Qwen2 without the biases, with Q and K normalized per head, and with heads whose width is a
-parameter of its own.
-"""
+"""Qwen3: Qwen2 without biases, with Q and K normalized per head, and with a separate head size."""
 
 from __future__ import annotations
 
@@ -15,33 +13,27 @@ from gguflow.models.pooling import pooling_metadata
 from gguflow.models.qwen2 import tokenizer
 
 HEAD_DIM = 128
-"""Qwen3Config's own default."""
+"""The default of Qwen3Config."""
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys. Raises UnsupportedError (M-008) for a reranker, and what the readers of
-    hyper-parameters raise.
-    """
+    """The decoder's keys. Raises UnsupportedError (M-008) for a reranker, and as `DecoderSizes.of`."""
     if _is_reranker(config, directory):
-        message = "Qwen3 rerankers are not known: of their output matrix llama.cpp keeps the rows of two tokens only"
+        message = "Qwen3 rerankers are not supported: llama.cpp keeps only two rows of their output matrix"
         raise UnsupportedError(directory, Finding("M-008", message))
     keys = decoder_metadata("qwen3", config, DecoderSizes.of(config, HEAD_DIM))
     return keys | pooling_metadata("qwen3", directory)
 
 
 def _is_reranker(config: Document, directory: Path) -> bool:
-    """A reranker has the same class as a chat model: llama.cpp's converter, too, knows it by its name or by
-    its card's heading.
-    """
+    """Whether this is a reranker, told as in llama.cpp's converter by its name or its card's heading."""
     names = (directory.resolve().name, config.text("_name_or_path", ""))
     card = read_text(directory, "README.md") or ""
     return any("qwen3-reranker" in name.lower() for name in names) or "# qwen3-reranker" in card.lower()
 
 
 def tensors(config: Document) -> dict[str, Expected]:
-    """A bare Qwen3Model (an embedding model) has no output matrix; gguf knows its tensors without a prefix
-    too.
-    """
+    """The decoder's tensors; a Qwen3Model without a head (an embedding model) has no output matrix."""
     return decoder_tensors(
         config,
         DecoderSizes.of(config, HEAD_DIM),

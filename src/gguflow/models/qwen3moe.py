@@ -1,6 +1,4 @@
-"""Qwen3 as a mixture of experts (Qwen3-30B-A3B, Qwen3-235B-A22B): Qwen3's attention; in every layer a router
-and experts.
-"""
+"""Qwen3 as a mixture of experts (Qwen3-30B-A3B, Qwen3-235B-A22B): a router and experts in every layer."""
 
 from __future__ import annotations
 
@@ -18,18 +16,14 @@ def _sizes(config: Document) -> DecoderSizes:
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys, then the width of an expert; key and value lengths only where config.json says
-    them.
-    """
+    """The decoder's keys, then the width of an expert; the head size only if config.json has it."""
     keys = decoder_metadata("qwen3moe", config, _sizes(config), head_dim="head_dim" in config)
     keys["qwen3moe.expert_feed_forward_length"] = u32(_sizes(config).expert_size)
     return keys
 
 
 def tensors(config: Document) -> dict[str, Expected]:
-    """Every layer has experts: llama.cpp knows none without (`mlp_only_layers` and `decoder_sparse_step` make
-    such).
-    """
+    """The decoder's tensors; llama.cpp does not support layers without experts (`mlp_only_layers`)."""
     return decoder_tensors(config, _sizes(config), head_norms=True)
 
 

@@ -12,13 +12,11 @@ from gguflow.errors import Finding, UnsupportedError
 from gguflow.models.documents import Document
 
 DEFAULT_THETA = 10_000.0
-"""What transformers assumes where a config says nothing."""
+"""transformers' default."""
 
 
 def rope_parameters(config: Document) -> Document:
-    """The object that holds the rope parameters: transformers 5 writes `rope_parameters`, older versions
-    `rope_scaling` beside `rope_theta`.
-    """
+    """The rope parameters: transformers 5 writes `rope_parameters`, older versions `rope_scaling`."""
     return config.section("rope_scaling" if "rope_scaling" in config else "rope_parameters")
 
 
@@ -28,7 +26,7 @@ def rope_type(config: Document) -> str:
     kind = parameters.text("rope_type", parameters.text("type", "default")).lower()
     known = ("default", "linear", "dynamic", "yarn", "llama3")
     if kind not in known:
-        message = "this way of scaling rotary embeddings is not known"
+        message = "unknown scaling of rotary embeddings"
         raise UnsupportedError(
             config.file,
             Finding("M-005", message, parameters.at("rope_type"), found=kind, expected=", ".join(known)),
@@ -37,9 +35,7 @@ def rope_type(config: Document) -> str:
 
 
 def rope_metadata(name: str, config: Document) -> Metadata:
-    """`{name}.rope.*` as llama.cpp's converter writes them: the scaling, then the base frequency. "dynamic"
-    and "llama3" have no key.
-    """
+    """`{name}.rope.*` as llama.cpp's converter writes them; "dynamic" and "llama3" have no scaling key."""
     parameters = rope_parameters(config)
     kind = rope_type(config)
     metadata: Metadata = {}
@@ -62,14 +58,14 @@ def rope_metadata(name: str, config: Document) -> Metadata:
 
 
 def llama3_factors(config: Document, head_dim: int) -> NDArray[np.float32]:
-    """What llama.cpp divides each rotary frequency by, float32[head_dim / 2].
+    """The divisors of llama.cpp's rotary frequencies, float32[head_dim / 2].
 
     Llama 3.1's scaling (transformers: `_compute_llama3_parameters`): wavelengths below original /
-    high_freq_factor stay as they are, those above original / low_freq_factor are stretched by `factor`, those
-    between by a blend of both. All in binary32, in the order of llama.cpp's converter, which runs on torch:
-    there `number / tensor` is the tensor's reciprocal times the number. The power alone is rounded once from
-    binary64; torch's own is now and then off by one unit in the last place (never for base 500000 with
-    head_dim 64 or 128, as published models have them).
+    high_freq_factor are unchanged, those above original / low_freq_factor are stretched by `factor`, and
+    those between by a blend of both. All in binary32, in the order of llama.cpp's converter, which uses
+    torch: there `number / tensor` is the tensor's reciprocal times the number. Only the power is rounded once
+    from binary64; torch's is sometimes off by one unit in the last place (never for base 500000 with head_dim
+    64 or 128, which published models use).
     """
     parameters = rope_parameters(config)
     factor = np.float32(parameters.number("factor", 8.0))
@@ -96,7 +92,7 @@ def _theta(config: Document) -> float:
 
 
 def _original_context_length(config: Document) -> int:
-    """The context that the model was trained with before it was stretched."""
+    """The context length of the model's training before it was extended."""
     key = "original_max_position_embeddings"
     if key in config:
         return config.integer(key)

@@ -1,5 +1,4 @@
-"""The parametric super-block family: block-wise quantizers as points of one formally specified encoding,
-beside ggml's formats.
+"""The parametric super-block family: block-wise quantizers as parameters of one specified encoding.
 
     encoding = find("nf4_b64+zstd")
     encoder = Encoder(encoding, x.shape)
@@ -33,7 +32,7 @@ from gguflow.parametric.names import find, is_name, presets
 from gguflow.parametric.payload import Payload
 
 __all__ = [
-    "AUTO", "MAGIC", "Codebook", "Encoder",
-    "Encoding", "Entropy", "Geometry", "Granularity", "Nesting", "Payload", "Quantizer", "Range",
-    "ScaleType", "SourceType", "chunk_digest", "decode", "encode", "find", "is_name", "joined", "presets", "zstd_version",
+    "AUTO", "MAGIC", "Codebook", "Encoder", "Encoding", "Entropy", "Geometry", "Granularity", "Nesting",
+    "Payload", "Quantizer", "Range", "ScaleType", "SourceType", "chunk_digest", "decode", "encode", "find",
+    "is_name", "joined", "presets", "zstd_version",
 ]  # fmt: skip

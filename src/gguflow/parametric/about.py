@@ -1,6 +1,4 @@
-"""What an encoding is, in words: formula, summary, and the measured error of the presets. For tables that
-people read.
-"""
+"""Descriptions of encodings for printed tables: formula, summary, and the measured error of the presets."""
 
 from __future__ import annotations
 
@@ -9,23 +7,26 @@ from gguflow.parametric.encoding import Encoding
 
 SNR: dict[str, float] = {
     "int8_b128": 43.77, "int8_row": 41.05, "int4_b128": 18.55,
-    "affine2_b32": 7.80, "affine2_b64": 6.76, "affine2_b128": 5.91, "affine3_b32": 15.22, "affine3_b64": 14.16, "affine3_b128": 13.30,
-    "affine4_b32": 21.82, "affine4_b64": 20.79, "affine4_b128": 19.92, "affine5_b32": 28.16, "affine5_b64": 27.12, "affine5_b128": 26.23,
-    "affine6_b32": 34.30, "affine6_b64": 33.23, "affine6_b128": 32.37, "affine8_b32": 46.44, "affine8_b64": 45.38, "affine8_b128": 44.52,
-    "affine2_b32_dq": 7.80, "affine2_b64_dq": 6.76, "affine2_b128_dq": 5.91, "affine3_b32_dq": 15.22, "affine3_b64_dq": 14.16,
-    "affine3_b128_dq": 13.30, "affine4_b32_dq": 21.82, "affine4_b64_dq": 20.79, "affine4_b128_dq": 19.92, "affine5_b32_dq": 28.16,
-    "affine5_b64_dq": 27.12, "affine5_b128_dq": 26.23, "affine6_b32_dq": 34.30, "affine6_b64_dq": 33.23, "affine6_b128_dq": 32.37,
+    "affine2_b32": 7.80, "affine2_b64": 6.76, "affine2_b128": 5.91,
+    "affine3_b32": 15.22, "affine3_b64": 14.16, "affine3_b128": 13.30,
+    "affine4_b32": 21.82, "affine4_b64": 20.79, "affine4_b128": 19.92,
+    "affine5_b32": 28.16, "affine5_b64": 27.12, "affine5_b128": 26.23,
+    "affine6_b32": 34.30, "affine6_b64": 33.23, "affine6_b128": 32.37,
+    "affine8_b32": 46.44, "affine8_b64": 45.38, "affine8_b128": 44.52,
+    "affine2_b32_dq": 7.80, "affine2_b64_dq": 6.76, "affine2_b128_dq": 5.91,
+    "affine3_b32_dq": 15.22, "affine3_b64_dq": 14.16, "affine3_b128_dq": 13.30,
+    "affine4_b32_dq": 21.82, "affine4_b64_dq": 20.79, "affine4_b128_dq": 19.92,
+    "affine5_b32_dq": 28.16, "affine5_b64_dq": 27.12, "affine5_b128_dq": 26.23,
+    "affine6_b32_dq": 34.30, "affine6_b64_dq": 33.23, "affine6_b128_dq": 32.37,
     "affine8_b32_dq": 46.38, "affine8_b64_dq": 45.36, "affine8_b128_dq": 44.52,
-    "nf4_b64": 20.72, "nf4_b64_dq": 20.71, "fp4_b64": 18.29, "af4_b64": 20.38, "log4_b64": 19.10, "kmeans4_row": 20.26, "quantile4_b256": 17.01,
-    "ternary_absmean": 5.79, "sign_b128": 4.44,
+    "nf4_b64": 20.72, "nf4_b64_dq": 20.71, "fp4_b64": 18.29, "af4_b64": 20.38, "log4_b64": 19.10,
+    "kmeans4_row": 20.26, "quantile4_b256": 17.01, "ternary_absmean": 5.79, "sign_b128": 4.44,
 }  # fmt: skip
-"""Signal to noise of Gaussian weights after encoding and decoding, in dB, by preset; a test measures it
-again.
-"""
+"""Signal-to-noise ratio in dB of Gaussian weights after encoding and decoding, by preset; tested."""
 
 
 def formula(e: Encoding) -> str:
-    """How a weight is made, in one line."""
+    """The formula that decodes a weight, in one line."""
     if e.is_lossless:
         return "w = value"
     scale = {

@@ -1,4 +1,4 @@
-"""Whole arrays to payloads and back: what `gguflow.quantize` and `dequantize` do for the names of the family."""
+"""Whole arrays to payloads and back, for `gguflow.quantize` and `gguflow.dequantize`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gguflow.parametric.payload import Payload
 from gguflow.threads import run
 
 AUTO = "auto"
-"""In place of an encoding's name: what the payload says."""
+"""Stands in for an encoding's name: use the encoding that the payload names."""
 
 _SOURCE_TYPES = {
     "float32": SourceType.F32,
@@ -32,9 +32,12 @@ _SOURCE_TYPES = {
 def encode(
     array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None = None, threads: int = 1
 ) -> NDArray[np.uint8]:
-    """The payload of an array of any shape: uint8[nbytes].
+    """Encode an array of any shape and return its payload: uint8[nbytes].
 
-    importance: float32[n] for the last dimension, where the encoding searches or learns; else it is not used.
+    array: float32, float16, bfloat16 or float64, one dimension or more.
+    encoding: the encoding to use.
+    importance: float32[n] for the last dimension; used only by encodings that search or learn.
+    threads: number of threads.
 
     Raises ShapeError (dtype, empty array), NonFiniteError (not for lossless), UsageError.
     """
@@ -59,7 +62,7 @@ def encode(
         return np.ascontiguousarray(rows, np.float32)
 
     def located(error: NonFiniteError, i: int) -> NonFiniteError:
-        """The error of a chunk as one of the array."""
+        """The error of a chunk, with its index in the whole array."""
         index = i * geometry.rows_per_chunk * geometry.columns + error.index
         return non_finite(array.flat[index], index, array.shape)
 
@@ -93,7 +96,7 @@ def encode(
 
 
 def joined(encoder: Encoder, parts: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """The payload of all the chunks of a tensor."""
+    """The payload made of all the encoded chunks of a tensor, in order."""
     parts = list(parts)
     if encoder.encoding.is_fixed_size:
         prefix = encoder.prefix()
@@ -105,13 +108,14 @@ def joined(encoder: Encoder, parts: Iterable[NDArray[np.uint8]]) -> NDArray[np.u
 def decode(
     payload: ArrayLike, name: str = AUTO, threads: int = 1, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """The array in a payload: float32 (float64 of lossless float64), in its shape.
+    """Decode a payload into an array of its shape: float32 (float64 for lossless float64).
 
-    name: of the encoding that the payload must have, or AUTO. out: where to put it, C-contiguous, of that
-    type and shape.
+    payload: uint8[nbytes].
+    name: the encoding that the payload must have, or AUTO.
+    threads: number of threads.
+    out: the array to fill, C-contiguous, of that type and shape; None allocates one.
 
-    Raises a FileError (rules E-...) where the bytes are no sound payload, UsageError where they are one of
-    another encoding.
+    Raises a FileError (rules E-...) if the payload is not valid, UsageError if it has another encoding.
     """
     raw = np.ascontiguousarray(payload)
     if raw.dtype != np.uint8 or raw.ndim != 1:

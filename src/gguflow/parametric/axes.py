@@ -1,6 +1,4 @@
-"""The axes of the family, as enumerations: the numbers stand in the descriptor, the lower-case names in the
-text form.
-"""
+"""The axes of the family as enumerations: numbers in the descriptor, lower-case names in the text form."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import enum
 
 
 class Quantizer(enum.IntEnum):
-    """What turns a code q into a weight."""
+    """How a code q becomes a weight."""
 
     LOSSLESS = 0
     """No codes: the bytes of the source, as planes."""
@@ -19,7 +17,7 @@ class Quantizer(enum.IntEnum):
     MIN = 3
     """scale * q + min"""
     CODEBOOK = 4
-    """scale * codebook[q]; a codebook learned of the weights themselves has no scale"""
+    """scale * codebook[q]; a codebook learned from the weights themselves has no scale"""
     TERNARY = 5
     """scale * (q - 1), the scale being the mean magnitude; five codes to a byte"""
     SIGN = 6
@@ -53,7 +51,7 @@ class Codebook(enum.IntEnum):
 
 
 class ScaleType(enum.IntEnum):
-    """How scales and mins are stored; of nested ones, the meta-scales and offsets."""
+    """How scales and mins are stored; if they are nested, how meta-scales and offsets are stored."""
 
     F32 = 0
     F16 = 1
@@ -77,15 +75,15 @@ class Nesting(enum.IntEnum):
 
 
 class Range(enum.IntEnum):
-    """Which range of the weights the codes cover; weights outside saturate."""
+    """Which range of the weights the codes cover; weights outside it saturate."""
 
     FULL = 0
     PERCENTILE = 1
-    """magnitudes up to a quantile of those that share a scale"""
+    """magnitudes up to a quantile of the weights that share a scale"""
     CLIP = 2
-    """magnitudes up to a given one"""
+    """magnitudes up to a given value"""
     SEARCH = 3
-    """the shrunk range of the least squared error, weighted by importance"""
+    """the shrunk range with the least squared error, weighted by importance"""
 
 
 class Entropy(enum.IntEnum):
@@ -96,7 +94,7 @@ class Entropy(enum.IntEnum):
 
 
 class SourceType(enum.IntEnum):
-    """What the weights were before: for lossless what the planes hold, for the others a remark."""
+    """The type of the weights before encoding: for lossless that of the planes, otherwise only a note."""
 
     F32 = 0
     F16 = 1

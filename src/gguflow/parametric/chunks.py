@@ -1,8 +1,7 @@
-"""A chunk as sections, and back: laid out where sizes are fixed, behind a header and entropy-coded where they
-vary.
+"""Chunks from sections, and back: a fixed layout, or a header and entropy-coded sections if sizes vary.
 
-The header of a chunk whose size varies has two 32-bit counts for each section: how many bytes are stored, and
-how many they are decoded. Equal ones mean that the section is stored as it is; else it is one zstd frame.
+The header of a chunk of variable size has two 32-bit counts for each section: bytes stored and bytes decoded.
+If they are equal, the section is stored as it is; otherwise it is one zstd frame.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 import gguflow.parametric.entropy as entropy
+from gguflow.arrays import Bytes
 from gguflow.parametric.axes import Entropy
-from gguflow.parametric.descriptor import refuse
+from gguflow.parametric.descriptor import raise_finding
 from gguflow.parametric.geometry import (
     CHUNK_ALIGNMENT,
     SECTION_ALIGNMENT,
@@ -24,18 +23,19 @@ from gguflow.parametric.geometry import (
     aligned,
 )
 
-Bytes = NDArray[np.uint8]
-
 
 def digest(chunk: Bytes) -> bytes:
-    """XXH3-128 of a chunk as it is stored, padding included."""
+    """XXH3-128 of a stored chunk, padding included."""
     return bytes(xxhash.xxh3_128_digest(chunk.data))
 
 
-def assembled(geometry: Geometry, rows: int, sections: Mapping[str, Bytes], chunk: Bytes | None) -> Bytes:
+def assemble(geometry: Geometry, rows: int, sections: Mapping[str, Bytes], chunk: Bytes | None) -> Bytes:
     """The bytes of a chunk, padded to the next boundary, from its sections by name.
 
-    chunk: where to put them, if sizes are fixed; a section may lie there already.
+    geometry: the layout of the payload.
+    rows: rows in this chunk.
+    sections: the bytes of each section before entropy coding, by name.
+    chunk: the buffer to fill if sizes are fixed, which may already hold a section; otherwise None.
     """
     layout = geometry.sections(rows)
     if chunk is not None:
@@ -49,8 +49,7 @@ def assembled(geometry: Geometry, rows: int, sections: Mapping[str, Bytes], chun
         return chunk
     is_coded = geometry.encoding.entropy is Entropy.ZSTD
     stored = [
-        entropy.compressed(sections[section.name]) if is_coded else sections[section.name]
-        for section in layout
+        entropy.compress(sections[section.name]) if is_coded else sections[section.name] for section in layout
     ]
     header = np.array(
         [[part.size, sections[section.name].size] for part, section in zip(stored, layout, strict=True)],
@@ -67,11 +66,15 @@ def assembled(geometry: Geometry, rows: int, sections: Mapping[str, Bytes], chun
     return chunk
 
 
-def taken_apart(geometry: Geometry, i: int, chunk: Bytes, file: str = "") -> dict[str, Bytes]:
-    """The sections of chunk i, decoded from entropy coding; views where they are stored as they are.
+def disassemble(geometry: Geometry, i: int, chunk: Bytes, file: str = "") -> dict[str, Bytes]:
+    """The sections of chunk i by name, after entropy decoding; views if they are stored as they are.
 
-    Raises InvalidError (E-016, E-017) where the header or a frame is wrong: before memory is taken for what
-    they promise.
+    geometry: the layout of the payload.
+    i: number of the chunk.
+    chunk: its stored bytes.
+    file: named in errors.
+
+    Raises InvalidError (E-016, E-017) if the header or a frame is wrong, before memory is allocated for it.
     """
     layout = geometry.sections(geometry.chunk_rows(i))
     if geometry.encoding.is_fixed_size:
@@ -79,23 +82,25 @@ def taken_apart(geometry: Geometry, i: int, chunk: Bytes, file: str = "") -> dic
     where = f"$.chunks[{i}]"
     at = SECTION_HEADER_BYTES * len(layout)
     if chunk.size < at:
-        refuse(file, "E-016", "the chunk is shorter than its header", where, found=chunk.size, expected=at)
+        raise_finding(
+            file, "E-016", "the chunk is shorter than its header", where, found=chunk.size, expected=at
+        )
     header = np.frombuffer(chunk[:at].tobytes(), "<u4").reshape(-1, 2).tolist()
     sections = {}
     for section, (stored, decoded) in zip(layout, header, strict=True):
         is_open = section.name == "outliers" and geometry.encoding.outlier_threshold > 0
         if decoded > section.nbytes if is_open else decoded != section.nbytes:
-            refuse(
+            raise_finding(
                 file,
                 "E-016",
-                f"the section {section.name} has another size",
+                f"the section {section.name} has a wrong size",
                 where,
                 found=decoded,
                 expected=section.nbytes,
             )
         most = min(decoded, chunk.size - at)
         if stored > most:
-            refuse(
+            raise_finding(
                 file,
                 "E-016",
                 f"the section {section.name} does not fit",
@@ -106,7 +111,7 @@ def taken_apart(geometry: Geometry, i: int, chunk: Bytes, file: str = "") -> dic
         part = chunk[at : at + stored]
         if stored != decoded:
             if geometry.encoding.entropy is not Entropy.ZSTD:
-                refuse(
+                raise_finding(
                     file,
                     "E-016",
                     f"the section {section.name} is not entropy-coded",
@@ -115,13 +120,13 @@ def taken_apart(geometry: Geometry, i: int, chunk: Bytes, file: str = "") -> dic
                     expected=decoded,
                 )
             try:
-                part = entropy.decompressed(part, decoded)
+                part = entropy.decompress(part, decoded)
             except entropy.FrameError as error:
-                refuse(file, "E-017", f"the section {section.name} is {error}", where)
+                raise_finding(file, "E-017", f"the section {section.name} is {error}", where)
         sections[section.name] = part
         at += aligned(stored, SECTION_ALIGNMENT)
     if aligned(at, CHUNK_ALIGNMENT) != chunk.size:
-        refuse(
+        raise_finding(
             file,
             "E-016",
             "the sections do not fill the chunk",

@@ -8,38 +8,38 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.arrays import Floats
 from gguflow.parametric.axes import Codebook
 from gguflow.parametric.encoding import Encoding
 
 f32 = np.float32
-Floats = NDArray[np.float32]
 
 LOOKUP = 16
-"""Entries that a codebook has at least in the kernels' arrays, so that one vector holds it."""
+"""The least number of entries of a codebook in the kernels' arrays, so that one vector holds it."""
 
 NF4 = np.array(
     [
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
-        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
-        0.7229568362236023, 1.0,
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
     ],
     f32,
 )  # fmt: skip
-"""NormalFloat4 (QLoRA, arXiv 2305.14314): quantiles of the normal distribution, with a zero; the values are
-those of bitsandbytes.
-"""
+"""NormalFloat4 (QLoRA, arXiv 2305.14314): quantiles of the normal distribution and zero, as bitsandbytes."""
 
 FP4 = np.array(
     [sign * f32(v) / f32(12) for sign in (1, -1) for v in (0, 0.0625, 8, 12, 4, 6, 2, 3)], f32
 ) + f32(0)
-"""bitsandbytes' 4-bit float: a sign and three bits that are no E2M1, over its largest value. Codes 0 and 8
-are both zero (and not negative).
+"""bitsandbytes' 4-bit float: a sign and three bits (not E2M1), divided by the largest value.
+
+Codes 0 and 8 both mean positive zero.
 """
 
 AF4 = np.array(
     [
-        1.0, 0.72424863, 0.55496234, 0.42563882, 0.31675666, 0.21961274, 0.12934483, 0.04273164, 0.0, -0.04934812, -0.14982478, -0.25607552,
-        -0.3736951, -0.51243739, -0.69441008, -1.0,
+        1.0, 0.72424863, 0.55496234, 0.42563882, 0.31675666, 0.21961274, 0.12934483, 0.04273164,
+        0.0, -0.04934812, -0.14982478, -0.25607552, -0.3736951, -0.51243739, -0.69441008, -1.0,
     ],
     f32,
 )  # fmt: skip
@@ -47,9 +47,7 @@ AF4 = np.array(
 
 
 def log_values(base: float, bits: int) -> Floats:
-    """The code is a sign bit and an exponent j: base**-j or -base**-j, computed by repeated division in
-    binary32.
-    """
+    """base**-j and -base**-j by repeated division in binary32; a code is a sign bit and an exponent j."""
     magnitudes = [f32(1)]
     while len(magnitudes) < 1 << (bits - 1):
         magnitudes.append(f32(magnitudes[-1] / f32(base)))
@@ -59,12 +57,11 @@ def log_values(base: float, bits: int) -> Floats:
 
 @functools.cache
 def dynamic() -> Floats:
-    """The signed dynamic 8-bit map (arXiv 1511.04561), as bitsandbytes makes it: 256 ascending values from
-    -0.993 to 1.
+    """bitsandbytes' signed dynamic 8-bit map (arXiv 1511.04561): 256 ascending values from -0.993 to 1.
 
-    For i = 0 to 6: the means of neighbours among 2**i + 1 evenly spaced numbers from 0.1 to 1, times 10**(i -
-    6), and their negatives; 0; 1. Spaced: from the nearer end, with one rounding of end + step * count; mean
-    and product in binary32.
+    For i = 0 to 6: the means of neighbours among 2**i + 1 evenly spaced numbers from 0.1 to 1, times
+    10**(i - 6), and their negatives; also 0 and 1. The numbers are spaced from the nearer end, with one
+    rounding of end + step * count; mean and product are in binary32.
     """
     values: list[float] = [0.0, 1.0]
     for i in range(7):
@@ -91,10 +88,11 @@ def fixed_values(encoding: Encoding) -> Floats:
 
 
 class Bounded(NamedTuple):
-    """Codebooks as the encoder wants them: what a value must exceed for the next rank (infinite at the end),
-    and the code of each rank.
+    """Codebooks in the form that the encoder takes; both arrays flat, `stride` entries for each codebook.
 
-    Both flat, `stride` entries for each codebook.
+    bounds: what a value must exceed for the next rank; infinite at the end.
+    order: the code of each rank.
+    stride: entries for each codebook.
     """
 
     bounds: Floats
@@ -102,9 +100,10 @@ class Bounded(NamedTuple):
     stride: int
 
 
-def bounded(books: Floats) -> Bounded:
-    """books: float32[n, 2**bits]. A bound is half the sum of two neighbouring values, in binary32; a value on
-    it goes to the smaller one.
+def with_bounds(books: Floats) -> Bounded:
+    """Codebooks float32[n, 2**bits], with their bounds.
+
+    A bound is half the sum of two neighbouring values, in binary32; a value equal to it takes the smaller.
     """
     n, size = books.shape
     stride = max(size, LOOKUP)
@@ -118,8 +117,8 @@ def bounded(books: Floats) -> Bounded:
     return Bounded(bounds.reshape(-1), names.reshape(-1), stride)
 
 
-def padded(books: Floats) -> tuple[Floats, int]:
-    """Codebooks as the decoder wants them: flat, each in `stride` entries."""
+def pad(books: Floats) -> tuple[Floats, int]:
+    """Codebooks in the form that the decoder takes: flat, and the stride from one to the next."""
     n, size = books.shape
     stride = max(size, LOOKUP)
     table = np.zeros((n, stride), f32)
@@ -132,7 +131,7 @@ NO_BOOKS = Bounded(np.full(LOOKUP, np.inf, f32), np.zeros(LOOKUP, np.int32), LOO
 
 @functools.cache
 def ascending(encoding: Encoding) -> Floats:
-    """The values of a fixed codebook by rank; room for sixteen. Zeros where there is none."""
+    """The values of a fixed codebook by rank, in sixteen entries; zeros if the encoding has none."""
     values = np.zeros(max(LOOKUP, 1 << encoding.bits), f32)
     if encoding.codebook is not Codebook.NONE:
         values[: 1 << encoding.bits] = np.sort(fixed_values(encoding))
@@ -141,12 +140,12 @@ def ascending(encoding: Encoding) -> Floats:
 
 @functools.cache
 def fixed_bounds(encoding: Encoding) -> Bounded:
-    return bounded(fixed_values(encoding)[None])
+    return with_bounds(fixed_values(encoding)[None])
 
 
 @functools.cache
 def dynamic_places() -> NDArray[np.uint8]:
-    """The code in the dynamic map of each of 65,536 evenly spaced places from -1 to 1."""
-    bounds = bounded(dynamic()[None]).bounds[:255]
+    """The code in the dynamic map for each of 65,536 evenly spaced values from -1 to 1."""
+    bounds = with_bounds(dynamic()[None]).bounds[:255]
     places = f32(-1) + (2 * np.arange(1 << 16)).astype(f32) / f32(65535)
     return np.searchsorted(bounds, places, side="left").astype(np.uint8)

@@ -1,22 +1,20 @@
-"""From the sections of a chunk to its weights, by rows. The work is that of the kernels."""
+"""Weights from the sections of a chunk, by rows; the kernels do the work."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 import gguflow.parametric.codebooks as codebooks
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
+from gguflow.arrays import Bytes, Floats
 from gguflow.parametric.axes import Codebook, Nesting, Quantizer
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.quantizing import SPARE, scratch, table_scales
 
 f32 = np.float32
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 def decode(
@@ -28,8 +26,7 @@ def decode(
     last: int,
     out: Floats,
 ) -> None:
-    """Rows [first, last) of chunk i into flat `out`: the runs that hold them are unpacked and decoded, the
-    rest is left alone.
+    """Decode rows [first, last) of chunk i into flat `out`; only the runs that hold them are unpacked.
 
     Raises OutlierError.
     """
@@ -39,7 +36,7 @@ def decode(
     rows = g.chunk_rows(i)
     begin, end = first * g.columns, last * g.columns
     run_first, run_last = begin // g.run, -(-end // g.run)
-    codes = unpacked(
+    codes = unpack(
         g, sections["codes"][run_first * g.run_bytes : run_last * g.run_bytes], run_last - run_first
     )
     scales, zeros, mins = chunk_scales(g, tables, sections, rows, run_first, run_last)
@@ -59,10 +56,8 @@ def decode(
         out[kept.places[inside] - begin] = kept.values[inside]
 
 
-def unpacked(geometry: Geometry, packed: Bytes, n_runs: int) -> Bytes:
-    """The codes of whole runs, a byte each, and some room behind them; in memory that the thread uses again
-    for the next.
-    """
+def unpack(geometry: Geometry, packed: Bytes, n_runs: int) -> Bytes:
+    """The codes of whole runs, a byte each, with spare bytes after them, in the thread's own buffer."""
     from gguflow.kernels import bit_packing
 
     codes = scratch(n_runs * geometry.run + SPARE)
@@ -82,8 +77,9 @@ def chunk_scales(
     first: int,
     last: int,
 ) -> tuple[Floats, Bytes, Floats]:
-    """Scales, zero points and mins of the blocks (or rows) first to last of a chunk, nested ones made whole;
-    else those of the tables.
+    """Scales, zero points and mins of blocks (or rows) [first, last) of a chunk, or else of the tables.
+
+    Nested scales and mins are decoded.
     """
     e, n = geometry.encoding, geometry.n_scales(rows)
     if not e.has_chunk_scales:
@@ -121,16 +117,16 @@ def chunk_scales(
 def _books(
     geometry: Geometry, tables: Mapping[str, Floats], sections: Mapping[str, Bytes], first: int, last: int
 ) -> tuple[Floats, int]:
-    """Codebooks of the rows first to last (or of all), and the stride from one to the next."""
+    """Codebooks of rows [first, last), or those of the whole tensor, and the stride from one to the next."""
     e = geometry.encoding
     if e.has_row_codebooks:
         values = reals.from_bytes(sections["scales"], e.scale_type).reshape(-1, 1 << e.bits)
-        return codebooks.padded(values[first:last])
+        return codebooks.pad(values[first:last])
     if e.has_table_codebooks:
-        return codebooks.padded(tables["codebooks"].reshape(geometry.n_groups, -1))
+        return codebooks.pad(tables["codebooks"].reshape(geometry.n_groups, -1))
     if e.codebook is Codebook.NONE:
         return codebooks.NO_BOOKS.bounds, codebooks.LOOKUP
-    return codebooks.padded(codebooks.fixed_values(e)[None])
+    return codebooks.pad(codebooks.fixed_values(e)[None])
 
 
 def _unpacked_run(section: Bytes, n: int, bits: int) -> Bytes:

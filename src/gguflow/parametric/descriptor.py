@@ -1,17 +1,17 @@
-"""The descriptor: the first 256 bytes of a payload, which say all about the rest. Reader and writer;
-`grammar` is the formal twin.
+"""The descriptor: the first 256 bytes of a payload, which describe the rest. Its formal twin is `grammar`.
 
-    byte    0  magic "gguflowP" | 8 version u16 | 10 dimensions u8 | 11 quantizer u8 | 12 bits u8 | 13
-            granularity u8 | 14 codebook u8
-           15  scale_type u8 | 16 nesting u8 | 17 scale_bits u8 | 18 min_bits u8 | 19 range u8 | 20 entropy u8
-               | 21 source_type u8 | 22 zeros[2] 24  block u32 | 28 super_block u32 | 32 log_base f32 | 36
-               clip f32 | 40 percentile u32 | 44 outliers u32 | 48 outlier_threshold f32 52  zeros[4] | 56
-               payload_nbytes u64 | 64 shape u64[8] | 128 rows_per_chunk u64 | 136 n_chunks u64
-          144  tables: offset u64, nbytes u64 | 160 index: the same | 176 chunks: the same | 192 zeros[48] |
-               240 digest[16]
+    byte    0  magic "gguflowP" | 8 version u16 | 10 dimensions u8
+           11  quantizer u8 | 12 bits u8 | 13 granularity u8 | 14 codebook u8
+           15  scale_type u8 | 16 nesting u8 | 17 scale_bits u8 | 18 min_bits u8
+           19  range u8 | 20 entropy u8 | 21 source_type u8 | 22 zeros[2]
+           24  block u32 | 28 super_block u32 | 32 log_base f32 | 36 clip f32
+           40  percentile u32 | 44 outliers u32 | 48 outlier_threshold f32 | 52 zeros[4]
+           56  payload_nbytes u64 | 64 shape u64[8] | 128 rows_per_chunk u64 | 136 n_chunks u64
+          144  tables: offset u64, nbytes u64 | 160 index: the same | 176 chunks: the same
+          192  zeros[48] | 240 digest[16]
 
 Little-endian. Offsets are from the start of the payload. The digest is XXH3-128 of everything before the
-first chunk, its own bytes taken as zeros.
+first chunk, with its own bytes as zeros.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ VERDICTS: dict[str, type[FileError]] = {
     "E-011": MalformedError,
     "E-103": UnsupportedError,
 }
-"""What a broken rule makes of a payload, where it is not simply invalid."""
+"""The error class of each rule whose violation is something other than InvalidError."""
 
 
-def refuse(
+def raise_finding(
     file: str,
     rule: str,
     message: str,
@@ -73,21 +73,21 @@ def refuse(
     found: object = None,
     expected: object = None,
 ) -> NoReturn:
-    """Raise the error of a rule. offset: from the start of the payload."""
+    """Raise the error for a broken rule; offset counts from the start of the payload."""
     finding = Finding(rule, message, path, offset, found, expected)
     raise VERDICTS.get(rule, InvalidError)(file, finding)
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What a descriptor says, proved consistent: everything else about the layout follows from the geometry."""
+    """What a descriptor says, checked for consistency; the geometry gives the rest of the layout."""
 
     geometry: Geometry
     payload_nbytes: int
 
 
 def digest(prefix: bytes | memoryview) -> bytes:
-    """The digest of a prefix: of all its bytes, the digest's own as zeros."""
+    """The digest of a prefix: of all its bytes, with those of the digest as zeros."""
     state = xxhash.xxh3_128(prefix[:DIGEST_OFFSET])
     state.update(bytes(DIGEST_BYTES))
     state.update(prefix[DIGEST_OFFSET + DIGEST_BYTES :])
@@ -132,25 +132,26 @@ def sealed(prefix: bytes) -> bytes:
 
 
 def _sections(geometry: Geometry, payload_nbytes: int) -> tuple[int, ...]:
-    """Offset and size of tables, index and chunks; zeros for what is not there."""
+    """Offset and size of tables, index and chunks; zeros for those that are absent."""
     tables = (DESCRIPTOR_BYTES, geometry.tables_nbytes) if geometry.tables_nbytes else (0, 0)
     index = (geometry.index_offset, geometry.index_nbytes) if geometry.index_nbytes else (0, 0)
     return *tables, *index, geometry.prefix_nbytes, payload_nbytes - geometry.prefix_nbytes
 
 
 def at(content: memoryview, offset: int, file: str = "") -> Descriptor:
-    """The descriptor of a payload that begins at `offset` of a file's content. Raises what `parse` raises."""
+    """The descriptor of a payload that begins at `offset` of a file's content; raises what `parse` raises."""
     return parse(bytes(content[offset : offset + DESCRIPTOR_BYTES]), file)
 
 
 def parse(head: bytes, file: str = "") -> Descriptor:
     """The descriptor at the start of `head`.
 
-    Raises a FileError with the first rule broken (E-001 to E-010): nothing but these 256 bytes is looked at,
-    and nothing is allocated.
+    Only these 256 bytes are read, and nothing is allocated.
+
+    Raises a FileError with the first broken rule (E-001 to E-010).
     """
     if len(head) < DESCRIPTOR_BYTES:
-        refuse(
+        raise_finding(
             file,
             "E-001",
             "the payload is shorter than a descriptor",
@@ -161,9 +162,11 @@ def parse(head: bytes, file: str = "") -> Descriptor:
         )
     magic, version, n_dimensions, *rest = LAYOUT.unpack_from(head)
     if magic != MAGIC:
-        refuse(file, "E-002", "this is no payload of the parametric family", "$.magic", 0, magic, MAGIC)
+        raise_finding(
+            file, "E-002", "this is not a payload of the parametric family", "$.magic", 0, magic, MAGIC
+        )
     if version != VERSION:
-        refuse(file, "E-003", "this version of the descriptor is not known", "$.version", 8, version, VERSION)
+        raise_finding(file, "E-003", "unknown version of the descriptor", "$.version", 8, version, VERSION)
     parameters, source_code, zeros_1 = rest[:10], rest[10], rest[11]
     block, super_block, log_base, clip, percentile, outliers, threshold, zeros_2, payload_nbytes = rest[12:21]
     shape, (rows_per_chunk, n_chunks), sections, (zeros_3, _) = (
@@ -181,19 +184,19 @@ def parse(head: bytes, file: str = "") -> Descriptor:
     entropy = _member(file, Entropy, parameters[9], 20)
     source_type = _member(file, SourceType, source_code, 21)
     if zeros_1.strip(b"\0") or zeros_2.strip(b"\0") or zeros_3.strip(b"\0"):
-        refuse(file, "E-006", "reserved bytes are zero", "$.zeros")
+        raise_finding(file, "E-006", "reserved bytes must be zero", "$.zeros")
     try:
         encoding = Encoding(
-            quantizer, parameters[1], granularity, block, codebook, scale_type, nesting, parameters[6], super_block, parameters[7], log_base,
-            range_mode, percentile, clip, outliers, threshold, entropy,
+            quantizer, parameters[1], granularity, block, codebook, scale_type, nesting, parameters[6],
+            super_block, parameters[7], log_base, range_mode, percentile, clip, outliers, threshold, entropy,
         )  # fmt: skip
     except GguflowError as error:
-        refuse(file, "E-005", f"the parameters contradict each other: {error}", "$")
+        raise_finding(file, "E-005", f"the parameters contradict each other: {error}", "$")
     if not 1 <= n_dimensions <= MAX_DIMENSIONS or any(shape[n_dimensions:]):
-        refuse(
+        raise_finding(
             file,
             "E-007",
-            "a shape has 1 to 8 dimensions, and zeros behind them",
+            "a shape must have 1 to 8 dimensions, followed by zeros",
             "$.shape",
             10,
             [n_dimensions, *shape],
@@ -201,12 +204,12 @@ def parse(head: bytes, file: str = "") -> Descriptor:
     try:
         geometry = Geometry(encoding, tuple(shape[:n_dimensions]), source_type, rows_per_chunk)
     except GguflowError as error:
-        refuse(file, "E-007", str(error), "$.shape", 64)
+        raise_finding(file, "E-007", str(error), "$.shape", 64)
     if not 1 <= rows_per_chunk <= geometry.rows:
-        refuse(
+        raise_finding(
             file,
             "E-009",
-            "a chunk has one row or more, at most all",
+            "a chunk must have between one row and all rows",
             "$.rows_per_chunk",
             128,
             rows_per_chunk,
@@ -214,7 +217,7 @@ def parse(head: bytes, file: str = "") -> Descriptor:
         )
     if rows_per_chunk * geometry.columns > MAX_CHUNK_WEIGHTS:
         found = rows_per_chunk * geometry.columns
-        refuse(
+        raise_finding(
             file,
             "E-008",
             "a chunk has too many weights",
@@ -224,10 +227,10 @@ def parse(head: bytes, file: str = "") -> Descriptor:
             f"at most {MAX_CHUNK_WEIGHTS}",
         )
     if n_chunks != geometry.n_chunks:
-        refuse(
+        raise_finding(
             file,
             "E-009",
-            "the count of chunks follows from the rows",
+            "the number of chunks does not match the rows",
             "$.n_chunks",
             136,
             n_chunks,
@@ -235,10 +238,10 @@ def parse(head: bytes, file: str = "") -> Descriptor:
         )
     expected = _sections(geometry, payload_nbytes)
     if sections != expected:
-        refuse(
+        raise_finding(
             file,
             "E-010",
-            "the sections lie where the parameters put them",
+            "the sections are not where the parameters put them",
             "$.sections",
             144,
             sections,
@@ -246,10 +249,10 @@ def parse(head: bytes, file: str = "") -> Descriptor:
         )
     low, high = geometry.prefix_nbytes, geometry.payload_nbytes
     if payload_nbytes != high if encoding.is_fixed_size else not low < payload_nbytes <= high:
-        refuse(
+        raise_finding(
             file,
             "E-010",
-            "this encoding of this shape has another size",
+            "the payload's size does not match its encoding and shape",
             "$.payload_nbytes",
             56,
             payload_nbytes,
@@ -259,11 +262,11 @@ def parse(head: bytes, file: str = "") -> Descriptor:
 
 
 def _member(file: str, kind: type[E], code: int, offset: int) -> E:
-    """The meaning of a number in the descriptor, at byte `offset`."""
+    """The member of an enumeration for the number at byte `offset` of the descriptor."""
     try:
         return kind(code)
     except ValueError:
-        refuse(
+        raise_finding(
             file,
             "E-004",
             f"no {kind.__name__} has this number",

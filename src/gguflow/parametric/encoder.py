@@ -1,4 +1,4 @@
-"""Encoder: the chunks of one tensor, in any order and on any thread, and the prefix that goes before them."""
+"""Encoder: the chunks of one tensor, in any order and on any thread, and the prefix that precedes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import gguflow.parametric.codebooks as codebooks
 import gguflow.parametric.descriptor as descriptor
 import gguflow.parametric.learning as learning
 import gguflow.parametric.tables as tables
-from gguflow.arrays import read_only
+from gguflow.arrays import Bytes, Floats, read_only
 from gguflow.errors import UsageError
 from gguflow.parametric.axes import Codebook, SourceType
 from gguflow.parametric.encoding import Encoding
@@ -23,20 +23,20 @@ from gguflow.parametric.quantizing import ChunkQuantizer, raise_non_finite
 from gguflow.parametric.wide_chunks import WideChunk
 
 f32 = np.float32
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 class Encoder:
     """Encodes one tensor.
 
-    Where the encoding `needs_first_pass`, show every chunk to `observe`, then call `finish_observing`; or
-    give the tables. Then `encode_chunk` each, and at last ask for the `prefix`, which goes before them and
-    whose size is known beforehand.
+    If the encoding `needs_first_pass`, pass every chunk to `observe`, then call `finish_observing`; or give
+    the tables. Then call `encode_chunk` for each chunk, and finally `prefix`, whose size is known in advance
+    and which precedes the chunks.
 
-    shape: in NumPy's order. source_type: what the weights were ("f32", "f16", "bf16", "f64"): for lossless
-    the type of the raw bytes, else a remark. given: float32 arrays by name, as `Payload.tables`: a codebook,
-    scales or an offset from elsewhere.
+    encoding: the encoding to use.
+    shape: of the tensor, in NumPy's order.
+    source_type: type of the weights ("f32", "f16", "bf16", "f64"); for lossless the type of the raw bytes,
+        otherwise only a note.
+    given: float32 arrays by name, as in `Payload.tables`: a codebook, scales or an offset from elsewhere.
 
     Raises ShapeError, UsageError.
     """
@@ -51,7 +51,7 @@ class Encoder:
         if isinstance(source_type, str):
             if source_type.upper() not in SourceType.__members__:
                 raise UsageError(
-                    f"weights of type {source_type} have no encoding; there are f32, f16, bf16, f64"
+                    f"cannot encode weights of type {source_type}; known are f32, f16, bf16, f64"
                 )
             source_type = SourceType[source_type.upper()]
         self.encoding = encoding
@@ -62,11 +62,11 @@ class Encoder:
         self._lock = threading.Lock()
         self._quantizer: ChunkQuantizer | None = None
         if given is not None:
-            self._settle(
+            self._set_tables(
                 {name: np.ascontiguousarray(values, f32).reshape(-1) for name, values in given.items()}
             )
         elif not encoding.needs_first_pass:
-            self._settle({})
+            self._set_tables({})
 
     @property
     def prefix_nbytes(self) -> int:
@@ -74,19 +74,19 @@ class Encoder:
         return self.geometry.prefix_nbytes
 
     # --- the first pass
-    # ---------------------------------------------------------------------------------------------------------------------------
 
     def observe(self, x: Floats, i: int, importance: Floats | None = None) -> None:
-        """Look at chunk i for the tables. x: float32[rows, columns]. Each chunk once, in any order, from any
-        thread.
+        """Add chunk i to the statistics for the tables: each chunk once, in any order, from any thread.
 
-        importance: as for `encode_chunk`: what codebooks are learned with.
+        x: float32[rows, columns].
+        i: number of the chunk.
+        importance: as in `encode_chunk`; it weights learned codebooks.
 
         Raises NonFiniteError, with the index in the flattened chunk.
         """
         raise_non_finite(_flat(x))
         if not self.encoding.has_table_codebooks:
-            self._observed[i] = tables.observed(self.geometry, _flat(x))
+            self._observed[i] = tables.observe(self.geometry, _flat(x))
             return
         counts = learning.new_counts(self.geometry)
         learning.count(self.geometry, _flat(x), importance, counts)
@@ -103,19 +103,23 @@ class Encoder:
         return WideChunk(self.geometry, self._quantizer)
 
     def finish_observing(self) -> None:
-        """Make the tables of what was seen. Raises UsageError where a chunk is missing."""
+        """Compute the tables from the observed chunks.
+
+        Raises UsageError if a chunk is missing.
+        """
         if not self.encoding.needs_first_pass:
             return
         if len(self._observed) != self.geometry.n_chunks:
             raise UsageError(
-                f"{self.encoding.name} learns from all {self.geometry.n_chunks} chunks; {len(self._observed)} were observed"
+                f"{self.encoding.name} learns from all {self.geometry.n_chunks} chunks; "
+                f"{len(self._observed)} were observed"
             )
         if self._counts is not None:
-            self._settle({"codebooks": learning.of_counts(self.encoding, self._counts)})
+            self._set_tables({"codebooks": learning.of_counts(self.encoding, self._counts)})
         else:
-            self._settle(tables.joined(self.geometry, self._observed))
+            self._set_tables(tables.join(self.geometry, self._observed))
 
-    def _settle(self, found: tables.Tables) -> None:
+    def _set_tables(self, found: tables.Tables) -> None:
         sizes = {name: values.size for name, values in found.items()}
         if sizes != self.geometry.table_sizes:
             raise UsageError(
@@ -123,7 +127,7 @@ class Encoder:
             )
         self.tables = found
         if "codebooks" in found:
-            bounded = codebooks.bounded(found["codebooks"].reshape(self.geometry.n_groups, -1))
+            bounded = codebooks.with_bounds(found["codebooks"].reshape(self.geometry.n_groups, -1))
         elif self.encoding.codebook is not Codebook.NONE and not self.encoding.is_learned:
             bounded = codebooks.fixed_bounds(self.encoding)
         else:
@@ -131,17 +135,17 @@ class Encoder:
         self._quantizer = ChunkQuantizer(self.geometry, found, bounded)
 
     # --- chunks
-    # -----------------------------------------------------------------------------------------------------------------------------------
 
     def encode_chunk(
         self, i: int, x: NDArray[Any], importance: Floats | None = None, out: Bytes | None = None
     ) -> Bytes:
-        """The bytes of chunk i, padding included. Pure: any order, any thread.
+        """The bytes of chunk i, padding included; a pure function, for any order and any thread.
 
+        i: number of the chunk.
         x: float32[rows, columns] of the chunk; for lossless the raw little-endian bytes, of any values.
-        importance: float32[columns], or [rows, columns] where rows differ: how much an error matters, where
-        the encoding searches or learns. out: where to put it, uint8[nbytes of the chunk], where sizes are
-        fixed.
+        importance: float32[columns], or [rows, columns] if rows differ: the weight of errors, used only by
+            encodings that search or learn.
+        out: the buffer to fill, uint8[nbytes of the chunk]; only if sizes are fixed.
 
         Raises NonFiniteError, with the index in the flattened chunk.
         """
@@ -162,7 +166,7 @@ class Encoder:
                     f"chunk {i} has {rows} rows of {self.geometry.columns} weights, not {flat.size} weights"
                 )
             sections = self._quantizer.sections(rows, flat, importance, chunk)
-        return chunks.assembled(self.geometry, rows, sections, chunk)
+        return chunks.assemble(self.geometry, rows, sections, chunk)
 
     def _planes(self, rows: int, raw: NDArray[Any]) -> dict[str, Bytes]:
         from gguflow.kernels import byte_planes
@@ -171,22 +175,22 @@ class Encoder:
         raw = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
         if raw.size != rows * self.geometry.columns * size:
             raise UsageError(
-                f"{rows} rows of {self.geometry.columns} weights are {rows * self.geometry.columns * size} bytes, not {raw.size}"
+                f"{rows} rows of {self.geometry.columns} weights are "
+                f"{rows * self.geometry.columns * size} bytes, not {raw.size}"
             )
         planes = np.empty((size, raw.size // size), np.uint8)
         byte_planes.split(read_only(raw), size, planes)
         return {f"plane {k}": planes[k] for k in range(size)}
 
     # --- the prefix
-    # -------------------------------------------------------------------------------------------------------------------------------
 
     def prefix(
         self, chunk_sizes: Sequence[int] | None = None, chunk_digests: Sequence[bytes] | None = None
     ) -> bytes:
-        """What goes before the chunks: descriptor, tables, index; `prefix_nbytes` long.
+        """The bytes before the chunks: descriptor, tables and index, `prefix_nbytes` long.
 
-        chunk_sizes, chunk_digests: of each chunk in order, as `encode_chunk` gave it; not needed where sizes
-        are fixed. See `chunk_digest`.
+        chunk_sizes: size in bytes of each chunk, in order; not needed if sizes are fixed.
+        chunk_digests: the `chunk_digest` of each; not needed if sizes are fixed.
         """
         g = self.geometry
         if self.encoding.is_fixed_size:
@@ -199,7 +203,7 @@ class Encoder:
                 or not len(chunk_sizes) == len(chunk_digests) == g.n_chunks
             ):
                 raise UsageError(
-                    f"the index of {self.encoding.name} needs the sizes and digests of all {g.n_chunks} chunks"
+                    f"the index of {self.encoding.name} needs sizes and digests of all {g.n_chunks} chunks"
                 )
             entries, at = [], g.prefix_nbytes
             for size, digest in zip(chunk_sizes, chunk_digests, strict=True):

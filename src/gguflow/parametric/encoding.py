@@ -1,8 +1,7 @@
-"""Encoding: one point of the parametric super-block family, as parameters. Pure: it knows neither arrays nor
-shapes.
+"""Encoding: the parameters of one member of the parametric super-block family, without arrays or shapes.
 
-A tensor in the family is codes of k bits in blocks, a quantizer that gives them meaning, scales (and zero
-points or mins) that may be quantized themselves in super-blocks, outliers kept aside, and entropy coding. The
+A tensor in the family consists of k-bit codes in blocks, a quantizer that interprets them, scales (and zero
+points or mins), which may themselves be quantized in super-blocks, separate outliers, and entropy coding. The
 specification is spec/blocks/parametric.md.
 """
 
@@ -24,18 +23,27 @@ MAX_OUTLIERS = 100_000
 
 @dataclass(frozen=True)
 class Encoding:
-    """The parameters; one that is not used is zero, so that equal encodings compare equal.
+    """The parameters; those not used are zero, so that equal encodings compare equal.
 
-    bits: of a code, 1 to 8; 0 for lossless and ternary. block: weights (BLOCK) or columns (COLUMNS) that
-    share a scale.
-    scale_bits, super_block: of nested scales: bits per sub-scale, and how many sub-scales share a meta-scale.
-    min_bits: of a zero point, or of a nested min. log_base: of the LOG codebook.
-    percentile: which quantile of the magnitudes, in parts per million. clip: the largest magnitude (both: see
-    Range).
-    outliers: the share of weights that are kept aside, the largest of a chunk, in parts per million;
-    outlier_threshold: or those that exceed it.
+    quantizer: how codes become weights.
+    bits: bits of a code, 1 to 8; 0 for lossless and ternary.
+    granularity: which weights share a scale or a learned codebook.
+    block: weights (BLOCK) or columns (COLUMNS) that share a scale.
+    codebook: where the values of a codebook come from.
+    scale_type: how scales are stored.
+    nesting: how scales are quantized in super-blocks.
+    scale_bits: bits of a nested scale.
+    super_block: number of nested scales that share a meta-scale.
+    min_bits: bits of a zero point, or of a nested min.
+    log_base: base of the LOG codebook.
+    range: which range of the weights the codes cover.
+    percentile: quantile of the magnitudes at which the range ends, in parts per million.
+    clip: magnitude at which the range ends.
+    outliers: share of weights stored separately, the largest of a chunk, in parts per million.
+    outlier_threshold: or the magnitude above which weights are stored separately.
+    entropy: how the sections of a chunk are stored.
 
-    Raises UsageError where the parameters contradict each other.
+    Raises UsageError if the parameters contradict each other.
     """
 
     quantizer: Quantizer
@@ -63,13 +71,13 @@ class Encoding:
 
     @property
     def name(self) -> str:
-        """The preset's name where these parameters have one, else their canonical text (`sb:...`)."""
+        """The preset's name if these parameters have one, otherwise their canonical text (`sb:...`)."""
         # A value and its spelling know each other: names.py makes encodings, so it is imported when called.
         import gguflow.parametric.names as names
 
         return names.name_of(self)
 
-    # What recipes and plans ask of a format, answered as `BlockFormat` answers it.
+    # The properties of a format that recipes and plans use, with the same meaning as in `BlockFormat`.
 
     @property
     def key(self) -> str:
@@ -77,7 +85,7 @@ class Encoding:
 
     @property
     def block_size(self) -> int:
-        """Of which a row's length is a multiple: any row fits, for a last block is padded."""
+        """The number that row lengths must be a multiple of: 1, since a last block is padded."""
         return 1
 
     @property
@@ -86,7 +94,7 @@ class Encoding:
 
     @property
     def importance(self) -> str:
-        """Whether the encoder weighs errors by importance: "optional" or "unused"."""
+        """Whether the encoder weights errors by importance: "optional" or "unused"."""
         return "optional" if self.range is Range.SEARCH or self.is_learned else "unused"
 
     def __str__(self) -> str:
@@ -107,17 +115,17 @@ class Encoding:
 
     @property
     def has_table_codebooks(self) -> bool:
-        """Whether codebooks stand in the tables: one, or one for each column group."""
+        """Whether codebooks are in the tables: one, or one for each column group."""
         return self.is_learned and self.granularity is not Granularity.ROW
 
     @property
     def has_table_scales(self) -> bool:
-        """Whether scales stand in the tables: one, or one for each column group."""
+        """Whether scales are in the tables: one, or one for each column group."""
         return self.granularity in (Granularity.COLUMNS, Granularity.TENSOR) and not self.is_learned
 
     @property
     def has_chunk_scales(self) -> bool:
-        """Whether scales stand in the chunks: one for each block, or for each row."""
+        """Whether scales are in the chunks: one for each block, or for each row."""
         return self.granularity is Granularity.BLOCK or (
             self.granularity is Granularity.ROW and not self.is_learned
         )
@@ -128,7 +136,7 @@ class Encoding:
 
     @property
     def needs_first_pass(self) -> bool:
-        """Whether the tables hold what only all of the tensor can tell."""
+        """Whether the tables depend on the whole tensor."""
         return self.has_table_codebooks or self.has_table_scales or self.needs_offset
 
     @property
@@ -151,11 +159,10 @@ class Encoding:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of a large tensor before entropy coding: codes, scales, zero points, outliers; not tables and
-        padding. Lossless: 16, as of bf16.
+        """Bits per weight of a large tensor before entropy coding, without tables and padding.
 
-        What belongs to a row, a column group or the tensor counts nothing: its share goes to zero as the
-        tensor grows.
+        Counts codes, block scales, zero points and outliers; for lossless 16, as for bf16. What belongs to a
+        row, a column group or the tensor is not counted: its share goes to zero as the tensor grows.
         """
         if self.is_lossless:
             return 16.0
@@ -171,25 +178,25 @@ class Encoding:
 
     @property
     def n_meta(self) -> int:
-        """Meta-scales and offsets of a super-block."""
+        """Number of meta-scales and offsets of a super-block."""
         own = {Nesting.NONE: 0, Nesting.LINEAR: 1, Nesting.OFFSET: 2, Nesting.DYNAMIC: 1}[self.nesting]
         return own + (2 if self.is_nested and self.quantizer is Quantizer.MIN else 0)
 
 
 def contradictions(e: Encoding) -> Iterator[str]:
-    """What is wrong with these parameters, first things first; nothing where they are an encoding."""
+    """The errors in these parameters, the most important first; none for a valid encoding."""
     yield from _of_codes(e)
     yield from _of_blocks(e)
     yield from _of_scales(e)
     yield from _of_range(e)
     if not 0 <= e.outliers <= MAX_OUTLIERS:
-        yield f"at most {MAX_OUTLIERS} outliers in a million, not {e.outliers}"
+        yield f"at most {MAX_OUTLIERS} weights per million can be outliers, not {e.outliers}"
     if not (_is_binary32(e.outlier_threshold) and e.outlier_threshold >= 0):
-        yield "the threshold of outliers is a positive binary32"
+        yield "the threshold of outliers must be a positive binary32"
     if e.outliers and e.outlier_threshold:
-        yield "outliers are either a share or those above a threshold"
+        yield "outliers are chosen either by a share or by a threshold, not both"
     if e.is_lossless and (e.has_outliers or e.entropy is not Entropy.ZSTD):
-        yield "lossless has no outliers, and is entropy-coded"
+        yield "lossless must be entropy-coded and cannot have outliers"
 
 
 def _of_codes(e: Encoding) -> Iterator[str]:
@@ -204,14 +211,14 @@ def _of_codes(e: Encoding) -> Iterator[str]:
     elif e.codebook is Codebook.LOG:
         first = 2
     if not first <= e.bits <= last:
-        yield f"{e.quantizer.name.lower()} codes have {first} to {last} bits, not {e.bits}"
+        yield f"{e.quantizer.name.lower()} codes must have {first} to {last} bits, not {e.bits}"
     if (e.quantizer is Quantizer.CODEBOOK) != (e.codebook is not Codebook.NONE):
-        yield "a codebook goes with the quantizer codebook, and with no other"
+        yield "a codebook needs the quantizer codebook, and the reverse"
     if e.codebook is Codebook.LOG:
         if not (_is_binary32(e.log_base) and 1 < e.log_base <= 16):
-            yield "the base of a logarithmic codebook is a binary32 above 1, at most 16"
+            yield "the base of a logarithmic codebook must be a binary32 above 1, at most 16"
     elif e.log_base:
-        yield "only a logarithmic codebook has a base"
+        yield "only a logarithmic codebook can have a base"
 
 
 def _of_blocks(e: Encoding) -> Iterator[str]:
@@ -219,49 +226,49 @@ def _of_blocks(e: Encoding) -> Iterator[str]:
         yield "only lossless has no granularity"
     if e.granularity in (Granularity.BLOCK, Granularity.COLUMNS):
         if not (16 <= e.block <= MAX_BLOCK and e.block % 16 == 0):
-            yield f"a block is a multiple of 16, at most {MAX_BLOCK}, not {e.block}"
+            yield f"a block must be a multiple of 16, at most {MAX_BLOCK}, not {e.block}"
     elif e.block:
-        yield "only blocks and column groups have a size"
+        yield "only blocks and column groups can have a size"
 
 
 def _of_scales(e: Encoding) -> Iterator[str]:
     if (e.has_table_scales or e.is_lossless) and e.scale_type is not ScaleType.F32:
-        yield "scales in the tables are f32"
+        yield "scales in the tables must be f32"
     if e.is_nested:
         if e.granularity is not Granularity.BLOCK:
-            yield "only block scales are nested"
+            yield "only block scales can be nested"
         if not 2 <= e.super_block <= MAX_SUPER_BLOCK:
-            yield f"a super-block has 2 to {MAX_SUPER_BLOCK} sub-blocks, not {e.super_block}"
+            yield f"a super-block must have 2 to {MAX_SUPER_BLOCK} sub-blocks, not {e.super_block}"
         low = 8 if e.nesting is Nesting.DYNAMIC else 2
         if not low <= e.scale_bits <= 8:
-            yield f"nested scales have {low} to 8 bits, not {e.scale_bits}"
+            yield f"nested scales must have {low} to 8 bits, not {e.scale_bits}"
     elif e.scale_bits or e.super_block:
-        yield "only nested scales have bits and super-blocks"
+        yield "only nested scales can have bits and super-blocks"
     if e.quantizer is Quantizer.AFFINE:
         if not e.bits <= e.min_bits <= 8:
-            yield f"a zero point has as many bits as a code or more, at most 8, not {e.min_bits}"
+            yield f"a zero point must have at least as many bits as a code, at most 8, not {e.min_bits}"
     elif e.quantizer is Quantizer.MIN and e.is_nested:
         if not 2 <= e.min_bits <= 8:
-            yield f"nested mins have 2 to 8 bits, not {e.min_bits}"
+            yield f"nested mins must have 2 to 8 bits, not {e.min_bits}"
     elif e.min_bits:
-        yield "only zero points and nested mins have bits of their own"
+        yield "only zero points and nested mins can have min_bits"
 
 
 def _of_range(e: Encoding) -> Iterator[str]:
     if e.range is not Range.FULL and (
         e.is_learned or e.quantizer in (Quantizer.LOSSLESS, Quantizer.TERNARY, Quantizer.SIGN)
     ):
-        yield f"the range of {e.quantizer.name.lower()} codes is not chosen"
+        yield f"the range of {e.quantizer.name.lower()} codes cannot be chosen"
     if e.range in (Range.PERCENTILE, Range.SEARCH) and e.has_table_scales:
-        yield "a percentile or a search needs the weights of a scale at hand: blocks or rows"
+        yield "a percentile or a search needs all weights of a scale in one chunk: blocks or rows"
     if not (e.percentile == 0 if e.range is not Range.PERCENTILE else 500_000 <= e.percentile < 1_000_000):
-        yield "a percentile is 500000 to 999999 parts in a million"
+        yield "a percentile must be 500000 to 999999 parts per million"
     if not _is_binary32(e.clip) or (e.clip <= 0 if e.range is Range.CLIP else e.clip != 0):
-        yield "the magnitude to clip at is a positive binary32"
+        yield "the magnitude to clip at must be a positive binary32"
 
 
 def _is_binary32(value: float) -> bool:
-    """Whether the value is finite and stands in a descriptor as it is."""
+    """Whether the value is finite and exactly a binary32, as a descriptor stores it."""
     if not math.isfinite(value) or abs(value) > 3.4e38:
         return False
     (stored,) = struct.unpack("<f", struct.pack("<f", value))

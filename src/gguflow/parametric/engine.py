@@ -22,7 +22,7 @@ from gguflow.errors import NonFiniteError, UsageError
 from gguflow.models.reading import ModelReader
 from gguflow.parametric import Encoder, Encoding, chunk_digest, entropy, transcoding, wide_chunks
 from gguflow.parametric.axes import Entropy
-from gguflow.parametric.chunks import assembled
+from gguflow.parametric.chunks import assemble
 from gguflow.parametric.geometry import (
     CHUNK_ALIGNMENT,
     SECTION_ALIGNMENT,
@@ -297,7 +297,7 @@ class _ChunkJob(_ObserveJob):
         rows = payload.geometry.chunk_rows(self.number)
         is_fixed = payload.encoding.is_fixed_size
         room = np.empty(payload.geometry.chunk_nbytes(rows), np.uint8) if is_fixed else None
-        return assembled(payload.geometry, rows, sections, room)
+        return assemble(payload.geometry, rows, sections, room)
 
     def _encoded(self) -> Bytes:
         payload = self.payload
@@ -428,7 +428,7 @@ class _WideChunkJobs:
     def _write_one(self, section: Bytes) -> None:
         """A section that is whole."""
         begin = self.at
-        self._write(entropy.compressed(section))
+        self._write(entropy.compress(section))
         self._end_section(begin, section.size)
 
     def _write_small(self, sections: Mapping[str, Bytes]) -> None:
@@ -460,7 +460,7 @@ class _WideChunkJobs:
         return payload.finish_wide(nbytes)
 
     def _is_compressible(self, k: int, action: Callable[[Payload, int, int], Mapping[str, Bytes]]) -> bool:
-        """Whether the middle of a section shrinks, as `entropy.compressed` judges it."""
+        """Whether the middle of a section shrinks, as `entropy.compress` judges it."""
         nbytes = self.layout[k].nbytes
         if nbytes <= 4 * entropy.SAMPLE:
             return True

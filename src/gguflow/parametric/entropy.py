@@ -1,10 +1,10 @@
-"""Entropy coding of a section: zstd frames that hold Huffman codes and little else.
+"""Entropy coding of a section: zstd frames that hold little more than Huffman codes.
 
-Codes and exponents of weights repeat in no order: a search for matches costs time and makes the result
-larger, so it is all but switched off (the fastest strategy, a small table, long matches only). What does not
-shrink is stored as it is. A decoder takes any zstd frame that declares its size.
+Codes and exponents of weights have no repeated sequences: searching for matches costs time and makes the
+result larger, so it is nearly off (the fastest strategy, a small table, long matches only). A section that
+does not shrink is stored as it is. A decoder accepts any zstd frame that declares its size.
 
-zstandard is imported at first use: most of what knows the family never compresses.
+zstandard is imported at first use, since most users of the family never compress.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import threading
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
+from gguflow.arrays import Bytes
 
 SAMPLE = 1 << 14
-"""Bytes of the middle that are tried first: noise is not compressed in vain."""
+"""Bytes from the middle that are compressed first, to find out whether the rest is worth it."""
 WORTHWHILE = 0.995
 LARGEST_AT_ONCE = 1 << 20
 """Bytes of a section that is compressed in one call: larger ones, of wide chunks, may come in pieces."""
@@ -26,7 +25,7 @@ MAX_WINDOW = 1 << 27
 LONGEST_FRAME_HEADER = 18
 
 _of_thread = threading.local()
-"""Compression contexts are not shared between threads."""
+"""Compression contexts, one for each thread."""
 
 
 class FrameError(ValueError):
@@ -34,7 +33,7 @@ class FrameError(ValueError):
 
 
 def library_version() -> str:
-    """Of libzstd: the same version gives the same bytes."""
+    """The version of libzstd: the same version gives the same bytes."""
     import zstandard
 
     return ".".join(map(str, zstandard.ZSTD_VERSION))
@@ -55,10 +54,8 @@ def _new_compressor() -> Any:
     return zstandard.ZstdCompressor(compression_params=parameters)
 
 
-def compressed(section: Bytes) -> Bytes:
-    """The section as a zstd frame, or the section itself where that is no smaller: the size tells a reader
-    which.
-    """
+def compress(section: Bytes) -> Bytes:
+    """The section as a zstd frame, or the section itself if that is not larger; the size tells which."""
     if section.size > 4 * SAMPLE and not is_compressible(section[middle(section.size)]):
         return section
     if section.size > LARGEST_AT_ONCE:
@@ -95,9 +92,8 @@ class Frame:
         return bytes(self._stream.flush())
 
 
-def decompressed(frame: Bytes, nbytes: int) -> Bytes:
-    """The content of a zstd frame, which must be `nbytes` long; memory for it is taken only when the frame
-    declares just that.
+def decompress(frame: Bytes, nbytes: int) -> Bytes:
+    """The content of a zstd frame, which must declare `nbytes` bytes before any memory is allocated.
 
     Raises FrameError.
     """
@@ -106,7 +102,7 @@ def decompressed(frame: Bytes, nbytes: int) -> Bytes:
     try:
         declared = zstandard.get_frame_parameters(frame[:LONGEST_FRAME_HEADER].tobytes())
     except zstandard.ZstdError as error:
-        raise FrameError(f"no zstd frame: {error}") from None
+        raise FrameError(f"not a zstd frame: {error}") from None
     if declared.content_size != nbytes or declared.dict_id:
         raise FrameError(f"a frame of {declared.content_size} bytes, where {nbytes} are expected")
     if not hasattr(_of_thread, "decompressor"):

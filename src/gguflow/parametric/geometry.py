@@ -1,12 +1,11 @@
-"""Geometry: where everything lies in the payload of an encoding and a shape. Python integers only; no bytes
-are touched.
+"""Geometry: the layout of the payload for an encoding and a shape, in Python integers; it reads no bytes.
 
-    payload   descriptor | tables | index (where chunk sizes vary) | chunk 0 | chunk 1 | ...
-    chunk     header (where sizes vary) | section | section | ...
+    payload   descriptor | tables | index (if chunk sizes vary) | chunk 0 | chunk 1 | ...
+    chunk     header (if sizes vary) | section | section | ...
 
-A chunk holds whole rows: what decodes alone, what is encoded alone, what an interrupted conversion repeats.
-Its sections are codes, scales, zeros (zero points or mins), meta (of super-blocks) and outliers, or the byte
-planes of lossless weights; absent ones have no bytes.
+A chunk holds whole rows. It is encoded and decoded on its own, and an interrupted conversion repeats whole
+chunks. Its sections are codes, scales, zeros (zero points or mins), meta (of super-blocks) and outliers, or
+the byte planes of lossless weights; absent ones have no bytes.
 """
 
 from __future__ import annotations
@@ -26,18 +25,21 @@ SECTION_ALIGNMENT = 8
 MAX_DIMENSIONS = 8
 MAX_CHUNK_WEIGHTS = 1 << 28
 TARGET_WEIGHTS = 1 << 19
-"""Weights of a chunk, about: 2 MiB of float32."""
+"""Approximate number of weights in a chunk: 2 MiB of float32."""
 WIDEST_TARGET = 1 << 20
-"""How far a chunk grows for the sake of whole super-blocks."""
+"""The most weights that a chunk takes in order to hold whole super-blocks."""
 OUTLIER_GROUP = 1 << 16
-"""Weights whose outliers are counted together, so that a position in it has 16 bits."""
+"""Number of weights whose outliers are counted together, so that a position fits in 16 bits."""
 OUTLIER_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section of a chunk as it is before entropy coding. offset: from the start of the chunk (of what it
-    decodes to).
+    """One section of a chunk before entropy coding.
+
+    name: "codes", "scales", "zeros", "meta", "outliers" or "plane N".
+    offset: from the start of the decoded chunk.
+    nbytes: bytes.
     """
 
     name: str
@@ -47,10 +49,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The layout. shape: of the tensor, in NumPy's order. rows_per_chunk: as given by a descriptor; 0 for the
-    encoder's choice.
+    """The layout of a payload.
 
-    Raises ShapeError for shapes that the encoding cannot take.
+    encoding: the encoding of the tensor.
+    shape: of the tensor, in NumPy's order.
+    source_type: the type of the weights before encoding.
+    rows_per_chunk: as given by a descriptor; 0 lets the encoder choose.
+    columns: length of the last dimension.
+    rows: product of the others.
+
+    Raises ShapeError for shapes that the encoding does not support.
     """
 
     encoding: Encoding
@@ -64,7 +72,8 @@ class Geometry:
         e = self.encoding
         if not 1 <= len(self.shape) <= MAX_DIMENSIONS or any(not 1 <= n < 1 << 63 for n in self.shape):
             raise ShapeError(
-                f"a tensor of the family has 1 to {MAX_DIMENSIONS} dimensions, none empty; not {list(self.shape)}"
+                f"a tensor of the family must have 1 to {MAX_DIMENSIONS} dimensions, none empty; "
+                f"found {list(self.shape)}"
             )
         object.__setattr__(self, "columns", self.shape[-1])
         object.__setattr__(self, "rows", math.prod(self.shape[:-1]))
@@ -75,11 +84,12 @@ class Geometry:
                 f"a row of {self.columns} weights is longer than a chunk can be ({MAX_CHUNK_WEIGHTS})"
             )
         if self.rows_per_chunk == 0:
-            object.__setattr__(self, "rows_per_chunk", self._chosen_rows())
+            object.__setattr__(self, "rows_per_chunk", self._choose_rows())
 
-    def _chosen_rows(self) -> int:
-        """About TARGET_WEIGHTS; whole super-blocks, else whole blocks, where that does not take much more:
-        nothing is cut short but at the end.
+    def _choose_rows(self) -> int:
+        """Rows for about TARGET_WEIGHTS: whole super-blocks, or else whole blocks, if they fit WIDEST_TARGET.
+
+        Then only the end of the tensor has a short block.
         """
         e = self.encoding
         target = max(1, TARGET_WEIGHTS // self.columns)
@@ -100,15 +110,14 @@ class Geometry:
         return -(-self.rows // self.rows_per_chunk)
 
     def chunk_rows(self, i: int) -> int:
-        """Rows of chunk i: fewer in the last."""
+        """Number of rows in chunk i; the last chunk may have fewer."""
         return min(self.rows_per_chunk, self.rows - i * self.rows_per_chunk)
 
     # --- codes
-    # ------------------------------------------------------------------------------------------------------------------------------------
 
     @property
     def run(self) -> int:
-        """Codes that are stored together, from a whole byte on: a block or a row."""
+        """Number of codes stored together, beginning at a byte boundary: a block or a row."""
         return self.encoding.block if self.encoding.granularity is Granularity.BLOCK else self.columns
 
     def n_runs(self, rows: int) -> int:
@@ -116,8 +125,9 @@ class Geometry:
 
     @property
     def stored_bits(self) -> int:
-        """Bits per stored code: those of the encoding, but a whole byte where zstd would not see the codes
-        for the bits. 0: five trits to a byte.
+        """Bits per stored code: those of the encoding, or 8 if zstd would otherwise see split codes.
+
+        0 means five trits in a byte.
         """
         bits = self.encoding.bits
         return bits if self.encoding.entropy is Entropy.NONE or bits in (0, 1, 2, 4) else 8
@@ -131,21 +141,18 @@ class Geometry:
         )
 
     def packed_run(self, n_runs: int) -> int:
-        """Codes that are packed in one go: all of so many runs, where these end with a byte anyway."""
+        """Number of codes packed in one call: those of all n_runs if every run ends at a byte boundary."""
         return self.run if self.run * self.stored_bits % 8 else max(n_runs, 1) * self.run
 
     @property
     def scale_block(self) -> int:
-        """Adjacent weights with one scale, in the order of a chunk; a chunk's scales repeat where there are
-        fewer scales than blocks.
-        """
+        """Adjacent weights of a chunk that share a scale; scales repeat if blocks outnumber them."""
         return self.encoding.block or self.columns
 
     # --- scales
-    # -----------------------------------------------------------------------------------------------------------------------------------
 
     def n_scales(self, rows: int) -> int:
-        """Scales (or row codebooks) in a chunk."""
+        """Number of scales (or row codebooks) in a chunk."""
         e = self.encoding
         return self.n_runs(rows) if e.has_chunk_scales else rows if e.has_row_codebooks else 0
 
@@ -154,22 +161,19 @@ class Geometry:
 
     @property
     def n_groups(self) -> int:
-        """Column groups that have an entry of their own in the tables; 1 where the tensor has one entry."""
+        """Number of column groups with their own entry in the tables; 1 if the tensor has a single entry."""
         return self.columns // self.encoding.block if self.encoding.granularity is Granularity.COLUMNS else 1
 
     def n_outliers(self, rows: int) -> int:
-        """How many are kept of a chunk (at most, where there is a threshold): the share rounded up."""
+        """Number of outliers of a chunk, the share rounded up; with a threshold, the most there can be."""
         e = self.encoding
         n = rows * self.columns
         return n if e.outlier_threshold else -(-n * e.outliers // 1_000_000)
 
     # --- sections and sizes
-    # -----------------------------------------------------------------------------------------------------------------------
 
     def sections(self, rows: int) -> list[Section]:
-        """The sections of a chunk of so many rows, as they are before entropy coding; outliers above a
-        threshold at their largest.
-        """
+        """The sections of a chunk of `rows` rows before entropy coding, with the most outliers possible."""
         sizes = self._lossless_sizes(rows) if self.encoding.is_lossless else self._quantized_sizes(rows)
         found, at = [], 0
         for name, nbytes in sizes:
@@ -199,13 +203,11 @@ class Geometry:
         ]
 
     def outlier_bytes(self, rows: int, count: int) -> int:
-        """Bytes of the outlier section of a chunk: the counts of its groups, then position and value of each."""
+        """Bytes of the outlier section of a chunk: counts of its groups, then positions and values."""
         return 4 * -(-rows * self.columns // OUTLIER_GROUP) + OUTLIER_BYTES * count
 
     def chunk_nbytes(self, rows: int) -> int:
-        """Bytes of a chunk, padding included: exact for fixed sizes, else the most it can take (every section
-        stored as it is).
-        """
+        """Bytes of a chunk, padding included: exact for fixed sizes, otherwise an upper bound."""
         sections = self.sections(rows)
         header = 0 if self.encoding.is_fixed_size else SECTION_HEADER_BYTES * len(sections)
         return aligned(
@@ -214,7 +216,7 @@ class Geometry:
 
     @property
     def table_sizes(self) -> dict[str, int]:
-        """What the tables hold, in order: names and how many float32. Nothing where chunks stand alone."""
+        """Names of the tables, in order, and how many float32 each holds; empty if there are none."""
         e = self.encoding
         sizes = {
             "codebooks": self.n_groups << e.bits if e.has_table_codebooks else 0,
@@ -240,12 +242,12 @@ class Geometry:
 
     @property
     def prefix_nbytes(self) -> int:
-        """Bytes before the first chunk: known from the shape, whatever the data."""
+        """Bytes before the first chunk; they depend on the encoding and shape only."""
         return aligned(self.index_offset + self.index_nbytes, CHUNK_ALIGNMENT)
 
     @property
     def payload_nbytes(self) -> int:
-        """Bytes of the payload: exact for fixed sizes, else the most it can take."""
+        """Bytes of the payload: exact for fixed sizes, otherwise an upper bound."""
         whole = self.rows // self.rows_per_chunk
         rest = self.rows - whole * self.rows_per_chunk
         return (
@@ -255,7 +257,7 @@ class Geometry:
         )
 
     def fixed_offset(self, i: int) -> int:
-        """Where chunk i begins, for fixed sizes: every chunk but the last is as long as the first."""
+        """Offset of chunk i, for fixed sizes: every chunk but the last is as long as the first."""
         return self.prefix_nbytes + i * self.chunk_nbytes(self.rows_per_chunk)
 
 

@@ -1,7 +1,7 @@
 """The payload in construct: the formal twin of `descriptor`, `chunks` and the kernels' packing.
 
-Parsing with it gives named fields; the scalar reference works on these. It proves nothing about their values:
-that is the business of `descriptor` and `judging`.
+Parsing with it gives named fields, which the scalar reference uses. Their values are checked by `descriptor`
+and `judging`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ DESCRIPTOR = Struct(
 INDEX_ENTRY = Struct("offset" / Int64ul, "nbytes" / Int64ul, "digest" / Bytes(16))
 
 SECTION_HEADER = Struct("stored" / Int32ul, "decoded" / Int32ul)
-"""One for each section at the start of a chunk whose size varies."""
+"""One for each section, at the start of a chunk of variable size."""
 
 
 def prefix(geometry: Geometry) -> Construct[Any, Any]:
@@ -87,7 +87,7 @@ def prefix(geometry: Geometry) -> Construct[Any, Any]:
 
 
 def chunk(geometry: Geometry, rows: int) -> Construct[Any, Any]:
-    """A chunk of so many rows whose size is fixed."""
+    """A chunk of `rows` rows, of fixed size."""
     present = sections(geometry, rows)
     return Aligned(
         CHUNK_ALIGNMENT,
@@ -96,8 +96,9 @@ def chunk(geometry: Geometry, rows: int) -> Construct[Any, Any]:
 
 
 def sections(geometry: Geometry, rows: int, n_outliers: int | None = None) -> dict[str, Construct[Any, Any]]:
-    """The sections of a chunk by name, each as it is before entropy coding, in order. n_outliers: where a
-    threshold chose them.
+    """The sections of a chunk by name, in order, before entropy coding.
+
+    n_outliers: the number of outliers, if a threshold chose them.
     """
     if geometry.encoding.is_lossless:
         return {
@@ -116,12 +117,12 @@ def sections(geometry: Geometry, rows: int, n_outliers: int | None = None) -> di
 
 
 def bit_fields(count: int, bits: int) -> Construct[Any, Any]:
-    """So many codes, most significant bit first, filled up with zeros to a whole byte."""
+    """`count` codes of `bits` bits, most significant bit first, padded with zeros to a whole byte."""
     return Bitwise(Aligned(8, Array(count, BitsInteger(bits))))
 
 
 def run(geometry: Geometry) -> Construct[Any, Any]:
-    """The codes of a run; of ternary codes the bytes that hold five each."""
+    """The codes of a run; ternary codes as bytes that hold five each."""
     if geometry.encoding.quantizer is Quantizer.TERNARY:
         return Array(geometry.run_bytes, Int8ul)
     return bit_fields(geometry.run, geometry.stored_bits)

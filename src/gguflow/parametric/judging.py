@@ -1,21 +1,19 @@
-"""What can be wrong with the values in a chunk that decodes: rules E-018 to E-023."""
+"""Checks of the values in a chunk that decodes: rules E-018 to E-023."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 import gguflow.parametric.chunks as chunks
 import gguflow.parametric.dequantizing as dequantizing
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
+from gguflow.arrays import Bytes
 from gguflow.errors import FileError, Finding
 from gguflow.parametric.axes import Nesting, Quantizer
 from gguflow.parametric.payload import Payload
-
-Bytes = NDArray[np.uint8]
 
 
 def check(payload: Payload) -> Iterator[Finding]:
@@ -38,7 +36,7 @@ def _check_chunk(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterat
     where = f"$.chunks[{i}]"
     rows = g.chunk_rows(i)
     if _has_stray_bytes(payload, i):
-        yield Finding("E-018", "padding is zero", where, offset)
+        yield Finding("E-018", "padding must be zero", where, offset)
     if e.is_lossless:
         return
     if e.has_chunk_scales or e.has_row_codebooks:
@@ -69,7 +67,7 @@ def _of_scales(
     if e.has_row_codebooks:
         values = reals.from_bytes(sections["scales"], e.scale_type).reshape(-1, 1 << e.bits)
         if not np.isfinite(values).all() or (np.diff(values, axis=1) < 0).any():
-            yield Finding("E-019", "a codebook is finite and ascending", f"{where}.scales", offset)
+            yield Finding("E-019", "a codebook must be finite and ascending", f"{where}.scales", offset)
         return
     scales, _, mins = dequantizing.chunk_scales(g, payload.tables, sections, rows, 0, g.n_scales(rows))
     if not (np.isfinite(scales).all() and np.isfinite(mins).all()):
@@ -83,10 +81,15 @@ def _of_codes(payload: Payload, rows: int, section: Bytes, where: str, offset: i
     n = rows * g.columns
     if e.quantizer is Quantizer.TERNARY and (section > 242).any():
         yield Finding(
-            "E-021", "a byte holds no five trits", f"{where}.codes", offset, int(section.max()), "at most 242"
+            "E-021",
+            "a byte does not hold five trits",
+            f"{where}.codes",
+            offset,
+            int(section.max()),
+            "at most 242",
         )
         return
-    codes = dequantizing.unpacked(g, section, g.n_runs(rows))[: g.n_runs(rows) * g.run]
+    codes = dequantizing.unpack(g, section, g.n_runs(rows))[: g.n_runs(rows) * g.run]
     if g.stored_bits > e.bits and e.quantizer is not Quantizer.TERNARY and (codes >> e.bits).any():
         yield Finding(
             "E-021", f"a code has more than {e.bits} bits", f"{where}.codes", offset, int(codes.max())
@@ -94,18 +97,18 @@ def _of_codes(payload: Payload, rows: int, section: Bytes, where: str, offset: i
     if e.quantizer is Quantizer.ABSMAX and (codes[:n] == 1 << (e.bits - 1)).any():
         yield Finding(
             "E-021",
-            "the lowest code is not used",
+            "the lowest code must not be used",
             f"{where}.codes",
             offset,
             -(1 << (e.bits - 1)),
             severity="warning",
         )
     if codes[n:].any() or _has_stray_bits(payload, section):
-        yield Finding("E-022", "codes behind the last weight are zero", f"{where}.codes", offset)
+        yield Finding("E-022", "codes after the last weight must be zero", f"{where}.codes", offset)
 
 
 def _has_stray_bits(payload: Payload, section: Bytes) -> bool:
-    """Whether bits that are left at the end of runs are set."""
+    """Whether unused bits at the end of a run are set."""
     g = payload.geometry
     ends = section.reshape(-1, g.run_bytes)[:, -1]
     if payload.encoding.quantizer is Quantizer.TERNARY:
@@ -115,7 +118,7 @@ def _has_stray_bits(payload: Payload, section: Bytes) -> bool:
 
 
 def _has_stray_bytes(payload: Payload, i: int) -> bool:
-    """Whether bytes between and behind the sections are set. The chunk is one that `taken_apart` took."""
+    """Whether bytes between or after the sections are set, in a chunk that `disassemble` accepted."""
     chunk = payload.chunk(i).copy()
     for offset, nbytes in chunks.spans(payload.geometry, i, chunk):
         chunk[offset : offset + nbytes] = 0

@@ -1,8 +1,7 @@
-"""Learned codebooks: k-means and quantile buckets, of rows or of histograms over a tensor. All sums are of
-integers: see `kernels.clustering`.
+"""Learned codebooks: k-means and quantile buckets, of rows or of histograms over a tensor.
 
-Values become integers of 20 bits: the largest magnitude is 2**20. Importance becomes integers too, 256 for a
-column of mean importance, at most 65,535.
+All sums are of integers (see `kernels.clustering`). Values become integers of 20 bits, so that the largest
+magnitude is 2**20. Importance becomes integers too: 256 for a column of mean importance, at most 65,535.
 """
 
 from __future__ import annotations
@@ -11,23 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gguflow.parametric.reals as reals
+from gguflow.arrays import Floats, Integers
 from gguflow.parametric.axes import Codebook
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 
 f32 = np.float32
-Floats = NDArray[np.float32]
-Integers = NDArray[np.int64]
 
 ONE = 1 << 20
 ROUNDS = {Codebook.KMEANS: 100, Codebook.QUANTILE: 0}
-"""Rounds after the buckets of equal weight, at most."""
+"""The most rounds after the initial buckets of equal weight."""
 
 
 def integer_importance(importance: Floats | None, columns: int) -> Integers:
-    """Of each column, or of each column of each row; all the same where there is none, or where it is zero
-    throughout.
-    """
+    """Integer importance of each column, or of each column of each row; ones if it is None or all zero."""
     if importance is None or not importance.any():
         return np.ones(columns, np.int64)
     means = importance.astype(np.float64).mean(axis=-1, keepdims=True)
@@ -37,9 +33,7 @@ def integer_importance(importance: Floats | None, columns: int) -> Integers:
 
 
 def of_rows(encoding: Encoding, matrix: Floats, importance: Floats | None) -> Floats:
-    """A codebook for each row: float32[rows, 2**bits], as a reader will see them. matrix: float32[rows,
-    columns].
-    """
+    """A codebook for each row of float32[rows, columns]: float32[rows, 2**bits], in the scale type."""
     from gguflow.kernels import clustering
 
     order = np.argsort(matrix, axis=1, kind="stable") if importance is not None else None
@@ -52,7 +46,7 @@ def of_rows(encoding: Encoding, matrix: Floats, importance: Floats | None) -> Fl
     clustering.learn_rows(
         _integers(ascending, peaks), np.ascontiguousarray(weights), ROUNDS[encoding.codebook], centres
     )
-    return reals.rounded(_floats(centres, peaks), encoding.scale_type)
+    return reals.round_to_type(_floats(centres, peaks), encoding.scale_type)
 
 
 def new_counts(geometry: Geometry) -> Integers:
@@ -61,9 +55,7 @@ def new_counts(geometry: Geometry) -> Integers:
 
 
 def count(geometry: Geometry, x: Floats, importance: Floats | None, counts: Integers) -> None:
-    """Add a chunk to the histograms: the weights themselves, or, where blocks have scales, their quotients by
-    the peak of their block. x: flat.
-    """
+    """Add flat x, a chunk, to the histograms, divided by the peaks of its blocks if these have scales."""
     from gguflow.kernels import block_statistics, clustering
 
     block = geometry.scale_block
@@ -76,7 +68,7 @@ def count(geometry: Geometry, x: Floats, importance: Floats | None, counts: Inte
 
 
 def of_counts(encoding: Encoding, counts: Integers) -> Floats:
-    """The codebooks of the histograms, one after the other: float32[groups * 2**bits]."""
+    """The codebooks learned from the histograms, concatenated: float32[groups * 2**bits]."""
     from gguflow.kernels import clustering
 
     keys = np.arange(1 << 16, dtype=np.uint32)
@@ -85,7 +77,7 @@ def of_counts(encoding: Encoding, counts: Integers) -> Floats:
     books = []
     for histogram in counts:
         found = np.flatnonzero(histogram)
-        if not found.size:  # nothing that matters: zeros
+        if not found.size:  # no weight has importance: a codebook of zeros
             found = np.array([0x8000])
         peak = np.abs(values[found]).max(keepdims=True).astype(np.float64)
         centres = np.empty(1 << encoding.bits, np.int64)
@@ -100,7 +92,7 @@ def of_counts(encoding: Encoding, counts: Integers) -> Floats:
 
 
 def _integers(values: Floats, peaks: NDArray[np.float64]) -> Integers:
-    """Values over their peak, times ONE."""
+    """Values divided by their peak, times ONE."""
     return np.rint(values.astype(np.float64) * (ONE / np.maximum(peaks, 1e-300))).astype(np.int64)
 
 

@@ -1,6 +1,4 @@
-"""Names: the presets, the suffixes `+zstd` and `+outliers=0.5%`, and the text form of any encoding
-(`sb:bits=3,block=16,...`).
-"""
+"""Names of encodings: presets, the suffixes `+zstd` and `+outliers=0.5%`, and `sb:bits=3,block=16,...`."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from gguflow.parametric.axes import Codebook, Entropy, Granularity, Nesting, Qua
 from gguflow.parametric.encoding import Encoding
 
 FREE_PREFIX = "sb:"
-"""What the text form of an encoding begins with."""
+"""The prefix of an encoding's text form."""
 
 SQUARE_ROOT_OF_TWO = 1.41421353816986083984375
 """In binary32: two steps of log4 are an octave."""
@@ -58,7 +56,7 @@ def _table() -> Iterator[tuple[str, Encoding]]:
 
 @functools.cache
 def presets() -> Mapping[str, Encoding]:
-    """Every preset by name, in the order of the documentation."""
+    """All presets by name, in the order of the documentation."""
     return dict(_table())
 
 
@@ -68,20 +66,21 @@ def _names() -> Mapping[Encoding, str]:
 
 
 def find(name: str) -> Encoding:
-    """The encoding of a name: a preset, with or without suffixes, or a text form; case does not matter.
+    """The encoding with this name: a preset, with or without suffixes, or a text form; in any case.
 
     Raises UnknownFormatError (no such preset), UsageError (a text form that does not parse, parameters that
     contradict each other).
     """
     base, *suffixes = name.lower().split("+")
     if base.startswith(FREE_PREFIX):
-        encoding = _parsed(base[len(FREE_PREFIX) :])
+        encoding = _parse(base[len(FREE_PREFIX) :])
     elif base in presets():
         encoding = presets()[base]
     else:
         known = ", ".join(presets())
         raise UnknownFormatError(
-            f"unknown encoding {name!r}; known: {known}, each with +zstd or +outliers=0.5%, and sb:bits=4,block=64,..."
+            f"unknown encoding {name!r}; known: {known}, each with +zstd or +outliers=0.5%, "
+            "and sb:bits=4,block=64,..."
         )
     for suffix in suffixes:
         key, _, value = suffix.partition("=")
@@ -93,19 +92,19 @@ def find(name: str) -> Encoding:
             encoding = dataclasses.replace(encoding, outlier_threshold=_binary32(value[1:]))
         else:
             raise UsageError(
-                f"unknown suffix +{suffix} in {name!r}; there are +zstd, +outliers=0.5%, +outliers=>4.0"
+                f"unknown suffix +{suffix} in {name!r}; known: +zstd, +outliers=0.5%, +outliers=>4.0"
             )
     return encoding
 
 
 def is_name(name: str) -> bool:
-    """Whether a name means an encoding of the family, well-formed or not, so that `find` has a say about it."""
+    """Whether a name means an encoding of the family, valid or not: then `find` decides about it."""
     base = name.lower().split("+")[0]
     return base.startswith(FREE_PREFIX) or base in presets()
 
 
 def name_of(encoding: Encoding) -> str:
-    """The shortest name: a preset's with suffixes, else the text form. `find` gives the encoding back."""
+    """The shortest name: a preset's with suffixes, otherwise the text form; `find` is the inverse."""
     suffix = ""
     if encoding.outliers:
         suffix = f"+outliers={_shortest(encoding.outliers / 10_000)}%"
@@ -119,9 +118,7 @@ def name_of(encoding: Encoding) -> str:
 
 
 def _text(e: Encoding) -> str:
-    """The text form without its prefix: what differs from the defaults of `_parsed`, in the order of the
-    descriptor.
-    """
+    """The text form without its prefix: what differs from the defaults of `_parse`, in descriptor order."""
     words: dict[str, object] = {}
     if e.bits and e.quantizer is not Quantizer.SIGN:
         words["bits"] = e.bits
@@ -160,8 +157,8 @@ def _default_quantizer(min_bits: int, codebook: Codebook) -> Quantizer:
     return Quantizer.MIN if min_bits else Quantizer.ABSMAX
 
 
-def _parsed(text: str) -> Encoding:
-    """The encoding of a text form without its prefix."""
+def _parse(text: str) -> Encoding:
+    """The encoding that a text form without its prefix describes."""
     words = dict(_words(text))
     codebook = _member(Codebook, words.pop("codebook", "none"))
     min_bits = _integer(words.pop("min_bits", "0"))
@@ -173,7 +170,7 @@ def _parsed(text: str) -> Encoding:
         [Range.SEARCH] if words.pop("range", "full") == "search" else []
     )
     if len(chosen) > 1:
-        raise UsageError("one range only: percentile, clip or search")
+        raise UsageError("give only one range: percentile, clip or search")
     encoding = Encoding(
         quantizer=quantizer,
         bits=_integer(words.pop("bits", "1" if quantizer is Quantizer.SIGN else "0")),
@@ -200,9 +197,7 @@ def _words(text: str) -> Iterator[tuple[str, str]]:
     for word in text.split(","):
         key, equals, value = word.partition("=")
         if not equals or key in seen:
-            raise UsageError(
-                f"{word!r} in {FREE_PREFIX}{text}: parameters are written once each, as key=value"
-            )
+            raise UsageError(f"{word!r} in {FREE_PREFIX}{text}: write each parameter once, as key=value")
         seen.add(key)
         yield key, value
 
@@ -211,12 +206,14 @@ def _member(kind: type[E], text: str) -> E:
     try:
         return kind[text.upper()]
     except KeyError:
-        raise UsageError(f"{text!r} is none of {', '.join(member.name.lower() for member in kind)}") from None
+        raise UsageError(
+            f"{text!r} is not one of {', '.join(member.name.lower() for member in kind)}"
+        ) from None
 
 
 def _integer(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UsageError(f"{text!r} is no count")
+        raise UsageError(f"{text!r} is not an integer from 0 to 999999999")
     return int(text)
 
 
@@ -224,23 +221,23 @@ def _float(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"{text!r} is no number") from None
+        raise UsageError(f"{text!r} is not a number") from None
 
 
 def _millionths(text: str, factor: int) -> int:
-    """A number times `factor`, which must be whole: percent to parts in a million."""
+    """A number times `factor`, which must be whole: converts percent to parts per million."""
     value = _float(text) * factor
     if not (0 <= value < 1e9 and abs(value - round(value)) < 1e-6):
-        raise UsageError(f"{text} is finer than a millionth, or out of range")
+        raise UsageError(f"{text} is out of range, or more precise than parts per million")
     return round(value)
 
 
 def _binary32(text: str) -> float:
-    """The nearest binary32: what the descriptor can hold."""
+    """The nearest binary32, as the descriptor stores it."""
     try:
         (value,) = struct.unpack("<f", struct.pack("<f", _float(text)))
     except OverflowError:
-        raise UsageError(f"{text} is no binary32") from None
+        raise UsageError(f"{text} is out of range for binary32") from None
     return float(value)
 
 

@@ -1,8 +1,9 @@
-"""Outliers of a chunk: the weights of the largest magnitudes, kept as binary16 with their places, and zero in
-the codes.
+"""Outliers of a chunk: the weights of largest magnitude, stored as binary16 with their positions.
 
-counts   u32 for each group of 65,536 weights of the chunk, the last one short
-places   u16 for each outlier: its place in the group, ascending within a group
+The codes hold zeros in their place.
+
+counts   u32 for each group of 65,536 weights of the chunk; the last group may be shorter
+places   u16 for each outlier: its position in the group, ascending within a group
 values   f16 for each
 """
 
@@ -13,29 +14,30 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.arrays import Bytes, Floats
 from gguflow.parametric.geometry import OUTLIER_GROUP, Geometry
 
 f32 = np.float32
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 LARGEST_HALF = f32(65504)
 
 
 class Outliers(NamedTuple):
-    """places: int64[n], ascending, flat in the chunk. values: float32[n], which binary16 holds."""
+    """The outliers of a chunk.
+
+    places: int64[n], positions in the flattened chunk, ascending.
+    values: float32[n], exactly representable in binary16.
+    """
 
     places: NDArray[np.int64]
     values: Floats
 
 
 class OutlierError(ValueError):
-    """An outlier section that does not hold together."""
+    """An outlier section is inconsistent."""
 
 
-def chosen(geometry: Geometry, rows: int, x: Floats) -> Outliers:
-    """The outliers of flat x: those above the threshold, or the share of largest magnitude; of equal ones the
-    first.
-    """
+def choose(geometry: Geometry, rows: int, x: Floats) -> Outliers:
+    """The outliers of flat x: above the threshold, or the share of largest magnitude (first of equals)."""
     magnitudes = np.abs(x)
     if geometry.encoding.outlier_threshold:
         places = np.flatnonzero(magnitudes > f32(geometry.encoding.outlier_threshold))
@@ -58,7 +60,7 @@ def to_bytes(geometry: Geometry, rows: int, outliers: Outliers) -> Bytes:
 
 
 def from_bytes(geometry: Geometry, rows: int, section: Bytes) -> Outliers:
-    """The inverse of `to_bytes`. Raises OutlierError where counts, places or values cannot be."""
+    """The inverse of `to_bytes`. Raises OutlierError if counts, places or values are not valid."""
     n_weights = rows * geometry.columns
     n_groups = -(-n_weights // OUTLIER_GROUP)
     if section.size < 4 * n_groups:
@@ -67,7 +69,7 @@ def from_bytes(geometry: Geometry, rows: int, section: Bytes) -> Outliers:
     total = sum(counts.tolist())
     if section.size != geometry.outlier_bytes(rows, total):
         raise OutlierError(
-            f"of {section.size} bytes, where {total} outliers take {geometry.outlier_bytes(rows, total)}"
+            f"{section.size} bytes long, but {total} outliers take {geometry.outlier_bytes(rows, total)}"
         )
     rest = section[4 * n_groups :].tobytes()
     places = np.frombuffer(rest[: 2 * total], "<u2").astype(np.int64) + np.repeat(

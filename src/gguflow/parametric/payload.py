@@ -14,20 +14,18 @@ import gguflow.parametric.chunks as chunks
 import gguflow.parametric.dequantizing as dequantizing
 import gguflow.parametric.descriptor as descriptor
 import gguflow.parametric.outliers as outliers
-from gguflow.arrays import read_only
+from gguflow.arrays import Bytes, Floats, read_only
 from gguflow.errors import UsageError
 from gguflow.parametric.axes import Quantizer, SourceType
-from gguflow.parametric.descriptor import refuse
+from gguflow.parametric.descriptor import raise_finding
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import CHUNK_ALIGNMENT, DESCRIPTOR_BYTES, INDEX_ENTRY_BYTES, Geometry
 
 f32 = np.float32
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 class Slices(Protocol):
-    """Bytes that are read when they are sliced."""
+    """Bytes that are read when sliced."""
 
     @property
     def size(self) -> int: ...
@@ -36,8 +34,9 @@ class Slices(Protocol):
 
 
 class StoredBytes:
-    """The bytes of a payload where they lie in a file: what is sliced is read, and nothing else. read: bytes
-    [start, stop) of the file.
+    """The bytes of a payload inside a file; slicing reads only the slice.
+
+    read: returns bytes [start, stop) of the file.
     """
 
     def __init__(self, read: Callable[[int, int], Bytes], offset: int, nbytes: int) -> None:
@@ -57,14 +56,13 @@ def _sliceable(buffer: Any) -> Slices:
 
 
 class Payload:
-    """One encoded tensor.
+    """One encoded tensor; only its descriptor, tables and index are read at opening, and nothing is copied.
 
-    buffer: its bytes, no more and no fewer: uint8 in memory or mapped, or `Slices` of a file; nothing is
-    copied, and only descriptor, tables and index are read here.
+    buffer: exactly its bytes: uint8 in memory or mapped, or `Slices` of a file.
     file: named in errors.
 
-    Raises a FileError (MalformedError, InvalidError, UnsupportedError, LimitError) with the first rule
-    broken, E-001 to E-014.
+    Raises a FileError (MalformedError, InvalidError, UnsupportedError, LimitError) with the first broken
+    rule, E-001 to E-014.
     """
 
     def __init__(self, buffer: Any, file: str = "payload") -> None:
@@ -73,10 +71,10 @@ class Payload:
         head = descriptor.parse(self._bytes[:DESCRIPTOR_BYTES].tobytes(), file)
         self.geometry: Geometry = head.geometry
         if self._bytes.size != head.payload_nbytes:
-            refuse(
+            raise_finding(
                 file,
                 "E-011",
-                "the payload has another length than it says",
+                "the payload's length differs from the one in its descriptor",
                 "$.payload_nbytes",
                 56,
                 self._bytes.size,
@@ -84,7 +82,7 @@ class Payload:
             )
         prefix = self._bytes[: self.geometry.prefix_nbytes].tobytes()
         if descriptor.digest(prefix) != prefix[descriptor.DIGEST_OFFSET : DESCRIPTOR_BYTES]:
-            refuse(
+            raise_finding(
                 file,
                 "E-012",
                 "the digest of descriptor, tables and index does not match",
@@ -116,7 +114,7 @@ class Payload:
         return int(self._bytes.size)
 
     def chunk_span(self, i: int) -> tuple[int, int]:
-        """Where chunk i lies: offset from the start of the payload, and bytes."""
+        """Offset of chunk i from the start of the payload, and its size in bytes."""
         if not 0 <= i < self.n_chunks:
             raise UsageError(f"there are {self.n_chunks} chunks, no chunk {i}")
         if self.encoding.is_fixed_size:
@@ -125,16 +123,14 @@ class Payload:
         return offset, nbytes
 
     def chunk(self, i: int) -> Bytes:
-        """The bytes of chunk i as they are stored, padding included; a view."""
+        """The stored bytes of chunk i, padding included; a view."""
         offset, nbytes = self.chunk_span(i)
         return self._bytes[offset : offset + nbytes]
 
     # --- opening
 
     def _read_index(self, prefix: bytes) -> list[tuple[int, int, bytes]]:
-        """Offset, size and digest of each chunk; they follow each other without a gap, and end with the
-        payload.
-        """
+        """Offset, size and digest of each chunk; chunks must fill the payload without gaps."""
         g = self.geometry
         if g.encoding.is_fixed_size:
             return []
@@ -145,12 +141,14 @@ class Payload:
             offset, nbytes = int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:16], "little")
             most = g.chunk_nbytes(g.chunk_rows(i))
             if offset != at or not 0 < nbytes <= most or nbytes % CHUNK_ALIGNMENT:
-                message = "a chunk lies elsewhere, or has a size that it cannot have"
-                refuse(self._file, "E-013", message, f"$.index[{i}]", start, (offset, nbytes), (at, most))
+                message = "a chunk has a wrong offset or an impossible size"
+                raise_finding(
+                    self._file, "E-013", message, f"$.index[{i}]", start, (offset, nbytes), (at, most)
+                )
             entries.append((offset, nbytes, entry[16:]))
             at += nbytes
         if at != self.nbytes:
-            refuse(
+            raise_finding(
                 self._file,
                 "E-013",
                 "the chunks do not fill the payload",
@@ -175,30 +173,30 @@ class Payload:
                 and e.quantizer is Quantizer.AFFINE
                 and ((values != np.rint(values)) | (values < 0) | (values >= 1 << e.bits)).any()
             ):
-                problem = "a zero point is no code"
+                problem = "a zero point is not a valid code"
             elif (
                 name == "codebooks"
                 and (np.diff(values.reshape(self.geometry.n_groups, -1), axis=1) < 0).any()
             ):
                 problem = "a learned codebook is not ascending"
             if problem:
-                refuse(self._file, "E-014", problem, f"$.tables.{name}", at)
+                raise_finding(self._file, "E-014", problem, f"$.tables.{name}", at)
             yield name, values
             at += 4 * count
         if any(prefix[at : self.geometry.index_offset]) or any(
             prefix[self.geometry.index_offset + self.geometry.index_nbytes :]
         ):
-            refuse(self._file, "E-006", "padding is zero", "$.padding", at)
+            raise_finding(self._file, "E-006", "padding must be zero", "$.padding", at)
 
     # --- decoding
 
     def decode_rows(
         self, first: int = 0, last: int | None = None, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
-        """Rows [first, last) of the tensor seen as a matrix of its last dimension: float32 (float64 of
-        lossless f64), touching only their chunks.
+        """Decode rows [first, last), reading only their chunks: float32 (float64 for lossless f64).
 
-        out: where to put them, C-contiguous [last - first, columns] of that type.
+        first, last: rows of the tensor seen as a matrix of its last dimension; None is the end.
+        out: the array to fill, C-contiguous [last - first, columns] of that type; None allocates one.
 
         Raises UsageError (no such rows), InvalidError (E-015 to E-017, E-023: a chunk that does not decode).
         """
@@ -221,7 +219,7 @@ class Payload:
         return out
 
     def raw_rows(self, first: int = 0, last: int | None = None) -> Bytes:
-        """Rows [first, last) of a lossless tensor as the bytes that they were: uint8[rows, row_bytes]."""
+        """The original bytes of rows [first, last) of a lossless tensor: uint8[rows, bytes of a row]."""
         if not self.encoding.is_lossless:
             raise UsageError(f"{self.encoding.name} does not keep the bytes of its source")
         last = self.geometry.rows if last is None else last
@@ -238,20 +236,20 @@ class Payload:
         return raw
 
     def sections(self, i: int) -> dict[str, Bytes]:
-        """The sections of chunk i as they are before entropy coding. Raises InvalidError (E-015 to E-017)."""
+        """The sections of chunk i after entropy decoding. Raises InvalidError (E-015 to E-017)."""
         chunk = self.chunk(i)
         if self._index and chunks.digest(chunk) != self._index[i][2]:
-            refuse(
+            raise_finding(
                 self._file,
                 "E-015",
                 "the digest of a chunk does not match",
                 f"$.chunks[{i}]",
                 self.chunk_span(i)[0],
             )
-        return chunks.taken_apart(self.geometry, i, chunk, self._file)
+        return chunks.disassemble(self.geometry, i, chunk, self._file)
 
     def _planes(self, i: int, first: int, last: int) -> tuple[Bytes, ...]:
-        """Rows of a chunk of a lossless tensor, as byte planes."""
+        """Rows [first, last) of chunk i of a lossless tensor, as byte planes."""
         columns = self.geometry.columns
         sections = self.sections(i)
         return tuple(
@@ -260,7 +258,7 @@ class Payload:
         )
 
     def _raw_chunk(self, i: int, first: int, last: int) -> Bytes:
-        """The same as raw bytes."""
+        """Rows [first, last) of chunk i of a lossless tensor, as raw bytes."""
         from gguflow.kernels import byte_planes
 
         planes = self._planes(i, first, last)
@@ -269,7 +267,7 @@ class Payload:
         return raw
 
     def _lossless_values(self, i: int, first: int, last: int, out: NDArray[Any]) -> None:
-        """The same as numbers, into flat `out`; exact."""
+        """Rows [first, last) of chunk i of a lossless tensor, as exact numbers into flat `out`."""
         from gguflow.kernels import byte_planes
 
         if self.source_type is SourceType.BF16:
@@ -282,7 +280,7 @@ class Payload:
         try:
             dequantizing.decode(self.geometry, self.tables, self.sections(i), i, first, last, out)
         except outliers.OutlierError as error:
-            refuse(
+            raise_finding(
                 self._file,
                 "E-023",
                 f"the outliers are {error}",

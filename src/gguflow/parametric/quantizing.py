@@ -1,6 +1,4 @@
-"""From the weights of a chunk to its sections: outliers taken out, scales fitted, codes made and packed. The
-work is that of the kernels.
-"""
+"""Sections from the weights of a chunk: separate outliers, fit scales, make and pack codes, by kernels."""
 
 from __future__ import annotations
 
@@ -10,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import gguflow.parametric.codebooks as codebooks
 import gguflow.parametric.learning as learning
 import gguflow.parametric.outliers as outliers
 import gguflow.parametric.reals as reals
-from gguflow.arrays import read_only
+from gguflow.arrays import Bytes, Floats, read_only
 from gguflow.errors import NonFiniteError
 from gguflow.parametric.axes import Quantizer, Range
 from gguflow.parametric.codebooks import Bounded
@@ -24,23 +21,22 @@ from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 
 f32 = np.float32
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 SPARE = 16
-"""Codes that the kernels may write behind the last one."""
+"""Number of codes that the kernels may write after the last one."""
 GROUP_WEIGHTS = 8192
-"""Weights whose blocks are fitted before their codes are made, where there is no super-block: 32 KiB, so that
-they stay in the first-level cache.
-"""
+"""Weights fitted before their codes are made, without super-blocks: 32 KiB, to stay in the L1 cache."""
 
 _of_thread = threading.local()
 
 
 @dataclass(frozen=True)
 class ChunkQuantizer:
-    """Makes the sections of chunks, for any thread. tables: of the tensor. bounded: its codebooks, unless
-    rows have their own.
+    """Makes the sections of chunks; any thread may call it.
+
+    geometry: the layout of the payload.
+    tables: the tables of the tensor.
+    bounded: its codebooks, unless rows have their own.
     """
 
     geometry: Geometry
@@ -50,15 +46,13 @@ class ChunkQuantizer:
     def sections(
         self, rows: int, x: Floats, importance: Floats | None, chunk: Bytes | None
     ) -> dict[str, Bytes]:
-        """The sections by name. The codes, which are nearly all, are packed where they belong in the chunk,
-        if there is one.
-        """
+        """The sections by name; codes are packed into `chunk` directly if it is given."""
         sections = {}
         e = self.geometry.encoding
         if e.has_outliers or e.has_row_codebooks or e.range is Range.PERCENTILE:
             raise_non_finite(x)
         if e.has_outliers:
-            kept = outliers.chosen(self.geometry, rows, x)
+            kept = outliers.choose(self.geometry, rows, x)
             sections["outliers"] = outliers.to_bytes(self.geometry, rows, kept)
             x = x.copy()
             x[kept.places] = 0
@@ -66,7 +60,7 @@ class ChunkQuantizer:
         if e.has_row_codebooks:
             books = learning.of_rows(self.geometry.encoding, x.reshape(rows, -1), importance)
             sections["scales"] = reals.to_bytes(books.reshape(-1), e.scale_type)
-            self._encode_given(x, codebooks.bounded(books), codes)
+            self._encode_given(x, codebooks.with_bounds(books), codes)
         elif self.geometry.n_scales(rows):
             sections |= self._fit(rows, x, importance, codes)
         else:
@@ -76,7 +70,7 @@ class ChunkQuantizer:
         return sections
 
     def _fit(self, rows: int, x: Floats, importance: Floats | None, codes: Bytes) -> dict[str, Bytes]:
-        """Scales of the chunk's own, and the codes."""
+        """Fit the scales of the chunk, and write its codes."""
         from gguflow.kernels import parametric as kernels
 
         e, n = self.geometry.encoding, self.geometry.n_scales(rows)
@@ -113,7 +107,7 @@ class ChunkQuantizer:
         return sections
 
     def _encode_given(self, x: Floats, books: Bounded, codes: Bytes) -> None:
-        """Codes with the scales of the tables, or with none."""
+        """Write codes with the scales of the tables, or without scales."""
         from gguflow.kernels import parametric as kernels
 
         n = -(-x.size // self.geometry.scale_block)
@@ -143,7 +137,7 @@ class ChunkQuantizer:
         )
 
     def _limits(self, x: Floats) -> Floats:
-        """The magnitude at which the range of each block ends; one for all where it is given."""
+        """The magnitude at which the range of each block ends; a single one if the encoding gives it."""
         e = self.geometry.encoding
         if e.range is Range.CLIP:
             return np.full(1, e.clip, f32)
@@ -160,7 +154,7 @@ class ChunkQuantizer:
         return np.ascontiguousarray(limits, f32)
 
     def _shrinks(self, x: Floats, n: int, importance: Floats | None) -> Floats:
-        """The part of its range that each of n blocks covers: all of it, or the best of a ladder."""
+        """The part of its range that each of n blocks covers: all of it, or the best of several trials."""
         if self.geometry.encoding.range is not Range.SEARCH:
             return np.ones(1, f32)
         from gguflow.kernels import parametric as kernels
@@ -179,9 +173,7 @@ class ChunkQuantizer:
         return shrinks
 
     def _room_for_codes(self, rows: int, chunk: Bytes | None) -> Bytes:
-        """Memory for the codes, a byte each: codes of a byte go straight to their place, where the kernels
-        may write behind them.
-        """
+        """Memory for the codes, a byte each: the chunk itself if codes are bytes and spare bytes follow."""
         n_codes = self.geometry.n_runs(rows) * self.geometry.run
         if chunk is not None and self.geometry.stored_bits == 8 and chunk.size >= n_codes + SPARE:
             return chunk[: n_codes + SPARE]
@@ -203,9 +195,7 @@ class ChunkQuantizer:
 
 
 def table_scales(e: Encoding, tables: Mapping[str, Floats]) -> tuple[Floats, Bytes, Floats]:
-    """Scales, zero points and mins from the tables, as the kernels take them; neutral where codebooks hold
-    the weights themselves.
-    """
+    """Scales, zero points and mins from the tables, for the kernels; neutral if codebooks hold weights."""
     scales = tables.get("scales", np.ones(1, f32))
     zeros = tables.get("zeros", np.zeros(scales.size, f32))
     if e.quantizer is Quantizer.MIN:
@@ -214,7 +204,7 @@ def table_scales(e: Encoding, tables: Mapping[str, Floats]) -> tuple[Floats, Byt
 
 
 def _rank(percentile: int, n: int) -> int:
-    """Which of n ascending magnitudes is the percentile: at least that share of them is no larger."""
+    """Index of the percentile in n ascending magnitudes: at least that share of them is not larger."""
     return max(-(-percentile * n // 1_000_000) - 1, 0)
 
 
@@ -227,9 +217,7 @@ def _packed_run(codes: Bytes, bits: int) -> Bytes:
 
 
 def scratch(size: int) -> Bytes:
-    """Memory that a thread uses again for its next chunk: new pages would cost as much as the codes in them.
-    What is in it is left from before.
-    """
+    """A buffer that the thread reuses, with stale contents: new pages cost as much as making the codes."""
     if getattr(_of_thread, "codes", np.empty(0)).size < size:
         _of_thread.codes = np.empty(size, np.uint8)
     codes: Bytes = _of_thread.codes[:size]
@@ -237,7 +225,7 @@ def scratch(size: int) -> Bytes:
 
 
 def raise_non_finite(x: Floats, start: int = 0) -> None:
-    """Raise NonFiniteError for the first NaN or infinity from place `start` on, if there is one."""
+    """Raise NonFiniteError for the first NaN or infinity at or after index `start`, if there is one."""
     from gguflow.kernels import finite
 
     bad = int(finite.first_non_finite(read_only(x[start:])))

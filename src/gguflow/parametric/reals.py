@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Bytes, Floats
 from gguflow.parametric.axes import ScaleType
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 def to_bytes(values: Floats, scale_type: ScaleType) -> Bytes:
-    """Values that the type holds exactly."""
+    """The bytes of values that the type represents exactly."""
     if scale_type is ScaleType.F32:
         return values.astype("<f4", copy=False).view(np.uint8)
     if scale_type is ScaleType.F16:
@@ -28,8 +25,8 @@ def from_bytes(section: Bytes, scale_type: ScaleType) -> Floats:
     return (np.frombuffer(section.tobytes(), "<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def rounded(values: Floats, scale_type: ScaleType) -> Floats:
-    """The nearest values that the type holds, ties to even; beyond the largest finite one, that one."""
+def round_to_type(values: Floats, scale_type: ScaleType) -> Floats:
+    """Round to the scale type, ties to even, and clamp to its largest finite value."""
     if scale_type is ScaleType.F16:
         return np.clip(values, np.float32(-65504), np.float32(65504)).astype(np.float16).astype(np.float32)
     if scale_type is ScaleType.BF16:

@@ -1,5 +1,4 @@
-"""The scalar twin of the encoding kernels: the fields of a chunk from weights, one value at a time, in
-binary32.
+"""The scalar twin of the encoding kernels: fields of a chunk from weights, one at a time, in binary32.
 
 Written to be read beside spec/blocks/parametric.md; a test holds kernels and reference equal to the bit.
 """
@@ -14,26 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gguflow.parametric.codebooks as codebooks
+from gguflow.arrays import Floats
 from gguflow.parametric.axes import Codebook, Nesting, Quantizer, Range, ScaleType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.reference_decoding import Scaled, decode_one, from_tables
 
 f32 = np.float32
-Floats = NDArray[np.float32]
 Fields = dict[str, Any]
 
 SMALLEST_PEAK = f32(1e-38)
 
 
 def encode(geometry: Geometry, rows: int, x: Floats, tables: Mapping[str, Floats]) -> Fields:
-    """The fields of a chunk (see `grammar.chunk`). x: flat, finite, without its outliers."""
+    """The fields of a chunk (see `grammar.chunk`) for flat, finite x without its outliers."""
     e = geometry.encoding
     blocks = [x[i : i + geometry.scale_block] for i in range(0, x.size, geometry.scale_block)]
     fields: Fields = {}
     if e.has_chunk_scales:
         scaled = [fit(e, block) for block in blocks]
-        fields |= settle(e, scaled, tables)
+        fields |= store_scales(e, scaled, tables)
     else:
         scaled = from_tables(e, tables, len(blocks))
     if e.has_row_codebooks:
@@ -56,7 +55,7 @@ def encode(geometry: Geometry, rows: int, x: Floats, tables: Mapping[str, Floats
 
 
 def fit(e: Encoding, block: Floats) -> Scaled:
-    """The scale (and lowest weight) that a block asks for."""
+    """The scale (and lowest weight) that covers a block."""
     if e.quantizer in (Quantizer.TERNARY, Quantizer.SIGN):
         return Scaled(f32(sum_of_magnitudes(block) / f32(block.size)))
     if e.range is not Range.SEARCH:
@@ -66,7 +65,7 @@ def fit(e: Encoding, block: Floats) -> Scaled:
 
 
 def limit_of(e: Encoding, block: Floats) -> np.float32:
-    """The largest magnitude that counts."""
+    """The magnitude at which the range of a block ends."""
     if e.range is Range.CLIP:
         return f32(e.clip)
     if e.range is Range.PERCENTILE:
@@ -75,7 +74,7 @@ def limit_of(e: Encoding, block: Floats) -> np.float32:
 
 
 def fit_shrunk(e: Encoding, block: Floats, shrink: np.float32) -> Scaled:
-    """The scale of a part of the range: of `min` the middle part, else shrunk towards 0."""
+    """The scale of a part of the range: the middle part for `min`, otherwise shrunk towards 0."""
     limit = limit_of(e, block)
     if e.quantizer in (Quantizer.ABSMAX, Quantizer.CODEBOOK):
         steps = f32(1) if e.quantizer is Quantizer.CODEBOOK else f32((1 << (e.bits - 1)) - 1)
@@ -94,12 +93,10 @@ def fit_shrunk(e: Encoding, block: Floats, shrink: np.float32) -> Scaled:
 
 
 def squared_error(e: Encoding, block: Floats, trial: Scaled) -> np.float32:
-    """Of a block, with the trial's scale rounded to its type, in sixteen sums; infinite where it is no
-    number.
-    """
-    s = Scaled(stored(trial.scale, e.scale_type), stored(trial.minimum, e.scale_type))
+    """The squared error of a block with the trial's rounded scale, in sixteen sums; infinity for NaN."""
+    s = Scaled(round_to_type(trial.scale, e.scale_type), round_to_type(trial.minimum, e.scale_type))
     if e.quantizer is Quantizer.AFFINE and s.scale > 0:
-        s.zero = clamped(f32(-trial.minimum / s.scale), (1 << e.bits) - 1)
+        s.zero = clamp(f32(-trial.minimum / s.scale), (1 << e.bits) - 1)
     s.fitted = s.scale
     is_book = e.quantizer is Quantizer.CODEBOOK
     values = codebooks.fixed_values(e) if is_book else np.zeros(0, f32)
@@ -115,7 +112,7 @@ def squared_error(e: Encoding, block: Floats, trial: Scaled) -> np.float32:
 
 
 def step_of(bottom: np.float32, top: np.float32, n_steps: int) -> np.float32:
-    """(top - bottom) / n_steps; apart where the difference overflows."""
+    """(top - bottom) / n_steps, dividing first if the difference overflows."""
     with np.errstate(over="ignore"):
         span = f32(top - bottom)
     return (
@@ -126,7 +123,7 @@ def step_of(bottom: np.float32, top: np.float32, n_steps: int) -> np.float32:
 
 
 def sum_of_magnitudes(block: Floats) -> np.float32:
-    """Sixteen sums over the whole sixteens; these in order; then the rest."""
+    """Sixteen sums over the whole groups of sixteen, added in order, then the rest."""
     whole = block.size // 16 * 16
     sums = [f32(0)] * 16
     for i in range(whole):
@@ -137,8 +134,8 @@ def sum_of_magnitudes(block: Floats) -> np.float32:
     return total
 
 
-def settle(e: Encoding, scaled: Sequence[Scaled], tables: Mapping[str, Floats]) -> Fields:
-    """Scales, zeros and meta as fields; `scaled` gets the values that a reader will see."""
+def store_scales(e: Encoding, scaled: Sequence[Scaled], tables: Mapping[str, Floats]) -> Fields:
+    """Scales, zeros and meta as fields; sets `scaled` to the values that a reader decodes."""
     fields: Fields = {"scales": [], "zeros": [], "meta": []}
     for s in scaled:
         s.fitted = s.scale
@@ -154,7 +151,7 @@ def settle(e: Encoding, scaled: Sequence[Scaled], tables: Mapping[str, Floats]) 
                 [s.scale for s in group], e.scale_bits, e.nesting is Nesting.OFFSET, e.scale_type
             )
         else:
-            values = [stored(s.scale, e.scale_type) for s in group]
+            values = [round_to_type(s.scale, e.scale_type) for s in group]
             codes = [real_field(value, e.scale_type) for value in values]
         fields["scales"] += codes
         for s, value in zip(group, values, strict=True):
@@ -164,14 +161,14 @@ def settle(e: Encoding, scaled: Sequence[Scaled], tables: Mapping[str, Floats]) 
                 codes, values, more = nest([s.minimum for s in group], e.min_bits, True, e.scale_type)
                 meta += more
             else:
-                values = [stored(s.minimum, e.scale_type) for s in group]
+                values = [round_to_type(s.minimum, e.scale_type) for s in group]
                 codes = [real_field(value, e.scale_type) for value in values]
             fields["zeros"] += codes
             for s, value in zip(group, values, strict=True):
                 s.minimum = value
         elif e.quantizer is Quantizer.AFFINE:
             for s in group:
-                s.zero = clamped(f32(-s.minimum / s.scale), (1 << e.bits) - 1) if s.scale > 0 else 0
+                s.zero = clamp(f32(-s.minimum / s.scale), (1 << e.bits) - 1) if s.scale > 0 else 0
             fields["zeros"] += [s.zero for s in group]
         fields["meta"].append([real_field(f32(value), e.scale_type) for value in meta])
     return {name: values for name, values in fields.items() if values and values != [[]]}
@@ -180,11 +177,11 @@ def settle(e: Encoding, scaled: Sequence[Scaled], tables: Mapping[str, Floats]) 
 def nest(
     values: list[np.float32], bits: int, with_offset: bool, scale_type: ScaleType
 ) -> tuple[list[int], list[np.float32], list[np.float32]]:
-    """Codes, the values that they stand for, and meta-scale (and offset) of one super-block."""
+    """Codes, the values that they decode to, and meta-scale (and offset) of one super-block."""
     n_steps = (1 << bits) - 1
-    offset = stored(min(values) if with_offset else f32(0), scale_type)
-    step = stored(step_of(offset, max(max(values), offset), n_steps), scale_type)
-    codes = [clamped(f32(f32(value - offset) / step), n_steps) if step > 0 else 0 for value in values]
+    offset = round_to_type(min(values) if with_offset else f32(0), scale_type)
+    step = round_to_type(step_of(offset, max(max(values), offset), n_steps), scale_type)
+    codes = [clamp(f32(f32(value - offset) / step), n_steps) if step > 0 else 0 for value in values]
     return (
         codes,
         [f32(f32(step * f32(code)) + offset) for code in codes],
@@ -195,9 +192,7 @@ def nest(
 def nest_dynamic(
     values: list[np.float32], offset: np.float32
 ) -> tuple[list[int], list[np.float32], list[np.float32]]:
-    """As bitsandbytes on the CPU: the quotient goes to one of 65,536 places before it is compared with the
-    bounds.
-    """
+    """As bitsandbytes on the CPU: round the quotient to one of 65,536 values, then find its code."""
     book, bounds = codebooks.dynamic(), bounds_of(codebooks.dynamic())[0]
     distances = [f32(value - offset) for value in values]
     peak = f32(max(abs(distance) for distance in distances))
@@ -213,8 +208,8 @@ def nest_dynamic(
     return codes, [f32(f32(book[code] * peak) + offset) for code in codes], [peak]
 
 
-def stored(value: np.float32, scale_type: ScaleType) -> np.float32:
-    """Rounded to the type, ties to even; at most its largest finite value."""
+def round_to_type(value: np.float32, scale_type: ScaleType) -> np.float32:
+    """Round to the type, ties to even, and clamp to its largest finite value."""
     if scale_type is ScaleType.F16:
         return f32(np.float16(min(max(value, f32(-65504)), f32(65504))))
     if scale_type is ScaleType.BF16:
@@ -228,12 +223,12 @@ def stored(value: np.float32, scale_type: ScaleType) -> np.float32:
 
 
 def real_field(value: np.float32, scale_type: ScaleType) -> float | int:
-    """A value that the type holds, as the grammar has it."""
+    """A value that the type represents, in the form that the grammar uses."""
     return int(f32(value).view(np.uint32)) >> 16 if scale_type is ScaleType.BF16 else float(value)
 
 
-def clamped(v: np.float32, q_max: int) -> int:
-    """The nearest integer, ties to even, within 0 to q_max."""
+def clamp(v: np.float32, q_max: int) -> int:
+    """The nearest integer, ties to even, clamped to 0 to q_max."""
     return int(np.rint(min(max(v, f32(0)), f32(q_max))))
 
 
@@ -259,7 +254,7 @@ def encode_block(e: Encoding, block: Floats, s: Scaled, book: tuple[Floats, NDAr
 
 
 def code_range(e: Encoding, zero: int) -> tuple[int, int, int]:
-    """What is added to a rounded quotient, and its smallest and largest value before."""
+    """The number added to a rounded quotient, and the quotient's least and greatest value."""
     if e.quantizer is Quantizer.ABSMAX:
         half = (1 << (e.bits - 1)) - 1
         return 0, -half, half
@@ -272,7 +267,7 @@ def code_range(e: Encoding, zero: int) -> tuple[int, int, int]:
 def encoder_books(
     e: Encoding, tables: Mapping[str, Floats], n_groups: int
 ) -> list[tuple[Floats, NDArray[np.int32]]]:
-    """Bounds and order of the codebooks, used in turn."""
+    """Bounds and order of the codebooks, which blocks use cyclically."""
     if e.codebook is Codebook.NONE:
         return [(np.zeros(0, f32), np.zeros(1, np.int32))]
     values = (
@@ -284,14 +279,15 @@ def encoder_books(
 
 
 def bounds_of(book: Floats) -> tuple[Floats, NDArray[np.int32]]:
-    """What a value must exceed for the next rank, and the code of each rank."""
+    """The bounds that a value must exceed for the next rank, and the code of each rank."""
     order = np.array(sorted(range(book.size), key=lambda i: (book[i], i)), np.int32)
     return np.array([f32(a + b) / f32(2) for a, b in pairwise(book[order])], f32), order
 
 
 def learn(e: Encoding, row: Floats) -> Floats:
-    """The codebook of a row, without importance: buckets of as many weights each, then, for k-means, rounds
-    of Lloyd; in integers of 20 bits.
+    """The codebook of a row, without importance, in integers of 20 bits.
+
+    It starts from buckets of equal numbers of weights; k-means then runs Lloyd's algorithm.
     """
     k, n = 1 << e.bits, row.size
     peak = float(np.max(np.abs(row)))
@@ -308,7 +304,7 @@ def learn(e: Encoding, row: Floats) -> Floats:
             break
         centres = means
         edges = [0, *(sum(1 for v in values if v <= (a + b) // 2) for a, b in pairwise(centres)), n]
-    return np.array([stored(f32(centre * (peak / 2**20)), e.scale_type) for centre in centres], f32)
+    return np.array([round_to_type(f32(centre * (peak / 2**20)), e.scale_type) for centre in centres], f32)
 
 
 def pack_trits(run: Sequence[int]) -> list[int]:

@@ -1,6 +1,4 @@
-"""The scalar twin of the decoding kernels: weights from the fields of a chunk, one value at a time, in
-binary32.
-"""
+"""The scalar twin of the decoding kernels: weights from fields of a chunk, one at a time, in binary32."""
 
 from __future__ import annotations
 
@@ -9,21 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import gguflow.parametric.codebooks as codebooks
+from gguflow.arrays import Floats
 from gguflow.parametric.axes import Codebook, Nesting, Quantizer, ScaleType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 
 f32 = np.float32
-Floats = NDArray[np.float32]
 
 
 @dataclass
 class Scaled:
-    """What belongs to the codes of one block: values as a reader sees them. fitted: the scale before it was
-    stored.
+    """The decoding parameters of one block, as a reader decodes them.
+
+    scale, minimum, zero: of the block.
+    fitted: the scale before it was rounded to be stored.
     """
 
     scale: np.float32
@@ -33,7 +32,7 @@ class Scaled:
 
 
 def decode(geometry: Geometry, rows: int, fields: Mapping[str, Any], tables: Mapping[str, Floats]) -> Floats:
-    """The weights of a chunk, flat, but for its outliers. fields: as `grammar.chunk` parses them."""
+    """The weights of a chunk, flat, without its outliers, from the fields that `grammar.chunk` parses."""
     e = geometry.encoding
     n = rows * geometry.columns
     codes = [
@@ -70,7 +69,7 @@ def decode_one(e: Encoding, code: int, s: Scaled, book: Floats) -> np.float32:
 def decoder_books(
     e: Encoding, fields: Mapping[str, Any], tables: Mapping[str, Floats], n_groups: int
 ) -> list[Floats]:
-    """The values of the codebooks, used in turn."""
+    """The values of the codebooks, which blocks use cyclically."""
     if e.codebook is Codebook.NONE:
         return [np.zeros(0, f32)]
     if e.has_row_codebooks:
@@ -119,7 +118,7 @@ def from_fields(e: Encoding, fields: Mapping[str, Any], n: int, tables: Mapping[
 
 
 def from_tables(e: Encoding, tables: Mapping[str, Floats], n: int) -> list[Scaled]:
-    """The same of the tables, used in turn; neutral where codebooks hold the weights themselves."""
+    """The same from the tables, used cyclically; neutral if codebooks hold the weights themselves."""
     scales = tables.get("scales", np.ones(1, f32))
     zeros = tables.get("zeros", np.zeros(scales.size, f32))
     is_min = e.quantizer is Quantizer.MIN

@@ -1,8 +1,7 @@
-"""What a tensor has once: learned codebooks, scales of column groups or of the whole, the offset of nested
-scales. A first pass finds them.
+"""Tables of a tensor, found in a first pass: learned codebooks, scales outside of chunks, nesting offset.
 
-Partial results are kept by chunk and joined in the order of the chunks, by sums that are exactly rounded: the
-tables do not depend on threads.
+Partial results are kept by chunk and joined in the order of the chunks, with exactly rounded sums, so that
+the tables do not depend on threads.
 """
 
 from __future__ import annotations
@@ -12,20 +11,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gguflow.arrays import Floats
 from gguflow.parametric.axes import Quantizer, Range
 from gguflow.parametric.geometry import Geometry
 
 f32 = np.float32
-Floats = NDArray[np.float32]
 Tables = dict[str, Floats]
 
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def observed(geometry: Geometry, x: Floats) -> dict[str, Any]:
-    """What one chunk contributes, but for codebooks: these are counted, see `learning`. x: flat."""
+def observe(geometry: Geometry, x: Floats) -> dict[str, Any]:
+    """The contribution of one chunk, flat x, to all tables but codebooks (for these see `learning`)."""
     from gguflow.kernels import block_statistics as kernels
 
     e = geometry.encoding
@@ -48,8 +46,8 @@ def observed(geometry: Geometry, x: Floats) -> dict[str, Any]:
     return {"bottoms": bottoms.reshape(groups).min(axis=0), "tops": tops.reshape(groups).max(axis=0)}
 
 
-def joined(geometry: Geometry, partial: Mapping[int, Mapping[str, Any]]) -> Tables:
-    """The tables of all chunks."""
+def join(geometry: Geometry, partial: Mapping[int, Mapping[str, Any]]) -> Tables:
+    """The tables from the contributions of all chunks."""
     e = geometry.encoding
     parts = [partial[i] for i in sorted(partial)]
     if e.needs_offset:
@@ -63,10 +61,10 @@ def joined(geometry: Geometry, partial: Mapping[int, Mapping[str, Any]]) -> Tabl
     limit = f32(e.clip if e.range is Range.CLIP else np.inf)
     bottoms = np.maximum(np.min([p["bottoms"] for p in parts], axis=0), -limit)
     tops = np.minimum(np.max([p["tops"] for p in parts], axis=0), limit)
-    return _ranged(geometry, bottoms, tops)
+    return _scales_of_ranges(geometry, bottoms, tops)
 
 
-def _ranged(geometry: Geometry, bottoms: Floats, tops: Floats) -> Tables:
+def _scales_of_ranges(geometry: Geometry, bottoms: Floats, tops: Floats) -> Tables:
     e = geometry.encoding
     if e.quantizer in (Quantizer.ABSMAX, Quantizer.CODEBOOK):
         steps = f32(1) if e.quantizer is Quantizer.CODEBOOK else f32((1 << (e.bits - 1)) - 1)

@@ -1,9 +1,8 @@
-"""Codes and scales of a payload as arrays of their own: what moves between containers without being encoded
-anew.
+"""Codes and scales of a payload as separate arrays, so that they move between containers unchanged.
 
-That works where nothing else decides a weight: codes of 4 or 8 bits with a scale for each block or row, no
+This works if they alone determine the weights: codes of 4 or 8 bits with a scale for each block or row, no
 zero points, no outliers. An item of a view is a byte of codes, a scale, the code of a nested scale, or a
-meta-scale; the items of a tensor are numbered through its chunks, without the padding that a chunk ends with.
+meta-scale; the items of a tensor are numbered across its chunks, without the padding at the end of a chunk.
 """
 
 from __future__ import annotations
@@ -12,50 +11,44 @@ import enum
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 import gguflow.parametric.dequantizing as dequantizing
+from gguflow.arrays import Bytes
 from gguflow.parametric.axes import Entropy, Granularity, Nesting, Quantizer, ScaleType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.payload import Payload
 
-Bytes = NDArray[np.uint8]
-
 
 class View(enum.Enum):
-    """What is looked at."""
+    """What a view contains."""
 
     WEIGHTS = "weights"
     CODES = "codes"
-    """As they are packed: uint8."""
+    """Packed codes: uint8."""
     SCALES = "scales"
-    """float32, nested ones made whole."""
+    """float32; nested scales are decoded."""
     SCALE_CODES = "scale codes"
-    """Of nested scales: uint8."""
+    """Codes of nested scales: uint8."""
     META = "meta"
-    """The meta-scales of nested scales: float32."""
+    """Meta-scales of nested scales: float32."""
 
 
 def has_views(encoding: Encoding) -> bool:
-    """Whether codes and scales say all there is, in whole bytes."""
+    """Whether codes and scales alone determine the weights, in whole bytes."""
     is_plain = encoding.quantizer in (Quantizer.ABSMAX, Quantizer.CODEBOOK) and not encoding.is_learned
     return is_plain and encoding.bits in (4, 8) and encoding.has_chunk_scales and not encoding.has_outliers
 
 
 def has_nested_views(encoding: Encoding) -> bool:
-    """Whether the scales, too, are bytes and one meta-scale for each super-block, and an offset for all: as
-    in bitsandbytes.
-    """
+    """Whether scales are nested as in bitsandbytes: byte codes, a meta-scale per super-block, one offset."""
     return (
         has_views(encoding) and encoding.nesting is Nesting.DYNAMIC and encoding.scale_type is ScaleType.F32
     )
 
 
 def plain(encoding: Encoding) -> Encoding:
-    """The same codes with scales in binary32, not nested: it holds the same values, whatever the scales
-    were.
-    """
+    """The encoding with the same codes and plain binary32 scales, which can hold any stored scale."""
     return replace(
         encoding,
         nesting=Nesting.NONE,
@@ -67,15 +60,13 @@ def plain(encoding: Encoding) -> Encoding:
 
 
 def holds(target: Encoding, source: Encoding) -> bool:
-    """Whether every payload of `source` can become one of `target` by moving codes and scales: the same
-    values, whatever the entropy coding.
-    """
+    """Whether moving codes and scales turns payloads of `source` into `target` with equal values."""
     wanted, given = replace(target, entropy=Entropy.NONE), replace(source, entropy=Entropy.NONE)
     return has_views(source) and (wanted == given or wanted == plain(given))
 
 
 def weights_per_item(geometry: Geometry, view: View) -> int:
-    """Adjacent weights, in the order of the flattened tensor, that an item of a view belongs to."""
+    """The number of adjacent weights, in the flattened tensor, that an item of a view covers."""
     e = geometry.encoding
     if view is View.CODES:
         return 8 // e.bits
@@ -85,9 +76,7 @@ def weights_per_item(geometry: Geometry, view: View) -> int:
 
 
 def are_continuous(geometry: Geometry, view: View) -> bool:
-    """Whether the items of a view go on from chunk to chunk as if there were no chunks, and codes fill whole
-    bytes.
-    """
+    """Whether items of a view continue across chunk boundaries without a gap, and codes fill whole bytes."""
     if geometry.encoding.granularity is Granularity.ROW and geometry.columns % weights_per_item(
         geometry, View.CODES
     ):
@@ -99,7 +88,7 @@ def are_continuous(geometry: Geometry, view: View) -> bool:
 
 
 def content(payload: Payload, i: int, view: View) -> Bytes:
-    """The items of chunk i as bytes. Raises what `Payload.sections` raises."""
+    """The items of chunk i as bytes; raises what `Payload.sections` raises."""
     g = payload.geometry
     rows, sections = g.chunk_rows(i), payload.sections(i)
     n_items = -(-rows * g.columns // weights_per_item(g, view))
@@ -112,4 +101,4 @@ def content(payload: Payload, i: int, view: View) -> Bytes:
         return sections["scales"][:n_items]
     if view is View.META:
         return sections["meta"][: 4 * n_items]
-    raise ValueError("weights are decoded, not looked at")
+    raise ValueError("weights have no stored form to view; decode them")

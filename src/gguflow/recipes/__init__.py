@@ -1,8 +1,8 @@
 """Recipes: which tensor gets which block format, and why.
 
-A recipe has a base format, and for some kinds of tensor a better (or cheaper) one, depending on the layer and
-the shape of the model. The table of recipes is `table.py`, whole; what its conditions mean is in
-`conditions.py`; `rules.py` follows a recipe over the tensors of a model, as llama-quantize does, with the
+A recipe has a base format, and a better (or cheaper) one for some kinds of tensor, depending on the layer and
+the shape of the model. All recipes are in `table.py`, and the meaning of their conditions is in
+`conditions.py`; `rules.py` applies a recipe to the tensors of a model, as llama-quantize does, with the
 options of `options.py`. Everything here is pure: names and numbers in, a format and the reason for it out.
 """
 

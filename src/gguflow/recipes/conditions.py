@@ -1,6 +1,4 @@
-"""What the conditions in the table of recipes mean: facts of a model, the place of a tensor in it, and a
-question about both for each word.
-"""
+"""The conditions in the table of recipes: facts about a model, a tensor's place, a test for each word."""
 
 from __future__ import annotations
 
@@ -9,15 +7,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 _LAYERS_OF_70B = {"llama": 80, "llama-embed": 80, "qwen2": 80, "olmo": 80, "deci": 80, "jais2": 68}
-"""llama.cpp tells a model's size by its architecture and number of layers (`load_arch_hparams` in
-src/models/*.cpp).
-"""
+"""Layers of a 70B; llama.cpp infers sizes from them (`load_arch_hparams` in src/models/*.cpp)."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What rules ask about a model. 0 where unknown. n_heads, n_kv_heads: of the first layer. has_importance:
-    whether an imatrix is given.
+    """The facts about a model that rules use; numbers are 0 if unknown.
+
+    architecture: `general.architecture`.
+    n_layers: number of layers.
+    n_heads, n_kv_heads: heads of the first layer.
+    n_experts: experts of a layer.
+    has_importance: whether an imatrix is given.
     """
 
     architecture: str
@@ -29,14 +30,12 @@ class ModelFacts:
 
     @property
     def gqa(self) -> int:
-        """Query heads that share a key-value head."""
+        """Number of query heads that share a key-value head."""
         return self.n_heads // self.n_kv_heads if self.n_kv_heads else 0
 
     @property
     def is_70b(self) -> bool:
-        """Whether llama.cpp calls it a 70B. A Llama of 80 layers without shared heads is the first one, a
-        65B.
-        """
+        """Whether llama.cpp calls it a 70B; a Llama of 80 layers without shared heads is the 65B."""
         if self.n_layers != _LAYERS_OF_70B.get(self.architecture):
             return False
         return not self.architecture.startswith("llama") or (
@@ -46,12 +45,14 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor stands in its model.
+    """The place of a tensor in its model.
 
-    i: its number among its kind; in a mixture of experts, whose layers have several ffn tensors of a kind,
-    its layer. seen: its number among its kind, always. n: the number of layers; for attn_v, of such tensors.
-    is_uneven: whether its rows do not divide into blocks of the recipe's base format. is_stacked: whether it
-    holds several matrices.
+    model: facts about the model.
+    i: its index among its kind; for ffn tensors of a mixture of experts, its layer.
+    seen: its index among its kind, always.
+    n: number of layers; for attn_v, number of such tensors.
+    is_uneven: whether its rows do not divide into blocks of the recipe's base format.
+    is_stacked: whether it holds several matrices.
     """
 
     model: ModelFacts
@@ -86,7 +87,7 @@ CONDITIONS: MappingProxyType[str, Callable[[Place], bool]] = MappingProxyType(
         "bailingmoe3": lambda p: p.model.architecture == "bailingmoe3",
     }
 )
-"""The words of the table's language. `not WORD` is the opposite of each."""
+"""The words of the table's language; `not WORD` negates each."""
 
 
 def holds(condition: str, place: Place) -> bool:

@@ -15,7 +15,7 @@ from gguflow.parametric import names as presets
 from gguflow.parametric.encoding import Encoding
 
 Format = BlockFormat | Encoding
-"""What a tensor can be given: a block format of ggml's, or an encoding of the parametric family."""
+"""A format for a tensor: a block format of ggml, or an encoding of the parametric family."""
 
 _MAX_U32 = (1 << 32) - 1
 _MAX_F32 = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
@@ -23,14 +23,17 @@ _MAX_F32 = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
 
 @dataclass(frozen=True)
 class Options:
-    """What llama-quantize's options ask for. All are checked when the object is made: UsageError, or
-    UnknownFormatError for a format's name.
+    """The options of llama-quantize, checked when the object is made.
 
-    pure: the recipe's base format for every tensor, no mixture. tensor_types: "REGEX=FORMAT", the first that
-    is found in a tensor's name decides; letters match in either case. output_tensor_type,
-    token_embedding_type: formats of these two. leave_output_tensor: output.weight stays as it is.
-    allow_requantize: tensors that are quantized already may be quantized anew. override_kv: "KEY=TYPE:VALUE"
-    with TYPE int (written as u32), float (f32), bool or str.
+    pure: use the recipe's base format for every tensor.
+    tensor_types: "REGEX=FORMAT"; the first that matches part of a tensor's name decides, in either case.
+    output_tensor_type: format of output.weight.
+    token_embedding_type: format of the token embeddings.
+    leave_output_tensor: do not quantize output.weight.
+    allow_requantize: quantize tensors even if they are already quantized.
+    override_kv: "KEY=TYPE:VALUE" with TYPE int (written as u32), float (f32), bool or str.
+
+    Raises UsageError, and UnknownFormatError for a format's name.
     """
 
     pure: bool = False
@@ -58,21 +61,22 @@ class Options:
 
     @cached_property
     def overrides(self) -> dict[str, int | float | bool | str]:
-        """override_kv by key; of one that is there twice, the last."""
+        """override_kv by key; the last one counts."""
         return dict(_override(text) for text in self.override_kv)
 
     def named_format(self, name: str) -> tuple[re.Pattern[str], Format] | None:
-        """The first of `patterns` that is found in a tensor's name."""
+        """The first of `patterns` that matches part of a tensor's name, and its format."""
         return next(
             ((pattern, block_format) for pattern, block_format in self.patterns if pattern.search(name)), None
         )
 
     def check_matches(self, names: Sequence[str]) -> None:
-        """Raise UsageError for the first pattern that is found in none of a model's tensor names."""
+        """Raise UsageError for the first pattern that matches none of a model's tensor names."""
         for pattern, _ in self.patterns:
             if not any(pattern.search(name) for name in names):
                 raise UsageError(
-                    f"--tensor-type: {pattern.pattern!r} is found in no tensor's name; the names are those of the output (--dry-run shows them)"
+                    f"--tensor-type: {pattern.pattern!r} matches no tensor; "
+                    "use the names in the output (--dry-run shows them)"
                 )
 
 
@@ -88,10 +92,10 @@ def _format(name: str) -> Format:
 def _tensor_type(text: str) -> tuple[re.Pattern[str], Format]:
     pattern, equals, name = text.partition("=")
     if not pattern or not equals or not name:
-        raise UsageError(f"--tensor-type is REGEX=FORMAT (attn_v=q6_k), not {text!r}")
+        raise UsageError(f"--tensor-type must be REGEX=FORMAT (attn_v=q6_k), not {text!r}")
     if "[:" in pattern:
         raise UsageError(
-            f"--tensor-type {text!r}: character classes like [:digit:] are not known; write [0-9]"
+            f"--tensor-type {text!r}: character classes like [:digit:] are not supported; write [0-9]"
         )
     try:
         return re.compile(pattern, re.IGNORECASE | re.ASCII), _format(name)
@@ -104,7 +108,8 @@ def _override(text: str) -> tuple[str, int | float | bool | str]:
     kind, colon, value = typed.partition(":")
     if not key or not equals or not colon or kind not in _READERS:
         raise UsageError(
-            f"--override-kv is KEY=TYPE:VALUE with TYPE int, float, bool or str (llama.context_length=int:4096), not {text!r}"
+            "--override-kv must be KEY=TYPE:VALUE with TYPE int, float, bool or str "
+            f"(llama.context_length=int:4096), not {text!r}"
         )
     try:
         return key, _READERS[kind](value)
@@ -114,20 +119,20 @@ def _override(text: str) -> tuple[str, int | float | bool | str]:
 
 def _u32(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,20}", text) or not 0 <= int(text) <= _MAX_U32:
-        raise ValueError(f"an int is written as u32, from 0 to {_MAX_U32}")
+        raise ValueError(f"an int must be from 0 to {_MAX_U32}, since it is written as u32")
     return int(text)
 
 
 def _f32(text: str) -> float:
     value = float(text)
     if not abs(value) <= _MAX_F32:
-        raise ValueError("a float must be finite, and fit F32")
+        raise ValueError("a float must be finite and fit F32")
     return value
 
 
 def _bool(text: str) -> bool:
     if text not in ("true", "false"):
-        raise ValueError("a bool is true or false")
+        raise ValueError("a bool must be true or false")
     return text == "true"
 
 

@@ -1,15 +1,14 @@
-"""Following a recipe: each tensor of a model gets a format, and the rule that chose it.
+"""Applies a recipe: each tensor of a model gets a format, and the rule that chose it.
 
 The order of the rules is llama-quantize's (`tensor_allows_quantization`, `llama_tensor_get_type` and
 `tensor_type_fallback` in llama.cpp's src/llama-quant.cpp):
 
-    1. some tensors are not quantized at all;
-    2. --token-embedding-type and --output-tensor-type decide on those two, and no other format stands in for
-       them;
-    3. --tensor-type decides on the tensors that it names, if the recipe quantizes at all; they do not count
-       as one of their kind;
-    4. else the recipe's rule for the kind of tensor, or its base where the recipe is pure;
-    5. where a row does not divide into the blocks of the chosen format, another takes its place.
+    1. some tensors are never quantized;
+    2. --token-embedding-type and --output-tensor-type decide for those two, without a fallback;
+    3. --tensor-type decides for the tensors that it matches, if the recipe quantizes at all; they are not
+       counted among their kind;
+    4. otherwise the recipe's rule for the kind of tensor decides, or its base if the recipe is pure;
+    5. if a row does not divide into the blocks of the chosen format, another format replaces it.
 """
 
 from __future__ import annotations
@@ -32,12 +31,15 @@ from gguflow.recipes.table import Recipe
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """What rules ask about a tensor.
+    """The facts about a tensor that rules use.
 
-    shape: NumPy order. source_format: what its numbers are now. is_final: whether a tensor that is not
-    quantized stays as it is; otherwise the source is a checkpoint, of which llama.cpp's converter makes F32
-    wherever precision is cheap. is_lossy: whether it has been quantized before. encoding: of the parametric
-    family, where codes and scales of the source can be moved into a payload as they are.
+    name: GGUF name.
+    shape: in NumPy order.
+    source_format: format of its numbers in the source.
+    is_final: whether it stays unchanged if it is not quantized; otherwise the source is a checkpoint, and
+        llama.cpp's converter stores it as F32 where precision is cheap.
+    is_lossy: whether it has been quantized before.
+    encoding: a parametric encoding into which codes and scales of the source can be moved unchanged, or None.
     """
 
     name: str
@@ -49,25 +51,28 @@ class TensorFacts:
 
     @property
     def row(self) -> int:
-        """Weights of a row."""
+        """Number of weights in a row."""
         return self.shape[-1] if self.shape else 1
 
     @property
     def n_matrices(self) -> int:
-        """How many matrices are stacked in it: ggml's ne[2], 1 for most."""
+        """Number of stacked matrices: ggml's ne[2], usually 1."""
         return math.prod(self.shape[:-2])
 
     @property
     def n_dims(self) -> int:
-        """Dimensions as ggml counts them: leading ones do not count."""
+        """Number of dimensions as in ggml: without leading ones."""
         leading = next((i for i, n in enumerate(self.shape) if n != 1), len(self.shape) - 1)
         return len(self.shape) - leading
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A format for a tensor, and the rule that chose it, in words. needs_importance: whether it is worth
-    nothing without an imatrix.
+    """A format for a tensor.
+
+    format: the format.
+    rule: the rule that chose it, in words.
+    needs_importance: whether the format is useless without an imatrix.
     """
 
     format: Format
@@ -75,8 +80,7 @@ class Choice:
     needs_importance: bool = False
 
 
-# Where a row does not divide into the blocks of the chosen format, this one takes its place; where that does
-# not fit either, F16 does.
+# The replacement for a format if a row does not divide into its blocks; if that does not fit either, F16.
 _FALLBACK = {
     **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_xs"), "iq4_nl"),
     **dict.fromkeys(("q2_0", "q2_k", "q3_k", "tq1_0", "tq2_0"), "q4_0"),
@@ -84,13 +88,14 @@ _FALLBACK = {
     "q5_k": "q5_1",
     "q6_k": "q8_0",
 }
-_SMALL_BLOCK = 32  # formats of such blocks have no other to take their place, only F16; larger ones that are not above are refused
 
-# Too coarse for a matrix product without importance; token embeddings and the output matrix may have them all
-# the same.
+# Formats with blocks up to this size have only F16 as replacement; larger ones that are not above have none.
+_SMALL_BLOCK = 32
+
+# Too coarse for matrix products without importance; token embeddings and the output matrix may use them.
 _COARSE = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs")
 
-# The kinds that rules speak of: the first pattern that is found in a tensor's name.
+# The kinds of tensor that rules name: the first pattern that matches part of a tensor's name.
 _KINDS = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
@@ -106,7 +111,7 @@ _KINDS = tuple(
     )
 )
 
-# Matrices that llama.cpp wants left as they are: small, sensitive, or not used in a matrix product.
+# Matrices that llama.cpp does not quantize: small, sensitive, or not used in a matrix product.
 _NEVER_QUANTIZED = re.compile(
     r"_norm\.weight|ffn_gate_inp\.weight|ffn_gate_tid2eid\.weight|altup|laurel|per_layer_model_proj|^position_embd\.weight$|^token_types\.weight$"
     r"|ssm_conv1d|shortconv\.conv\.weight|indexer\.[kq]_proj\.weight|attn_rel_b\.weight"
@@ -114,7 +119,7 @@ _NEVER_QUANTIZED = re.compile(
     r"|\.position_embd|sam\.pos_embd|sam\.neck\.|sam\.net_|\.rel_pos|\.patch_embd|\.patch_merger|a\.rvq\.codebook|mm\.a\.code_embd"
 )
 
-# One architecture has more of them, and some that are never coarser than Q8_0.
+# One architecture has more of them, and some that are at least Q8_0.
 _GLM5_NEXT = "glm5-next"
 _GLM5_NEXT_NEVER_QUANTIZED = re.compile(
     r"hc_|indexer\.(attn_q_b|attn_k|proj)|indexer_compressor_(gate|ape)|ssm_(f_a|f_b|g_a|g_b|beta)\.weight"
@@ -122,8 +127,7 @@ _GLM5_NEXT_NEVER_QUANTIZED = re.compile(
 )
 _GLM5_NEXT_Q8_0 = re.compile(r"attn_q_[ab]|nextn\.eh_proj")
 
-# Of the matrices never quantized, those that llama.cpp's converter stores as F32 whatever their source;
-# vectors are among them anyway.
+# Of these matrices, those that llama.cpp's converter always stores as F32, as it does with vectors.
 _ALWAYS_F32 = re.compile(
     r"_norm\.weight$|\.ffn_gate_inp(_shexp)?\.weight$|^position_embd\.weight$|^token_types\.weight$|ssm_conv1d|shortconv\.conv\.weight"
     r"|time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)\.weight|indexer\.proj\.weight"
@@ -131,31 +135,34 @@ _ALWAYS_F32 = re.compile(
 
 
 def processing_order(name: str) -> tuple[int, int, str]:
-    """A sort key for tensor names: those outside of blocks first, then by block; the order in which "the i-th
-    of its kind" counts.
-    """
+    """A sort key for tensor names, in which tensors of a kind are counted: outside blocks, then by block."""
     match = re.match(r"blk\.(\d+)\.", name)
     return (1, int(match[1]), name) if match else (0, 0, name)
 
 
 def kind_of(name: str) -> str:
-    """The kind of a tensor that rules speak of, "" for any other."""
+    """The kind of a tensor in the recipes' rules, "" for any other."""
     return next((kind for kind, pattern in _KINDS if pattern.search(name)), "")
 
 
 def choose(
     recipe: Recipe, tensors: Sequence[TensorFacts], model: ModelFacts, options: Options | None = None
 ) -> dict[str, Choice]:
-    """The format of every tensor, by name.
+    """Choose the format of every tensor, and return the choices by name.
 
-    Raises UsageError where an option asks for what cannot be (a format that rows do not divide into, a
-    regular expression that is found in no name), and where a quantized source would be quantized anew;
-    UnknownFormatError where the recipe needs a format that this version has not.
+    recipe: the recipe to apply.
+    tensors: all tensors of the model.
+    model: facts about the model.
+    options: options that override the recipe.
+
+    Raises UsageError if an option cannot be applied (a format that rows do not divide into, a regular
+    expression that matches no name) or a quantized source would be quantized again, and UnknownFormatError if
+    the recipe needs a format that this version does not have.
     """
     options = options or Options()
     if options.patterns and recipe.encoding is None and not blocks.by_name(recipe.base).is_quantized:
         raise UsageError(
-            f"--tensor-type is for types that quantize; with {recipe.name} it would have no effect"
+            f"--tensor-type needs a type that quantizes; with {recipe.name} it would have no effect"
         )
     options.check_matches([tensor.name for tensor in tensors])
     ordered = sorted(tensors, key=lambda tensor: processing_order(tensor.name))
@@ -164,7 +171,7 @@ def choose(
 
 
 class _Chooser:
-    """A recipe on its way through a model; asked in processing order, for it counts the tensors of each kind."""
+    """Chooses formats for the tensors of a model in processing order, counting the tensors of each kind."""
 
     def __init__(
         self, recipe: Recipe, tensors: Sequence[TensorFacts], model: ModelFacts, options: Options
@@ -179,32 +186,30 @@ class _Chooser:
         self.seen: Counter[str] = Counter()
 
     def choice(self, tensor: TensorFacts) -> Choice:
-        """The choice for the next tensor."""
+        """The choice for the next tensor in processing order."""
         if self.recipe.encoding is not None:
-            return self._encoded(tensor, self.recipe.encoding)
-        kept = _kept(tensor, self.model) or self._left(tensor)
+            return self._by_encoding(tensor, self.recipe.encoding)
+        kept = _never_quantized(tensor, self.model) or self._leave_output(tensor)
         if self.recipe.is_copy:
             kept = kept or Choice(tensor.source_format, "copy: as in the source")
         if kept is not None:
             return kept
         kind = kind_of(tensor.name)
-        choice = self._asked_for(tensor, kind) or _fitting(
-            self._named(tensor) or self._mixed(tensor, kind), tensor
+        choice = self._by_option(tensor, kind) or _with_fallback(
+            self._by_pattern(tensor) or self._by_recipe(tensor, kind), tensor
         )
         self._refuse_requantizing(tensor, choice)
         return replace(choice, needs_importance=self._needs_importance(choice.format, kind))
 
-    def _encoded(self, tensor: TensorFacts, encoding: Encoding) -> Choice:
-        """The choice where the recipe is an encoding of the parametric family: matrices have it, all else
-        keeps the model's own numbers.
-        """
+    def _by_encoding(self, tensor: TensorFacts, encoding: Encoding) -> Choice:
+        """The choice if the recipe is a parametric encoding: only matrices have it."""
         own = Choice(tensor.source_format, f"{self.recipe.name}: the model's own numbers")
-        if _kept(tensor, self.model):
+        if _never_quantized(tensor, self.model):
             return own
         kind = kind_of(tensor.name)
-        choice = self._left(tensor) or self._asked_for(tensor, kind)
-        if choice is None and (named := self._named(tensor)):
-            choice = _fitting(named, tensor)
+        choice = self._leave_output(tensor) or self._by_option(tensor, kind)
+        if choice is None and (named := self._by_pattern(tensor)):
+            choice = _with_fallback(named, tensor)
         if choice is None:
             choice = (
                 own
@@ -224,17 +229,21 @@ class _Chooser:
             and not self.options.allow_requantize
         ):
             was = tensor.source_format if tensor.source_format.is_quantized else "quantized"
-            message = f"{tensor.name} is {was} already; quantizing it to {choice.format} loses more (--allow-requantize does it)"
+            message = (
+                f"{tensor.name} is {was} already; quantizing it to {choice.format} loses more precision "
+                "(--allow-requantize permits it)"
+            )
             raise UsageError(message)
 
-    def _left(self, tensor: TensorFacts) -> Choice | None:
+    def _leave_output(self, tensor: TensorFacts) -> Choice | None:
         if self.options.leave_output_tensor and kind_of(tensor.name) == "output":
             return Choice(tensor.source_format, "--leave-output-tensor")
         return None
 
-    def _asked_for(self, tensor: TensorFacts, kind: str) -> Choice | None:
-        """What --token-embedding-type and --output-tensor-type say. --tensor-type may still decide on
-        embeddings per layer, a table of their own.
+    def _by_option(self, tensor: TensorFacts, kind: str) -> Choice | None:
+        """The choice of --token-embedding-type or --output-tensor-type, if given.
+
+        --tensor-type may still decide for per-layer embeddings, which are a separate table.
         """
         option, wanted = {
             "token_embd": ("--token-embedding-type", self.options.token_embedding_format),
@@ -246,17 +255,18 @@ class _Chooser:
             return None
         if tensor.row % wanted.block_size:
             raise UsageError(
-                f"{option}: the rows of {tensor.name} have {tensor.row} weights, which do not divide into {_blocks(wanted)}"
+                f"{option}: the rows of {tensor.name} have {tensor.row} weights, "
+                f"which do not divide into {_blocks(wanted)}"
             )
         return Choice(wanted, option)
 
-    def _named(self, tensor: TensorFacts) -> Choice | None:
-        """What --tensor-type says."""
+    def _by_pattern(self, tensor: TensorFacts) -> Choice | None:
+        """The choice of --tensor-type, if one matches."""
         named = self.options.named_format(tensor.name)
         return Choice(named[1], f"--tensor-type {named[0].pattern}") if named else None
 
-    def _mixed(self, tensor: TensorFacts, kind: str) -> Choice:
-        """What the recipe says, whether it fits the row or not. Counts the tensor as one of its kind."""
+    def _by_recipe(self, tensor: TensorFacts, kind: str) -> Choice:
+        """The choice of the recipe, even if it does not fit the row; counts the tensor among its kind."""
         base = Choice(self.base, f"{self.recipe.name}: base")
         if self.recipe.is_pure or self.options.pure:
             return base
@@ -297,8 +307,8 @@ class _Chooser:
         )
 
 
-def _kept(tensor: TensorFacts, model: ModelFacts) -> Choice | None:
-    """The choice for a tensor that no recipe quantizes, None for one that it may."""
+def _never_quantized(tensor: TensorFacts, model: ModelFacts) -> Choice | None:
+    """The choice for a tensor that no recipe quantizes, None for others."""
     number_type = tensor.source_format.number_type
     if number_type is not None and (number_type.kind == "i" or number_type.itemsize == 8):
         return Choice(
@@ -319,15 +329,15 @@ def _kept(tensor: TensorFacts, model: ModelFacts) -> Choice | None:
     return None
 
 
-def _fitting(choice: Choice, tensor: TensorFacts) -> Choice:
-    """The choice, or its substitute where a row does not divide into its blocks."""
+def _with_fallback(choice: Choice, tensor: TensorFacts) -> Choice:
+    """The choice, or its replacement if a row does not divide into its blocks."""
     wanted = choice.format
     if tensor.row % wanted.block_size == 0:
         return choice
     why = f"rows of {tensor.row} do not divide into {_blocks(wanted)}"
     if wanted.key not in _FALLBACK and wanted.block_size > _SMALL_BLOCK:
         raise UsageError(
-            f"{tensor.name}: {why}, and no format is known to take its place; choose one with --tensor-type"
+            f"{tensor.name}: {why}, and there is no format to replace it; choose one with --tensor-type"
         )
     substitute = blocks.by_name(_FALLBACK.get(wanted.key, "f16"))
     if tensor.row % substitute.block_size:

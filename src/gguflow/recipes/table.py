@@ -1,26 +1,25 @@
 """The table of recipes. The rules are llama-quantize's (`llama_tensor_get_type_impl` in llama.cpp's
 src/llama-quant.cpp, as of September 2026), so the same name means the same formats.
 
-How to read a rule: "q5_k if i<2; q4_k" is tried from left to right; where nothing fits, the base format
-stays. Conditions (`conditions.py`), with i the position of the tensor among its kind (its layer, in a mixture
-of experts) and n the number of layers:
+How to read a rule: "q5_k if i<2; q4_k" is tried from left to right; if nothing applies, the base format is
+used. Conditions (`conditions.py`), with i the index of the tensor among its kind (its layer, in a mixture of
+experts) and n the number of layers:
 
     i<2 i<4            among the first
     i<n/8 i<n/16       among the first eighth, sixteenth (rounded down)
-    seen<n/8           so many of its kind came before, also in a mixture of experts
+    seen<n/8           fewer than n/8 of its kind came before, also in a mixture of experts
     more_bits          the first eighth, the last eighth, and every third between: the layers whose errors
                        cost most
-    middle             neither among the first eighth nor the last
+    middle             in neither the first eighth nor the last
     gqa>=4             four or more query heads share a key-value head
-    experts=8          a mixture of exactly eight experts: attention is a small part of it, and worth more
-    bits
+    experts=8          a mixture of exactly eight experts: attention is small, and worth more bits
     experts>=4         a mixture of four or more
     70B                a 70B model: eight heads share each attn_v, which makes it small and worth more bits
     imatrix            importance is given
     uneven             rows do not divide into the base's blocks
     stacked            several matrices in one tensor
     falcon bailingmoe3 of that architecture
-    not ...            the opposite
+    not ...            the negation
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from gguflow.parametric import names as presets
 from gguflow.parametric.encoding import Encoding
 
 VERSION = "llama-quantize 2026-09"
-"""The rules change from release to release of llama.cpp; this says which are meant."""
+"""The release of llama.cpp whose rules these are; they change between releases."""
 
 KINDS = (
     "output",
@@ -48,21 +47,22 @@ KINDS = (
     "ffn_gate",
     "ffn_up",
 )
-"""The kinds of tensor that rules speak of. attn_v stands for fused attn_qkv and for attn_kv_b too, ffn_* also
-for experts.
-"""
+"""The kinds of tensor that rules name; attn_v includes attn_qkv and attn_kv_b, ffn_* includes experts."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A named mixture of formats; see the module's docstring for the language of the rules.
 
-    file_type: llama.cpp's number for it (general.file_type). The fields after base are rules for kinds of
-    tensor; output also serves token embeddings that are tied to it; other serves every kind that has no rule
-    of its own. importance_for: formats that this recipe uses only with importance. is_pure: the base for
-    every tensor that is quantized at all, no other rule. is_copy: none is quantized, whatever its format.
-    encoding: of the parametric family, for every matrix but the token embeddings; then nothing else of the
-    recipe counts.
+    name: as llama-quantize calls it.
+    file_type: llama.cpp's number for it (general.file_type).
+    base: format of tensors without a rule. The fields after it are rules for kinds of tensor.
+    output: also for token embeddings that are tied to it.
+    other: for every kind that has no rule of its own.
+    importance_for: formats that this recipe uses only with importance.
+    is_pure: whether every quantized tensor has the base format, without other rules.
+    is_copy: whether no tensor is quantized.
+    encoding: a parametric encoding for every matrix but the token embeddings; it replaces all the rest.
     """
 
     name: str
@@ -85,11 +85,11 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """How file names spell it."""
+        """The spelling in file names."""
         return re.sub(r"[^A-Z0-9_.+-]+", "-", self.name.upper())
 
     def options(self, kind: str) -> list[tuple[str, str]]:
-        """(format, condition) pairs of the rule for a kind, in the order in which they are tried."""
+        """The (format, condition) pairs of the rule for a kind, in the order in which they are tried."""
         rule: str = (getattr(self, kind) if kind in KINDS else "") or self.other
         pairs = [option.partition(" if ") for option in rule.split("; ") if option]
         return [(name, condition) for name, _, condition in pairs]
@@ -309,11 +309,11 @@ _GUESSED = 1024
 """llama.cpp's file type for "guessed from the tensors"."""
 
 COPY = Recipe("copy", _GUESSED, "f32", is_copy=True)
-"""Every tensor keeps its format: what merges shards, or splits a file."""
+"""Every tensor keeps its format: for merging shards or splitting a file."""
 
 
 def split_names(text: str) -> list[str]:
-    """The names in a list with commas between them; the parameters in sb:bits=3,block=16 have commas too."""
+    """The names in a comma-separated list, in which sb:bits=3,block=16 is one name."""
     names: list[str] = []
     for part in text.split(","):
         if (
@@ -328,16 +328,17 @@ def split_names(text: str) -> list[str]:
 
 
 def resolve(name: str) -> Recipe:
-    """The recipe of this name, in any case; a block format's name that no recipe has means that format for
-    every tensor that is quantized, the name of a parametric encoding that encoding for every matrix but the
-    embeddings.
+    """The recipe with this name, in any case.
 
-    Raises UnknownFormatError, which lists both.
+    The name of a block format means that format for every quantized tensor, the name of a parametric encoding
+    means that encoding for every matrix but the embeddings.
+
+    Raises UnknownFormatError, which lists all names.
     """
     key = name.lower()
     base, plus, suffix = key.partition("+")
     if plus and (base in RECIPES or base in blocks.FORMATS):
-        message = f"{base} takes no +{suffix}: suffixes are for encodings of the parametric family"
+        message = f"{base} does not take +{suffix}: suffixes are for encodings of the parametric family"
         raise UsageError(
             message
             + (
@@ -356,6 +357,7 @@ def resolve(name: str) -> Recipe:
     if block_format is None or not block_format.is_quantized:
         known = sorted({*RECIPES, COPY.name, *(f.key for f in blocks.FORMATS.values() if f.is_quantized)})
         raise UnknownFormatError(
-            f"unknown type {name!r}; known: {', '.join(known)}; and the encodings that `gguflow formats` lists (nf4_b64, lossless, ...)"
+            f"unknown type {name!r}; known: {', '.join(known)}; "
+            "and the encodings that `gguflow formats` lists (nf4_b64, lossless, ...)"
         )
     return Recipe(key, file_types.get(key, _GUESSED), key, is_pure=True)

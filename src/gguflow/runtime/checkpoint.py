@@ -120,7 +120,7 @@ def checkpoint_tensors(model: Model) -> dict[str, CheckpointTensor]:
     return {
         found.name: CheckpointTensor(
             found.name,
-            model[found.stored] if found.expert is None else model[found.stored][found.expert],
+            model[found.gguf_name] if found.expert is None else model[found.gguf_name][found.expert],
             row_order=found.row_order,
         )
         for found in originals(sizes, models.by_name(sizes.architecture), shapes, Path(model.path))

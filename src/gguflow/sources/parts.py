@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.parametric import descriptor
-from gguflow.parametric.chunks import assembled
+from gguflow.parametric.chunks import assemble
 from gguflow.parametric.geometry import Geometry
 from gguflow.parametric.views import View, weights_per_item
 from gguflow.sources.base import Parts, SourceFile, SourceTensor
@@ -63,7 +63,7 @@ class JoinedParts:
         else:
             sections["scales"] = self._items(self._parts.scales, View.SCALE_CODES, first, last)
             sections["meta"] = self._items(self._parts.meta, View.META, first, last)
-        return assembled(g, rows, sections, np.empty(g.chunk_nbytes(rows), np.uint8))
+        return assemble(g, rows, sections, np.empty(g.chunk_nbytes(rows), np.uint8))
 
     def _made_whole(self, meta: SourceTensor, first: int, last: int) -> Bytes:
         """The scales of the blocks that begin in weights [first, last), as binary32: a value of the book

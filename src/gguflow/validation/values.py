@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow import blocks
-from gguflow.arrays import largest_magnitude
+from gguflow.arrays import Bytes, largest_magnitude
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.base import ReservedCode
 from gguflow.container.header import Header, TensorInfo
@@ -39,8 +39,6 @@ _TASK = 1 << 24
 """Bytes that a thread takes at a time: handing over costs Python as much as looking at half a megabyte."""
 
 _WORD: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
-
-Bytes = NDArray[np.uint8]
 
 
 class _Piece(NamedTuple):

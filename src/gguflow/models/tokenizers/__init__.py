@@ -1,1 +1,1 @@
-"""Tokenizers, as the metadata keys that llama.cpp builds them from: one module for each kind."""
+"""Tokenizers as the metadata keys that llama.cpp builds them from: one module for each kind."""

@@ -12,7 +12,7 @@ from gguflow.models.tokenizers.tokenizer_json import added_tokens, own_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, user_defined
 
 _ENCODED_SPACE = chr(ord(" ") + 256)
-"""How byte-level BPE writes a space."""
+"""The letter for a space in byte-level BPE."""
 
 
 def bpe_metadata(files: TokenizerFiles) -> Metadata:
@@ -23,7 +23,7 @@ def bpe_metadata(files: TokenizerFiles) -> Metadata:
     """
     tokenizer = files.tokenizer
     if tokenizer is None:
-        message = "there is no tokenizer.json, and no other tokenizer that this family of models may have"
+        message = "there is no tokenizer.json, nor any other tokenizer that this family of models can have"
         raise InvalidError(files.directory, Finding("M-023", message))
     model = tokenizer.section("model")
     require_model(model, "BPE")
@@ -36,20 +36,19 @@ def bpe_metadata(files: TokenizerFiles) -> Metadata:
 
 
 def require_model(model: Document, kind: str) -> None:
-    """Raises UnsupportedError (M-024) where the tokenizer's model is of another kind. Old files do not say
-    it: merges give BPE away.
-    """
+    """Raise UnsupportedError (M-024) for another kind of tokenizer; merges identify BPE in old files."""
     found = model.text("type", "BPE" if "merges" in model else "WordPiece")
     if found != kind:
-        message = "the tokenizer is of another kind than this family of models has"
+        message = "the tokenizer is of a kind that this family of models does not use"
         raise UnsupportedError(
             model.file, Finding("M-024", message, model.at("type"), found=found, expected=kind)
         )
 
 
 def whole_vocabulary(files: TokenizerFiles, tokenizer: Document) -> Vocabulary:
-    """Own and added tokens with their types, as llama.cpp's converter (`get_vocab_base`) has them. Raises
-    InvalidError (M-003, M-025).
+    """Own and added tokens with their types, as in llama.cpp's converter (`get_vocab_base`).
+
+    Raises InvalidError (M-003, M-025).
     """
     own = own_tokens(tokenizer, files.n_tokens)
     tokens = Vocabulary.padding(files.n_tokens)

@@ -1,6 +1,4 @@
-"""The chat template of a checkpoint: read from tokenizer_config.json or from the files beside it, and kept as
-it stands.
-"""
+"""The chat template of a checkpoint, copied from tokenizer_config.json or the files beside it."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from gguflow.models.documents import Document, read_text
 
 
 def chat_template(directory: Path, settings: Document) -> Metadata:
-    """Copied as it stands. Several templates are kept under their names, the one named "default" under the
-    plain key.
-    """
+    """The chat template, unchanged; of several, "default" has the plain key, the others have their names."""
     template = settings.values.get("chat_template", _template_file(directory))
     if isinstance(template, str):
         return {"tokenizer.chat_template": string(template)} if template else {}
@@ -35,7 +31,7 @@ def chat_template(directory: Path, settings: Document) -> Metadata:
 
 
 def _template_file(directory: Path) -> object:
-    """chat_template.jinja with those in additional_chat_templates/, else what chat_template.json holds."""
+    """chat_template.jinja with those in additional_chat_templates/, or else from chat_template.json."""
     main = read_text(directory, "chat_template.jinja")
     if main is None:
         document = Document.read(directory, "chat_template.json")

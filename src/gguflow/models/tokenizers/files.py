@@ -1,4 +1,4 @@
-"""The files that a tokenizer is described in, each parsed once: they can have tens of megabytes."""
+"""The files that describe a tokenizer, each parsed once, since they can have tens of megabytes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from gguflow.models.documents import Document
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What lies in a checkpoint's directory.
+    """The tokenizer files of a checkpoint.
 
-    config: config.json. tokenizer: tokenizer.json, None where there is none. settings: tokenizer_config.json,
-    None where there is none.
+    directory: the checkpoint's.
+    config: config.json.
+    tokenizer: tokenizer.json, or None if it does not exist.
+    settings: tokenizer_config.json, or None if it does not exist.
     """
 
     directory: Path
@@ -23,7 +25,7 @@ class TokenizerFiles:
 
     @classmethod
     def read(cls, config: Document, directory: Path) -> TokenizerFiles:
-        """Raises what Document.read raises."""
+        """Read the files. Raises what Document.read raises."""
         return cls(
             directory,
             config,

@@ -1,11 +1,11 @@
 r"""Which of llama.cpp's pre-tokenizers a tokenizer.json describes.
 
-llama.cpp names its pre-tokenizers after models, and its converter finds the name from a hash of what a
-tokenizer makes of a test string: that knows only vocabularies seen before. Here the definition itself
-decides. A `pre_tokenizer` is brought to a normal form, the regular expressions that it splits by, one after
-another, and looked up in a table of those that llama.cpp implements (src/llama-vocab.cpp, llm_tokenizer_bpe;
-where llama.cpp had to rewrite an expression, the table has the original, which its comments quote). Names
-that stand for the same expressions and flags are aliases; the table has the best known of each.
+llama.cpp names its pre-tokenizers after models, and its converter finds the name by a hash of the tokens of a
+test string, so it recognizes only known vocabularies. Here the definition itself decides: a `pre_tokenizer`
+is reduced to the regular expressions that it splits by, in order, and looked up in a table of those that
+llama.cpp implements (src/llama-vocab.cpp, llm_tokenizer_bpe; if llama.cpp had to rewrite an expression, the
+table has the original, which its comments quote). Names with the same expressions and flags are aliases; the
+table has the best known of each.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ _JAIS2_SPACES = (
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """One of llama.cpp's. regexes: applied one after another. ignore_merges: a word that is a token needs no
-    merges; None where both will do.
+    """A pre-tokenizer of llama.cpp.
+
+    name: the value of `tokenizer.ggml.pre`.
+    regexes: applied in order.
+    ignore_merges: whether a word that is a token is not merged; None if both are accepted.
     """
 
     name: str
@@ -96,15 +99,15 @@ PRE_TOKENIZERS = (
     PreTokenizer("superbpe", (r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
     PreTokenizer("laguna", (r"[^\n]+|[\n]+", QWEN2)),
 )
-"""Found by regexes and flags; where two have the same, the first. `falcon`'s first step is the tokenizers
-library's own class of punctuation.
+"""Looked up by regexes and flags; the first match counts. `falcon` begins with the punctuation class of the
+tokenizers library.
 """
 
 
 def pre_tokenizer_name(tokenizer: Document) -> str:
-    """llama.cpp's name for what a tokenizer.json does before it merges.
+    """llama.cpp's name for the pre-tokenizer of a tokenizer.json.
 
-    Raises UnsupportedError (M-024), which shows the definition, where llama.cpp has nothing like it;
+    Raises UnsupportedError (M-024), which shows the definition, if llama.cpp has no equivalent, and
     InvalidError (M-003).
     """
     regexes = _normal_form(tokenizer)
@@ -116,11 +119,11 @@ def pre_tokenizer_name(tokenizer: Document) -> str:
 
 
 def _normal_form(tokenizer: Document) -> tuple[str, ...]:
-    """The regular expressions that split a text. Raises UnsupportedError (M-024) for a step that is none."""
+    """The regular expressions that split a text. Raises UnsupportedError (M-024) for any other step."""
     for step in steps(tokenizer.section("normalizer"), "normalizers"):
         if (
             step.text("type", "") != "NFC"
-        ):  # llama.cpp composes nothing, its converter takes such tokenizers all the same
+        ):  # llama.cpp does not compose, but its converter accepts such tokenizers
             raise _unknown(tokenizer, "normalizer")
     regexes: list[str] = []
     for step in steps(tokenizer.section("pre_tokenizer"), "pretokenizers"):
@@ -133,9 +136,7 @@ def _normal_form(tokenizer: Document) -> tuple[str, ...]:
 
 
 def _regex(step: Document) -> str | None:
-    """What one step splits by: a regular expression, "" where it splits nothing, None where it is something
-    else.
-    """
+    """The regular expression that a step splits by; "" if it does not split, None for any other step."""
     kind = step.text("type", "")
     if kind == "ByteLevel" and not step.flag("add_prefix_space", True):
         return GPT2 if step.flag("use_regex", True) else ""
@@ -153,9 +154,7 @@ def _regex(step: Document) -> str | None:
 
 
 def _rewritten(regex: str) -> str:
-    """One spelling for what tokenizers write in several: escapes, contractions, possessive quantifiers (which
-    match the same here).
-    """
+    """Normalize spellings that differ between tokenizers: escapes, contractions, possessive quantifiers."""
     regex = regex.replace("\r", r"\r").replace("\n", r"\n")
     for spelling in ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", "'(?i:[sdmt]|ll|ve|re)"):
         regex = regex.replace(spelling, CONTRACTIONS)

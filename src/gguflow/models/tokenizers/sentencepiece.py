@@ -1,6 +1,4 @@
-"""SentencePiece: `tokenizer.model`, and the same vocabulary where only its tokenizer.json was kept.
-llama.cpp's tokenizer "llama".
-"""
+"""SentencePiece, llama.cpp's tokenizer "llama": from `tokenizer.model`, or from a tokenizer.json alone."""
 
 from __future__ import annotations
 
@@ -16,15 +14,17 @@ from gguflow.models.tokenizers.tokenizer_json import added_tokens, decoder_ids, 
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, user_defined
 
 ADDED_SCORE = -1000.0
-"""Below that of every piece, so that no merge makes an added token."""
+"""Score of added tokens: lower than that of every piece, so that no merge makes one."""
 
 
 def sentencepiece_metadata(files: TokenizerFiles) -> Metadata | None:
-    """The keys made of `tokenizer.model`; None where there is no such file.
+    """The keys from `tokenizer.model`, or None if there is no such file.
 
     Tokens beyond config's vocab_size are ignored, missing ones padded; added tokens come from
-    added_tokens.json and tokenizer_config.json. Raises MalformedError (M-021) where the file is no
-    SentencePiece model, InvalidError (M-002, M-003), LimitError, StorageError.
+    added_tokens.json and tokenizer_config.json.
+
+    Raises MalformedError (M-021) if the file is not a SentencePiece model, InvalidError (M-002, M-003),
+    LimitError, StorageError.
     """
     content = read_bytes(files.directory, "tokenizer.model")
     if content is None:
@@ -35,11 +35,11 @@ def sentencepiece_metadata(files: TokenizerFiles) -> Metadata | None:
 
 
 def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
-    """The keys made of a tokenizer.json that holds a SentencePiece vocabulary; None where there is none, or
-    one of another kind.
+    """The keys from a tokenizer.json with a SentencePiece vocabulary, or None if there is none.
 
-    The scores are lost there: every piece gets the same, as llama.cpp's converter does it.
-    Raises InvalidError (M-002, M-003, M-025) and what Document.read raises.
+    It has no scores: every piece gets the same one, as in llama.cpp's converter.
+
+    Raises InvalidError (M-002, M-003, M-025), and what Document.read raises.
     """
     tokenizer = files.tokenizer
     if tokenizer is None:
@@ -95,9 +95,7 @@ def _pieces(file: Path, content: bytes, n_tokens: int) -> Vocabulary:
 
 
 def _add_tokens(vocabulary: Vocabulary, files: TokenizerFiles) -> None:
-    """Put added tokens into their places; those beyond the vocabulary are ignored, as llama.cpp's converter
-    does.
-    """
+    """Add the added tokens; those beyond the vocabulary are ignored, as in llama.cpp's converter."""
     if (added := Document.read(files.directory, "added_tokens.json")) is not None:
         for text in added.values:
             if (token := added.integer(text, minimum=0)) < len(vocabulary):

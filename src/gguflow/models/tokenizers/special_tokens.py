@@ -1,8 +1,8 @@
 """Special tokens and normalizer flags: with the chat template, the keys that every tokenizer ends with.
 
-The rules are those of llama.cpp's `SpecialVocab` (gguf-py/gguf/vocab.py), written anew because the released
-gguf packages differ in them: tokenizer.json says which special tokens frame a sequence, tokenizer_config.json
-names the tokens, config.json gives ids that are still open.
+The rules are those of llama.cpp's `SpecialVocab` (gguf-py/gguf/vocab.py), reimplemented because released gguf
+packages differ in them: tokenizer.json says which special tokens frame a sequence, tokenizer_config.json
+names the tokens, and config.json gives the remaining ids.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ ID_KEYS = {
     "eot": "tokenizer.ggml.eot_token_id",
     "eom": "tokenizer.ggml.eom_token_id",
 }
-"""The kinds of special token that have a key; "cls" has none."""
+"""The key of each kind of special token; "cls" has none."""
 
 ADD_KEYS = {kind: f"tokenizer.ggml.add_{kind}_token" for kind in ("bos", "eos", "sep")}
 
 
 @dataclass
 class _Findings:
-    """What has been learnt so far.
+    """What has been found so far.
 
-    kinds: the special tokens to look for, in order. names: kind -> its text, or the object that holds it, as
-    it stands in tokenizer_config.json; they are compared as they stand: llama.cpp takes an object for another
-    token than its text, and so gives some models an end of turn.
+    kinds: the special tokens to look for, in order.
+    names: by kind, its text or the object that holds it, exactly as in tokenizer_config.json; llama.cpp
+        treats an object and its text as different tokens, and so gives some models an end of turn.
     """
 
     kinds: list[str] = field(default_factory=lambda: ["bos", "eos", "unk", "sep", "pad", "cls", "mask"])
@@ -48,9 +48,11 @@ class _Findings:
 
 
 def special_metadata(files: TokenizerFiles, n_tokens: int | None = None) -> Metadata:
-    """The special tokens' ids, whether to add them, the chat template, the normalizer's flags.
+    """The special tokens' ids, whether to add them, the chat template, and the normalizer's flags.
 
-    n_tokens: ids from it on are ignored; None for no limit.
+    files: of the tokenizer.
+    n_tokens: ids from this number on are ignored; None for no limit.
+
     Raises InvalidError (M-003: a value of the wrong type), MalformedError, LimitError and StorageError as
     read_text.
     """
@@ -79,14 +81,14 @@ def special_metadata(files: TokenizerFiles, n_tokens: int | None = None) -> Meta
 
 @dataclass
 class Normalizer:
-    """What a tokenizer.json's normalizer does to case and accents; None where it says nothing."""
+    """What the normalizer of a tokenizer.json does to case and accents; None if unspecified."""
 
     lowercase: bool | None = None
     strip_accents: bool | None = None
 
     @classmethod
     def of(cls, normalizer: Document) -> Normalizer:
-        """Read a normalizer, and those in a sequence, in order. Raises InvalidError (M-003)."""
+        """Read a normalizer, or a sequence of normalizers in order. Raises InvalidError (M-003)."""
         found = cls()
         for step in steps(normalizer, "normalizers"):
             kind = step.text("type", "")
@@ -101,9 +103,7 @@ class Normalizer:
 
 
 def steps(part: Document, key: str) -> Iterator[Document]:
-    """The steps of a part of tokenizer.json that may be a `Sequence` of others (under `key`), flat and in
-    order.
-    """
+    """The steps of a part of tokenizer.json in order; a `Sequence` of steps under `key` is flattened."""
     if part.values.get("type") == "Sequence":
         for step in part.sections(key):
             yield from steps(step, key)
@@ -112,7 +112,7 @@ def steps(part: Document, key: str) -> Iterator[Document]:
 
 
 def _added_ids(tokenizer: Document | None) -> dict[str, Any]:
-    """text -> id of the added tokens; the first of each text."""
+    """The ids of the added tokens by text; the first counts."""
     ids: dict[str, Any] = {}
     if tokenizer is not None:
         for token in tokenizer.sections("added_tokens"):
@@ -121,9 +121,7 @@ def _added_ids(tokenizer: Document | None) -> dict[str, Any]:
 
 
 def _set_id(findings: _Findings, kind: str, token: Any, n_tokens: int | None, source: Document) -> None:
-    """Keep the first id of each kind; a list (several ends of sequence) or an id beyond the vocabulary counts
-    as none.
-    """
+    """Keep the first id of each kind; a list (several ends of sequence) or an id out of range is ignored."""
     if not isinstance(token, int) or isinstance(token, bool):
         return
     if token < 0:
@@ -135,7 +133,7 @@ def _set_id(findings: _Findings, kind: str, token: Any, n_tokens: int | None, so
 def _from_settings(
     settings: Document, ids: dict[str, Any], n_tokens: int | None, findings: _Findings
 ) -> None:
-    """Which tokens to add (the post-processor's word goes first), and the ids of the named ones."""
+    """Find which tokens to add (the post-processor has priority), and the ids of the named ones."""
     for kind in findings.kinds:
         add = settings.values.get(f"add_{kind}_token")
         if isinstance(add, bool):
@@ -145,8 +143,9 @@ def _from_settings(
 
 
 def _framing(tokenizer: Document, named: bool, findings: _Findings) -> None:
-    """Whether a sequence gets a first and a last special token, from the post-processor. named: whether
-    tokenizer_config.json is there.
+    """Find from the post-processor whether a sequence gets a first and a last special token.
+
+    named: whether tokenizer_config.json exists.
     """
     names = findings.names
     if named:
@@ -169,7 +168,7 @@ def _framing(tokenizer: Document, named: bool, findings: _Findings) -> None:
 
 
 def _template(step: Document, named: bool, findings: _Findings) -> None:
-    """Read `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`: a heuristic, llama.cpp's own."""
+    """Read `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]` with llama.cpp's heuristic."""
     names, add = findings.names, findings.add
     single, pair = list(step.sections("single")), list(step.sections("pair"))
     first = _special(single[0]) if len(single) > 1 else None

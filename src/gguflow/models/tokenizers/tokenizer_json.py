@@ -1,4 +1,4 @@
-"""tokenizer.json, the Hugging Face libraries' own format: its vocabulary with the tokens added to it."""
+"""tokenizer.json, the format of the Hugging Face libraries: its vocabulary and the added tokens."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is matched in the text before anything is split. special: whether it is left out of
-    decoded text.
+    """A token that is matched in the text before it is split.
+
+    text: what is matched.
+    special: whether decoding leaves it out.
     """
 
     text: str
@@ -23,7 +25,7 @@ class AddedToken:
 
 
 def own_tokens(tokenizer: Document, n_tokens: int) -> dict[int, str]:
-    """id -> text of the vocabulary of the tokenizer's model itself. Raises InvalidError (M-003, M-025)."""
+    """The texts by id of the vocabulary of the tokenizer's model. Raises InvalidError (M-003, M-025)."""
     vocab = tokenizer.section("model").section("vocab")
     tokens: dict[int, str] = {}
     for text in vocab.values:
@@ -40,11 +42,12 @@ def own_tokens(tokenizer: Document, n_tokens: int) -> dict[int, str]:
 def added_tokens(
     tokenizer: Document, settings: Document | None, own: dict[int, str], n_tokens: int
 ) -> dict[int, AddedToken]:
-    """id -> token of all that are added to the vocabulary `own`, as transformers sees them.
+    """The tokens by id that are added to the vocabulary `own`, as transformers adds them.
 
-    From tokenizer.json's list; then the `added_tokens_decoder` of tokenizer_config.json and the tokens that
-    it names (`bos_token`, ...): where their text is a token already they only mark it (an extra one that was
-    added keeps the mark it has), else they are appended, whatever id they claim.
+    First those in tokenizer.json's list; then the `added_tokens_decoder` of tokenizer_config.json and the
+    tokens that it names (`bos_token`, ...). If their text is already a token, they only mark it (an extra one
+    that was added keeps its mark); otherwise they are appended, regardless of their id.
+
     Raises InvalidError (M-003, M-025).
     """
     added: dict[int, AddedToken] = {}
@@ -70,9 +73,7 @@ def added_tokens(
 
 
 def _late_tokens(settings: Document) -> Iterator[tuple[AddedToken, bool]]:
-    """The tokens that tokenizer_config.json adds: those of its list, then the named and the extra ones, which
-    are special; whether it is an extra.
-    """
+    """The tokens of tokenizer_config.json (its list, named and extra ones), and whether each is an extra."""
     decoder = settings.section("added_tokens_decoder")
     for token in sorted(decoder_ids(decoder)):
         entry = decoder.section(str(token))
@@ -82,7 +83,7 @@ def _late_tokens(settings: Document) -> Iterator[tuple[AddedToken, bool]]:
 
 
 def decoder_ids(decoder: Document) -> list[int]:
-    """The keys of an `added_tokens_decoder`. Raises InvalidError (M-003) where one is no token id."""
+    """The keys of an `added_tokens_decoder`. Raises InvalidError (M-003) if one is not a token id."""
     for key in decoder.values:
         if not re.fullmatch(r"0|[1-9][0-9]{0,8}", key):
             raise decoder.wrong(key, key, "a token id as the key")
@@ -90,9 +91,7 @@ def decoder_ids(decoder: Document) -> list[int]:
 
 
 def named_tokens(settings: Document) -> list[str]:
-    """The texts of the special tokens that tokenizer_config.json names, each as text or as an object that
-    holds it.
-    """
+    """The texts of the special tokens that tokenizer_config.json names."""
     extras: list[object] = []
     for name in ("additional_special_tokens", "extra_special_tokens"):
         extra = settings.values.get(name)
@@ -102,12 +101,12 @@ def named_tokens(settings: Document) -> list[str]:
 
 
 def _role_tokens(settings: Document) -> list[str]:
-    """Of the named tokens, those that have a role: `bos_token` and the like."""
+    """The named tokens that have a role, such as `bos_token`."""
     return [text for name in NAMED_TOKENS if (text := token_text(settings.values.get(name))) is not None]
 
 
 def token_text(entry: object) -> str | None:
-    """A special token is named by its text, or by an object that holds it; None for anything else."""
+    """The text of a special token, given as text or as an object that holds it; None for anything else."""
     text = entry.get("content") if isinstance(entry, dict) else entry
     return text if isinstance(text, str) else None
 

@@ -21,9 +21,7 @@ class TokenType(enum.IntEnum):
 
 @dataclass
 class Vocabulary:
-    """Token id -> text and type, filled with `[PAD<id>]` where the tokenizer has fewer tokens than the
-    embedding matrix has rows.
-    """
+    """Texts and types of tokens by id, padded with `[PAD<id>]` to the rows of the embedding matrix."""
 
     texts: list[str]
     types: list[TokenType]
@@ -44,8 +42,11 @@ class Vocabulary:
         self.texts[token], self.types[token], self.scores[token] = text, kind, score
 
     def metadata(self, model: str, pre: str, *, scores: bool = False) -> Metadata:
-        """The keys in llama.cpp's order. model: which of llama.cpp's tokenizers; pre: which of its
-        pre-tokenizers.
+        """The keys in llama.cpp's order.
+
+        model: name of llama.cpp's tokenizer.
+        pre: name of its pre-tokenizer.
+        scores: whether to write scores.
         """
         metadata = {
             "tokenizer.ggml.model": string(model),
@@ -59,9 +60,7 @@ class Vocabulary:
 
 
 def looks_special(text: str) -> bool:
-    """Whether an added token is a control token although its tokenizer does not say so (llama.cpp's list:
-    deepseek-coder, gemma, command-r).
-    """
+    """Whether llama.cpp makes an added token a control token by its text (e.g. in gemma)."""
     return (
         text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
         or (text.startswith("<|") and text.endswith("|>"))
@@ -71,5 +70,5 @@ def looks_special(text: str) -> bool:
 
 
 def user_defined(text: str) -> str:
-    """A user-defined token as llama.cpp matches it: with spaces, not with SentencePiece's marks for them."""
+    """A user-defined token as llama.cpp matches it: with spaces instead of SentencePiece's marks."""
     return text.replace("▁", " ")

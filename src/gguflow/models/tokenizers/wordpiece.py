@@ -13,7 +13,7 @@ from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary
 
 _LOWERCASE = "tokenizer.ggml.normalizer.lowercase"
 _DEFAULT_SPECIAL = frozenset(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
-"""BertTokenizer's special tokens where tokenizer_config.json names no others."""
+"""BertTokenizer's special tokens, unless tokenizer_config.json names others."""
 
 
 def wordpiece_metadata(files: TokenizerFiles) -> Metadata:
@@ -42,21 +42,19 @@ def wordpiece_metadata(files: TokenizerFiles) -> Metadata:
 
 
 def _phantom(text: str, kind: TokenType) -> str:
-    """Words begin with the mark of a space, as SentencePiece's do, in place of pieces beginning with "##"."""
+    """Mark the beginning of words as SentencePiece does, instead of marking other pieces with "##"."""
     if kind is TokenType.CONTROL:
         return text
     return text[2:] if text.startswith("##") else "▁" + text
 
 
 def _pre(lowercase: bool) -> str:
-    """llama.cpp splits words the same way whatever this says; its converter finds the first name for every
-    uncased English vocabulary.
-    """
+    """The pre-tokenizer's name; llama.cpp ignores it, its converter writes the first for uncased English."""
     return "jina-v2-en" if lowercase else "default"
 
 
 def _from_list(files: TokenizerFiles) -> Vocabulary:
-    """vocab.txt: one token a line, its id the line's number. Raises InvalidError (M-023, M-025)."""
+    """Tokens from vocab.txt, one per line in the order of ids. Raises InvalidError (M-023, M-025)."""
     text = read_text(files.directory, "vocab.txt")
     if text is None:
         raise InvalidError(

@@ -1,0 +1,36 @@
+"""The default name of an output file: llama.cpp's naming convention, and the characters that are allowed.
+
+A model has a stem that ends with "{type}"; `file_name` makes a file name from it. Names come from untrusted
+model cards and metadata, so they must not contain what would choose another directory.
+"""
+
+from __future__ import annotations
+
+import re
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:{}]")
+_BRACES = str.maketrans("{}", "--")
+
+# At the end of a file's name, what the community writes there: -F16, .Q4_K_M, -IQ2_XXS, -MXFP4_MOE.
+_TYPE = re.compile(r"[-._](BF16|F16|F32|I?Q\d_\w+|TQ\d_\d|MXFP4(_MOE)?|NVFP4)$", re.IGNORECASE)
+
+
+def stem_from_card(name: str) -> str:
+    """The stem for a name that a model card gives, without separators, control characters and braces."""
+    return f"{_UNSAFE.sub('-', name)}-{{type}}"
+
+
+def stem_from_path(name: str) -> str:
+    """The stem for the name of a file or directory without its suffix."""
+    return f"{name.translate(_BRACES) or 'model'}-{{type}}"
+
+
+def stem_from_gguf(name: str) -> str:
+    """The stem for the name of a GGUF file without its suffix: `Model-{type}` for `Model-BF16`."""
+    return f"{_TYPE.sub('', name.translate(_BRACES)) or 'model'}-{{type}}"
+
+
+def file_name(stem: str) -> str:
+    """The file name for a stem: always a visible file in the current directory."""
+    safe = "".join("-" if c in "/\\:\0" or not c.isprintable() else c for c in stem)
+    return f"{safe.lstrip('.') or 'model-{type}'}.gguf"
