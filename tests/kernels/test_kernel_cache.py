@@ -88,7 +88,7 @@ def test_platform_directory_and_no_home(tmp_path: Path) -> None:
     assert run(None, HOME=str(tmp_path / "file"))["directory"] is None
 
 
-@pytest.mark.parametrize("changed", ["lanes.py", "kernels/bits.py", "kernels/policy.py"])
+@pytest.mark.parametrize("changed", ["kernels/lanes.py", "kernels/bits.py", "kernels/policy.py"])
 def test_changed_sources_begin_a_new_cache(tmp_path: Path, changed: str) -> None:
     """bf16 uses lanes.py; a cache that looked only at bf16.py would replay the code from before the
     change.
