@@ -10,6 +10,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 
 QUICK = {
+    "cli/": "",
     "container/": "",
     "inference/test_sampling.py": "",
     "kernels/test_conformance.py": "q4_k or q8_0",
@@ -23,7 +24,6 @@ QUICK = {
     "sources/test_rules.py": "",
     "sources/test_safetensors.py": "not mutated",
     "test_architecture.py": "",
-    "test_cli": "",
     "test_corpus.py": "",
     "test_layout.py": "",
     "test_spec.py": "",

@@ -62,7 +62,7 @@ def desk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", sorted(PYTHON.keys() - {"docs/pytorch.md"}))  # tests/pytorch runs that one
+@pytest.mark.parametrize("page", sorted(PYTHON.keys() - {"docs/pytorch.md"}))  # tests/torch runs that one
 def test_python_blocks(page: str, desk: Path) -> None:
     if 'gguflow.convert("checkpoint/", "model.gguf"' in TEXTS[page]:
         (desk / "model.gguf").unlink()

@@ -1,10 +1,10 @@
-"""What the engine's own Python costs: a conversion whose kernels only sleep, on many threads, old code and new.
+"""What the engine's own Python costs: a conversion whose kernels only sleep, on many threads, old and new.
 
-Kernels are replaced by sleeps of their true length, which release the interpreter's lock as kernels do; writes,
-digests and flushes are dropped; the source is a sparse file that nobody reads. What is left is the loop, and it
-bounds how many threads are of use. --old names another tree of the sources: both are run in turns, each in a
-process of its own. Printed: weights a second, as a part of what so many threads could do, and the Python
-seconds of a leaf that this bound means.
+Kernels are replaced by sleeps of their true length, which release the interpreter's lock as kernels do;
+writes, digests and flushes are dropped; the source is a sparse file that nobody reads. What is left is the
+loop, and it bounds how many threads are of use. --old names another tree of the sources: both are run in
+turns, each in a process of its own. Printed: weights a second, as a part of what so many threads could do,
+and the Python seconds of a leaf that this bound means.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from repository import ROOT
+
 LEAF = 1 << 20
 
 CHILD = """
 import ctypes, importlib, json, sys, time
 from pathlib import Path
 
-source, kind, rate, threads, folder = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+source, kind, folder = sys.argv[1], sys.argv[2], sys.argv[5]
+rate, threads = float(sys.argv[3]), int(sys.argv[4])
 ctypes.CDLL(None).prctl(29, 1, 0, 0, 0)  # PR_SET_TIMERSLACK: sleeps end in time
 
 from gguflow import conversion, kernels, platform, quantization
@@ -67,9 +69,10 @@ platform.sync_file = lambda fd: None
 first("gguflow.conversion.leaf_jobs", "gguflow.leaves").new_leaf_digest = Digest
 prepared = conversion.prepare(source, Path(folder, f"{kind}.gguf"), type=kind, architecture="llama")
 quantization.kernels_digest()  # loads Numba, once
-started, cpu = time.perf_counter(), time.process_time()
+started, cpu_started = time.perf_counter(), time.process_time()
 report = conversion.run(prepared, threads=threads, overwrite=True, memory_limit=1 << 40)[0]
-print(json.dumps({"seconds": time.perf_counter() - started, "weights": report.n_weights, "cpu": time.process_time() - cpu}))
+seconds, cpu = time.perf_counter() - started, time.process_time() - cpu_started
+print(json.dumps({"seconds": seconds, "weights": report.n_weights, "cpu": cpu}))
 """
 
 
