@@ -1,5 +1,6 @@
-"""The memory limit holds for payloads whose rows are longer than any chunk of several rows: these are encoded in
-pieces, with the same bytes. Where a chunk cannot be cut, too small a limit is refused before anything is read.
+"""The memory limit holds for payloads whose rows are longer than any chunk of several rows: these are encoded
+in pieces, with the same bytes. Where a chunk cannot be cut, too small a limit is refused before anything is
+read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Formats beside ggml's: families of encodings, each in a package of its own that registers itself.
 
-A family is a package of gguflow with a module `family` that has a `FAMILY`; it is found by listing. Outside its
-package two protocols are known: an `Encoding`, the format of a tensor that is stored as a payload, and what
-`gguflow.sources.base.StoredPayload` says of a payload that is read. For each
+A family is a package of gguflow with a module `family` that has a `FAMILY`; it is found by listing. Outside
+its package two protocols are known: an `Encoding`, the format of a tensor that is stored as a payload, and
+what `gguflow.sources.base.StoredPayload` says of a payload that is read. For each
 stage of the work the package has a module (`part`): the protocols of these modules stand where they are used.
 """
 

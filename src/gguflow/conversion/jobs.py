@@ -1,5 +1,5 @@
-"""All jobs of a conversion, in their order: outputs of block formats share each reading of a leaf; an output with
-payloads is written alone, tensor by tensor, and its payloads chunk by chunk.
+"""All jobs of a conversion, in their order: outputs of block formats share each reading of a leaf; an output
+with payloads is written alone, tensor by tensor, and its payloads chunk by chunk.
 """
 
 from __future__ import annotations

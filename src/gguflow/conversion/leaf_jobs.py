@@ -1,8 +1,9 @@
 """Leaf by leaf: how 2**20 weights of a tensor are read, encoded and written, as a job of the engine.
 
 A leaf goes from source bytes to float32 to blocks, once for each output, whose blocks are written at their
-place: every offset is known before the first byte is read. What is moved at a time is a whole leaf where memory
-allows it: in smaller tiles threads spend more on handing each other the interpreter's lock than they gain.
+place: every offset is known before the first byte is read. What is moved at a time is a whole leaf where
+memory allows it: in smaller tiles threads spend more on handing each other the interpreter's lock than they
+gain.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from gguflow.models.reading import ModelReader, tile_ranges
 from gguflow.quantization import Bytes, Floats, encode, first_non_finite
 
 LEAVES_TOGETHER = 4
-"""Leaves that are noted together at the most, or half as many as there are threads: what the system is asked for
-each costs more than the note.
+"""Leaves that are noted together at the most, or half as many as there are threads: what the system is asked
+for each costs more than the note.
 """
 
 LEAVES_AHEAD = 8

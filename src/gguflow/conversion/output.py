@@ -1,5 +1,5 @@
-"""One file of a conversion while it is written: the places of its tensors, its journal, and the digests of the
-leaves that it has.
+"""One file of a conversion while it is written: the places of its tensors, its journal, and the digests of
+the leaves that it has.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Output:
     overwrite: whether a file of that name may be replaced.
     resume: whether to go on from what an interrupted run left.
 
-    places: offset (from the start of the data section) and size of every tensor whose place is known: of all of
-    them from the start, unless the plan has payloads, whose sizes may depend on the data; then each tensor is
-    placed (`place_tensor`) when all before it are written.
+    places: offset (from the start of the data section) and size of every tensor whose place is known: of all
+    of them from the start, unless the plan has payloads, whose sizes may depend on the data; then each tensor
+    is placed (`place_tensor`) when all before it are written.
     """
 
     def __init__(self, plan: Plan, path: Path, binding: str, *, overwrite: bool, resume: bool) -> None:

@@ -1,5 +1,5 @@
-"""Sources that carry digests, held to them: the leaves of a tensor are digested as they are read, and compared
-when all of them were.
+"""Sources that carry digests, held to them: the leaves of a tensor are digested as they are read, and
+compared when all of them were.
 
 Otherwise damaged weights would be given new digests and pass as intact. A leaf of the source is a leaf of the
 output: both are 2**20 weights.
@@ -35,8 +35,8 @@ class LeafDigest:
 
 
 class SourceDigests:
-    """The tensors of a conversion whose source has digests, and the digests of the leaves read so far. Threads
-    share it.
+    """The tensors of a conversion whose source has digests, and the digests of the leaves read so far.
+    Threads share it.
 
     tensors: by number. Those without a digest, or read in another order than they stand, are left alone.
     """

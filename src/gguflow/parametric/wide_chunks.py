@@ -2,11 +2,12 @@
 
 A chunk holds whole rows, and a row may have up to 2**28 weights. Where scales are of blocks, a piece is some
 blocks, and what it makes of them is a part of each section. Where a row has one scale, a first pass finds the
-extremes of the row; each piece is then encoded behind a head of `HEAD` weights that holds them, so that it gets
-the row's scale, and the codes of the head are dropped. Lossless weights are taken apart piece by piece anyway.
+extremes of the row; each piece is then encoded behind a head of `HEAD` weights that holds them, so that it
+gets the row's scale, and the codes of the head are dropped. Lossless weights are taken apart piece by piece
+anyway.
 
-What needs all weights of a chunk at once (outliers by their share, learned codebooks, means and searched ranges
-of rows) has no pieces: then the whole chunk must fit the memory.
+What needs all weights of a chunk at once (outliers by their share, learned codebooks, means and searched
+ranges of rows) has no pieces: then the whole chunk must fit the memory.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def is_wide(geometry: Geometry) -> bool:
 
 
 def piece_unit(geometry: Geometry) -> int | None:
-    """Weights of which the pieces of a wide chunk are multiples, so that sections can be joined; None where it
-    cannot be cut.
+    """Weights of which the pieces of a wide chunk are multiples, so that sections can be joined; None where
+    it cannot be cut.
     """
     e = geometry.encoding
     if e.is_lossless:

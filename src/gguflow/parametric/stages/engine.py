@@ -1,8 +1,8 @@
 """Payloads in a conversion: the chunks of a tensor as jobs of the engine, written in their order.
 
-A payload's size may be known only at its end, so a chunk gets its place when it is finished. Each is journaled
-with its size: an interrupted payload goes on behind the chunks that are there. The prefix is written last, for
-it has the index. Chunks that are one long row are encoded in pieces (`wide_chunks.py`).
+A payload's size may be known only at its end, so a chunk gets its place when it is finished. Each is
+journaled with its size: an interrupted payload goes on behind the chunks that are there. The prefix is
+written last, for it has the index. Chunks that are one long row are encoded in pieces (`wide_chunks.py`).
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ class _Payload:
 
     @contextlib.contextmanager
     def refusing(self, first: int, weights: Floats) -> Iterator[None]:
-        """Name a weight that the encoder refuses as one of the tensor. first: the number of the first of them."""
+        """Name a weight that the encoder refuses as one of the tensor. first: the number of the first of
+        them.
+        """
         try:
             yield
         except NonFiniteError as error:

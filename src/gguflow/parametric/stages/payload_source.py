@@ -1,6 +1,7 @@
 """Payloads of the parametric family as sources: what a tensor decodes to, or a view of it, chunk by chunk.
 
-A stage of the family (`gguflow.blocks.families.part`): `PayloadReader`, and `decoded` for the payloads of a file.
+A stage of the family (`gguflow.blocks.families.part`): `PayloadReader`, and `decoded` for the payloads of a
+file.
 """
 
 from __future__ import annotations

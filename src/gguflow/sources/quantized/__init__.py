@@ -1,7 +1,7 @@
 """Checkpoints that are quantized already: one module for each method, found by listing.
 
-A method has `is_meant(tensors)`, whether a checkpoint has tensors of it, and `grouped(tensors)`, the tensors of
-the checkpoint with each of its own as one tensor.
+A method has `is_meant(tensors)`, whether a checkpoint has tensors of it, and `grouped(tensors)`, the tensors
+of the checkpoint with each of its own as one tensor.
 """
 
 from __future__ import annotations
