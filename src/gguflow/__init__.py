@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gguflow.blocks import FORMATS as formats
     from gguflow.comparison import compare
     from gguflow.conversion import convert
+    from gguflow.editing import edit
     from gguflow.errors import (
         FileError,
         Finding,
@@ -69,6 +70,7 @@ __all__ = [
     "compare",
     "convert",
     "dequantize",
+    "edit",
     "export",
     "fake_quantize",
     "formats",
@@ -86,6 +88,7 @@ _HOMES = {
     "compare": ("gguflow.comparison", "compare"),
     "convert": ("gguflow.conversion", "convert"),
     "dequantize": ("gguflow.quantization", "dequantize"),
+    "edit": ("gguflow.editing", "edit"),
     "export": ("gguflow.exporting", "export"),
     "fake_quantize": ("gguflow.quantization", "fake_quantize"),
     "formats": ("gguflow.blocks", "FORMATS"),

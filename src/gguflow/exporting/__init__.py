@@ -15,11 +15,11 @@ from gguflow.conversion.plan import Plan, PlannedTensor
 from gguflow.errors import UsageError
 from gguflow.exporting import absmax, bitsandbytes
 from gguflow.exporting.entries import NUMBERS, Entry, numbers
+from gguflow.exporting.safetensors_header import build_header
 from gguflow.models.base import ModelTensor
 from gguflow.models.hf_names import original_tensors
 from gguflow.models.reading import ModelReader
 from gguflow.sources.base import Checkpoint
-from gguflow.sources.safetensors import build_header
 
 FORMS = {
     "safetensors": "all weights decoded",

@@ -13,9 +13,7 @@ The header is proved in full here, in Python's integers, before anybody maps the
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -111,23 +109,6 @@ def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[s
         tensors, {name: entry["data_offsets"][1] for name, entry in header.items()}, file, 8 + length
     )
     return file, tensors, metadata
-
-
-def build_header(
-    tensors: Sequence[tuple[str, str, tuple[int, ...], int, int]], metadata: Mapping[str, str]
-) -> bytes:
-    """The bytes before the data of a new file, padded with spaces to a multiple of 8 so that the data is
-    aligned.
-
-    tensors: name, dtype, shape, and the bytes [begin, end) in the data, in the order of the data. metadata:
-    texts of `__metadata__`.
-    """
-    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    for name, dtype, shape, begin, end in tensors:
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
-    content = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    content += b" " * (-len(content) % 8)
-    return len(content).to_bytes(8, "little") + content
 
 
 def _header_length(file: SourceFile, start: bytes) -> int:

@@ -1,0 +1,23 @@
+"""The header of a safetensors file, written: what `sources.safetensors.read_header` reads back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+
+def build_header(
+    tensors: Sequence[tuple[str, str, tuple[int, ...], int, int]], metadata: Mapping[str, str]
+) -> bytes:
+    """The bytes before the data of a new file, padded with spaces to a multiple of 8 so that the data is
+    aligned.
+
+    tensors: name, dtype, shape, and the bytes [begin, end) in the data, in the order of the data. metadata:
+    texts of `__metadata__`.
+    """
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    for name, dtype, shape, begin, end in tensors:
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    content = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    content += b" " * (-len(content) % 8)
+    return len(content).to_bytes(8, "little") + content
