@@ -69,7 +69,7 @@ UNITS: dict[str, set[str]] = {
             "sources",
         ),
     },
-    "editing": {"errors", "platform", "blocks", "container", "validation"},
+    "editing": {"errors", "platform", "threads", "blocks", "container", "validation"},
     "comparison": {
         "errors",
         "arrays",
@@ -80,6 +80,7 @@ UNITS: dict[str, set[str]] = {
         "models",
         "quantization",
         "sources",
+        "threads",
     },
     "exporting": {
         *(

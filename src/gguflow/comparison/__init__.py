@@ -9,8 +9,10 @@ from pathlib import Path
 from gguflow import platform
 from gguflow.comparison.measures import Operand, TensorMeasures, measure
 from gguflow.comparison.sides import Side, pairs
+from gguflow.container.header import without_leading_ones
 from gguflow.errors import UsageError
 from gguflow.sources import TensorReader
+from gguflow.threads import check
 
 __all__ = ["Comparison", "TensorComparison", "TensorMeasures", "compare"]
 
@@ -66,12 +68,15 @@ def compare(
     Raises UsageError (nothing in common), FileError, StorageError.
     """
     threads = platform.available_cpus() if threads is None else threads
-    if threads < 1:
-        raise UsageError(f"threads must be 1 or more, not {threads}")
+    check(threads)
     sides = Side.open(a), Side.open(b)
     left, right = pairs(*sides)
     common = [name for name in left if name in right]
-    comparable = [name for name in common if _squeezed(left[name].shape) == _squeezed(right[name].shape)]
+    comparable = [
+        name
+        for name in common
+        if without_leading_ones(left[name].shape) == without_leading_ones(right[name].shape)
+    ]
     if not comparable:
         raise UsageError(
             f"{a} and {b} have no tensor in common: the first has {next(iter(left), 'none')}, the second {next(iter(right), 'none')}"
@@ -97,9 +102,3 @@ def compare(
         other_shape=tuple(name for name in common if name not in set(comparable)),
         total=sum((tensor.measures for tensor in compared), TensorMeasures()),
     )
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the leading ones, which GGUF does not store."""
-    leading = next((i for i, n in enumerate(shape) if n != 1), max(len(shape) - 1, 0))
-    return shape[leading:]

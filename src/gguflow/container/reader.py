@@ -39,5 +39,5 @@ def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
     """
     content = map_file(path)
     header = parse(content, str(path))
-    rules.refuse(path, rules.judge(header, block_sizes, len(content)))
+    rules.raise_first(path, rules.judge(header, block_sizes, len(content)))
     return header

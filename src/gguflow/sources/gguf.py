@@ -77,7 +77,7 @@ def open_gguf(path: Path) -> Checkpoint:
     """
     first = _open(path)
     header = first.header
-    rules.refuse(path, judge_keys(header, path))
+    rules.raise_first(path, judge_keys(header, path))
     if is_row_store(header.metadata) and keys_of_payloads(header.metadata):
         raise UnsupportedError(
             path, Finding("R-117", "rows of the parametric family are no source; gguflow.RowStore reads them")
@@ -87,7 +87,7 @@ def open_gguf(path: Path) -> Checkpoint:
         *(_open_sibling(path.with_name(str(name)), name, header) for name in later_shards(path, header)),
     ]
     if len(shards) > 1:
-        rules.refuse(path, judge_together([(shard.file.path.name, shard.header) for shard in shards]))
+        rules.raise_first(path, judge_together([(shard.file.path.name, shard.header) for shard in shards]))
     payloads = payload_names(header.metadata)
     tensors = {name: tensor for shard in shards for name, tensor in shard.tensors(payloads).items()}
     return Checkpoint(path, tensors, tuple(shard.file for shard in shards), metadata=header.metadata)
@@ -101,7 +101,7 @@ def _open(path: Path) -> _Opened:
         status = os.stat(path)
     content = map_file(path)
     header = parse(content, str(path))
-    rules.refuse(path, rules.judge(header, blocks.block_sizes, len(content)))
+    rules.raise_first(path, rules.judge(header, blocks.block_sizes, len(content)))
     is_sound = has_set(header.metadata) and not any(check_set(header, content))
     start = bytes(content[: header.data_offset])
     file = SourceFile(path, status.st_size, status.st_mtime_ns, hexdigest(start))
@@ -116,5 +116,5 @@ def _open_sibling(path: Path, name: ShardName, first: Header) -> _Opened:
         raise InvalidError(
             path, Finding("C-043", f"shard {name.number + 1} of {name.count} is missing: {error}")
         ) from error
-    rules.refuse(path, judge_sibling(path.name, shard.header, name.number, first))
+    rules.raise_first(path, judge_sibling(path.name, shard.header, name.number, first))
     return shard

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gguflow import models
+from gguflow.container.header import without_leading_ones
 from gguflow.container.metadata import INTEGERS, ValueType
 from gguflow.container.strings import quoted
 from gguflow.errors import FileError, Finding
@@ -118,8 +119,8 @@ def _judge_tensors(family: Architecture, facts: Facts) -> Iterator[Finding]:
         )
     for name, rule in expected.items():
         if name in facts.tensors:
-            shape = _significant(facts.tensors[name][0].shape)
-            if shape != _significant(rule.shape) and not _BESIDE_THE_TABLE.fullmatch(name):
+            shape = without_leading_ones(facts.tensors[name][0].shape)
+            if shape != without_leading_ones(rule.shape) and not _BESIDE_THE_TABLE.fullmatch(name):
                 message = f"the shape of {quoted(name)} contradicts the hyper-parameters"
                 yield facts.about_tensor("G-007", message, name, list(shape), list(rule.shape))
         elif (
@@ -173,13 +174,6 @@ def _configuration(family: Architecture, facts: Facts) -> Mapping[str, Any] | No
 def _n_rows(facts: Facts, name: str) -> int:
     """Rows of a matrix, 0 where there is none of this name."""
     return facts.tensors[name][0].dims[-1] if name in facts.tensors and facts.tensors[name][0].dims else 0
-
-
-def _significant(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the ones in front, which files do not store."""
-    while len(shape) > 1 and shape[0] == 1:
-        shape = shape[1:]
-    return shape
 
 
 def _block(name: str) -> int:
