@@ -1,7 +1,6 @@
-"""A comparison as a picture: for each kind of tensor, a bar for each layer.
+"""Plots a comparison: for each kind of tensor, a bar for each layer.
 
-As HTML it is one file with SVG bars in it, that needs nothing else; as PNG it is drawn by matplotlib, where
-that is installed.
+HTML is a single file with SVG bars; PNG needs matplotlib.
 """
 
 from __future__ import annotations
@@ -18,25 +17,28 @@ from gguflow.container.output_file import OutputFile
 from gguflow.errors import UsageError
 
 _HEIGHT, _BAR, _GAP = 120, 14, 4
-"""Pixels: of a chart, of a bar's width, between bars."""
+"""Pixels: height of a chart, width of a bar, gap between bars."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 14px system-ui, sans-serif; margin: 2em; color: #222; background: #fff; }}
-h1 {{ font-size: 1.2em; }} h2 {{ font-size: 1em; margin: 1.2em 0 0.2em; }} svg {{ display: block; overflow: visible; }}
-rect {{ fill: #4878a8; }} rect.exact {{ fill: #a8c8a0; }} rect:hover {{ fill: #d08030; }} text {{ font-size: 9px; fill: #555; }}
+h1 {{ font-size: 1.2em; }} h2 {{ font-size: 1em; margin: 1.2em 0 0.2em; }} \
+svg {{ display: block; overflow: visible; }}
+rect {{ fill: #4878a8; }} rect.exact {{ fill: #a8c8a0; }} rect:hover {{ fill: #d08030; }} \
+text {{ font-size: 9px; fill: #555; }}
 line {{ stroke: #ccc; }}
 </style></head><body><h1>{title}</h1><p>{summary}</p>{charts}</body></html>
 """
 
 
 WRITERS = (".html", ".htm", ".png")
-"""The endings of file names that `write` knows."""
+"""The writers by suffix of the file name."""
 
 
 def write(comparison: Comparison, path: str | Path) -> None:
-    """Write the picture, in one step, of the kind that the name's ending says; a file of that name is
-    replaced. Raises UsageError, StorageError.
+    """Write the plot, as HTML or PNG by the suffix of `path`, replacing an existing file atomically.
+
+    Raises UsageError, StorageError.
     """
     content = (
         picture(comparison)
@@ -49,12 +51,12 @@ def write(comparison: Comparison, path: str | Path) -> None:
 
 
 def picture(comparison: Comparison) -> bytes:
-    """The PNG. Raises UsageError where matplotlib is not installed."""
+    """The plot as PNG. Raises UsageError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(
-            "--plot to PNG needs matplotlib (pip install 'gguflow[plot]'); a name that ends in .html needs nothing"
+            "--plot to PNG needs matplotlib (pip install 'gguflow[plot]'); a name that ends in .html does not"
         ) from None
     kinds = _by_kind(comparison.tensors)
     top = _scale(comparison)
@@ -81,15 +83,13 @@ def picture(comparison: Comparison) -> bytes:
 
 
 def _scale(comparison: Comparison) -> float:
-    """The top of all bars, in dB."""
+    """The top of the common scale, in dB."""
     finite = [t.measures.snr for t in comparison.tensors if math.isfinite(t.measures.snr)]
     return max([10.0, *(10 * math.ceil(snr / 10) for snr in finite)])
 
 
 def page(comparison: Comparison) -> str:
-    """Signal to noise in dB, higher is better; equal tensors have a pale bar of full height. All charts have
-    one scale.
-    """
+    """The plot as HTML: signal to noise in dB on a common scale; equal tensors have pale full bars."""
     top = _scale(comparison)
     title = html.escape(f"{comparison.b} against {comparison.a}")
     total = comparison.total
@@ -98,15 +98,16 @@ def page(comparison: Comparison) -> str:
         if total.is_exact
         else f"signal to noise {total.snr:.2f} dB, relative error {total.relative_error:.3e}"
     )
-    summary = f"{len(comparison.tensors)} tensors, {total.n_weights:,} weights: {overall}. Bars: signal to noise in dB, from 0 to {top:.0f}."
+    summary = (
+        f"{len(comparison.tensors)} tensors, {total.n_weights:,} weights: {overall}. "
+        f"Bars: signal to noise in dB, from 0 to {top:.0f}."
+    )
     charts = "".join(_chart(kind, tensors, top) for kind, tensors in _by_kind(comparison.tensors).items())
     return _PAGE.format(title=title, summary=summary, charts=charts)
 
 
 def _by_kind(tensors: Sequence[TensorComparison]) -> dict[str, list[tuple[int, TensorComparison]]]:
-    """Tensors of layers by their name without the number, with it; the others together, numbered as they
-    come.
-    """
+    """Tensors by name without the layer's number, with that number; others together, numbered in order."""
     kinds: dict[str, list[tuple[int, TensorComparison]]] = {}
     for tensor in tensors:
         match = re.fullmatch(r"(.*?\.)(\d+)(\..*)", tensor.name)
@@ -124,7 +125,8 @@ def _chart(kind: str, tensors: Sequence[tuple[int, TensorComparison]], top: floa
     for mark in (0.0, top / 2, top):
         y = _HEIGHT * (1 - mark / top)
         lines.append(
-            f'<line x1="28" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/><text x="0" y="{y + 3:.1f}">{mark:.0f}</text>'
+            f'<line x1="28" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="0" y="{y + 3:.1f}">{mark:.0f}</text>'
         )
     for i, (number, tensor) in enumerate(tensors):
         x = 30 + i * (_BAR + _GAP)
@@ -138,7 +140,8 @@ def _chart(kind: str, tensors: Sequence[tuple[int, TensorComparison]], top: floa
         label = html.escape(f"{tensor.name}: {' to '.join(tensor.formats)}, {shown}")
         style = ' class="exact"' if tensor.measures.is_exact else ""
         lines.append(
-            f'<rect{style} x="{x}" y="{_HEIGHT - height:.1f}" width="{_BAR}" height="{height:.1f}"><title>{label}</title></rect>'
+            f'<rect{style} x="{x}" y="{_HEIGHT - height:.1f}" width="{_BAR}" height="{height:.1f}">'
+            f"<title>{label}</title></rect>"
         )
         lines.append(f'<text x="{x + _BAR / 2:.0f}" y="{_HEIGHT + 12}" text-anchor="middle">{number}</text>')
     return "".join(lines) + "</svg>"

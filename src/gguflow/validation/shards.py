@@ -1,4 +1,4 @@
-"""The siblings of a first shard, opened: rule C-043. What they say is judged by `gguflow.container.shards`."""
+"""Opens the siblings of a first shard: rule C-043. `gguflow.container.shards` checks their content."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from gguflow.validation.model import Facts
 
 
 def is_first(header: Header) -> bool:
-    """Whether the file is the only one, or the shard that holds the metadata of all."""
+    """Whether the file is the only one, or the shard with the metadata of all."""
     return n_shards(header) == 1 or integer_under(header.metadata, NO_KEY) == 0
 
 
 def judge_siblings(header: Header, path: Path) -> tuple[list[Finding], Facts]:
-    """Open the siblings of the first shard: the findings, and the model as all of them describe it; without
-    tensors where one cannot be read.
+    """Open the siblings of the first shard: findings, and the model, without tensors if one is unreadable.
 
-    header, path: of the first shard, whose keys are good, and agree with its name.
+    header, path: of the first shard, whose keys are valid and agree with its name.
     """
     first = ShardName.of(path)
     if first is None:
@@ -60,7 +59,7 @@ def judge_siblings(header: Header, path: Path) -> tuple[list[Finding], Facts]:
 
 
 def siblings(header: Header, path: Path) -> Iterator[tuple[Header, memoryview]]:
-    """The later shards that can be read, with their content."""
+    """The later shards that are readable, with their content."""
     first = ShardName.of(path)
     for number in range(1, n_shards(header) if first is not None else 1):
         with contextlib.suppress(StorageError, FileError):
