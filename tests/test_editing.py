@@ -197,9 +197,9 @@ def test_what_does_not_match_its_own_set_is_refused(
 
 
 REFUSED: dict[str, tuple[list[tuple[str, Value]], list[str], type[Exception], str]] = {
-    "the set": ([("gguflow.integrity.length", u32(1))], [], UsageError, "kept by gguflow itself"),
+    "the set": ([("gguflow.integrity.length", u32(1))], [], UsageError, "maintained by gguflow"),
     "removing the set": ([], ["gguflow.recipe"], UsageError, "--no-integrity"),
-    "the alignment": ([("general.alignment", u32(64))], [], UsageError, "where the data lies"),
+    "the alignment": ([("general.alignment", u32(64))], [], UsageError, "determines the layout"),
     "removing what is not there": ([], ["general.nmae"], UsageError, "no key 'general.nmae'"),
     "setting and removing": ([("general.name", string("x"))], ["general.name"], UsageError, "named twice"),
     "setting twice": (
@@ -272,10 +272,10 @@ BAD = {
     "too large": ("a.key=u8:256", "an integer from 0 to 255"),
     "too small": ("a.key=i16:-32769", "an integer from -32768 to 32767"),
     "negative": ("a.key=u64:-1", "an integer from 0 to 18446744073709551615"),
-    "digits without end": ("a.key=u64:" + "9" * 5000, "is no value of type u64"),
-    "not whole": ("a.key=u32:1.0", "is no value of type u32"),
-    "underscores": ("a.key=u32:1_000", "is no value of type u32"),
-    "empty": ("a.key=u32:", "is no value of type u32"),
+    "digits without end": ("a.key=u64:" + "9" * 5000, "is not a value of type u64"),
+    "not whole": ("a.key=u32:1.0", "is not a value of type u32"),
+    "underscores": ("a.key=u32:1_000", "is not a value of type u32"),
+    "empty": ("a.key=u32:", "is not a value of type u32"),
     "NaN": ("a.key=f32:nan", "a finite number"),
     "infinite": ("a.key=f64:inf", "a finite number"),
     "too large for binary32": ("a.key=f32:1e39", "a finite number"),

@@ -1,8 +1,7 @@
-"""Changing the metadata of a GGUF file: a new file beside it, the data streamed and verified on the way, and
-one rename. Rules I-011 to I-013.
+"""Changes the metadata of a GGUF file: writes a new file with verified data, then renames it.
 
-Keys that are not named stay as they are and where they are, new ones come last, and no tensor changes. What
-comes out keeps the rules as well as what went in: an edit that would break one is refused before anything is
+Rules I-011 to I-013. Other keys keep their values and positions, new ones come last, and no tensor changes.
+The result keeps the rules that the file kept: an edit that would break one is refused before anything is
 written.
 """
 
@@ -31,6 +30,7 @@ from gguflow.container.reader import map_file
 from gguflow.container.verification import check_set, compare, tensor_digests
 from gguflow.container.writer import build
 from gguflow.errors import Finding, InvalidError, UsageError
+from gguflow.threads import check
 from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.general import judge_general
 from gguflow.validation.model import Facts
@@ -50,7 +50,7 @@ TYPES = {
     "bool": ValueType.BOOL,
     "str": ValueType.STRING,
 }
-"""The types that a value may be given, as the command line names them."""
+"""The types of values, as the command line names them."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -58,16 +58,20 @@ _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _ALIGNMENT = "general.alignment"
 
 PIECE = 1 << 20
-"""Bytes that a thread holds at a time."""
+"""Bytes that a thread copies at a time."""
 
 Change = tuple[str, Value | None, Value | None]
-"""A key, what was there and what is there now; None for nothing."""
+"""A key, its old value and its new value; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Edited:
-    """What an edit did. nbytes: of the whole new file. verified: whether the data was held against the file's
-    own digests.
+    """The result of an edit.
+
+    output: the new file.
+    changes: the changed keys.
+    nbytes: size of the new file.
+    verified: whether the data was checked against the file's digests.
     """
 
     output: Path
@@ -77,22 +81,23 @@ class Edited:
 
 
 def parse_assignment(text: str) -> tuple[str, Value]:
-    """KEY=TYPE:VALUE as a key and its value. A string of the form @FILE is read from that file, and @@TEXT
-    stands for @TEXT.
+    """Parse KEY=TYPE:VALUE. A string @FILE is read from that file; @@TEXT means @TEXT.
 
-    Raises UsageError where the text has another form, TYPE is unknown or VALUE does not fit it; StorageError.
+    Raises UsageError if the text has another form, TYPE is unknown or VALUE does not fit it; StorageError.
     """
     key, equals, typed = text.partition("=")
     name, colon, written = typed.partition(":")
     if not key or not equals or not colon:
         raise UsageError(
-            f"{text!r} is no assignment; write KEY=TYPE:VALUE, as in tokenizer.ggml.eos_token_id=u32:2"
+            f"{text!r} is not an assignment; write KEY=TYPE:VALUE, as in tokenizer.ggml.eos_token_id=u32:2"
         )
     if name not in TYPES:
         raise UsageError(f"unknown type {name!r} for {key}; known: {', '.join(TYPES)}")
     value = _parsed(TYPES[name], written)
     if value is None:
-        raise UsageError(f"{written!r} is no value of type {name} for {key}; expected {_domain(TYPES[name])}")
+        raise UsageError(
+            f"{written!r} is not a value of type {name} for {key}; expected {_domain(TYPES[name])}"
+        )
     return key, value
 
 
@@ -106,14 +111,22 @@ def edit(
     integrity: bool = True,
     threads: int | None = None,
 ) -> Edited:
-    """Set and remove metadata keys of a GGUF file; in place, or into `output`. Whatever stops it, either file
-    is as it was, or whole and new.
+    """Set and remove metadata keys of a GGUF file, in place or into `output`.
 
-    overwrite: replace an output that exists. integrity: False leaves out the keys by which the file can prove
-    itself, unverified; otherwise a file that has them is held against them, and they are made anew.
-    Raises UsageError (a key that is not there, or not to be changed by hand; an output that exists), a
-    FileError where the file is no good GGUF file, does not match its own digests (I-001 to I-007), or would
-    break a rule with these changes; StorageError.
+    An interruption leaves either the old file or the complete new one.
+
+    path: the file.
+    assign: keys and values to set.
+    remove: keys to remove.
+    output: the file to write; None to replace `path`.
+    overwrite: whether to replace an existing output.
+    integrity: whether to check the file against its integrity keys, if it has them, and renew them; False
+        removes them without checking.
+    threads: number of threads; None for all processors.
+
+    Raises UsageError (a key that does not exist or must not be changed; an output that exists), a FileError
+    if the file is not valid, does not match its digests (I-001 to I-007), or would break a rule with these
+    changes; StorageError.
     """
     path = Path(path)
     if output is None and path.is_symlink():
@@ -123,8 +136,8 @@ def edit(
         )
     if not assign and not remove and integrity:
         raise UsageError("nothing to change; name keys to set or to remove")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be 1 or more, not {threads}")
+    if threads is not None:
+        check(threads)
     target = path if output is None else Path(output)
     with platform.storage_errors("read", path):
         status = os.stat(path)
@@ -140,7 +153,7 @@ def edit(
         for finding in compare(old, digests) if has_set(metadata) else ():
             raise InvalidError(path, finding)
         _check_same(path, status)
-        source.close()  # Windows replaces no open file
+        source.close()  # Windows cannot replace an open file
         written.write(_header_bytes(new, written.nbytes, digests), 0)
         with contextlib.suppress(OSError):
             shutil.copymode(path, written.partial)
@@ -152,7 +165,7 @@ def edit(
 
 
 def _parsed(kind: ValueType, text: str) -> Value | None:
-    """A value of the type, or None where the text is none."""
+    """Parse a value of a type; None if the text is not one."""
     if kind is ValueType.STRING:
         return string(_text(text))
     if kind is ValueType.BOOL:
@@ -169,7 +182,7 @@ def _parsed(kind: ValueType, text: str) -> Value | None:
 
 
 def _text(text: str) -> str:
-    """A string as given, or the contents of the file after @."""
+    """A string as given, or the content of the file after @."""
     if not text.startswith("@") or text.startswith("@@"):
         return text[1:] if text.startswith("@@") else text
     path = Path(text[1:])
@@ -182,7 +195,7 @@ def _text(text: str) -> str:
 
 
 def _domain(kind: ValueType) -> str:
-    """What a type can hold, for a message."""
+    """The values of a type, for a message."""
     if kind is ValueType.BOOL:
         return "true or false"
     if kind in (ValueType.FLOAT32, ValueType.FLOAT64):
@@ -195,21 +208,17 @@ def _domain(kind: ValueType) -> str:
 
 
 def _read_header(path: Path, *, verified: bool) -> Header:
-    """The header, judged, and held against its own digest; in memory of its own, so that the file can be
-    replaced.
-    """
+    """The header, checked also against its digest, and detached from the map of the file."""
     content = map_file(path)
     header = parse(content, str(path))
-    rules.refuse(path, rules.judge(header, block_sizes, len(content)))
+    rules.raise_first(path, rules.judge(header, block_sizes, len(content)))
     for finding in check_set(header, content) if verified else ():
         raise rules.error_class(finding.rule)(path, finding)
     return header.detached(content, str(path))
 
 
 def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Sequence[str]) -> Metadata:
-    """The metadata after the edit. Raises UsageError for keys that are not there to be removed, or not to be
-    touched, or named twice.
-    """
+    """The metadata after the edit. Raises UsageError for missing or protected keys, or keys named twice."""
     named = [*(key for key, _ in assign), *remove]
     for key in named:
         if key.startswith(NAMESPACE):
@@ -218,7 +227,9 @@ def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Se
                 f"to leave out all keys under {NAMESPACE} pass --no-integrity (integrity=False)"
             )
         if key == _ALIGNMENT:
-            raise UsageError(f"{_ALIGNMENT} is where the data lies: changing it takes a conversion")
+            raise UsageError(
+                f"{_ALIGNMENT} determines the layout of the data: changing it takes a conversion"
+            )
         if named.count(key) > 1:
             raise UsageError(f"{key} is named twice")
     for key in remove:
@@ -228,9 +239,7 @@ def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Se
 
 
 def _planned(old: Header, metadata: Metadata, target: Path) -> Header:
-    """The new header, with the old key set as its placeholder. Raises InvalidError for a rule that only the
-    new one breaks.
-    """
+    """Plan the new header, with placeholder digests. Raises InvalidError for a rule that only it breaks."""
     data_offset = len(build(metadata, old.tensors, old.alignment))
     new = Header(VERSION, metadata, old.tensors, old.alignment, data_offset)
     known = {(finding.rule, finding.message) for finding in _judged(old)}
@@ -241,7 +250,7 @@ def _planned(old: Header, metadata: Metadata, target: Path) -> Header:
 
 
 def _judged(header: Header) -> Iterator[Finding]:
-    """The rules about what is written and, where all of the model is in this file, about what it means."""
+    """The broken rules about the header and, if the whole model is in this file, about its meaning."""
     yield from rules.judge(header, block_sizes, None)
     if "split.count" not in header.metadata:
         facts = Facts.of(header)
@@ -257,7 +266,7 @@ def _header_bytes(header: Header, nbytes: int, digests: Sequence[bytes]) -> byte
 
 
 def _data_nbytes(header: Header) -> int:
-    """Of the data section, with all its padding."""
+    """Bytes of the data section, with all padding."""
     if not header.tensors:
         return 0
     last = header.tensors[-1]
@@ -265,9 +274,7 @@ def _data_nbytes(header: Header) -> int:
 
 
 def _copier(fd: int, path: Path, output: OutputFile, shift: int) -> Callable[[int, int], bytes]:
-    """A function that copies the bytes [first, last) of the open file to the output, `shift` bytes further
-    on, and returns their digest.
-    """
+    """A function that copies bytes [first, last) to the output, `shift` bytes on; it returns the digest."""
 
     def copy(first: int, last: int) -> bytes:
         digest = new_leaf_digest()
@@ -282,7 +289,7 @@ def _copier(fd: int, path: Path, output: OutputFile, shift: int) -> Callable[[in
 
 
 def _check_same(path: Path, before: os.stat_result) -> None:
-    """Raises InvalidError (R-002) where the path no longer leads to the file that was read, as it was."""
+    """Raise InvalidError (R-002) if the file at the path is another one or has changed."""
     with platform.storage_errors("read", path):
         now = os.stat(path)
     if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) != (

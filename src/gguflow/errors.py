@@ -1,9 +1,8 @@
-"""Everything that can go wrong, as types: the error tree, Finding, ExitStatus.
+"""The types of errors, Finding and ExitStatus.
 
 One rule decides the type of an error: *who can do something about it*. A wrong call is a UsageError or
 ShapeError, a bad file is a FileError with the Finding that says which rule it breaks and where, a full disk
-is a StorageError. The command line turns each into its exit status; nothing
-else in the package does.
+is a StorageError. Only the command line turns them into exit statuses.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 
 
 class ExitStatus(enum.IntEnum):
-    """What the process returns; scripts stand on these numbers."""
+    """The exit status of the process; scripts depend on these numbers."""
 
     OK = 0
     FAILED = 1
@@ -27,10 +26,15 @@ class ExitStatus(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One broken rule: which, where, what was found, what was expected.
+    """One broken rule.
 
-    path: where in the document, in the manner of JSONPath (`$.tensors[3].offset`).
-    offset: the byte offset from the start of the file, where there is one.
+    rule: its id.
+    message: what is wrong.
+    path: place in the document as JSONPath (`$.tensors[3].offset`).
+    offset: byte offset from the start of the file, if known.
+    found: what was found.
+    expected: what was expected.
+    severity: "error" or "warning".
     """
 
     rule: str
@@ -54,14 +58,15 @@ class Finding:
 
 
 def _shown(value: object) -> str:
-    """A value from an untrusted file, bounded and with control characters escaped."""
+    """A value from an untrusted file, shortened and with control characters escaped."""
     text = value if isinstance(value, str) and value.isprintable() else repr(value)
     return text if len(text) <= 200 else text[:200] + "…"
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Text from a file with control characters and lone surrogates escaped: what is shown must not steer the
-    terminal. keep: characters that pass.
+    """Text from a file with control characters and lone surrogates escaped, so that it is safe to print.
+
+    keep: characters that are not escaped.
     """
     return "".join(
         c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode("ascii")
@@ -70,19 +75,19 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def listed(names: Sequence[str], limit: int = 10) -> str:
-    """The first names, and how many more there are."""
+    """The first `limit` names, and the number of others."""
     shown = ", ".join(printable(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 class GguflowError(Exception):
-    """The root: catch this to catch all that the package raises on purpose."""
+    """The base class of all errors that the package raises on purpose."""
 
     exit_status = ExitStatus.FAILED
 
 
 class UsageError(GguflowError, ValueError):
-    """The call cannot be carried out as it was written; another call can."""
+    """The call is wrong; another call can succeed."""
 
     exit_status = ExitStatus.USAGE
 
@@ -92,14 +97,14 @@ class UnknownFormatError(UsageError):
 
 
 class ShapeError(UsageError):
-    """An array whose shape or dtype the operation cannot take."""
+    """An array has a shape or dtype that the operation does not support."""
 
 
 class MismatchError(UsageError):
-    """A file and a model that do not belong together.
+    """A file and a model do not belong together.
 
-    missing: names of tensors that the model has and the file has not. left_over: names of those in the file
-    that the model has no place for.
+    missing: names of tensors of the model that are not in the file.
+    left_over: names of tensors of the file that are not in the model.
     """
 
     def __init__(self, file: str | Path, missing: Sequence[str], left_over: Sequence[str]) -> None:
@@ -111,9 +116,9 @@ class MismatchError(UsageError):
 
 
 class NonFiniteError(GguflowError, ValueError):
-    """NaN or infinity where a finite weight is needed.
+    """A weight is NaN or infinite where it must be finite.
 
-    index: of the first such weight, counted over the flattened array.
+    index: of the first such weight in the flattened array.
     """
 
     exit_status = ExitStatus.INVALID_FILE
@@ -124,9 +129,7 @@ class NonFiniteError(GguflowError, ValueError):
 
 
 class FileError(GguflowError, ValueError):
-    """An input file that cannot be used, with the rule that it breaks. `verdict` is the word that reports
-    use.
-    """
+    """An input file cannot be used, because it breaks a rule; `verdict` is the word in reports."""
 
     exit_status = ExitStatus.INVALID_FILE
     verdict = "invalid"
@@ -144,26 +147,27 @@ class MalformedError(FileError):
 
 
 class InvalidError(FileError):
-    """The bytes parse, and say something that a rule forbids."""
+    """The bytes parse, but break a rule."""
 
     verdict = "invalid"
 
 
 class UnsupportedError(FileError):
-    """Well-formed, and something that this version does not know."""
+    """Well-formed, but not supported by this version."""
 
     verdict = "unsupported"
 
 
 class LimitError(FileError):
-    """Well-formed, and larger than a stated limit."""
+    """Well-formed, but larger than a stated limit."""
 
     verdict = "limit"
 
 
 class StorageError(GguflowError, OSError):
-    """The system refused to read or write: no space, no permission, no such directory. `errno` is the
-    system's number for why, where it gave one.
+    """The system refused to read or write: no space, no permission, no such directory.
+
+    errno: the system's error number, if there is one.
     """
 
     exit_status = ExitStatus.IO

@@ -1,9 +1,9 @@
 """Activations times packed matrices, without a dequantized copy of the matrix: the public `matmul`.
 
-By the number of vectors in x: a few (a token is decoded) are multiplied one by one straight from the packed
-blocks, by the kernels of `gguflow.kernels.matmul`. More, and formats without such kernels, need decoded rows:
-a tile of them at a time, small enough for the second-level cache, which meets some vectors in a kernel of
-ours, many (a prompt) in BLAS.
+A few vectors (decoding a token) are multiplied one by one directly from the packed blocks, by the kernels of
+`gguflow.kernels.matmul`. More vectors, and formats without such kernels, need decoded rows: a tile at a time,
+small enough for the second-level cache, multiplied with some vectors by a kernel, with many (a prompt) by
+BLAS.
 """
 
 from __future__ import annotations
@@ -26,21 +26,19 @@ Q8_0 = FORMATS["q8_0"]
 SUPER_BLOCK = 256
 
 FEW = 2
-"""Vectors up to which each is multiplied on its own: more, and decoding the weights once pays."""
+"""The most vectors that are multiplied one by one; for more, decoding the weights once is faster."""
 
 SOME = 16
-"""Vectors up to which our own sums are as fast as BLAS, which rearranges its operands first."""
+"""The most vectors for which our own sums are as fast as BLAS, which rearranges its operands first."""
 
 TILE = 1 << 18
 """Weights in a tile of decoded rows: 1 MiB of float32. Twice that for BLAS."""
 
 PIECE = 1 << 20
-"""Bytes of packed rows that a thread takes at a time, about: they stay in its cache while the vectors are
-multiplied one by one.
-"""
+"""Approximate bytes of packed rows that a thread takes at a time, which stay in its cache for all vectors."""
 
 Work = Callable[[Bytes, Floats], None]
-"""Some rows of the matrix -> their columns of the result."""
+"""Multiplies some rows of the matrix into their columns of the result."""
 
 
 def matmul(
@@ -52,26 +50,29 @@ def matmul(
     threads: int = 1,
     out: Floats | None = None,
 ) -> Floats:
-    """Multiply vectors with a packed matrix: x float32[..., n] -> float32[..., rows], x @
-    dequantize(packed).T.
+    """Multiply vectors with a packed matrix: x @ dequantize(packed).T as float32[..., rows].
 
-    packed: uint8[rows, row_bytes], C-contiguous; a read-only memory map is read in place. x: float32,
-    float16, bfloat16 (ml_dtypes) or float64, any strides. out: where to put the result, C-contiguous.
-    activations: "float32", or "int8": x rounded to eight bits in blocks as llama.cpp does (Q8_0, for
-    super-blocks of 256 Q8_K; no rounding for plain numbers), and, for up to FEW vectors of the commonest
-    formats, integer products.
+    Sums are in float32. Up to SOME vectors, their order is the same for all formats and machines; for more it
+    is that of NumPy's BLAS. It does not depend on `threads`. NaN and infinity among scales and activations
+    propagate as in the product with the dequantized matrix.
 
-    Sums are in float32. For up to SOME vectors their order is one for all formats and machines, for more it
-    is that of NumPy's BLAS; it does not change with `threads` (these are ours: BLAS has its own). NaN and
-    infinity among scales and activations propagate as in the product with the dequantized matrix.
-    Raises ShapeError, UnknownFormatError, UsageError (a format of integers), NonFiniteError (what cannot be
-    rounded to eight bits).
+    packed: uint8[rows, row_bytes], C-contiguous; a read-only memory map is read in place.
+    format: the block format of the matrix.
+    x: [..., n] of float32, float16, bfloat16 (ml_dtypes) or float64, any strides.
+    activations: "float32", or "int8": x rounded to eight bits in blocks as in llama.cpp (Q8_0, or Q8_K for
+        super-blocks of 256; no rounding for plain numbers), and integer products for up to FEW vectors of the
+        most common formats.
+    threads: number of threads; BLAS has its own.
+    out: the array to fill, C-contiguous float32[..., rows]; None allocates one.
+
+    Raises ShapeError, UnknownFormatError, UsageError (an integer format), NonFiniteError (values that cannot
+    be rounded to eight bits).
     """
     block_format = resolve(format)
     if block_format.number_type is not None and block_format.number_type.kind == "i":
         raise UsageError(f"{block_format.name} stores integers, not the weights of a matrix")
     if activations not in ("float32", "int8"):
-        raise UsageError(f"activations are float32 or int8, not {activations!r}")
+        raise UsageError(f"activations must be float32 or int8, not {activations!r}")
     n = _columns(packed, block_format)
     vectors = _vectors(x, n)
     result = output_array(out, (*vectors.shape[:-1], len(packed)), np.dtype(np.float32))
@@ -93,7 +94,7 @@ def matmul(
 
 
 def _columns(packed: Bytes, block_format: BlockFormat) -> int:
-    """Weights in a row of the matrix."""
+    """Number of weights in a row of the matrix."""
     if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.ndim != 2:
         found = (
             f"{packed.dtype.name}{list(packed.shape)}"
@@ -105,7 +106,8 @@ def _columns(packed: Bytes, block_format: BlockFormat) -> int:
         raise ShapeError("a packed matrix must be C-contiguous: it is read in place, not copied")
     if packed.shape[1] % block_format.type_size:
         raise ShapeError(
-            f"a row of {packed.shape[1]} bytes does not divide into {block_format.name} blocks of {block_format.type_size}"
+            f"a row of {packed.shape[1]} bytes does not divide into "
+            f"{block_format.name} blocks of {block_format.type_size}"
         )
     return int(packed.shape[1]) // block_format.type_size * block_format.block_size
 
@@ -122,22 +124,20 @@ def _vectors(x: ArrayLike, n: int) -> Floats:
 
 
 def _rows_per_tile(shape: tuple[int, ...]) -> int:
-    """How many rows are decoded at a time for x of this shape."""
+    """Number of rows decoded at a time for x of this shape."""
     count, n = shape
     return max(TILE * (1 if count <= SOME else 2) // n, 1)
 
 
 def _rows_per_piece(shape: tuple[int, ...], tile: int, threads: int) -> int:
-    """About PIECE bytes, less where a thread would have nothing to do. Whole tiles: so they are the same
-    however many threads there are.
-    """
+    """Rows for about PIECE bytes, or fewer to occupy all threads; always whole tiles."""
     rows, row_bytes = shape
     wanted = min(max(PIECE // row_bytes, 1), -(-rows // max(threads, 1)))
     return -(-wanted // tile) * tile
 
 
 def _work(block_format: BlockFormat, vectors: Floats, is_int8: bool) -> Work:
-    """The way to multiply these vectors."""
+    """The function that multiplies these vectors."""
     from gguflow.kernels import matmul as kernels
 
     kernel = kernels.find(block_format.key)
@@ -153,19 +153,19 @@ def _work(block_format: BlockFormat, vectors: Floats, is_int8: bool) -> Work:
 
 
 def _few(kernel: ModuleType, vectors: Floats, matrix: Bytes, sums: Floats) -> None:
-    """Vector by vector, from the packed blocks."""
+    """Multiply vector by vector, from the packed blocks."""
     for vector, target in zip(vectors, sums, strict=True):
         kernel.dot_rows(matrix.reshape(-1), read_only(vector), target)
 
 
 def _integer_products(kernel: ModuleType, vectors: EightBits, matrix: Bytes, sums: Floats) -> None:
-    """Vector by vector, from the packed blocks and activations of eight bits."""
+    """Multiply vector by vector, from the packed blocks and activations of eight bits."""
     for codes, scales, target in zip(vectors.codes, vectors.scales, sums, strict=True):
         kernel.dot_rows_int8(matrix.reshape(-1), read_only(codes), read_only(scales), target)
 
 
 def _some(block_format: BlockFormat, vectors: Floats, matrix: Bytes, sums: Floats) -> None:
-    """All vectors with one tile after the other, in the order of sums that kernels have."""
+    """Multiply all vectors with one tile after the other, in the kernels' order of sums."""
     from gguflow.kernels.matmul.sums import SUMS
     from gguflow.kernels.matmul.tile import dot_tile
 
@@ -180,16 +180,14 @@ def _some(block_format: BlockFormat, vectors: Floats, matrix: Bytes, sums: Float
 
 
 def _many(block_format: BlockFormat, vectors: Floats, matrix: Bytes, sums: Floats) -> None:
-    """All vectors with one tile after the other."""
+    """Multiply all vectors with one tile after the other, by BLAS."""
     for first, tile in _tiles(matrix, block_format, vectors.shape):
         with np.errstate(all="ignore"):  # NaN and infinity are results
             np.matmul(vectors, tile.T, out=sums[:, first : first + len(tile)])
 
 
 def _tiles(matrix: Bytes, block_format: BlockFormat, shape: tuple[int, ...]) -> Iterator[tuple[int, Floats]]:
-    """The decoded rows, some at a time: the number of the first, and float32[rows, n], valid until the next.
-    shape: of x.
-    """
+    """Tiles of decoded rows for x of this shape: first row, and float32[rows, n], valid until the next."""
     n = shape[1]
     step = _rows_per_tile(shape)
     scratch = np.empty(min(step, len(matrix)) * n, np.float32)
@@ -205,8 +203,10 @@ def _tiles(matrix: Bytes, block_format: BlockFormat, shape: tuple[int, ...]) -> 
 
 
 class EightBits(NamedTuple):
-    """Vectors rounded to eight bits: codes (of int8) uint8[vectors, n + 32] and scales float32[vectors,
-    blocks + 32], zeros behind both.
+    """Vectors rounded to eight bits, followed by zeros.
+
+    codes: int8 codes as uint8[vectors, n + 32].
+    scales: float32[vectors, blocks + 32].
     """
 
     codes: Bytes
@@ -215,7 +215,7 @@ class EightBits(NamedTuple):
 
     @classmethod
     def of(cls, vectors: Floats, block_format: BlockFormat) -> EightBits:
-        """As llama.cpp rounds the activations that meet this format. Raises NonFiniteError."""
+        """Round as llama.cpp rounds activations for this format. Raises NonFiniteError."""
         from gguflow.kernels.matmul import int8
 
         count, n = vectors.shape

@@ -1,6 +1,4 @@
-"""Arrays to blocks and back: `quantize`, `dequantize`, `fake_quantize`, which prove what kernels trust; and
-the two steps that streaming takes.
-"""
+"""Arrays to blocks and back: `quantize`, `dequantize`, `fake_quantize`, and their steps without checks."""
 
 from __future__ import annotations
 
@@ -32,18 +30,20 @@ AUTO = "auto"
 """In place of an encoding's name: what the payload says."""
 
 SMALLEST_PIECE = 1 << 17
-"""Weights for a thread at a time, at least: with fewer, threads spend more on handing each other the
-interpreter's lock than they gain.
-"""
+"""The fewest weights for a thread at a time; with fewer, passing on the interpreter's lock costs more."""
 
 
 def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None) -> int:
-    """Encode flat float32 x into flat out; both sizes fit the format, which the caller has proved.
+    """Encode flat float32 x into flat out; the caller has checked that both sizes fit the format.
 
-    importance: one value for each weight of a row; x then holds whole rows (some formats weigh by the mean
-    square of the row).
-    Returns the index of the first NaN or infinity, and `out` is then not whole, or -1. The number formats
-    encode what they are given: always -1.
+    Returns the index of the first NaN or infinity, in which case `out` is incomplete, or -1. The number
+    formats encode any value and always return -1.
+
+    x: float32, flat.
+    block_format: the format.
+    out: uint8, flat.
+    importance: one value for each weight of a row; x then holds whole rows (some formats weight errors by the
+        mean square of the row).
     """
     from gguflow import kernels
 
@@ -58,14 +58,14 @@ def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats 
 
 
 def decode(packed: Bytes, block_format: BlockFormat, out: Floats) -> None:
-    """Decode flat packed blocks into flat float32 out; both sizes fit the format. The caller has proved it."""
+    """Decode flat packed blocks into flat float32 out; the caller has checked both sizes."""
     from gguflow import kernels
 
     kernels.load(block_format).dequantize_blocks(read_only(packed), out)
 
 
 def as_floats(packed: Bytes, block_format: BlockFormat) -> Floats:
-    """The weights of flat packed blocks; a view where they are float32 in aligned memory already."""
+    """The weights of flat packed blocks; a view if they are already float32 in aligned memory."""
     if block_format.key == "f32":
         view = packed.view(np.float32)
         if view.flags.aligned:
@@ -83,9 +83,7 @@ def first_non_finite(x: Floats) -> int:
 
 
 def kernels_digest() -> str:
-    """What decides the bytes that kernels give, in 16 characters: their sources and the versions of the
-    compiler.
-    """
+    """A digest in 16 characters of what determines the kernels' results: sources and compiler versions."""
     from gguflow.kernels import policy
 
     return policy.source_digest()
@@ -100,19 +98,19 @@ def quantize(
 ) -> Bytes:
     """Quantize the rows of x: float[..., n] -> uint8[..., row_bytes].
 
-    x: float32, float16, bfloat16 (ml_dtypes) or float64 (rounded to float32 first); any strides. Integer
-    formats take integers of their own type. importance: float32[n], or None: how much the error of each
-    column matters; see `BlockFormat.importance`.
-    out: where to put the blocks, C-contiguous uint8[..., row_bytes].
-
     The bytes are those of ggml's reference encoder, and do not depend on `threads`.
 
-    format may also name an encoding of the parametric family ("nf4_b64", "int4_b128+zstd",
-    "sb:bits=3,block=16"): the result is then uint8[nbytes], a payload that describes itself, for an x of any
-    shape.
+    x: float32, float16, bfloat16 (ml_dtypes) or float64 (rounded to float32 first), any strides. Integer
+        formats take integers of their own type.
+    format: a block format, or an encoding of the parametric family ("nf4_b64", "int4_b128+zstd",
+        "sb:bits=3,block=16"). Then x can have any shape, and the result is uint8[nbytes], a self-describing
+        payload.
+    importance: float32[n], the weight of errors in each column, or None; see `BlockFormat.importance`.
+    threads: number of threads.
+    out: the array to fill, C-contiguous uint8[..., row_bytes]; None allocates one.
 
-    Raises ShapeError (n is no multiple of the block size), NonFiniteError (NaN or infinity, names the first),
-    UnknownFormatError, UsageError.
+    Raises ShapeError (n is not a multiple of the block size), NonFiniteError (with the index of the first NaN
+    or infinity), UnknownFormatError, UsageError.
     """
     if (encoding := _encoding(format)) is not None:
         if out is not None:
@@ -144,16 +142,16 @@ def fake_quantize(
     threads: int = 1,
     out: Floats | None = None,
 ) -> Floats:
-    """What is left of x after quantizing: `dequantize(quantize(x))` bit for bit, as float32 of x's shape. For
-    quantization-aware training.
+    """`dequantize(quantize(x))`, bit for bit, as float32 of x's shape; for quantization-aware training.
 
-    x, format, importance, errors: as in `quantize`. Blocks pass through the cache, piece by piece, and are
-    never kept; a payload of the parametric family, whose chunks may depend on each other, is made whole,
-    decoded, and let go.
-    out: where to put the weights, C-contiguous float32 of x's shape; x itself for in place. Not whole after
-    an error.
+    Blocks are made and decoded piece by piece in the cache; only a payload of the parametric family, whose
+    chunks may depend on each other, is made as a whole.
 
-    Raises UsageError for formats of integers and for F64, which are no approximation of float32.
+    x, format, importance, threads: as in `quantize`.
+    out: the array to fill, C-contiguous float32 of x's shape, or x itself; incomplete after an error.
+
+    Raises what `quantize` raises, and UsageError for integer formats and F64, which do not approximate
+    float32.
     """
     if (encoding := _encoding(format)) is not None:
         array = np.asarray(x)
@@ -196,18 +194,18 @@ class _Rows:
 
     @property
     def reads_twice(self) -> bool:
-        """Whether weights are copied to float32 first, or looked through for NaN before they are encoded."""
+        """Whether weights are first copied to float32 or checked for NaN, and so read twice."""
         return self._source_format.key != "f32" or not self._format.is_quantized
 
     def pieces(self, target: int) -> list[tuple[int, int]]:
-        """Runs of weights [first, last) of about `target`: whole rows, or whole blocks of one."""
+        """Ranges of weights [first, last) of about `target`: whole rows, or whole blocks of one."""
         n = self._shape[-1]
         if self.importance is not None:
-            target = max(target, n)  # some encoders weigh by the mean square of the whole row
+            target = max(target, n)  # some encoders weight errors by the mean square of the whole row
         return list(pieces(math.prod(self._shape), n, self._format.block_size, target))
 
     def place(self, weight: int) -> int:
-        """The byte at which the block starts that starts with this weight."""
+        """The offset of the block that starts with this weight."""
         return weight // self._format.block_size * self._format.type_size
 
     def run(self, first: int, last: int, out: Bytes) -> None:
@@ -224,16 +222,18 @@ class _Rows:
 def dequantize(
     blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """Dequantize packed rows: uint8[..., row_bytes] -> float32[..., n]; integer formats and F64 give their
-    own type.
+    """Dequantize packed rows: uint8[..., row_bytes] -> float32[..., n], bit-identical to ggml.
 
-    A payload of the parametric family (uint8[nbytes]; format: its name, or "auto") becomes an array of the
-    shape that it was.
+    Integer formats and F64 give their own type. A payload of the parametric family, uint8[nbytes], becomes an
+    array of its original shape.
 
-    out: where to put the weights, C-contiguous, of that type and shape. Bit-identical to ggml's
-    dequantize_row functions.
-    Raises ShapeError where row_bytes is no multiple of the block's bytes, UnknownFormatError, UsageError;
-    FileError where a payload breaks a rule.
+    blocks: the packed rows.
+    format: the block format; for a payload its encoding, or "auto".
+    threads: number of threads.
+    out: the array to fill, C-contiguous, of that type and shape; None allocates one.
+
+    Raises ShapeError if row_bytes is not a multiple of the block's bytes, UnknownFormatError, UsageError, and
+    FileError if a payload breaks a rule.
     """
     if isinstance(format, str) and (format.lower() == AUTO or family_of(format) is not None):
         return _decode_payload(blocks, format, threads, out)
@@ -245,7 +245,8 @@ def dequantize(
         )
     if array.shape[-1] % block_format.type_size:
         raise ShapeError(
-            f"a row of {array.shape[-1]} bytes does not divide into {block_format.name} blocks of {block_format.type_size}"
+            f"a row of {array.shape[-1]} bytes does not divide into "
+            f"{block_format.name} blocks of {block_format.type_size}"
         )
     n = array.shape[-1] // block_format.type_size * block_format.block_size
     shape = (*array.shape[:-1], n)
@@ -315,7 +316,7 @@ def payload_arrays(encoding: Encoding) -> PayloadArrays:
 
 
 def _copied_type(block_format: BlockFormat) -> np.dtype[Any] | None:
-    """The number type of the formats without kernels: integers and F64, which are stored as they are."""
+    """The number type of a format without kernels: integers and F64, which are stored unchanged."""
     number_type = block_format.number_type
     return (
         number_type
@@ -336,9 +337,7 @@ def resolve(format: str | BlockFormat) -> BlockFormat:
 
 
 def _as_blocks(array: NDArray[Any]) -> tuple[BlockFormat, Bytes]:
-    """A float array as the blocks of the number format that it already is: flat bytes, without a copy where
-    it is contiguous.
-    """
+    """A float array as flat bytes of its own number format, without a copy if it is contiguous."""
     if array.dtype == np.float64:
         array = array.astype(np.float32)
     name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(array.dtype.name)
@@ -350,8 +349,9 @@ def _as_blocks(array: NDArray[Any]) -> tuple[BlockFormat, Bytes]:
 
 
 def _same_numbers(array: NDArray[Any], name: str, number_type: np.dtype[Any]) -> NDArray[Any]:
-    """The numbers of a format without kernels, little-endian and contiguous: integers of its own type only,
-    for F64 any finite floats.
+    """Numbers for a format without kernels, little-endian and contiguous.
+
+    Only integers of its own type are accepted; for F64 any finite floats.
     """
     accepted = ("float16", "float32", "float64") if number_type.kind == "f" else (number_type.name,)
     if array.dtype.name not in accepted:
@@ -366,7 +366,8 @@ def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int)
     if importance is None:
         if block_format.importance == "required":
             raise UsageError(
-                f"{block_format.name} is too coarse to encode without importance; pass importance=float32[{n}]"
+                f"{block_format.name} is too coarse to encode without importance; "
+                f"pass importance=float32[{n}]"
             )
         return None
     if block_format.importance == "unused":
@@ -375,9 +376,11 @@ def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int)
 
 
 def _piece_size(size: int, threads: int, reads_twice: bool) -> int:
-    """Weights that a thread takes at a time: few enough that the threads finish together.
+    """Weights that a thread takes at a time: few enough that all threads finish together.
 
-    reads_twice: whether it reads them again, and should find them in a cache.
+    size: number of weights.
+    threads: number of threads.
+    reads_twice: whether a piece is read twice and should fit in a cache.
     """
     share = size if threads == 1 else size // (8 * threads)
     return min(max(SMALLEST_PIECE, share), 1 << (20 if reads_twice else 22))

@@ -1,6 +1,6 @@
-"""Work cut into pieces and done on threads: what quantizing, reading and multiplying have in common.
+"""Work that is cut into pieces and done on threads, for quantizing, reading and multiplying.
 
-Kernels release the interpreter's lock, so threads are enough; and no result depends on how the work was cut.
+Kernels release the interpreter's lock, so threads are enough. Results do not depend on how work is cut.
 """
 
 from __future__ import annotations
@@ -14,9 +14,19 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from gguflow.errors import UsageError
 
 
+def check(threads: int) -> None:
+    """Raise UsageError unless the number of threads is 1 or more."""
+    if threads < 1:
+        raise UsageError(f"threads must be 1 or more, not {threads}")
+
+
 def pieces(size: int, row: int, block_size: int, target: int) -> Iterator[tuple[int, int]]:
-    """Cut `size` flat weights, in rows of `row`, into pieces [first, last) of about `target`: some whole
-    rows, or whole blocks of one row.
+    """Cut flat weights into pieces [first, last): several whole rows, or whole blocks of one row.
+
+    size: number of weights.
+    row: weights of a row.
+    block_size: weights of a block.
+    target: approximate weights of a piece.
     """
     if row <= target:
         step = target // max(row, 1) * row
@@ -28,14 +38,12 @@ def pieces(size: int, row: int, block_size: int, target: int) -> Iterator[tuple[
 
 
 def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int) -> None:
-    """Do the pieces, on `threads` threads, the caller's own among them; the first error in the order of the
-    pieces is the one raised.
+    """Call `work` for each piece on `threads` threads, including the caller's own.
 
-    A thread that is done with a piece takes the next: none waits to be told, and the caller is not woken for
-    each.
+    A thread that has finished a piece takes the next one itself, without waking the caller. If several pieces
+    fail, the error of the first in order is raised.
     """
-    if threads < 1:
-        raise UsageError(f"threads must be 1 or more, not {threads}")
+    check(threads)
     if threads == 1 or len(pieces) < 2:
         for piece in pieces:
             work(*piece)
@@ -44,7 +52,7 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
     errors: list[tuple[bool, int, BaseException]] = []
 
     def take() -> None:
-        """Pieces, as long as there are any; after one that failed, none is begun."""
+        """Do pieces as long as there are any; after an error, no piece is started."""
         i = -1
         try:
             while waiting:
@@ -55,10 +63,10 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
                 work(*piece)
         except BaseException as error:
             waiting.clear()
-            errors.append((isinstance(error, Exception), i, error))  # an interruption comes before all else
+            errors.append((isinstance(error, Exception), i, error))  # an interruption takes precedence
 
     def leave() -> None:
-        """Wait for those that have begun: nobody writes to the caller's arrays after this."""
+        """Wait for running helpers: after this no thread writes to the caller's arrays."""
         wait([helper for helper in helpers if not helper.cancel()])
 
     helpers = [_pool(threads).submit(take) for _ in range(min(threads, len(pieces)) - 1)]
@@ -75,9 +83,9 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay: starting them costs as much as a million weights."""
+    """A pool that is kept: starting threads costs as much as a million weights."""
     return ThreadPoolExecutor(threads, thread_name_prefix="gguflow")
 
 
-if hasattr(os, "register_at_fork"):  # a child of fork has the object, but not its threads
+if hasattr(os, "register_at_fork"):  # after fork, the child has the pool but not its threads
     os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -416,7 +416,7 @@ def test_formats_that_need_importance(
     out = tmp_path / "out.gguf"
     with pytest.raises(
         UsageError,
-        match=r"blk.0.attn_k.weight as IQ2_XS is worth nothing without importance \(iq2_xs: base\); "
+        match=r"blk.0.attn_k.weight: IQ2_XS needs an importance matrix \(iq2_xs: base\); "
         r"pass --imatrix",
     ):
         conversion.convert(llama, out, type="iq2_xs")

@@ -34,7 +34,9 @@ IN_PIECES = [
 @pytest.fixture(scope="module")
 def weights() -> np.ndarray:
     random = np.random.default_rng(11)
-    return (random.standard_normal((2, WIDE)) * random.choice([0.02, 1.0], (2, WIDE))).astype(np.float32)
+    scales = random.choice([0.02, 1.0], (2, WIDE))
+    found: np.ndarray = (random.standard_normal((2, WIDE)) * scales).astype(np.float32)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def test_heads_that_rows_do_not_divide_into(tmp_path: Path, keys: Metadata, rule
 
 
 def test_wrong_calls(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no GGUF file"):
+    with pytest.raises(UsageError, match="not a GGUF file"):
         exporting.export(TINY, tmp_path / "out")
     with pytest.raises(UsageError, match="f32, f16, bf16, not 'q8_0'"):
         exporting.export(TINY, tmp_path / "out", dtype="q8_0")

@@ -162,7 +162,7 @@ def test_what_is_refused(llama: Path) -> None:
             (lambda: transformer.forward([1, 24], transformer.cache(4), 1), "token 24 is outside"),
             (lambda: transformer.forward([-1], transformer.cache(4), 1), "token -1 is outside"),
             (lambda: transformer.forward([1] * 5, transformer.cache(4), 1), "room for 4"),
-            (lambda: transformer.read([], transformer.cache(4)), "no token to read"),
+            (lambda: transformer.read([], transformer.cache(4)), "no tokens to read"),
         ):
             with pytest.raises(UsageError, match=message):
                 wrong()

@@ -11,7 +11,7 @@ import gguflow
 from gguflow.errors import (
     UsageError,
 )
-from gguflow.inference.stored_cache import StoredCache
+from gguflow.inference.stored_cache import RowStoreKVCache
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import Transformer
 from gguflow.rows import RowStore
@@ -37,7 +37,7 @@ def test_a_cache_in_row_stores_is_a_cache(tmp_path: Path) -> None:
 
         for part, logits in zip(parts, expected, strict=True):
             stores = opened(transformer.sizes.n_layers)
-            cache = StoredCache(transformer.sizes, stores, len(tokens))
+            cache = RowStoreKVCache(transformer.sizes, stores, len(tokens))
             assert cache.length == part.start
             np.testing.assert_array_equal(transformer.forward(tokens[part], cache, half), logits)
             cache.flush()
@@ -47,9 +47,9 @@ def test_a_cache_in_row_stores_is_a_cache(tmp_path: Path) -> None:
             if part.start:
                 stores[0][0].append(np.zeros(width, np.float32))
                 with pytest.raises(UsageError, match="different numbers"):
-                    StoredCache(transformer.sizes, stores, len(tokens))
+                    RowStoreKVCache(transformer.sizes, stores, len(tokens))
                 with pytest.raises(UsageError, match="layers"):
-                    StoredCache(transformer.sizes, stores[1:], len(tokens))
+                    RowStoreKVCache(transformer.sizes, stores[1:], len(tokens))
             for pair in stores:
                 for store in pair:
                     store.close()

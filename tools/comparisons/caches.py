@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import gguflow
 from gguflow.inference.hyperparameters import Hyperparameters
 from gguflow.inference.perplexity import Score, score
-from gguflow.inference.stored_cache import StoredCache
+from gguflow.inference.stored_cache import RowStoreKVCache
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import Transformer
 from testing.checkpoints import TINY
@@ -92,7 +92,7 @@ class Noise:
         return 10 * math.log10(self.signal / self.error) if self.error else math.inf
 
 
-class MeasuredCache(StoredCache):
+class MeasuredCache(RowStoreKVCache):
     """A stored cache that is looked at: what comes out of it against what went in."""
 
     noise: tuple[Noise, Noise]

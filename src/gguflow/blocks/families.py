@@ -128,7 +128,7 @@ def as_encoding(format: Format) -> Encoding | None:
 
 
 def part(family: str, name: str) -> ModuleType:
-    """A module of a family, by its name in the package ("stages.engine"); imported when it is first wanted."""
+    """A module of a family, by its name in the package ("stages.engine"); imported on first use."""
     return importlib.import_module(f"gguflow.{family}.{name}")
 
 

@@ -1,4 +1,4 @@
-"""Two models compared, tensor by tensor: how far the weights of one are from those of the other."""
+"""Compares two models tensor by tensor: how far the weights of one are from those of the other."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from gguflow import platform
 from gguflow.comparison.measures import Operand, TensorMeasures, measure
 from gguflow.comparison.sides import Side, pairs
+from gguflow.container.header import without_leading_ones
 from gguflow.errors import UsageError
 from gguflow.models.reading import ModelReader
+from gguflow.threads import check
 
 __all__ = ["Comparison", "TensorComparison", "TensorMeasures", "compare"]
 
 Progress = Callable[[int, int], None]
-"""Called after each tensor: how many are done, of how many."""
+"""Called after each tensor with the number of tensors done and the number of all."""
 
 
 @dataclass(frozen=True)
 class TensorComparison:
-    """One tensor that both models have. Formats and bytes are as in the files: of several parts, of all
-    together.
-    """
+    """One tensor that both models have; bytes are those of all its parts in the files."""
 
     name: str
     shape: tuple[int, ...]
@@ -33,11 +33,13 @@ class TensorComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two models have in common, and what not.
+    """The comparison of two models.
 
-    tensors: in both, in the order of a. only_a, only_b: names of tensors that the other has not. other_shape:
-    those that both have, in shapes that cannot be compared. total: the measures of all common tensors
-    together, without worst rows.
+    a, b: the models.
+    tensors: in both, in the order of a.
+    only_a, only_b: names of tensors that only one has.
+    other_shape: names of tensors whose shapes differ.
+    total: measures of all compared tensors together, without worst rows.
     """
 
     a: Path
@@ -57,24 +59,32 @@ def compare(
     io: str = "mmap",
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare the weights of b with those of a, which are taken as the truth.
+    """Compare the weights of b with those of a, which are the reference.
 
-    a, b: GGUF files (of shards, the first), checkpoint directories, indexes or .safetensors files, in any
-    combination. Where one of them is a bare .safetensors file, names are matched as transformers gives them,
-    otherwise as GGUF has them. threads: default, as many as may be used; the result does not depend on it.
-    Memory is bounded whatever the sizes: tiles, and two numbers for each row of a tensor.
+    Memory is bounded: tiles, and two numbers for each row of a tensor. Results do not depend on threads.
+
+    a, b: GGUF files (the first of several shards), checkpoint directories, indexes or .safetensors files. If
+        one of them is a bare .safetensors file, names are those of transformers, otherwise those of GGUF.
+    threads: number of threads; None for all processors.
+    io: how files are read: "mmap" or "pread".
+    progress: called after each tensor.
+
     Raises UsageError (nothing in common), FileError, StorageError.
     """
     threads = platform.available_cpus() if threads is None else threads
-    if threads < 1:
-        raise UsageError(f"threads must be 1 or more, not {threads}")
+    check(threads)
     sides = Side.open(a), Side.open(b)
     left, right = pairs(*sides)
     common = [name for name in left if name in right]
-    comparable = [name for name in common if _squeezed(left[name].shape) == _squeezed(right[name].shape)]
+    comparable = [
+        name
+        for name in common
+        if without_leading_ones(left[name].shape) == without_leading_ones(right[name].shape)
+    ]
     if not comparable:
         raise UsageError(
-            f"{a} and {b} have no tensor in common: the first has {next(iter(left), 'none')}, the second {next(iter(right), 'none')}"
+            f"{a} and {b} have no tensor in common: the first has {next(iter(left), 'none')}, "
+            f"the second {next(iter(right), 'none')}"
         )
     compared = []
     with ModelReader(sides[0].checkpoint, io) as reader_a, ModelReader(sides[1].checkpoint, io) as reader_b:
@@ -97,9 +107,3 @@ def compare(
         other_shape=tuple(name for name in common if name not in set(comparable)),
         total=sum((tensor.measures for tensor in compared), TensorMeasures()),
     )
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the leading ones, which GGUF does not store."""
-    leading = next((i for i, n in enumerate(shape) if n != 1), max(len(shape) - 1, 0))
-    return shape[leading:]

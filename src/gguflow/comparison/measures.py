@@ -1,4 +1,4 @@
-"""How far two tensors are from each other: sums over tiles in float64, added up in a fixed order."""
+"""Measures of the difference of two tensors: sums over tiles in float64, added in a fixed order."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader, tile_ranges
 
 TILE = 1 << 18
-"""Weights looked at together: NumPy works long enough on that many for threads not to wait for the
-interpreter's lock.
-"""
+"""Weights compared at a time: enough work for NumPy that threads do not wait for the interpreter's lock."""
 
 PIECE = 1 << 20
 """Weights that a thread takes at a time."""
 
 N_WORST = 5
-"""Rows that are named."""
+"""Number of worst rows that are reported."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,12 @@ class Row:
 
 @dataclass(frozen=True)
 class TensorMeasures:
-    """Sums over the weights a of a tensor and b of the other, and what follows from them. Adding two gives
-    those of both together.
+    """Sums over the weights a and b of two tensors, and measures from them; measures can be added.
 
-    n_weights: compared. n_non_finite: pairs of which one is NaN or infinite; they count as zero in the sums.
-    max_error: the largest |a - b|. worst_rows: those with the largest relative error, worst first.
+    n_weights: number of compared weights.
+    n_non_finite: pairs with NaN or infinity, which count as zero in the sums.
+    max_error: the largest |a - b|.
+    worst_rows: rows with the largest relative error, worst first.
     """
 
     n_weights: int = 0
@@ -75,12 +74,12 @@ class TensorMeasures:
 
     @property
     def relative_error(self) -> float:
-        """The norm of a - b over that of a; infinite where only a is zero."""
+        """The norm of a - b divided by that of a; infinite if only a is zero."""
         return _ratio(self.squared_error, self.squared_a)
 
     @property
     def snr(self) -> float:
-        """Signal to noise in dB, 20 log10 of norm of a over norm of a - b; infinite where they are equal."""
+        """Signal-to-noise ratio in dB: 20 log10 of the norm of a over that of a - b; infinite if equal."""
         return (
             -20 * math.log10(self.relative_error)
             if 0 < self.relative_error < math.inf
@@ -91,16 +90,14 @@ class TensorMeasures:
 
     @property
     def cosine(self) -> float:
-        """Of the angle between a and b as vectors; 1 for two zeros, 0 where only one of them is zero."""
+        """Cosine of the angle between a and b as vectors; 1 for two zeros, 0 if only one is zero."""
         norms = math.sqrt(self.squared_a * self.squared_b)
         return max(-1.0, min(1.0, self.product / norms)) if norms else float(self.squared_error == 0)
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """The measures of a piece of a tensor, and the squared norms of its rows (the first and the last may be
-    parts of rows) from `first_row` on.
-    """
+    """The measures of a piece of a tensor, and squared norms of its (parts of) rows from `first_row` on."""
 
     measures: TensorMeasures
     first_row: int
@@ -117,8 +114,9 @@ class Operand:
 
 
 def measure(pairs: Sequence[tuple[Operand, Operand]], threads: int) -> Iterator[TensorMeasures]:
-    """Compare pairs of tensors of equal size, in order. The results do not depend on threads. Raises what
-    reading raises.
+    """Compare pairs of tensors of equal size, in order; raises what reading raises.
+
+    The results do not depend on threads.
     """
     tasks = (
         (a, b, first, min(first + PIECE, a.tensor.n_weights))
@@ -146,12 +144,12 @@ def measure(pairs: Sequence[tuple[Operand, Operand]], threads: int) -> Iterator[
 
 
 def _row(tensor: ModelTensor) -> int:
-    """Weights of a row."""
+    """Number of weights in a row."""
     return tensor.shape[-1] if tensor.shape else 1
 
 
 def _piece(a: Operand, b: Operand, first: int, last: int) -> _Piece:
-    """Weights [first, last), tile by tile."""
+    """Compare weights [first, last), tile by tile."""
     row = _row(a.tensor)
     first_row = first // row
     errors, norms = np.zeros((2, -(-last // row) - first_row))
@@ -167,7 +165,7 @@ def _piece(a: Operand, b: Operand, first: int, last: int) -> _Piece:
 
 
 def _tile(x: Doubles, y: Doubles, errors: Doubles, norms: Doubles) -> TensorMeasures:
-    """The measures of some rows; their squared errors and norms are added to `errors` and `norms`."""
+    """Measure some rows, and add their squared errors and norms to `errors` and `norms`."""
     with np.errstate(invalid="ignore", over="ignore"):
         error = x - y
         n_non_finite = 0
@@ -196,7 +194,7 @@ def _squares(x: Doubles) -> Doubles:
 
 
 def _worst(errors: Doubles, norms: Doubles) -> tuple[Row, ...]:
-    """Of the rows with an error, the worst by relative error. errors, norms: squared, of each row."""
+    """The worst rows by relative error, from the squared errors and norms of all rows."""
     found = np.flatnonzero(errors)
     ratios = np.full(len(found), np.inf)
     np.divide(errors[found], norms[found], out=ratios, where=norms[found] > 0)
@@ -205,7 +203,7 @@ def _worst(errors: Doubles, norms: Doubles) -> tuple[Row, ...]:
 
 
 def _ratio(squared: float, of: float) -> float:
-    """The root of a ratio of squares; 0 for nothing of nothing."""
+    """The root of a ratio of squares; 0 for 0 / 0."""
     if squared == 0:
         return 0.0
     return math.sqrt(squared / of) if of else math.inf

@@ -1,7 +1,6 @@
-"""A comparison as a picture: for each kind of tensor, a bar for each layer.
+"""Plots a comparison: for each kind of tensor, a bar for each layer.
 
-As HTML it is one file with SVG bars in it, that needs nothing else; as PNG it is drawn by matplotlib, where
-that is installed.
+HTML is a single file with SVG bars; PNG needs matplotlib.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from gguflow.container.output_file import OutputFile
 from gguflow.errors import UsageError
 
 _HEIGHT, _BAR, _GAP = 120, 14, 4
-"""Pixels: of a chart, of a bar's width, between bars."""
+"""Pixels: height of a chart, width of a bar, gap between bars."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
@@ -31,12 +30,13 @@ rect {{ fill: #4878a8; }} rect.exact {{ fill: #a8c8a0; }} rect:hover {{ fill: #d
 
 
 WRITERS = (".html", ".htm", ".png")
-"""The endings of file names that `write` knows."""
+"""The writers by suffix of the file name."""
 
 
 def write(comparison: Comparison, path: str | Path) -> None:
-    """Write the picture, in one step, of the kind that the name's ending says; a file of that name is
-    replaced. Raises UsageError, StorageError.
+    """Write the plot, as HTML or PNG by the suffix of `path`, replacing an existing file atomically.
+
+    Raises UsageError, StorageError.
     """
     content = (
         picture(comparison)
@@ -49,7 +49,7 @@ def write(comparison: Comparison, path: str | Path) -> None:
 
 
 def picture(comparison: Comparison) -> bytes:
-    """The PNG. Raises UsageError where matplotlib is not installed."""
+    """The plot as PNG. Raises UsageError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -81,15 +81,13 @@ def picture(comparison: Comparison) -> bytes:
 
 
 def _scale(comparison: Comparison) -> float:
-    """The top of all bars, in dB."""
+    """The top of the common scale, in dB."""
     finite = [t.measures.snr for t in comparison.tensors if math.isfinite(t.measures.snr)]
     return max([10.0, *(10 * math.ceil(snr / 10) for snr in finite)])
 
 
 def page(comparison: Comparison) -> str:
-    """Signal to noise in dB, higher is better; equal tensors have a pale bar of full height. All charts have
-    one scale.
-    """
+    """The plot as HTML: signal to noise in dB on a common scale; equal tensors have pale full bars."""
     top = _scale(comparison)
     title = html.escape(f"{comparison.b} against {comparison.a}")
     total = comparison.total
@@ -105,9 +103,7 @@ def page(comparison: Comparison) -> str:
 
 
 def _by_kind(tensors: Sequence[TensorComparison]) -> dict[str, list[tuple[int, TensorComparison]]]:
-    """Tensors of layers by their name without the number, with it; the others together, numbered as they
-    come.
-    """
+    """Tensors by name without the layer's number, with that number; others together, numbered in order."""
     kinds: dict[str, list[tuple[int, TensorComparison]]] = {}
     for tensor in tensors:
         match = re.fullmatch(r"(.*?\.)(\d+)(\..*)", tensor.name)

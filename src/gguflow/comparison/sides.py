@@ -1,4 +1,4 @@
-"""The two sides of a comparison: what each path holds, and the names by which both speak of the same tensor."""
+"""The two sides of a comparison: the model at each path, and names under which both have the same tensor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from gguflow.sources.base import Checkpoint
 
 @dataclass(frozen=True)
 class Side:
-    """One of two models. is_bare: tensors without a model, under names that only their own program knows."""
+    """One of two models.
+
+    is_bare: whether it has only tensors, under names that only their own program knows.
+    """
 
     checkpoint: Checkpoint
     is_bare: bool
@@ -26,15 +29,11 @@ class Side:
         return cls(checkpoint, checkpoint.metadata is None and checkpoint.config is None)
 
     def by_gguf_name(self) -> dict[str, ModelTensor]:
-        """Under GGUF's names. Raises what `models.load` raises. Values that are computed, not stored, do not
-        count.
-        """
+        """The stored tensors under GGUF's names. Raises what `models.load` raises."""
         return _by_name(models.load(self.checkpoint).tensors)
 
     def by_original_name(self) -> dict[str, ModelTensor]:
-        """Under the names of the checkpoint; a GGUF file's tensors by the way back, where the architecture is
-        known.
-        """
+        """The tensors under the names of a checkpoint; those of a GGUF file if its architecture is known."""
         if self.checkpoint.metadata is None:
             return _by_name(
                 ModelTensor(source.name, source.shape, (source,))
@@ -45,7 +44,7 @@ class Side:
 
 
 def pairs(a: Side, b: Side) -> tuple[dict[str, ModelTensor], dict[str, ModelTensor]]:
-    """The tensors of both sides under names that mean the same on either."""
+    """The tensors of both sides under common names."""
     if a.is_bare or b.is_bare:
         return a.by_original_name(), b.by_original_name()
     return a.by_gguf_name(), b.by_gguf_name()

@@ -80,6 +80,13 @@ class Header:
         return parse(bytes(content[: self.data_offset]), file)
 
 
+def without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape as files store it: without leading ones, but with at least one dimension if it has any."""
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    return shape
+
+
 def align(offset: int, alignment: int) -> int:
     """The next multiple of alignment at or after offset."""
     return -(-offset // alignment) * alignment

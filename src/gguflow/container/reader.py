@@ -62,5 +62,5 @@ def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
     keep it mapped.
     """
     opened = open_file(path)
-    rules.refuse(path, rules.judge(opened.header, block_sizes, opened.file.nbytes))
+    rules.raise_first(path, rules.judge(opened.header, block_sizes, opened.file.nbytes))
     return opened.header

@@ -78,7 +78,7 @@ def error_class(rule: str) -> type[FileError]:
     return _ERRORS.get(rule, InvalidError)
 
 
-def refuse(path: str | Path, findings: Iterable[Finding]) -> None:
+def raise_first(path: str | Path, findings: Iterable[Finding]) -> None:
     """Raise the error of the first finding that is more than a warning, and of a rule of this package."""
     for finding in findings:
         if finding.severity == "error":

@@ -240,7 +240,8 @@ def _binding(checkpoint: Checkpoint) -> str:
         (str(file.path.resolve()), file.nbytes, file.mtime_ns, file.header_digest)
         for file in checkpoint.files
     ]
-    return f"gguflow {__version__} {kernels_digest()} {planners.versions()} {hashlib.sha256(repr(files).encode()).hexdigest()}"
+    sources_digest = hashlib.sha256(repr(files).encode()).hexdigest()
+    return f"gguflow {__version__} {kernels_digest()} {planners.versions()} {sources_digest}"
 
 
 def _complete(shards: Sequence[Output]) -> None:

@@ -18,7 +18,7 @@ from typing import Protocol
 from gguflow.conversion.plan import PlannedTensor
 
 Progress = Callable[[PlannedTensor, int, int], None]
-"""Called from the calling thread after each leaf or chunk of each output: its tensor, its weights, its bytes."""
+"""Called on the calling thread after each leaf or chunk of each output: tensor, weights, bytes."""
 
 Event = tuple[PlannedTensor, int, int]
 """The arguments of `Progress`."""
@@ -41,7 +41,7 @@ class Job(Protocol):
         """Do the work, on any thread, beside other jobs."""
 
     def finish(self) -> list[Event]:
-        """After `perform`, one job at a time, in the order of the jobs. Returns what progress is to hear of."""
+        """After `perform`, one job at a time, in the order of the jobs. Returns events for progress."""
 
 
 class Drain:

@@ -26,7 +26,7 @@ from gguflow import blocks
 from gguflow.container.header import MAGIC, Header, TensorInfo, parse
 from gguflow.container.metadata import Metadata, ValueType, string, u32
 from gguflow.container.reader import map_file
-from gguflow.container.rules import judge, refuse
+from gguflow.container.rules import judge, raise_first
 from gguflow.errors import Finding, InvalidError, MalformedError
 
 Floats = NDArray[np.float32]
@@ -133,7 +133,7 @@ def _shortened(text: str) -> str:
 
 def _read_gguf(path: str, content: memoryview) -> Imatrix:
     header = parse(content, path)
-    refuse(path, judge(header, blocks.block_sizes, len(content)))
+    raise_first(path, judge(header, blocks.block_sizes, len(content)))
     datasets, n_chunks = _gguf_metadata(path, header)
     tensors = {tensor.name: tensor for tensor in header.tensors}
     named = [

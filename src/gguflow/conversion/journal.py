@@ -63,7 +63,8 @@ class Journal:
             return Claims()
         if lines[0] != self.binding:
             raise UsageError(
-                f"an interrupted conversion to {self.path.parent} left {self.path.name}, but its sources, settings or version were others; "
+                f"an interrupted conversion to {self.path.parent} left {self.path.name}, "
+                "but its sources, settings or version were others; "
                 "run it with those again to continue it, or pass --no-resume (resume=False) to start afresh"
             )
         claims = Claims()

@@ -201,7 +201,7 @@ class LeafJob:
         return weights
 
     def _blocks(self, planned: PlannedTensor, start: int, raw: Bytes | None, weights: Floats | None) -> Bytes:
-        """The tile that begins at weight `start`: encoded, or the source's bytes where they have the format."""
+        """The tile that begins at weight `start`: encoded, or the source's bytes if these have the format."""
         if weights is None or not planned.is_encoded:
             if raw is None:
                 raise ValueError(f"{planned.name} has nothing to write")

@@ -130,7 +130,7 @@ class Plan:
                     else "pass --imatrix FILE (llama-imatrix makes one)"
                 )
                 raise UsageError(
-                    f"{planned.name} as {planned.format} is worth nothing without importance ({planned.rule}); {why}"
+                    f"{planned.name}: {planned.format} needs an importance matrix ({planned.rule}); {why}"
                 )
 
     @property
@@ -234,7 +234,7 @@ def plan_file(
     imatrix_digest: str,
     first_tensor: int = 0,
 ) -> Plan:
-    """The plan of a file of these tensors. Raises InvalidError where it would break a rule of the container."""
+    """The plan of a file of these tensors. Raises InvalidError if it would break a rule of the container."""
     alignment = header.declared_alignment(metadata)
     infos = tuple(planned.info for planned in placed)
     built = writer.build(metadata, infos, alignment)

@@ -39,7 +39,7 @@ def planner_of(encoding: Encoding) -> Planner:
 
 
 def encoding_of(tensor: ModelTensor) -> Encoding | None:
-    """The encoding whose codes and scales a tensor could keep; None where it has none, or not in its order."""
+    """The encoding whose codes and scales a tensor could keep in its order of rows, or None."""
     given = tensor.sources[0].encoding if tensor.sources else None
     return None if given is None else planner_of(given).encoding_of(tensor)
 

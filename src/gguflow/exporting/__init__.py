@@ -1,6 +1,4 @@
-"""From GGUF back to safetensors: the same engine as a conversion, with a plan whose header is that of a
-safetensors file.
-"""
+"""Export from GGUF to safetensors, with the engine of conversions and the header of a safetensors file."""
 
 from __future__ import annotations
 
@@ -26,27 +24,28 @@ FORMS = {
     "bnb": "what is in nf4 or fp4 in blocks of 32 to 1024, as bitsandbytes keeps it; all else decoded",
     "safetensors-quantized": "what is in absmax codes of 4 or 8 bits, as codes and scales; all else decoded",
 }
-"""What is written, by the name of the form."""
+"""What each form writes."""
 
 
 def prepare(
     source: str | Path, output: str | Path, *, dtype: str = "bf16", form: str = "safetensors"
 ) -> Prepared:
-    """Open a GGUF file (the first of its shards) and plan its export. Reads headers; no weights.
+    """Open a GGUF file and plan its export; reads headers, but no weights.
 
-    output: a file *.safetensors, or a directory, made where it is missing, in which it will be
-    model.safetensors.
-    dtype: of all weights that are decoded; tensors of integers and of F64 stay as they are. form: one of
-    FORMS.
+    source: the file, or the first of its shards.
+    output: a *.safetensors file, or a directory (created if missing) for model.safetensors.
+    dtype: type of decoded weights; tensors of integers and of F64 keep their type.
+    form: one of FORMS.
+
     Raises UsageError, FileError, StorageError.
     """
     if dtype.lower() not in NUMBERS:
-        raise UsageError(f"weights are exported as {', '.join(NUMBERS)}, not {dtype!r}")
+        raise UsageError(f"weights can be exported as {', '.join(NUMBERS)}, not {dtype!r}")
     if form not in FORMS:
-        raise UsageError(f"there is no form {form!r}; there are {', '.join(FORMS)}")
+        raise UsageError(f"unknown form {form!r}; known: {', '.join(FORMS)}")
     checkpoint = sources.open_checkpoint(source)
     if checkpoint.metadata is None:
-        raise UsageError(f"{source} is no GGUF file; only those are exported")
+        raise UsageError(f"{source} is not a GGUF file; only those can be exported")
     model = models.load(checkpoint)
     tensors = original_tensors(model, models.by_name(model.architecture), checkpoint.path)
     entries, metadata = _entries(form, tensors, checkpoint, dtype.lower())
@@ -72,9 +71,7 @@ def export(
     io: str = "mmap",
     progress: Progress | None = None,
 ) -> Report:
-    """Write the weights of a GGUF file as safetensors: `prepare`, then `conversion.run`; their arguments and
-    errors.
-    """
+    """Write the weights of a GGUF file as safetensors; for arguments and errors see `prepare` and `run`."""
     prepared = prepare(source, output, dtype=dtype, form=form)
     return conversion.run(
         prepared,
@@ -90,9 +87,7 @@ def export(
 def _entries(
     form: str, tensors: Sequence[ModelTensor], checkpoint: Checkpoint, dtype: str
 ) -> tuple[list[Entry], dict[str, str]]:
-    """What the file will hold, and what its header says about itself. Raises UsageError where nothing of it
-    is of that form.
-    """
+    """The tensors of the file, and its `__metadata__`. Raises UsageError if no tensor has that form."""
     metadata = {"format": "pt"}
     if form == "safetensors":
         return [numbers(tensor, dtype) for tensor in tensors], metadata
@@ -117,9 +112,7 @@ def _entries(
 
 
 def _plan(architecture: str, entries: Sequence[Entry], metadata: Mapping[str, str], form: str) -> Plan:
-    """Large numbers first, then by name: so every tensor is aligned to its numbers, as safetensors' own
-    writer has it.
-    """
+    """Plan the file: numbers of the largest size first, then by name, so that all tensors are aligned."""
     placed: list[PlannedTensor] = []
     header: list[tuple[str, str, tuple[int, ...], int, int]] = []
     offset = 0

@@ -1,14 +1,13 @@
-"""Codes and scales of the absmax encodings as plain tensors, for whoever multiplies them himself.
+"""Codes and scales of the absmax encodings as plain tensors, for programs that multiply them.
 
     NAME              int8_b128, int8_row: I8 in the tensor's shape; int4_b128: U8 with two codes in a byte,
-                      half as many to a row, the first in the
-                      high nibble, both in two's complement
+                      in rows of half the length, the first in the high nibble, both in two's complement
     NAME.__scales__   F32
 
-A weight is its code times its scale, in binary32. Where rows are whole blocks, scales are [..., blocks of a
-row] (int8_row: [..., 1]); elsewhere they are flat, and blocks go through the flattened tensor, the last one
-shorter. So with codes: flat where a row is no whole number of bytes. The file's `__metadata__` has an entry
-"quantization": JSON, for each such tensor its encoding, bits, block (0: a row), shape and packing.
+A weight is its code times its scale, in binary32. If rows are whole blocks, scales are [..., blocks of a row]
+(int8_row: [..., 1]); otherwise they are flat, and blocks continue through the flattened tensor, the last one
+shorter. Codes are flat too if a row is not a whole number of bytes. The file's `__metadata__` has an entry
+"quantization": JSON with the encoding, bits, block (0: a row), shape and packing of each such tensor.
 """
 
 from __future__ import annotations
@@ -40,11 +39,12 @@ def is_meant(tensor: ModelTensor) -> bool:
 
 
 def entries(tensor: ModelTensor) -> Iterator[Entry]:
-    """Codes and scales of a tensor that `is_meant`. Raises UsageError where blocks do not go with their rows."""
+    """Codes and scales of a tensor that `is_meant`. Raises UsageError if blocks do not fit its rows."""
     encoding = transcoding.encoding_of(tensor)
     if encoding is None:
         raise UsageError(
-            f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and cannot be cut or put in another order"
+            f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, "
+            "and cannot be cut or reordered"
         )
     yield carried(
         tensor.name, transcoding.part(tensor, View.CODES).tensor, "I8" if encoding.bits == 8 else "U8"
@@ -53,7 +53,7 @@ def entries(tensor: ModelTensor) -> Iterator[Entry]:
 
 
 def description(tensor: ModelTensor) -> dict[str, Any]:
-    """What the file's metadata says of it."""
+    """The description of a tensor in the file's metadata."""
     encoding = transcoding.encoding_of(tensor)
     if encoding is None:
         raise ValueError(f"{tensor.name} has no codes and scales")

@@ -1,9 +1,7 @@
-"""Tensors in the form in which bitsandbytes keeps them in safetensors files: what `sources.bitsandbytes`
-reads, written.
+"""Writes tensors in the form of bitsandbytes in safetensors files, which `sources.bitsandbytes` reads.
 
-Of tensors whose rows are a multiple of 32 weights and no whole blocks, the decoder of bitsandbytes 0.50.2 for
-processors with AVX-512 gives other values than all of its other decoders: the file is right, that decoder is
-not.
+If rows are a multiple of 32 weights but not whole blocks, the decoder of bitsandbytes 0.50.2 for processors
+with AVX-512 gives other values than its other decoders: the file is correct, that decoder is not.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from gguflow.parametric.views import View
 from gguflow.sources.quantized.bitsandbytes import CODEBOOKS, DTYPES, STATE
 
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024)
-"""Of those that bitsandbytes takes, the ones that a payload can have."""
+"""The block sizes that both bitsandbytes and payloads support."""
 
 KINDS = {codebook: kind for kind, codebook in CODEBOOKS.items()}
 TORCH_DTYPES = {source_type.name.lower(): name for name, source_type in DTYPES.items()}
@@ -37,18 +35,22 @@ def entries(tensor: ModelTensor, reader: ModelReader, dtype: str) -> Iterator[En
     """The parts of a tensor that `is_meant`. Nested scales stay so where all super-blocks stay whole, else
     they are made whole: the same values.
 
-    dtype: of the weights when bitsandbytes decodes them.
-    Raises UsageError where blocks do not go with their rows.
+    tensor: the tensor.
+    reader: of its source.
+    dtype: type of the weights when bitsandbytes decodes them.
+
+    Raises UsageError if blocks do not fit its rows.
     """
     encoding = transcoding.encoding_of(tensor)
     if encoding is None:
         why = (
-            "its rows must be put in another order"
+            "its rows must be reordered"
             if tensor.row_order is not None
             else "its blocks are cut by chunks or matrices"
         )
         raise UsageError(
-            f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and {why}; it cannot be exported to bitsandbytes"
+            f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, and {why}; "
+            "it cannot be exported to bitsandbytes"
         )
     kind = KINDS[encoding.codebook]
     codes = transcoding.part(tensor, View.CODES).tensor

@@ -1,6 +1,4 @@
-"""What an exported file is made of: entries, each a tensor of the safetensors file and where its bytes come
-from.
-"""
+"""The entries of an exported file: each a tensor of the safetensors file and the source of its bytes."""
 
 from __future__ import annotations
 
@@ -20,11 +18,11 @@ NUMBERS = ("f32", "f16", "bf16")
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of the file. tensor: its name, and its numbers in the order of the file. format: that they are
-    written in.
+    """A tensor of the file.
 
-    dtype, shape: what the file's header calls it, where that is not the format's name and the tensor's own
-    shape.
+    tensor: its name, and its numbers in the order of the file.
+    format: the format in which they are written.
+    dtype, shape: in the file's header, if they differ from the format's name and the tensor's shape.
     """
 
     tensor: ModelTensor
@@ -38,7 +36,7 @@ class Entry:
 
 
 def numbers(tensor: ModelTensor, dtype: str) -> Entry:
-    """The weights themselves, decoded; tensors of integers and of F64 stay as they are."""
+    """The decoded weights; tensors of integers and of F64 are unchanged."""
     own = tensor.sources[0].require_format()
     chosen = FORMATS[dtype] if own.is_quantized or own.key in NUMBERS else own
     return Entry(tensor, chosen, chosen.name, tensor.shape)
@@ -57,7 +55,7 @@ def floats(name: str, values: NDArray[np.float32]) -> Entry:
 
 
 def text(name: str, fields: Mapping[str, Any]) -> Entry:
-    """JSON, as bytes."""
+    """An entry that holds JSON as bytes."""
     content = json.dumps(dict(fields)).encode("ascii")
     values = np.frombuffer(content, np.uint8)
     return Entry(ModelTensor(name, values.shape, values=values), FORMATS["i8"], "U8", values.shape)

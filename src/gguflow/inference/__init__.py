@@ -1,9 +1,8 @@
-"""Running a model in NumPy: what a GGUF file means, from text to the next token, in code that is there to be
-read.
+"""Runs a model in NumPy, from text to the next token, in code that is written to be read.
 
-    tokenizer      text to ids and back, from the file's own metadata; sentencepiece and byte_pair are its two
+    tokenizer      text to ids and back, from the file's metadata; sentencepiece and byte_pair are its two
                    kinds
-    weights        which tensor is what; mapped, never dequantized as a whole
+    weights        the tensors by their role; mapped, never dequantized as a whole
     rope           rotary position embeddings and their scalings
     cache          keys and values of the tokens so far, packed as F16 or Q8_0
     attention      grouped-query attention over the cache
@@ -12,5 +11,5 @@ read.
     generation     the loop
     perplexity     how well a model predicts a text, and how far it is from another
 
-What is computed, and what is refused, stands in spec/inference.md.
+spec/inference.md specifies what is computed and what is refused.
 """

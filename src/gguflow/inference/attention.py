@@ -10,11 +10,11 @@ from gguflow.arrays import Floats
 
 
 def attend(queries: Floats, keys: Floats, values: Floats) -> Floats:
-    """softmax(q k^T / sqrt(d)) v for the last tokens of a sequence, each looking at itself and what came
-    before.
+    """Causal softmax(q k^T / sqrt(d)) v for the last n tokens of a sequence: float32[n, n_heads, d].
 
-    queries: float32[n, n_heads, d], of the last n tokens. keys, values: float32[length, n_kv_heads, d], of
-    all. Result: float32[n, n_heads, d].
+    queries: float32[n, n_heads, d], of the last n tokens.
+    keys: float32[length, n_kv_heads, d], of all tokens.
+    values: float32[length, n_kv_heads, d], of all tokens.
     """
     n, n_heads, head_dim = queries.shape
     length, n_kv_heads, _ = keys.shape
@@ -37,7 +37,7 @@ def attend(queries: Floats, keys: Floats, values: Floats) -> Floats:
 
 
 def softmax(x: Floats) -> Floats:
-    """Over the last axis."""
+    """Softmax over the last axis."""
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
     weights: Floats = powers / powers.sum(axis=-1, keepdims=True)
     return weights

@@ -1,6 +1,4 @@
-"""Byte-level BPE, llama.cpp's tokenizer "gpt2": words are cut out of the text, their bytes written as
-letters, and merged by rank.
-"""
+"""Byte-level BPE, llama.cpp's tokenizer "gpt2": split into words, write bytes as letters, merge by rank."""
 
 from __future__ import annotations
 
@@ -11,9 +9,7 @@ from gguflow.inference.pre_tokenizers import Splitter
 
 
 def byte_letters() -> dict[int, str]:
-    """GPT-2's letter for each byte: itself where Latin-1 prints it, else the next free one from U+0100 on (so
-    a space is Ġ).
-    """
+    """GPT-2's letter for each byte: itself if printable in Latin-1, or from U+0100 on (a space is Ġ)."""
     printed = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = [byte for byte in range(256) if byte not in printed]
     return {byte: chr(byte) for byte in printed} | {byte: chr(256 + i) for i, byte in enumerate(others)}
@@ -24,15 +20,16 @@ _BYTES = {letter: bytes([byte]) for byte, letter in _LETTERS.items()}
 
 
 def to_bytes(text: str) -> bytes:
-    """What a token's text stands for; a letter that stands for no byte (in tokens that were added as they
-    are) is itself.
-    """
+    """The bytes of a token's text; letters that mean no byte (in added tokens) are encoded as UTF-8."""
     return b"".join(_BYTES.get(letter) or letter.encode("utf-8", "surrogateescape") for letter in text)
 
 
 class BytePair:
-    """Text to ids. ids: of every token's text. merges: "left right", the first before the others. splitter:
-    cuts a text into words.
+    """Byte-level BPE from text to ids.
+
+    ids: ids of tokens by text.
+    merges: "left right", in order of priority.
+    splitter: splits a text into words.
     """
 
     def __init__(self, ids: Mapping[str, int], merges: Iterable[str], splitter: Splitter) -> None:
@@ -44,9 +41,7 @@ class BytePair:
         self._known: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text in which no special token is sought. A byte that is no token is left out, as
-        llama.cpp does it.
-        """
+        """The ids of a text, without looking for special tokens; bytes without a token are left out."""
         return [token for word in self._splitter.words(text) for token in self._ids_of(word)]
 
     def _ids_of(self, word: str) -> list[int]:

@@ -1,6 +1,4 @@
-"""Keys and values of the tokens so far, packed in a block format: F16, Q8_0 in about half the memory, or F32
-as they are.
-"""
+"""The KV cache, packed in a block format: F16, Q8_0 in about half the memory, or F32 unpacked."""
 
 from __future__ import annotations
 
@@ -18,8 +16,8 @@ from gguflow.quantization import dequantize, quantize
 CACHE_FORMATS = ("f16", "q8_0", "f32")
 
 
-class KeysAndValues(Protocol):
-    """What a model asks of a cache; `Cache` says what is meant."""
+class KVCache(Protocol):
+    """The interface of a KV cache; `PackedKVCache` documents it."""
 
     @property
     def capacity(self) -> int: ...
@@ -32,21 +30,28 @@ class KeysAndValues(Protocol):
     def advance(self, n: int) -> None: ...
 
 
-CacheChoice = str | Callable[[int], KeysAndValues]
-"""The format of a cache in memory, or what makes an empty cache for so many tokens."""
+CacheChoice = str | Callable[[int], KVCache]
+"""The format of a cache in memory, or a function that makes an empty cache for a number of tokens."""
 
 
-class Cache:
-    """Room for `capacity` tokens of one sequence. length: how many are in it."""
+class PackedKVCache:
+    """Keys and values of up to `capacity` tokens of one sequence, in memory.
+
+    capacity: the most tokens.
+    length: the number of tokens in it.
+    """
 
     def __init__(self, sizes: Hyperparameters, capacity: int, format: str = "f16") -> None:
-        """Raises UsageError: another format, one whose blocks do not divide a head, or no memory."""
+        """Raises UsageError for an unknown format, blocks that do not divide a head, or too little memory."""
         if format not in CACHE_FORMATS:
-            raise UsageError(f"a cache is kept as {', '.join(CACHE_FORMATS)}, not {format!r}")
+            raise UsageError(
+                f"the format of a cache must be one of {', '.join(CACHE_FORMATS)}, not {format!r}"
+            )
         self.format = FORMATS[format]
         if sizes.head_dim % self.format.block_size:
             raise UsageError(
-                f"{self.format} has blocks of {self.format.block_size}, which heads of {sizes.head_dim} are no multiple of; take f16"
+                f"heads of {sizes.head_dim} do not divide into {self.format} blocks of "
+                f"{self.format.block_size}; use f16"
             )
         self.capacity = capacity
         self.length = 0
@@ -65,11 +70,14 @@ class Cache:
         return self._packed.nbytes
 
     def extend(self, layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
-        """Keep what a layer has made of the next tokens, float32[n, n_kv_heads, head_dim] each; all keys and
-        values so far, as they are kept.
+        """Store a layer's keys and values of the next tokens, and return all of the layer as stored.
 
-        The tokens count once all layers have theirs: `advance`. Raises UsageError where the cache is full,
-        NonFiniteError.
+        `advance` counts the tokens, after all layers have stored theirs.
+
+        layer: number of the layer.
+        keys, values: float32[n, n_kv_heads, head_dim].
+
+        Raises UsageError if the cache is full, NonFiniteError.
         """
         n = len(keys)
         last = self.length + n
@@ -84,5 +92,5 @@ class Cache:
         return next(kept), next(kept)
 
     def advance(self, n: int) -> None:
-        """n tokens have gone through all layers."""
+        """Count n tokens, after they have gone through all layers."""
         self.length += n

@@ -1,4 +1,4 @@
-"""The loop: read the prompt, pick a token, read it, until something ends it."""
+"""The generation loop: read the prompt, then pick a token and read it until something ends the text."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from gguflow.inference.transformer import Transformer
 
 @dataclass
 class Generation:
-    """A text that a model goes on with. Iterate over it for the pieces, each whole characters; the counts
-    below grow meanwhile.
+    """Text generated from a prompt. Iterating gives pieces of whole characters; the fields grow meanwhile.
 
-    prompt: text, special tokens in it taken as such. n_tokens: at most so many new ones. cache: the format of
-    keys and values.
-    prompt_tokens, tokens: those read first, those generated. stopped: "length" (n_tokens are there), "end"
-    (the model ended its text) or "context" (it has no room for more).
+    prompt: text, in which special tokens are recognized.
+    n_tokens: the most tokens to generate.
+    cache: format of the KV cache, or a function that makes one.
+    prompt_tokens: tokens of the prompt.
+    tokens: tokens generated so far.
+    stopped: "length" (n_tokens are generated), "end" (the model ended its text) or "context" (it is full).
     """
 
     transformer: Transformer
@@ -37,14 +38,12 @@ class Generation:
     stopped: str = field(default="length", init=False)
 
     def __post_init__(self) -> None:
-        """Raises UsageError: an empty prompt (where the model has no first token), or one beyond the model's
-        context.
-        """
+        """Raises UsageError for an empty prompt without a first token, or one longer than the context."""
         self.prompt_tokens = self.tokenizer.encode(self.prompt)
         context = self.transformer.sizes.context_length
         if not self.prompt_tokens:
             raise UsageError(
-                "there is nothing to go on with: the prompt is empty, and the model has no first token of its own"
+                "there is nothing to go on with: the prompt is empty, and the model has no first token"
             )
         if len(self.prompt_tokens) > context:
             raise UsageError(
@@ -52,7 +51,7 @@ class Generation:
             )
 
     def __iter__(self) -> Iterator[str]:
-        """Raises what `Transformer.forward` raises, UsageError where there is no memory for the cache."""
+        """Raises what `Transformer.forward` raises, and UsageError if there is no memory for the cache."""
         characters = codecs.getincrementaldecoder("utf-8")("replace")
         for token in self._generated():
             text = characters.decode(self.tokenizer.piece(token))

@@ -1,4 +1,4 @@
-"""The numbers that a forward pass depends on, out of a model's metadata, and what about a model is refused."""
+"""The hyper-parameters of a forward pass from a model's metadata, and which models are refused."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from gguflow.runtime import Model
 
 ROTATED_PAIRS = {"llama": "adjacent", "qwen2": "halves", "qwen3": "halves"}
-"""The architectures that can be run, and which features of a head are rotated together (llama.cpp's "norm"
-and "neox" rope).
-"""
+"""The supported architectures, and which features of a head rope rotates together ("norm" and "neox")."""
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Of a decoder. head_dim: features of a head. epsilon: of the root-mean-square norms. n_tokens: rows of
-    the embedding matrix.
+    """The hyper-parameters of a decoder.
+
+    head_dim: features of a head.
+    epsilon: of the root-mean-square norms.
+    n_tokens: rows of the embedding matrix.
     """
 
     architecture: str
@@ -34,11 +35,10 @@ class Hyperparameters:
 
     @classmethod
     def of(cls, model: Model) -> Hyperparameters:
-        """Read from an open model: what ranges and shapes follow from which keys has been judged by opening
-        it.
+        """Read from an open model, whose keys and shapes have been checked.
 
-        Raises UnsupportedError: another architecture (X-001), or a variation that the forward pass here does
-        not have (X-002); InvalidError (X-004).
+        Raises UnsupportedError for other architectures (X-001) or variations that the forward pass does not
+        have (X-002); InvalidError (X-004).
         """
         general = Keys(model.metadata, model.path, "general.")
         architecture = general.text("architecture", "")
@@ -58,10 +58,13 @@ class Hyperparameters:
         keys.require("nextn_predict_layers", 0, "layers that predict several tokens")
         keys.require("attention.value_length", head_dim, "values of another width than keys")
         keys.require("rope.dimension_count", head_dim, "rotating a part of each head")
-        keys.require("attention.causal", True, "attention to what is still to come")
+        keys.require("attention.causal", True, "non-causal attention")
         if scale := next((name for name in model if name.endswith(".scale")), None):
             finding = Finding(
-                "X-002", "tensors with a scale beside them are not known", "$.tensors", found=printable(scale)
+                "X-002",
+                "tensors with a separate scale are not supported",
+                "$.tensors",
+                found=printable(scale),
             )
             raise UnsupportedError(model.path, finding)
         return cls(

@@ -1,6 +1,4 @@
-"""Metadata read with the types that running a model needs: a file has been judged before, but not for every
-key that is read here.
-"""
+"""Metadata with the types that running a model needs, which validation does not check for every key."""
 
 from __future__ import annotations
 
@@ -12,7 +10,12 @@ from gguflow.errors import Finding, InvalidError, UnsupportedError, printable
 
 
 class Keys:
-    """The keys of an open model that begin with a prefix. file: for messages."""
+    """The keys of an open model that begin with a prefix.
+
+    metadata: of the model.
+    prefix: of the keys.
+    file: for messages.
+    """
 
     def __init__(self, metadata: Mapping[str, Any], file: str, prefix: str) -> None:
         self.metadata = metadata
@@ -20,7 +23,7 @@ class Keys:
         self.prefix = prefix
 
     def text(self, key: str, default: str) -> str:
-        """Raises InvalidError (X-004), as all of these do for a value of another type or out of range."""
+        """The string under a key. Like all of these, raises InvalidError (X-004) for a wrong value."""
         value = self._value(key, default)
         if not isinstance(value, str):
             self._refuse(key, value, "a string")
@@ -33,18 +36,22 @@ class Keys:
         return value
 
     def integer(self, key: str, default: int = 0) -> int:
-        """0 or more. Raises UnsupportedError (X-002) where each layer has its own."""
+        """The integer, 0 or more, under a key. Raises UnsupportedError (X-002) for one value per layer."""
         value = self._value(key, default)
         if hasattr(value, "__len__") and not isinstance(value, str):
             raise self.unsupported(
-                "X-002", key, "a value for each layer is not known", f"an array of {len(value)}", "one number"
+                "X-002",
+                key,
+                "separate values for each layer are not supported",
+                f"an array of {len(value)}",
+                "one number",
             )
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             self._refuse(key, value, "an integer, 0 or more")
         return value
 
     def number(self, key: str, default: float, *, above: float = 0.0, or_zero: bool = False) -> float:
-        """Finite, and larger than `above`; or_zero: 0 will do too."""
+        """The finite number larger than `above`, or also 0 if `or_zero`, under a key."""
         value = self._value(key, default)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not is_number or not (value > above or (or_zero and value == 0)):
@@ -52,14 +59,14 @@ class Keys:
         return float(value)
 
     def array(self, key: str) -> Sequence[Any]:
-        """Empty where the key is missing."""
+        """The array under a key, empty if the key is missing."""
         value: Sequence[Any] = self._value(key, ())
         if not hasattr(value, "__len__") or isinstance(value, str):
             self._refuse(key, value, "an array")
         return value
 
     def require(self, key: str, only: bool | int, what: str) -> None:
-        """Raises UnsupportedError (X-002) for any other value than the one that the forward pass has."""
+        """Raise UnsupportedError (X-002) for any value but `only`, which the forward pass supports."""
         found = self._value(key, only)
         if not isinstance(found, int) or found != only:
             raise self.unsupported("X-002", key, f"{what}: not known", found, only)
@@ -67,13 +74,13 @@ class Keys:
     def unsupported(
         self, rule: str, key: str, message: str, found: object, expected: object
     ) -> UnsupportedError:
-        """The error for a model that is well-formed and cannot be run."""
+        """The error for a valid model that cannot be run."""
         return UnsupportedError(
             self.file, Finding(rule, message, self.path(key), found=_shown(found), expected=expected)
         )
 
     def path(self, key: str) -> str:
-        """Where a key is, for findings."""
+        """The path of a key, for findings."""
         return f"$.metadata['{printable(self.prefix)}{key}']"
 
     def _value(self, key: str, default: object) -> Any:

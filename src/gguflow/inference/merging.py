@@ -1,4 +1,4 @@
-"""Merging neighbours until none can be merged: what SentencePiece's BPE and byte-level BPE have in common."""
+"""Merging of neighbours until none can be merged, for SentencePiece's BPE and byte-level BPE."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 
 def merge(symbols: Sequence[str], rank: Callable[[str, str], float | None]) -> list[str]:
-    """Join the neighbours of lowest rank, again and again, leftmost first among equals; None means that two
-    are never joined.
+    """Repeatedly join the neighbours of lowest rank, leftmost first among equals, in O(n log n).
 
-    symbols: what the text is made of at first. n symbols take O(n log n).
+    symbols: the initial n symbols of the text.
+    rank: of two neighbours; None if they are never joined.
     """
     texts = list(symbols)
     left_of = list(range(-1, len(texts) - 1))
@@ -26,7 +26,7 @@ def merge(symbols: Sequence[str], rank: Callable[[str, str], float | None]) -> l
     while candidates:
         _, left, right, joined = heapq.heappop(candidates)
         if not texts[left] or not texts[right] or texts[left] + texts[right] != joined:
-            continue  # one of the two has been merged with another meanwhile
+            continue  # one of the two has already been merged with another
         texts[left], texts[right] = joined, ""
         right_of[left] = right_of[right]
         if right_of[right] >= 0:

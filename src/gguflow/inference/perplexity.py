@@ -1,10 +1,10 @@
-"""How well a model predicts a text, and how far it is from another model that reads the same.
+"""Perplexity of a model on a text, and its divergence from a reference model on the same text.
 
-The text is cut and scored as llama-perplexity does it (tools/perplexity/perplexity.cpp), so that the figures
-compare. Its tokens, framed as the file asks for, are cut into chunks of `context`; what is left over at the
-end is not read. Each chunk is read on its own; where the file asks for a first token, that takes the place of
-the chunk's own. The second half is scored: tokens context // 2 + 1 to context - 1 of the chunk, each by what
-the model says after the token before it.
+The text is cut and scored as in llama-perplexity (tools/perplexity/perplexity.cpp), so that the figures can
+be compared. Its tokens, with the special tokens that the file wants, are cut into chunks of `context`; the
+rest at the end is not read. Each chunk is read separately; if the file wants a first token, it replaces the
+chunk's own. The second half is scored: tokens context // 2 + 1 to context - 1 of the chunk, each by the
+model's prediction after the token before it.
 
     perplexity = exp(mean of -log p(token)),    its standard error = perplexity * standard error of that mean
     divergence = mean over the scored positions of sum_t p_reference(t) (log p_reference(t) - log p(t))
@@ -28,7 +28,7 @@ from gguflow.inference.transformer import PIECE, Transformer
 Targets = NDArray[np.intp]
 
 ROWS = 32
-"""Positions whose probabilities are held at a time: a vocabulary of 150,000 takes 40 MB for them."""
+"""Positions whose probabilities are held at once: 40 MB for a vocabulary of 150,000."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far a model is from its reference. kullback_leibler: in nats. same_top: the part of positions where
-    both have the same best token.
+    """The divergence of a model from its reference.
+
+    kullback_leibler: in nats.
+    same_top: share of positions at which both have the same best token.
     """
 
     kullback_leibler: Mean
@@ -59,8 +61,12 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Score:
-    """perplexity with its standard error, over n_scored tokens of n_chunks chunks. divergence: None without a
-    reference.
+    """The score of a model on a text.
+
+    perplexity: with its standard error.
+    n_scored: number of scored tokens.
+    n_chunks: number of chunks.
+    divergence: from the reference; None without one.
     """
 
     perplexity: Mean
@@ -81,20 +87,24 @@ def score(
     reference: Transformer | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Score:
-    """Score a model on a text, and against a reference of the same vocabulary.
+    """Score a model on a text, and compare it with a reference that has the same vocabulary.
 
-    cache: of keys and values.
-    max_chunks: read so many chunks at most. progress: called after each with (chunks done, of how many,
-    perplexity so far).
-    Raises UsageError: a context out of range, fewer than two chunks, a reference with another vocabulary;
-    what `Transformer.forward` raises.
+    context: tokens of a chunk.
+    max_chunks: the most chunks to read.
+    cache: format of the KV cache, or a function that makes one.
+    reference: the model to compare with.
+    progress: called after each chunk with (chunks done, number of chunks, perplexity so far).
+
+    Raises UsageError for a context out of range, fewer than two chunks, or a reference with another
+    vocabulary, and what `Transformer.forward` raises.
     """
     longest = min(model.sizes.context_length for model in (transformer, reference) if model is not None)
     if not 4 <= context <= longest:
-        raise UsageError(f"the context of a chunk is between 4 and the model's own, {longest}; not {context}")
+        raise UsageError(f"the context of a chunk must be from 4 to the model's own {longest}, not {context}")
     if reference is not None and reference.sizes.n_tokens != transformer.sizes.n_tokens:
         raise UsageError(
-            f"a model of {transformer.sizes.n_tokens} tokens does not compare with a reference of {reference.sizes.n_tokens}"
+            f"a model with {transformer.sizes.n_tokens} tokens cannot be compared with a reference "
+            f"with {reference.sizes.n_tokens}"
         )
     chunks = cut(tokenizer, text, context)[:max_chunks]
     tally = _Tally()
@@ -121,8 +131,10 @@ def score(
 
 @dataclass
 class _Tally:
-    """What has been seen, a number for each scored position. losses: -log p(token); reference_losses: the
-    same of the reference.
+    """The results so far, a number for each scored position.
+
+    losses: -log p(token).
+    reference_losses: the same for the reference.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -131,11 +143,11 @@ class _Tally:
     n_same_top: int = 0
 
     def add(self, targets: Targets, log_p: Doubles) -> None:
-        """targets: the tokens that came, int[n]. log_p: what was expected, float64[n, n_tokens]."""
+        """Add positions with the actual tokens int[n] and predictions float64[n, n_tokens]."""
         self.losses += (-log_p[np.arange(len(targets)), targets]).tolist()
 
     def compare(self, targets: Targets, log_p: Doubles, log_q: Doubles) -> None:
-        """log_q: what the reference expected."""
+        """Compare predictions with those of the reference, log_q."""
         self.reference_losses += (-log_q[np.arange(len(targets)), targets]).tolist()
         self.divergences += (np.exp(log_q) * (log_q - log_p)).sum(axis=-1).tolist()
         self.n_same_top += int((log_q.argmax(axis=-1) == log_p.argmax(axis=-1)).sum())
@@ -151,8 +163,9 @@ class _Tally:
 
 
 def cut(tokenizer: Tokenizer, text: str, context: int) -> list[list[int]]:
-    """The chunks of a text, each with the first token that the file asks for. Raises UsageError where there
-    are fewer than two.
+    """The chunks of a text, each with the first token that the file wants.
+
+    Raises UsageError if there are fewer than two.
     """
     tokens = tokenizer.encode(text, parse_special=False)
     if len(tokens) < 2 * context:
@@ -167,7 +180,7 @@ def cut(tokenizer: Tokenizer, text: str, context: int) -> list[list[int]]:
 
 
 def log_softmax(logits: Floats) -> Doubles:
-    """Over the last axis, in binary64."""
+    """Logarithm of softmax over the last axis, in binary64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     result: Doubles = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
@@ -176,9 +189,7 @@ def log_softmax(logits: Floats) -> Doubles:
 def _log_probabilities(
     transformer: Transformer, chunk: Sequence[int], new_cache: CacheChoice
 ) -> Iterator[tuple[Targets, Doubles]]:
-    """The tokens of a chunk that are scored, int[n], and what the model expects at their places, float64[n,
-    n_tokens]; a piece at a time.
-    """
+    """The scored tokens of a chunk, int[n], and their predictions, float64[n, n_tokens], in pieces."""
     cache = transformer.cache(len(chunk), new_cache) if isinstance(new_cache, str) else new_cache(len(chunk))
     first_scored = len(chunk) // 2
     for first in range(0, len(chunk) - 1, PIECE):

@@ -1,11 +1,9 @@
-r"""The pre-tokenizers that `tokenizer.ggml.pre` names: the regular expressions that cut a text into words
-before anything is merged.
+r"""The pre-tokenizers that `tokenizer.ggml.pre` names: regular expressions that split a text into words.
 
-The expressions speak of Unicode's categories (`\p{L}`), which Python's `re` does not know. So a text is
-folded first, character by character: a letter beyond ASCII becomes a stand-in for its category, white space
-beyond ASCII a vertical tab; and in the expression, a category becomes its ASCII members and its stand-ins.
-The cuts in the folded text are those of the text. (llama.cpp folds too: src/unicode.cpp,
-unicode_regex_split.)
+The expressions use Unicode categories (`\p{L}`), which Python's `re` does not support. So a text is folded
+first, character by character: a non-ASCII letter becomes a placeholder for its category, non-ASCII white
+space a vertical tab; in the expression, a category becomes its ASCII members and its placeholders. The folded
+text is split at the same positions as the text. (llama.cpp folds too: src/unicode.cpp, unicode_regex_split.)
 """
 
 from __future__ import annotations
@@ -26,15 +24,13 @@ _STAND_INS = {
 _WHITE_SPACE = frozenset(
     "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 )
-"""Beyond ASCII: Unicode's property White_Space."""
+"""Non-ASCII characters with Unicode's property White_Space."""
 _SEPARATORS = frozenset("\x1c\x1d\x1e\x1f")
-r"""White space for Python's `\s`, and for nobody else."""
+r"""White space in Python's `\s` only."""
 
 
 def _category(character: str) -> str:
-    """Python's tables are as old as Python. What they do not have is a symbol among the emoji, an ideograph
-    in the planes of ideographs.
-    """
+    """The category; characters too new for Python are symbols among emoji, or letters among ideographs."""
     category = unicodedata.category(character)
     if category != "Cn":
         return category
@@ -48,7 +44,7 @@ def _category(character: str) -> str:
 
 
 class _Folding(dict[int, str]):
-    """str.translate's table, filled as characters are met."""
+    """A table for str.translate, filled on demand."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -64,12 +60,12 @@ class _Folding(dict[int, str]):
 
 _FOLDING = _Folding()
 _SPACING = str.maketrans(dict.fromkeys(_WHITE_SPACE, "\v"))
-"""For expressions that name characters beyond ASCII (CJK): white space alone is folded, it is none of theirs."""
+"""For expressions that contain non-ASCII characters (CJK): folds only white space, which they do not use."""
 
 
 @functools.cache
 def _members(category: str) -> str:
-    """What stands in brackets for a category (L) or a subcategory (Lu) of folded text."""
+    """The characters of folded text, for brackets, in a category (L) or a subcategory (Lu)."""
     in_ascii = [
         re.escape(chr(code)) for code in range(128) if unicodedata.category(chr(code)).startswith(category)
     ]
@@ -80,7 +76,7 @@ def _members(category: str) -> str:
 
 @functools.cache
 def _compile(expression: str) -> re.Pattern[str]:
-    """An expression that is to be matched against folded text."""
+    """Compile an expression to match folded text."""
     parts: list[str] = []
     is_inside = False
     for part in re.findall(r"\\p\{\w+\}|\\.|\[|\]|[^\\\[\]]+", expression):
@@ -95,11 +91,11 @@ def _compile(expression: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Splitter:
-    """A pre-tokenizer. expressions: applied one after another, each to the pieces that those before it have
-    left.
+    """A pre-tokenizer.
 
-    ignores_merges: a word that is a token needs no merging. adds_bos: whether a text gets a first token where
-    the file does not say.
+    expressions: applied in order, each to the pieces that the previous ones leave.
+    ignores_merges: whether a word that is a token is not merged.
+    adds_bos: whether a text gets a first token if the file does not say.
     """
 
     expressions: tuple[str, ...]
@@ -107,7 +103,7 @@ class Splitter:
     adds_bos: bool = False
 
     def words(self, text: str) -> list[str]:
-        """The text, cut: what an expression matches is a word, and so is what lies between two matches."""
+        """Split a text: what an expression matches is a word, and so is what lies between two matches."""
         folded, spaced = text.translate(_FOLDING), text.translate(_SPACING)
         spans = [(0, len(text))]
         for expression in self.expressions:
@@ -119,9 +115,7 @@ class Splitter:
 
 
 def _cut(pattern: re.Pattern[str], subject: str, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """A span cut at the beginning and at the end of every match; what lies beyond it, the pattern does not
-    see.
-    """
+    """Split a span at the beginning and end of every match; the pattern does not see outside of it."""
     position = first
     for match in pattern.finditer(subject, first, last):
         if match.start() > position:
@@ -138,9 +132,7 @@ _DEFINED = {known.name: known.regexes for known in PRE_TOKENIZERS}
 
 
 def _by_case(name: str) -> tuple[str, ...]:
-    """A definition that tells capitals from small letters, as llama.cpp rewrote it: beyond ASCII every letter
-    is both, and marks are neither.
-    """
+    """A case-sensitive definition as in llama.cpp: non-ASCII letters have both cases, marks have none."""
     return tuple(
         regex.replace(UPPER, r"(?:(?![a-z])\p{L})").replace(LOWER, r"(?:(?![A-Z])\p{L})")
         for regex in _DEFINED[name]
@@ -172,6 +164,4 @@ _FAMILIES: tuple[tuple[str, Splitter], ...] = (
     ),
 )
 SPLITTERS = {name: splitter for names, splitter in _FAMILIES for name in names.split()}
-"""By the name under `tokenizer.ggml.pre`; names on one line mean the same. Out of llama.cpp's
-src/llama-vocab.cpp.
-"""
+"""By `tokenizer.ggml.pre`, from llama.cpp's src/llama-vocab.cpp; names on one line mean the same."""

@@ -1,12 +1,11 @@
-"""Rotary position embeddings: pairs of a head's features are turned by an angle that grows with the position,
-each pair at its own frequency.
+"""Rotary position embeddings: pairs of a head's features rotate with the position, each at its frequency.
 
     angle(position, i) = position * f_i,    f_i = base ** (-2 i / d) / factor_i
 
-Longer contexts than a model was trained on are had by turning more slowly: `linear` divides all frequencies
-by one factor, Llama 3.1 each by its own (the tensor rope_freqs), YaRN the low ones only, with a ramp in
-between, and lengthens the vectors a little (Peng et al., arXiv:2309.00071; llama.cpp: ggml_rope_ext and
-llama_context's treatment of yarn_attn_factor).
+Lower frequencies allow longer contexts than a model was trained on: `linear` divides all frequencies by one
+factor, Llama 3.1 each by its own (the tensor rope_freqs), YaRN only the low ones, with a ramp in between, and
+scales the vectors up slightly (Peng et al., arXiv:2309.00071; llama.cpp: ggml_rope_ext and the use of
+yarn_attn_factor in llama_context).
 """
 
 from __future__ import annotations
@@ -26,13 +25,16 @@ if TYPE_CHECKING:
     from gguflow.runtime import Model
 
 Rotation = tuple[Floats, Floats]
-"""Cosine and sine, float32[positions, 1, d / 2] each."""
+"""Cosine and sine, each float32[positions, 1, d / 2]."""
 
 
 @dataclass(frozen=True)
 class Rope:
-    """frequencies: float64[d / 2], radians per position. magnitude: rotated vectors are multiplied by it.
-    pairs: "adjacent" features, or "halves".
+    """The rotary embeddings of a model.
+
+    frequencies: float64[d / 2], radians per position.
+    magnitude: factor for rotated vectors.
+    pairs: whether "adjacent" features or "halves" of a head are rotated together.
     """
 
     frequencies: Doubles
@@ -41,9 +43,7 @@ class Rope:
 
     @classmethod
     def of(cls, model: Model, sizes: Hyperparameters) -> Rope:
-        """What the metadata says. Raises UnsupportedError (X-003) for a scaling that is not known,
-        InvalidError (X-004).
-        """
+        """Read from metadata. Raises UnsupportedError (X-003: unknown scaling), InvalidError (X-004)."""
         keys = keys_of(model)
         pairs = ROTATED_PAIRS[sizes.architecture]
         base = keys.number("rope.freq_base", 10_000.0, above=1.0)
@@ -64,26 +64,28 @@ class Rope:
             raise keys.unsupported(
                 "X-003",
                 "rope.scaling.type",
-                "this way of scaling rotary embeddings is not known",
+                "unknown scaling of rotary embeddings",
                 kind,
                 "none, linear, yarn",
             )
         stretched = frequencies / factor
         if kind == "yarn":
-            kept = _kept(keys, sizes, base) * keys.number("rope.scaling.yarn_ext_factor", 1.0, or_zero=True)
+            kept = _unscaled_share(keys, sizes, base) * keys.number(
+                "rope.scaling.yarn_ext_factor", 1.0, or_zero=True
+            )
             stretched = stretched * (1 - kept) + frequencies * kept
             magnitude *= keys.number("rope.scaling.yarn_attn_factor", max(1.0, 1 + 0.1 * math.log(factor)))
         return cls(stretched, magnitude, pairs)
 
     def rotation(self, first: int, n: int) -> Rotation:
-        """For the positions first to first + n - 1."""
+        """The rotation for positions first to first + n - 1."""
         angles = np.arange(first, first + n, dtype=np.float64)[:, None, None] * self.frequencies
         return (np.cos(angles) * self.magnitude).astype(np.float32), (np.sin(angles) * self.magnitude).astype(
             np.float32
         )
 
     def rotate(self, x: Floats, rotation: Rotation) -> Floats:
-        """x: float32[positions, heads, d], rotated into a new array."""
+        """Rotate x, float32[positions, heads, d], into a new array."""
         cosine, sine = rotation
         half = x.shape[-1] // 2
         first, second = (
@@ -103,7 +105,7 @@ def _factors(model: Model, sizes: Hyperparameters) -> Floats:
     tensor = model["rope_freqs.weight"]
     factors: Floats = tensor.dequantize().reshape(-1).astype(np.float32)
     if factors.shape != (sizes.head_dim // 2,) or not (np.isfinite(factors) & (factors > 0)).all():
-        message = "rope_freqs.weight has not a positive factor for each pair of a head's features"
+        message = "rope_freqs.weight must have a positive factor for each pair of a head's features"
         raise InvalidError(
             model.path,
             Finding("X-004", message, "$.tensors", found=list(tensor.shape), expected=[sizes.head_dim // 2]),
@@ -111,9 +113,9 @@ def _factors(model: Model, sizes: Hyperparameters) -> Floats:
     return factors
 
 
-def _kept(keys: Keys, sizes: Hyperparameters, base: float) -> Doubles:
-    """YaRN's ramp, float64[d / 2]: 1 (left as it is) where a pair turns beta_fast times or more in the
-    original context, 0 from beta_slow down.
+def _unscaled_share(keys: Keys, sizes: Hyperparameters, base: float) -> Doubles:
+    """YaRN's ramp, float64[d / 2]: 1 (unscaled) for beta_fast or more rotations in the original context, 0
+    for beta_slow or fewer.
     """
     original = keys.number("rope.scaling.original_context_length", sizes.context_length)
 

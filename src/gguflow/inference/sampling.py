@@ -1,4 +1,4 @@
-"""The next token out of the logits: the best, or drawn from those that are good enough."""
+"""Sampling of the next token from the logits: the best one, or a random one of those good enough."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from gguflow.errors import UsageError
 
 @dataclass
 class Sampler:
-    """temperature 0 takes the best token; above, one is drawn among those that top_k, top_p and min_p leave,
-    applied in this order.
+    """Picks the next token; top_k, top_p and min_p filter tokens in this order.
 
-    top_k: the k best (0: all). top_p: the fewest best that together have this probability (1: all). min_p:
-    those that have at least this part of the best one's probability (0: all). temperature: divides the logits
-    of what is left. seed: of the random numbers; None for another at every run. Raises UsageError for a value
-    out of range.
+    temperature: divides the logits of the remaining tokens; 0 takes the best token.
+    top_k: keep the k best (0: all).
+    top_p: keep the fewest best that together have this probability (1: all).
+    min_p: keep those with at least this share of the best one's probability (0: all).
+    seed: of the random numbers; None for a different one in every run.
+
+    Raises UsageError for a value out of range.
     """
 
     temperature: float = 0.0
@@ -31,24 +33,24 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise UsageError(f"temperature is 0 or more, not {self.temperature}")
+            raise UsageError(f"temperature must be 0 or more, not {self.temperature}")
         if self.top_k < 0 or (self.seed is not None and self.seed < 0):
-            raise UsageError(f"top_k and seed are 0 or more, not {self.top_k} and {self.seed}")
+            raise UsageError(f"top_k and seed must be 0 or more, not {self.top_k} and {self.seed}")
         if not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
             raise UsageError(
-                f"top_p is above 0 and up to 1, min_p between 0 and 1; not {self.top_p} and {self.min_p}"
+                f"top_p must be above 0 and at most 1, min_p from 0 to 1; not {self.top_p} and {self.min_p}"
             )
         self._random = np.random.default_rng(self.seed)
 
     def pick(self, logits: Floats) -> int:
-        """logits: float32[n_tokens], finite."""
+        """Pick a token by its finite logits, float32[n_tokens]."""
         if self.temperature == 0:
             return int(logits.argmax())
         tokens = self._good_enough(logits)
         return int(self._random.choice(tokens, p=_softmax(logits[tokens] / self.temperature)))
 
     def _good_enough(self, logits: Floats) -> NDArray[np.intp]:
-        """The tokens among which one is drawn, best first; never none."""
+        """The tokens from which one is drawn, best first; at least one."""
         tokens = np.argsort(-logits, kind="stable")[: self.top_k or None]
         probabilities = _softmax(logits[tokens])
         n = int(np.searchsorted(np.cumsum(probabilities), self.top_p)) + 1

@@ -1,6 +1,4 @@
-"""SentencePiece's BPE, llama.cpp's tokenizer "llama": the pieces with the best scores are made first, what is
-no piece is spelt in bytes.
-"""
+"""SentencePiece's BPE, llama.cpp's tokenizer "llama": merges by score, with a fallback to bytes."""
 
 from __future__ import annotations
 
@@ -10,12 +8,15 @@ from itertools import pairwise
 from gguflow.inference.merging import merge
 
 SPACE = "▁"
-"""How a piece writes a space: U+2581."""
+"""The character for a space in pieces: U+2581."""
 
 
 class SentencePiece:
-    """Text to ids. ids: of every token's text. scores: of every token. unknown: the token for a byte that has
-    none.
+    """SentencePiece's BPE from text to ids.
+
+    ids: ids of tokens by text.
+    scores: of every token.
+    unknown: the token for bytes without a token.
     """
 
     def __init__(self, ids: Mapping[str, int], scores: Sequence[float], unknown: int | None) -> None:
@@ -29,13 +30,11 @@ class SentencePiece:
         self._known: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text in which no special token is sought; it gets no leading space here."""
+        """The ids of a text, without looking for special tokens or adding a leading space."""
         return [token for piece in self._pieces(text.replace(" ", SPACE)) for token in self._ids_of(piece)]
 
     def _pieces(self, text: str) -> list[str]:
-        """The text cut where no token has both neighbours inside: nothing can be merged across, so the pieces
-        are independent of each other.
-        """
+        """Split the text between characters that no token contains as neighbours: no merge crosses these."""
         cuts = [0, *(i for i, pair in enumerate(pairwise(text), 1) if pair not in self._inside), len(text)]
         return [text[first:last] for first, last in pairwise(cuts)]
 

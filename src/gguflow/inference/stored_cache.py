@@ -1,6 +1,4 @@
-"""Keys and values of the tokens so far in files that grow: a RowStore for the keys and one for the values of
-each layer.
-"""
+"""A KV cache in files: for each layer a RowStore for the keys and one for the values."""
 
 from __future__ import annotations
 
@@ -15,24 +13,23 @@ if TYPE_CHECKING:
     from gguflow.rows import RowStore
 
 
-class StoredCache:
-    """A cache of one sequence in row stores; a sequence that is in them is gone on with.
+class RowStoreKVCache:
+    """A cache of one sequence in row stores; it continues the sequence that they contain.
 
-    stores: of each layer (keys, values), open for writing, rows of n_kv_heads * head_dim.
-    length: how many tokens are in it. capacity: how many may be.
+    stores: (keys, values) of each layer, open for writing, with rows of n_kv_heads * head_dim.
+    capacity: the most tokens.
+    length: the number of tokens in it.
     """
 
     def __init__(
         self, sizes: Hyperparameters, stores: Sequence[tuple[RowStore, RowStore]], capacity: int
     ) -> None:
-        """Raises UsageError where the stores are not those of the model's layers, or do not hold the same
-        tokens.
-        """
+        """Raises UsageError if the stores do not fit the model's layers, or have different lengths."""
         width = sizes.n_kv_heads * sizes.head_dim
         of_all = [store for pair in stores for store in pair]
         if len(stores) != sizes.n_layers or any(store.width != width for store in of_all):
             raise UsageError(
-                f"the model has {sizes.n_layers} layers with rows of {width}; the stores are for another"
+                f"the model has {sizes.n_layers} layers with rows of {width}; the stores do not fit it"
             )
         if len({len(store) for store in of_all}) > 1:
             raise UsageError("the stores hold different numbers of tokens: a writer was stopped between them")
@@ -42,7 +39,7 @@ class StoredCache:
         self._heads = (sizes.n_kv_heads, sizes.head_dim)
 
     def extend(self, layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
-        """As `Cache.extend`. Raises UsageError where the cache is full, and what `RowStore.append` raises."""
+        """As `PackedKVCache.extend`. Raises UsageError if the cache is full, and what `append` raises."""
         last = self.length + len(keys)
         if last > self.capacity:
             raise UsageError(f"the cache has room for {self.capacity} tokens, and this would be token {last}")
@@ -53,11 +50,11 @@ class StoredCache:
         return kept[0], kept[1]
 
     def advance(self, n: int) -> None:
-        """n tokens have gone through all layers."""
+        """Count n tokens, after they have gone through all layers."""
         self.length += n
 
     def flush(self) -> None:
-        """Have all tokens so far on the medium."""
+        """Write all tokens so far to the storage device."""
         for pair in self._stores:
             for store in pair:
                 store.flush()

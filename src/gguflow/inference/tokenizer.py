@@ -1,6 +1,4 @@
-"""Text to token ids and back, as the metadata of a GGUF file defines it; the ids are llama.cpp's
-(src/llama-vocab.cpp).
-"""
+"""Text to token ids and back, as a GGUF file's metadata defines; same ids as llama.cpp (llama-vocab.cpp)."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from gguflow.models.tokenizers.vocabulary import TokenType
 
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 _WRITTEN = {TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN}
-"""Tokens that stand for their text; unused ones, and those of no known type, for nothing."""
+"""Types of tokens that decode to their text; unused ones, and those of unknown type, decode to nothing."""
 _ENDING_TEXTS = (
     *(
         "</s>",
@@ -51,16 +49,18 @@ _ENDING_TEXTS = (
     *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
     *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"),
 )
-"""Tokens that end a text because of what they are called: llama.cpp's list, with the padding and separators
-of repositories.
-"""
+"""Tokens that end a text because of their name: llama.cpp's list."""
 _DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
-"""Of files that name no special token, by tokenizer.ggml.model."""
+"""Ids for files that name no special tokens, by tokenizer.ggml.model."""
 
 
 @dataclass(frozen=True)
 class Special:
-    """The tokens that stand for no text. bos, eos: None where there is none. ends: all that end a generation."""
+    """Special tokens.
+
+    bos, eos: first and last token of a text; None if there is none.
+    ends: all tokens that end a generation.
+    """
 
     bos: int | None
     eos: int | None
@@ -70,20 +70,23 @@ class Special:
 
 
 class Tokenizer:
-    """The tokenizer of an open model. It decodes the whole vocabulary once; `special` holds the ids that
-    frame and end a text.
+    """The tokenizer of an open model; it decodes the whole vocabulary once.
+
+    special: the ids that frame and end a text.
     """
 
     def __init__(self, metadata: Mapping[str, Any], file: str) -> None:
-        """metadata: as an open model has it, judged. file: for messages. Raises UnsupportedError (X-010,
-        X-011), InvalidError (X-004).
+        """Make the tokenizer from metadata.
+
+        metadata: of an open model.
+        file: for messages.
+
+        Raises UnsupportedError (X-010, X-011), InvalidError (X-004).
         """
         keys = Keys(metadata, file, "tokenizer.ggml.")
         kind = keys.text("model", "")
         if kind not in _DEFAULT_IDS:
-            raise keys.unsupported(
-                "X-010", "model", "a tokenizer that is not known here", kind, ", ".join(_DEFAULT_IDS)
-            )
+            raise keys.unsupported("X-010", "model", "unknown tokenizer", kind, ", ".join(_DEFAULT_IDS))
         self._is_byte_level = kind == "gpt2"
         splitter = _splitter(keys) if self._is_byte_level else Splitter((), adds_bos=True)
         self._adds_space = keys.flag("add_space_prefix", not self._is_byte_level)
@@ -114,9 +117,10 @@ class Tokenizer:
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """The ids of a text.
 
-        add_special: put the first and last token around it that the file asks for. parse_special: "</s>" in
-        the text is that token, not four letters. Raises UsageError for a text that is not Unicode (stray
-        bytes, as Python decodes them).
+        add_special: whether to add the first and last token that the file wants.
+        parse_special: whether "</s>" in the text is that token instead of four characters.
+
+        Raises UsageError for a text that is not valid Unicode (lone surrogates).
         """
         try:
             text.encode("utf-8")
@@ -143,9 +147,7 @@ class Tokenizer:
         return ids
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes that a token adds to a text; of one that is no text (control, unknown), none, unless
-        special asks for its name.
-        """
+        """The bytes of a token; for control and unknown tokens none, or their name if `special`."""
         text, kind = self.texts[token], self._types[token]
         if kind in (TokenType.CONTROL, TokenType.UNKNOWN) and not special:
             return b""
@@ -158,13 +160,11 @@ class Tokenizer:
         return text.encode("utf-8", "surrogateescape") if kind in _WRITTEN else b""
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of some tokens, special ones left out; bytes that are no UTF-8 become U+FFFD. The space
-        before the first word stays.
-        """
+        """The text of tokens, without special ones; invalid UTF-8 becomes U+FFFD, a leading space stays."""
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
     def _parts(self, text: str, parse_special: bool) -> list[str | int]:
-        """The text with the special tokens taken out, longest first: ids, and what lies between them."""
+        """Split a text at its special tokens, longest first, into ids and the text between them."""
         parts: list[str | int] = [text] if text else []
         for token in self._marked:
             mark = self.texts[token]
@@ -183,7 +183,7 @@ class Tokenizer:
     def _special(
         self, keys: Keys, defaults: Mapping[str, int], splitter: Splitter, ends: Sequence[int]
     ) -> Special:
-        """ends: the tokens that end a text by their name."""
+        """The special tokens; ends: the tokens that end a text by their name."""
         named = (self._id(keys, kind, defaults) for kind in ("eos", "eot", "eom"))
         return Special(
             bos=self._id(keys, "bos", defaults),
@@ -201,7 +201,5 @@ class Tokenizer:
 def _splitter(keys: Keys) -> Splitter:
     name = keys.text("pre", "default")
     if name not in SPLITTERS:
-        raise keys.unsupported(
-            "X-011", "pre", "a pre-tokenizer that is not known here", name, ", ".join(SPLITTERS)
-        )
+        raise keys.unsupported("X-011", "pre", "unknown pre-tokenizer", name, ", ".join(SPLITTERS))
     return SPLITTERS[name]

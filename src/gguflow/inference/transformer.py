@@ -1,6 +1,4 @@
-"""The forward pass of Llama, Qwen2 and Qwen3 over mapped tensors: what each block computes, and the order of
-blocks.
-"""
+"""The forward pass of Llama, Qwen2 and Qwen3 over mapped tensors."""
 
 from __future__ import annotations
 
@@ -12,63 +10,71 @@ import numpy as np
 from gguflow.arrays import Floats
 from gguflow.errors import NonFiniteError, UsageError
 from gguflow.inference.attention import attend
-from gguflow.inference.cache import Cache, KeysAndValues
+from gguflow.inference.cache import KVCache, PackedKVCache
 from gguflow.inference.hyperparameters import Hyperparameters
 from gguflow.inference.rope import Rope, Rotation
-from gguflow.inference.weights import Layer, Products, Weights
+from gguflow.inference.weights import Layer, MatmulOptions, Weights
 
 if TYPE_CHECKING:
     from gguflow.runtime import Model
 
 
 PIECE = 128
-"""Tokens that go through the layers together: enough that decoding a block of weights counts little, few
-enough that scores and logits stay small.
+"""Tokens that go through the layers together: enough to make decoding of weights cheap, few enough to keep
+scores and logits small.
 """
 
 
 class Transformer:
-    """A model that can be run. sizes: its hyper-parameters. It holds the map, norms and biases, and nothing
-    of a sequence: that is the cache's.
+    """A model that can be run: mapped matrices, norms and biases; the state of a sequence is in its cache.
+
+    sizes: its hyper-parameters.
     """
 
     def __init__(self, model: Model, *, activations: str = "float32", threads: int = 1) -> None:
-        """model: open, and open for as long as this is used. Raises UnsupportedError (X-001 to X-003),
-        InvalidError (X-004).
+        """Prepare a model to be run.
+
+        model: an open model, which must stay open.
+        activations: "float32", or "int8" as in llama.cpp.
+        threads: number of threads; None for all processors.
+
+        Raises UnsupportedError (X-001 to X-003), InvalidError (X-004).
         """
         self.sizes = Hyperparameters.of(model)
         self._rope = Rope.of(model, self.sizes)
-        self._weights = Weights.of(model, self.sizes, Products(activations, threads))
+        self._weights = Weights.of(model, self.sizes, MatmulOptions(activations, threads))
 
-    def cache(self, capacity: int, format: str = "f16") -> Cache:
-        """An empty cache for a sequence of up to `capacity` tokens. Raises UsageError as Cache does."""
-        return Cache(self.sizes, capacity, format)
+    def cache(self, capacity: int, format: str = "f16") -> PackedKVCache:
+        """An empty cache for up to `capacity` tokens. Raises UsageError as PackedKVCache does."""
+        return PackedKVCache(self.sizes, capacity, format)
 
-    def read(self, tokens: Sequence[int], cache: KeysAndValues) -> Floats:
-        """Read tokens that follow those in the cache; what follows the last: logits, float32[n_tokens].
+    def read(self, tokens: Sequence[int], cache: KVCache) -> Floats:
+        """Read tokens that follow those in the cache; the logits after the last one: float32[n_tokens].
+
         Raises UsageError as `forward`.
         """
         if not tokens:
-            raise UsageError("there is no token to read: an empty text says nothing about what follows")
+            raise UsageError("there are no tokens to read: an empty text has no prediction")
         last = (len(tokens) - 1) // PIECE * PIECE
         for first in range(0, last, PIECE):
             self.forward(tokens[first : first + PIECE], cache, 0)
         logits: Floats = self.forward(tokens[last:], cache, 1)[0]
         return logits
 
-    def forward(self, tokens: Sequence[int], cache: KeysAndValues, n_outputs: int) -> Floats:
-        """Read tokens that follow those in the cache, all at once; the logits after each of the last
-        n_outputs: float32[n_outputs, n_tokens].
+    def forward(self, tokens: Sequence[int], cache: KVCache, n_outputs: int) -> Floats:
+        """Read tokens that follow those in the cache, all at once; logits: float32[n_outputs, n_tokens].
 
-        Raises UsageError for a token outside of the vocabulary and a full cache, NonFiniteError where the
-        model computes NaN or infinity.
+        tokens: ids.
+        cache: of the sequence.
+        n_outputs: number of last tokens after which logits are returned.
+
+        Raises UsageError for a token outside the vocabulary and a full cache, NonFiniteError if the model
+        computes NaN or infinity.
         """
         outside = [token for token in tokens if not 0 <= token < self.sizes.n_tokens]
         if outside:
-            raise UsageError(
-                f"token {outside[0]} is outside of the vocabulary, which has {self.sizes.n_tokens}"
-            )
-        with np.errstate(over="ignore", invalid="ignore"):  # judged by what comes out
+            raise UsageError(f"token {outside[0]} is outside the vocabulary, which has {self.sizes.n_tokens}")
+        with np.errstate(over="ignore", invalid="ignore"):  # the logits are checked instead
             logits = self._logits(tokens, cache, n_outputs)
         if not np.isfinite(logits).all():
             raise NonFiniteError(
@@ -77,7 +83,7 @@ class Transformer:
             )
         return logits
 
-    def _logits(self, tokens: Sequence[int], cache: KeysAndValues, n_outputs: int) -> Floats:
+    def _logits(self, tokens: Sequence[int], cache: KVCache, n_outputs: int) -> Floats:
         x = self._weights.embed(tokens)
         rotation = self._rope.rotation(cache.length, len(tokens))
         for i, layer in enumerate(self._weights.layers):
@@ -87,9 +93,10 @@ class Transformer:
         cache.advance(len(tokens))
         return self._weights.output(self._norm(x[len(tokens) - n_outputs :], self._weights.output_norm))
 
-    def _attention(self, i: int, layer: Layer, h: Floats, rotation: Rotation, cache: KeysAndValues) -> Floats:
-        """h: float32[n, hidden], normalized. Queries and keys are (in Qwen3) normalized per head, and
-        rotated.
+    def _attention(self, i: int, layer: Layer, h: Floats, rotation: Rotation, cache: KVCache) -> Floats:
+        """Attention of layer i for normalized h, float32[n, hidden].
+
+        Queries and keys are normalized per head (in Qwen3) and rotated.
         """
         n, width = len(h), self.sizes.head_dim
         queries = layer.query(h).reshape(n, self.sizes.n_heads, width)
@@ -115,5 +122,5 @@ def silu(x: Floats) -> Floats:
     """x * sigmoid(x)."""
     quotient: Floats = x / (
         1 + np.exp(-x)
-    )  # exp overflows for very negative x, and the quotient is the 0 that it should be
+    )  # exp overflows for very negative x, and the quotient is correctly 0
     return quotient

@@ -1,6 +1,4 @@
-"""Which tensor of the file is what in a decoder. Matrices stay packed in the map; only norms and biases, a
-few rows, are decoded.
-"""
+"""The tensors of a decoder by role. Matrices stay packed in the map; only norms and biases are decoded."""
 
 from __future__ import annotations
 
@@ -18,9 +16,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Products:
-    """How products with packed matrices are computed. activations: "float32", or "int8" as llama.cpp does it.
-    threads: for each product.
+class MatmulOptions:
+    """How products with packed matrices are computed.
+
+    activations: "float32", or "int8" as in llama.cpp.
+    threads: number of threads for each product.
     """
 
     activations: str = "float32"
@@ -33,7 +33,7 @@ class Linear:
 
     weight: Tensor
     bias: Floats | None
-    products: Products
+    products: MatmulOptions
 
     def __call__(self, x: Floats) -> Floats:
         y = self.weight.matmul(x, activations=self.products.activations, threads=self.products.threads)
@@ -42,7 +42,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block. query_norm, key_norm: float32[head_dim], of Qwen3; None elsewhere."""
+    """One block.
+
+    query_norm, key_norm: float32[head_dim] for Qwen3; otherwise None.
+    """
 
     attention_norm: Floats
     query: Linear
@@ -59,8 +62,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
-    """All of a decoder. output: the embedding matrix once more, where the file has no output matrix (tied
-    embeddings).
+    """The tensors of a decoder.
+
+    output: the output matrix; the embedding matrix if the file has none (tied embeddings).
     """
 
     embedding: Tensor
@@ -69,8 +73,8 @@ class Weights:
     output: Linear
 
     @classmethod
-    def of(cls, model: Model, sizes: Hyperparameters, products: Products) -> Weights:
-        """The tensors of an open model, whose names and shapes have been judged by opening it."""
+    def of(cls, model: Model, sizes: Hyperparameters, products: MatmulOptions) -> Weights:
+        """The tensors of an open model, whose names and shapes have been checked."""
 
         def floats(name: str) -> Floats | None:
             return model[name].dequantize().reshape(-1) if name in model else None
@@ -104,7 +108,7 @@ class Weights:
         )
 
     def embed(self, tokens: Sequence[int]) -> Floats:
-        """float32[len(tokens), hidden]: only the rows of these tokens are decoded, each once."""
+        """The embeddings float32[len(tokens), hidden]; decodes the row of each distinct token once."""
         rows, places = np.unique(np.asarray(tokens, np.int64), return_inverse=True)
         embedded: Floats = self.embedding.dequantize(rows=rows)[places]
         return embedded

@@ -83,7 +83,7 @@ class ModelReader:
         return weights
 
     def doubles(self, tensor: ModelTensor, first: int, last: int) -> NDArray[np.float64]:
-        """Weights [first, last) of a tensor as float64[last - first], exactly. Raises what `floats` raises."""
+        """Weights [first, last) of a tensor as float64[last - first], exact. Raises what `floats` raises."""
         number_type = tensor.source.require_format().number_type if tensor.source is not None else None
         raw = self.read(tensor, first, last)
         if raw is not None and number_type is not None and number_type != np.dtype("<f2"):

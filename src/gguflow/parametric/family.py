@@ -1,4 +1,4 @@
-"""The parametric family as the rest of the package knows it: found by listing, see `gguflow.blocks.families`."""
+"""The parametric family as the rest of the package knows it; `gguflow.blocks.families` finds it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from gguflow.parametric.geometry import WIDEST_TARGET, Geometry
 from gguflow.parametric.quantizing import ChunkQuantizer, raise_non_finite
 
 HEAD = 40
-"""Weights before each piece that hold the extremes of the row: whole bytes of codes of any width, trits too."""
+"""Weights before each piece that hold the row's extremes: whole bytes of codes of any width, or trits."""
 
 _BYTES_PER_WEIGHT = 16
 """Memory that a weight of a piece takes at the most: packed, as float32, as a code, and in the sections."""

@@ -252,7 +252,7 @@ class RowStore:
         file_nbytes = self._map.current_nbytes()
         if not is_row_store(header.metadata):
             raise UsageError(f"{self.path} is no row store; gguflow.open reads other files")
-        rules.refuse(
+        rules.raise_first(
             self.path,
             chain(rules.judge(header, blocks.block_sizes, file_nbytes), judge_rows(header, file_nbytes)),
         )

@@ -65,12 +65,12 @@ def open_gguf(path: Path) -> Checkpoint:
     """
     first = _open(path)
     header = first.header
-    rules.refuse(path, judge_keys(header, path))
+    rules.raise_first(path, judge_keys(header, path))
     if is_row_store(header.metadata) and keys_of_payloads(header.metadata):
         raise UnsupportedError(
             path, Finding("R-117", "rows of the parametric family are no source; gguflow.RowStore reads them")
         )
-    shards = list(open_shards(first, _open, RaiseFirst(rules.refuse)))
+    shards = list(open_shards(first, _open, RaiseFirst(rules.raise_first)))
     payloads = payload_names(header.metadata)
     tensors = {name: tensor for shard in shards for name, tensor in shard.tensors(payloads).items()}
     return Checkpoint(path, tensors, tuple(shard.file for shard in shards), metadata=header.metadata)
@@ -82,7 +82,7 @@ def _open(path: Path) -> _Opened:
     """
     opened = open_file(path)
     header, content = opened.header, opened.file.map_all()
-    rules.refuse(path, rules.judge(header, blocks.block_sizes, len(content)))
+    rules.raise_first(path, rules.judge(header, blocks.block_sizes, len(content)))
     is_sound = has_set(header.metadata) and not any(check_set(header, content))
     file = SourceFile(path, *opened.file.identity, hexdigest(content[: header.data_offset]))
     digests = tuple(stored_digests(header)) if is_sound else None

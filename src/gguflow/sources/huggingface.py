@@ -59,7 +59,10 @@ def open_directory(directory: Path) -> Checkpoint:
         if name not in indexed and (name == f"{stem}.safetensors" or _shard_stem(name) == stem)
     ]
     if strays:
-        message = f"{indexes[0]} does not name {_listed(strays)} beside it: two models in one directory; name the index or the file that is meant"
+        message = (
+            f"{indexes[0]} does not name {_listed(strays)} beside it: "
+            "two models in one directory; name the index or the file to convert"
+        )
         raise InvalidError(directory, Finding("H-007", message))
     return Checkpoint(directory, tensors, files, directory, config)
 

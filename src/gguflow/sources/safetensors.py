@@ -264,7 +264,7 @@ def _range(value: object, file: SourceFile, name: str, data_start: int) -> tuple
     begin, end = pair
     remain = file.nbytes - data_start
     if end > remain:
-        message = f"the tensor passes the end of the file: it ends {end} bytes into the data, of which {remain} are there"
+        message = f"the tensor ends {end} bytes into the data, of which the file has {remain}"
         _fail(InvalidError, file, "S-014", message, path, data_start + begin)
     return begin, end
 
@@ -272,7 +272,7 @@ def _range(value: object, file: SourceFile, name: str, data_start: int) -> tuple
 def _check_coverage(
     tensors: dict[str, SourceTensor], ends: dict[str, int], file: SourceFile, data_start: int
 ) -> None:
-    """Every byte of the data belongs to exactly one tensor. ends: of each tensor, from the start of the data."""
+    """Every byte of the data belongs to one tensor. ends: of each tensor, from the start of the data."""
     position, previous = data_start, ""
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, ends[tensor.name])):
         path = json_path(tensor.name, "data_offsets")

@@ -1,18 +1,17 @@
-"""GGUF files in PyTorch: weights under the names of transformers, modules that compute from packed blocks,
-quantization-aware training.
+"""GGUF files in PyTorch: transformers' weights, modules on packed blocks, quantization-aware training.
 
     import gguflow.torch                                    # pip install 'gguflow[torch]'
 
     model = LlamaForCausalLM(config)                        # on the meta device, or anywhere
-    gguflow.torch.load_into(model, "model.gguf")            # the blocks stay packed, in the mapped file
+    gguflow.torch.load_into(model, "model.gguf")            # blocks stay packed in the mapped file
     weights = gguflow.torch.state_dict("model.gguf", torch.bfloat16)
 
-decoding.py           tensors of a file as torch's: decoded rows, mapped numbers
+decoding.py           tensors of a file as torch tensors: decoded rows, mapped numbers
 state.py              a whole file as a state_dict
 product.py            x times a packed matrix, with the gradient for x
 modules.py            GGUFLinear, GGUFEmbedding
-loading.py            these put into a model in the place of its own
-fake_quantization.py  rounding with a gradient: straight through, or with scale and zero point that learn
+loading.py            replaces a model's layers with these
+fake_quantization.py  rounding with a gradient: straight-through, or with learned scale and zero point
 """
 
 from __future__ import annotations

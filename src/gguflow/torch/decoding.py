@@ -1,4 +1,4 @@
-"""Tensors of an open file as torch's."""
+"""Tensors of an open file as torch tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gguflow.runtime.checkpoint import CheckpointTensor
 from gguflow.runtime.tensor import Rows, Tensor
 
 Weights = Tensor | CheckpointTensor
-"""A tensor of an open model, as it is stored or as its checkpoint had it."""
+"""A tensor of an open model, as stored or as in its checkpoint."""
 
 NUMBER_TYPES = {
     "f64": torch.float64,
@@ -22,7 +22,7 @@ NUMBER_TYPES = {
     "i16": torch.int16,
     "i8": torch.int8,
 }
-"""The unquantized formats, and torch's types for them."""
+"""torch's types for the unquantized formats."""
 
 _DECODED = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -36,7 +36,7 @@ def own_type(weights: Weights) -> torch.dtype | None:
 
 
 def format_name(weights: Weights) -> str:
-    """Of the block format, or of the encoding of the parametric family."""
+    """The name of the block format, or of the parametric encoding."""
     stored = _stored(weights)
     return str(stored.format) if stored.encoding is None else stored.encoding.name
 
@@ -46,15 +46,17 @@ def _stored(weights: Weights) -> Tensor:
 
 
 def decode(weights: Weights, dtype: torch.dtype, rows: Rows | None = None) -> torch.Tensor:
-    """The weights, or those of some rows, decoded: float32, float16 and bfloat16 directly into torch's
-    memory, other float types by way of float32.
+    """Decode weights on torch's number of threads, directly for float32, float16 and bfloat16.
 
-    On as many threads as torch uses. Raises UsageError for a type of integers, and what `Tensor.dequantize`
-    raises.
+    weights: a tensor of an open model.
+    dtype: the type of the result.
+    rows: the rows to decode; None for all.
+
+    Raises UsageError for an integer type, and what `Tensor.dequantize` raises.
     """
     require_floats(dtype)
     threads = torch.get_num_threads()
-    if dtype == torch.bfloat16:  # NumPy has no such type: the bits
+    if dtype == torch.bfloat16:  # NumPy has no such type, so its bits are used
         bits = weights.dequantize(rows, dtype="bfloat16", threads=threads)
         return torch.from_numpy(bits.view(np.int16)).view(dtype)
     return torch.from_numpy(
@@ -63,6 +65,6 @@ def decode(weights: Weights, dtype: torch.dtype, rows: Rows | None = None) -> to
 
 
 def require_floats(dtype: torch.dtype) -> None:
-    """Raises UsageError."""
+    """Raise UsageError unless dtype is a float type."""
     if not dtype.is_floating_point:
-        raise UsageError(f"weights are decoded to a float type, not {dtype}")
+        raise UsageError(f"weights can only be decoded to a float type, not {dtype}")

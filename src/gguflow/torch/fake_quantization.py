@@ -1,9 +1,8 @@
-"""Rounding with a gradient, for quantization-aware training: weights as a block format will have them, or on
-a grid that is learned.
+"""Rounding with a gradient, for quantization-aware training: to a block format, or to a learned grid.
 
-Straight through: backwards, rounding counts as the identity (Bengio, Léonard, Courville 2013, "Estimating or
-Propagating Gradients Through Stochastic Neurons"). Learned: the gradients of Esser et al. 2020, "Learned Step
-Size Quantization", for the scale, and of Bhalgat et al. 2020, "LSQ+", for the offset.
+Straight-through: in the backward pass, rounding is the identity (Bengio, Léonard, Courville 2013, "Estimating
+or Propagating Gradients Through Stochastic Neurons"). Learned: the gradients of Esser et al. 2020, "Learned
+Step Size Quantization", for the scale, and of Bhalgat et al. 2020, "LSQ+", for the offset.
 """
 
 from __future__ import annotations
@@ -27,12 +26,14 @@ def fake_quantize(
     importance: torch.Tensor | None = None,
     limits: tuple[float, float] | None = None,
 ) -> torch.Tensor:
-    """What is left of x[..., n] after quantizing, `gguflow.fake_quantize`, in the type and on the device of
-    x; the gradient passes straight through.
+    """`gguflow.fake_quantize` for x[..., n], in its type and on its device, with a straight-through gradient.
 
-    importance: float[n], for the encoders that take it. limits: the range that shall be represented: what
-    lies outside is clipped to it first, and has no gradient. (A block format has no range of its own: it fits
-    its scales to the weights.)
+    x: the weights.
+    format: a block format or a parametric encoding.
+    importance: float[n], for encoders that use it.
+    limits: the range to represent; weights outside are clipped first and have no gradient. (A block format
+        has no range of its own: it fits its scales to the weights.)
+
     Raises what `gguflow.fake_quantize` raises.
     """
     inside = x if limits is None else x.clamp(*limits)
@@ -56,9 +57,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class FakeQuantize(nn.Module):
-    """`fake_quantize` as a module, to be put on a weight by
-    `torch.nn.utils.parametrize.register_parametrization(layer, "weight", ...)`.
-    """
+    """`fake_quantize` as a module, for `torch.nn.utils.parametrize.register_parametrization`."""
 
     def __init__(
         self,
@@ -96,13 +95,13 @@ def learned_fake_quantize(
     high)), ties to even:
 
         y          = scale * (q - z)
-        dy/dx      = 1 where low <= v <= high, else 0
+        dy/dx      = 1 if low <= v <= high, else 0
         dy/dscale  = q - z - x / scale there, else q - z          (Esser et al., equation 3)
         dy/dzero   = 0 there, else -scale                         (Bhalgat et al., section 3.1, whose offset
                    is -scale * zero)
 
-    gradient_scale: a factor on the gradients for scale and zero_point, so that their steps keep pace with
-    those of the weights (Esser et al., 2.2).
+    gradient_scale: a factor for the gradients of scale and zero_point, so that their steps match those of the
+        weights (Esser et al., 2.2).
     """
     rounded: torch.Tensor = _LearnedRounding.apply(x, scale, zero_point, low, high, gradient_scale)
     return rounded
@@ -150,12 +149,15 @@ class _LearnedRounding(torch.autograd.Function):
 class LearnedFakeQuantize(nn.Module):
     """A uniform grid of 2**bits values whose scale, and zero point unless `symmetric`, are parameters.
 
-    x: the weights to begin with. bits: 1 to 8 (2 to 8 where symmetric, with codes -2**(bits - 1) to 2**(bits
-    - 1) - 1; else 0 to 2**bits - 1). per_row: a scale and a zero point for each entry of x's first axis, else
-    one for all.
+    If symmetric, the scale begins at 2 mean|x| / sqrt(high) (Esser et al., section 2.1); otherwise scale and
+    zero point begin at the range of x, extended to include 0.
 
-    They begin at scale = 2 mean|x| / sqrt(high) (Esser et al., section 2.1) where symmetric, else at the
-    range of x, extended to hold 0.
+    x: the initial weights.
+    bits: 1 to 8 with codes 0 to 2**bits - 1; if symmetric, 2 to 8 with codes -2**(bits - 1) to
+        2**(bits - 1) - 1.
+    symmetric: whether there is no zero point.
+    per_row: whether each entry of x's first axis has its own scale and zero point.
+
     Raises UsageError, ShapeError.
     """
 

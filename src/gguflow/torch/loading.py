@@ -1,4 +1,4 @@
-"""A model's own layers replaced by packed ones, and everything else that it keeps loaded from the file."""
+"""Replaces a model's layers with packed ones, and loads its other tensors from the file."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ def load_into(
     compute_dtype: torch.dtype | None = None,
     strict: bool = True,
 ) -> M:
-    """Put the weights of a GGUF file into a model of transformers: its nn.Linear and nn.Embedding become
-    modules on the packed blocks.
+    """Load a GGUF file into a transformers model: nn.Linear and nn.Embedding become modules on packed blocks.
 
-    model: with weights of its own, which are let go, or built on the meta device, without any. Changed in
-    place, and returned; its mode (train or eval) stays. source: a path (of several shards, the first), or a
-    model opened with `gguflow.open`, which must then stay open.
-    compute_dtype: of the activations; None for the type that the replaced weights have. Norms, biases and
-    other tensors are decoded to the type that the model has for them. Weights that are tied in the model need
-    to be in the file once.
-    strict: whether tensors that are missing in the file, or that the model has no place for, are an error;
-    else those stay as they are.
+    Norms, biases and other tensors are decoded to the types that the model has for them. Weights that are
+    tied in the model need to be in the file only once.
 
-    Raises MismatchError with their names, ShapeError with the first whose shape differs (the model is then as
-    it was), UsageError where something on the meta device is left without values, and what `gguflow.open`
-    raises.
+    model: with weights, which are replaced, or on the meta device; changed in place and returned, with its
+        mode (train or eval) unchanged.
+    source: a path (the first of several shards), or a model from `gguflow.open`, which must then stay open.
+    compute_dtype: type of the activations; None for the type of the replaced weights.
+    strict: whether tensors that are missing in the file or unknown to the model are an error; otherwise they
+        are ignored.
+
+    Raises MismatchError with their names, ShapeError for the first shape that differs (the model is then
+    unchanged), UsageError if something on the meta device has no values, and what `gguflow.open` raises.
     """
     opened = source if isinstance(source, Model) else open_model(source)
     try:
         slots = list(_slots(model))
         tensors = checkpoint_tensors(opened)
-        found = _matched(slots, tensors, getattr(model, "base_model_prefix", ""))
+        found = _match(slots, tensors, getattr(model, "base_model_prefix", ""))
         if strict:
             _refuse_differences(slots, found, tensors, opened.path)
         for slot in slots:
             if slot.name in found and found[slot.name].shape != tuple(slot.value.shape):
                 shape = list(found[slot.name].shape)
                 raise ShapeError(
-                    f"{opened.path} has {printable(slot.name)} as {shape}, the model has {list(slot.value.shape)}"
+                    f"{opened.path} has {printable(slot.name)} as {shape}, "
+                    f"the model has {list(slot.value.shape)}"
                 )
         _fill_buffers(model)
         _fill(model, slots, found, compute_dtype)
@@ -66,7 +66,7 @@ def load_into(
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a model keeps a parameter or a persistent buffer: the module, its name and the attribute."""
+    """A parameter or persistent buffer of a model: its name, the module and the attribute."""
 
     module: nn.Module
     path: str
@@ -79,7 +79,7 @@ class _Slot:
 
 
 def _slots(model: nn.Module) -> Iterator[_Slot]:
-    """All of them, those of tied weights and shared modules under each name."""
+    """All slots of a model; those of tied weights and shared modules under each of their names."""
     for path, module in model.named_modules(remove_duplicate=False):
         kept = {
             name: value
@@ -91,11 +91,12 @@ def _slots(model: nn.Module) -> Iterator[_Slot]:
                 yield _Slot(module, path, name, value)
 
 
-def _matched(
+def _match(
     slots: list[_Slot], tensors: Mapping[str, CheckpointTensor], prefix: str
 ) -> dict[str, CheckpointTensor]:
-    """For each name in the model, its tensor in the file. prefix: what names have where the model has a head,
-    and lack where it has none.
+    """The tensor in the file for each name in the model.
+
+    prefix: of names in models with a head; models without one lack it.
     """
     found: dict[str, CheckpointTensor] = {}
     by_identity: dict[int, CheckpointTensor] = {}
@@ -130,13 +131,13 @@ def _fill(
     found: Mapping[str, CheckpointTensor],
     compute_dtype: torch.dtype | None,
 ) -> None:
-    """Replace the layers, then give values to what is left."""
+    """Replace the layers, then fill the other parameters and buffers."""
     replaced: dict[int, nn.Module] = {}
     for slot in slots:
         if slot.attribute == "weight" and slot.name in found and slot.path and _is_plain(slot.module):
             if id(slot.module) not in replaced:
                 dtype = compute_dtype or slot.value.dtype
-                replaced[id(slot.module)] = _packed(slot.module, found[slot.name], dtype).train(
+                replaced[id(slot.module)] = _pack(slot.module, found[slot.name], dtype).train(
                     slot.module.training
                 )
             parent, _, name = slot.path.rpartition(".")
@@ -146,7 +147,7 @@ def _fill(
         is_packed = id(slot.module) in replaced
         if slot.name in found and not (is_packed and slot.attribute == "weight"):
             if id(slot.value) not in filled:
-                filled[id(slot.value)] = _decoded(slot.value, found[slot.name])
+                filled[id(slot.value)] = _decode(slot.value, found[slot.name])
             setattr(replaced.get(id(slot.module), slot.module), slot.attribute, filled[id(slot.value)])
     empty = [slot.name for slot in _slots(model) if slot.value.is_meta]
     if empty:
@@ -154,12 +155,12 @@ def _fill(
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it is exactly the layer that a packed one stands for: subclasses may compute something else."""
+    """Whether it is exactly a layer that can be replaced: subclasses may compute something else."""
     return type(module) is nn.Linear or (type(module) is nn.Embedding and module.max_norm is None)
 
 
-def _packed(module: nn.Module, tensor: CheckpointTensor, dtype: torch.dtype) -> nn.Module:
-    """The layer's counterpart, on its device; the bias is that of the layer still."""
+def _pack(module: nn.Module, tensor: CheckpointTensor, dtype: torch.dtype) -> nn.Module:
+    """The packed counterpart of a layer, on its device, with the layer's own bias."""
     is_embedding = isinstance(module, nn.Embedding)
     packed = (
         GGUFEmbedding(tensor, module.padding_idx, dtype) if is_embedding else GGUFLinear(tensor, None, dtype)
@@ -171,8 +172,8 @@ def _packed(module: nn.Module, tensor: CheckpointTensor, dtype: torch.dtype) -> 
     return packed
 
 
-def _decoded(value: torch.Tensor, tensor: CheckpointTensor) -> torch.Tensor:
-    """The tensor in the type and on the device of what it replaces."""
+def _decode(value: torch.Tensor, tensor: CheckpointTensor) -> torch.Tensor:
+    """The tensor, decoded to the type and device of the value that it replaces."""
     weights = decode(tensor, value.dtype).to("cpu" if value.is_meta else value.device)
     return (
         nn.Parameter(weights, requires_grad=value.requires_grad)
@@ -182,9 +183,7 @@ def _decoded(value: torch.Tensor, tensor: CheckpointTensor) -> torch.Tensor:
 
 
 def _fill_buffers(model: nn.Module) -> None:
-    """Buffers that no file has (rope frequencies, positions) and that have no values on the meta device:
-    computed by transformers' own rule.
-    """
+    """Compute buffers on the meta device that no file has (rope frequencies), as transformers does."""
     rule: Any = getattr(model, "_init_weights", lambda module: None)
     for path, module in model.named_modules():
         buffers = {name: module._buffers[name] for name in sorted(module._non_persistent_buffers_set)}
@@ -196,17 +195,18 @@ def _fill_buffers(model: nn.Module) -> None:
         left = [f"{path}.{name}" for name, buffer in empty.items() if _is_unset(module._buffers[name])]
         if left:
             raise UsageError(
-                f"on the meta device, and only the model's class could say what they hold: {listed(left)}; build the model on the CPU"
+                "on the meta device, and only the model's class can compute them: "
+                f"{listed(left)}; build the model on the CPU"
             )
 
 
 def _unset(dtype: torch.dtype) -> float | int:
-    """What no buffer holds, to see afterwards whether it has been filled."""
+    """A value that no buffer contains, to find out later whether it has been filled."""
     if dtype.is_floating_point or dtype.is_complex:
         return float("nan")
     return 0 if dtype == torch.bool else torch.iinfo(dtype).min
 
 
 def _is_unset(buffer: torch.Tensor) -> bool:
-    """Whether some of it is as `_unset` has it; of truth values nothing can tell."""
+    """Whether part of the buffer still has the value of `_unset`; unknown for booleans."""
     return buffer.dtype == torch.bool or bool(((buffer != buffer) | (buffer == _unset(buffer.dtype))).any())

@@ -1,7 +1,7 @@
-"""Modules that compute from packed blocks: what stands in a model for its nn.Linear and nn.Embedding.
+"""Modules that compute from packed blocks and replace nn.Linear and nn.Embedding.
 
-The blocks are no parameter and no buffer: they stay in the mapped file, shared by all processes that have it
-open, whatever `.to()` is called with. Modules pickle and copy as the place of their blocks.
+The blocks are neither parameters nor buffers: they stay in the mapped file, shared by all processes that have
+it open, regardless of `.to()`. Modules pickle and copy the location of their blocks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from gguflow.torch.product import PackedProduct
 
 
 class _Packed(nn.Module):
-    """A matrix of an open model. compute_dtype: the type of the activations that come out; it follows
-    `.to(dtype)`, `.half()` and the like.
+    """A matrix of an open model.
 
-    Raises ShapeError where the tensor is no matrix, UnsupportedError where its format is not known,
-    UsageError where it holds integers or compute_dtype is a type of integers.
+    compute_dtype: type of the output activations; `.to(dtype)`, `.half()` and the like change it.
+
+    Raises ShapeError if the tensor is not a matrix, UnsupportedError if its format is unknown, UsageError if
+    it holds integers or compute_dtype is an integer type.
     """
 
     def __init__(self, tensor: Weights, compute_dtype: torch.dtype) -> None:
@@ -34,9 +35,7 @@ class _Packed(nn.Module):
             )
         self.tensor = tensor
         self.nbytes = tensor.nbytes
-        self._like = nn.Buffer(
-            torch.empty(0, dtype=compute_dtype), persistent=False
-        )  # goes where the module is sent
+        self._like = nn.Buffer(torch.empty(0, dtype=compute_dtype), persistent=False)  # moves with the module
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -49,13 +48,12 @@ class _Packed(nn.Module):
 class GGUFLinear(_Packed):
     """`nn.Linear` on a packed matrix: x[..., in_features] -> compute_dtype[..., out_features].
 
-    tensor: of an open model, [out_features, in_features]; or its `CheckpointTensor`, whose rows have another
-    order than the file's.
-    bias: [out_features], or None; a Parameter stays one.
+    x can have any float type. On the CPU a few vectors are multiplied directly from the blocks
+    (`gguflow.matmul`), many with tiles of decoded rows, in float32; on other devices tiles are copied there
+    and multiplied in compute_dtype. There is a gradient for x, but none for the packed weights.
 
-    x of any float type. On the CPU a few vectors are multiplied straight from the blocks (`gguflow.matmul`),
-    many with tiles of decoded rows, in float32; to other devices the tiles are sent and multiplied there in
-    compute_dtype. The gradient for x is there, the packed weights have none.
+    tensor: [out_features, in_features], of an open model; or its `CheckpointTensor`, in its own row order.
+    bias: [out_features], or None; a Parameter stays one.
     """
 
     def __init__(
@@ -65,13 +63,14 @@ class GGUFLinear(_Packed):
         self.out_features, self.in_features = tensor.shape
         if bias is not None and tuple(bias.shape) != (self.out_features,):
             raise ShapeError(
-                f"the bias of {printable(tensor.name)} has shape {list(bias.shape)}; {self.out_features} outputs need [{self.out_features}]"
+                f"the bias of {printable(tensor.name)} has shape {list(bias.shape)}; "
+                f"{self.out_features} outputs need [{self.out_features}]"
             )
         is_parameter = bias is None or isinstance(bias, nn.Parameter)
         self.register_parameter("bias", bias if is_parameter else nn.Parameter(bias, requires_grad=False))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Raises ShapeError where x has not in_features columns."""
+        """Multiply x. Raises ShapeError if it does not have in_features columns."""
         if x.shape[-1:] != (self.in_features,):
             raise ShapeError(
                 f"{printable(self.tensor.name)} takes x[..., {self.in_features}], not x{list(x.shape)}"
@@ -80,15 +79,17 @@ class GGUFLinear(_Packed):
         return product if self.bias is None else product + self.bias.to(product.dtype)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, {self._shown()}"
+        features = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{features}, bias={self.bias is not None}, {self._shown()}"
 
 
 class GGUFEmbedding(_Packed):
-    """`nn.Embedding` on a packed matrix: integers [...] -> compute_dtype[..., embedding_dim]. Only the rows
-    asked for are decoded, each once.
+    """`nn.Embedding` on a packed matrix: integers [...] -> compute_dtype[..., embedding_dim].
 
-    tensor: of an open model, [num_embeddings, embedding_dim]. padding_idx: kept for those who ask for it;
-    there is no gradient that it could stop.
+    Only the requested rows are decoded, each once.
+
+    tensor: [num_embeddings, embedding_dim], of an open model.
+    padding_idx: only stored, since there is no gradient.
     """
 
     def __init__(
@@ -99,11 +100,12 @@ class GGUFEmbedding(_Packed):
         self.padding_idx = padding_idx
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Raises IndexError where an id is not in the vocabulary."""
+        """Look up ids. Raises IndexError if one is not in the vocabulary."""
         rows, places = torch.unique(ids, return_inverse=True)
         if len(rows) and not 0 <= int(rows[0]) <= int(rows[-1]) < self.num_embeddings:
             raise IndexError(
-                f"{printable(self.tensor.name)} has {self.num_embeddings} rows; asked for {int(rows[0])} to {int(rows[-1])}"
+                f"{printable(self.tensor.name)} has {self.num_embeddings} rows; "
+                f"the ids are {int(rows[0])} to {int(rows[-1])}"
             )
         return decode(self.tensor, self.compute_dtype, rows.cpu().numpy()).to(ids.device)[places]
 

@@ -1,4 +1,4 @@
-"""x times the transposed packed matrix as an operation of torch's, with the gradient for x."""
+"""x times the transposed packed matrix as a torch operation, with the gradient for x."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from torch.autograd.function import once_differentiable
 from gguflow.torch.decoding import Weights, decode
 
 FEW = 16
-"""Vectors in x up to which the packed product is taken: more, and decoding the weights once for torch's own
-product pays.
-"""
+"""The most vectors for the packed product; for more, decoding the weights for torch's product is faster."""
 
 TILE = 1 << 22
-"""Weights that are decoded at a time where a product is torch's own: 16 MiB of float32."""
+"""Weights decoded at a time for torch's own product: 16 MiB of float32."""
 
 
 class PackedProduct(torch.autograd.Function):
-    """x[..., n] -> dtype[..., rows]. The weights take no gradient: they are packed; x may, once (not twice).
+    """x[..., n] -> dtype[..., rows], with a first-order gradient for x and none for the packed weights.
 
-    A few vectors (a token is decoded) are multiplied straight from the blocks, many (a prompt) with tiles of
-    decoded rows; on the CPU in float32.
+    A few vectors (decoding) are multiplied directly from the blocks, many (a prompt) with tiles of decoded
+    rows; on the CPU in float32.
     """
 
     @staticmethod
@@ -41,9 +39,7 @@ class PackedProduct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """The gradient times the matrix, tile by tile; in float32 on the CPU, elsewhere in the gradient's own
-        type.
-        """
+        """The gradient times the matrix, by tiles; float32 on the CPU, elsewhere the gradient's type."""
         dtype = _sum_type(gradient.device, gradient.dtype)
         result = gradient.new_zeros((*gradient.shape[:-1], ctx.weights.shape[1]), dtype=torch.float32)
         for rows, tile in _tiles(ctx.weights, dtype, gradient.device):
@@ -52,14 +48,14 @@ class PackedProduct(torch.autograd.Function):
 
 
 def _sum_type(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The type in which products are made: on the CPU always float32, elsewhere the one that is asked for."""
+    """The type in which products are computed: float32 on the CPU, elsewhere the given one."""
     return torch.float32 if device.type == "cpu" else dtype
 
 
 def _tiles(
     weights: Weights, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Some rows at a time, decoded: which, and the weights [rows, n]."""
+    """Tiles of decoded rows: the range of rows, and the weights [rows, n]."""
     n_rows, n = weights.shape
     step = max(TILE // max(n, 1), 1)
     for first in range(0, n_rows, step):

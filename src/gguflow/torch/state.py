@@ -1,4 +1,4 @@
-"""A whole file as a state_dict, under the names and in the row orders that transformers has."""
+"""A whole file as a state_dict, with transformers' names and row orders."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from gguflow.torch.decoding import decode, own_type, require_floats
 
 
 def state_dict(path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """All tensors of a GGUF file (of several shards, the first), decoded to `dtype`; see `named_tensors`."""
+    """All tensors of a GGUF file (the first of several shards), decoded to `dtype`; see `named_tensors`."""
     return dict(named_tensors(path, dtype))
 
 
 def named_tensors(
     path: str | os.PathLike[str], dtype: torch.dtype = torch.float32
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a GGUF file one by one, as (name, tensor): only what the caller keeps stays in memory.
+    """The tensors of a GGUF file one by one, as (name, tensor), so that only those kept stay in memory.
 
-    Names, shapes and the order of rows are those of transformers' checkpoint, where the architecture is
-    known; tensors that it computes are left out, and one that is tied to another appears once. What has the
-    wanted type already is the file itself, mapped: writing to it changes the process's copy of the page,
-    never the file. Tensors of integers and of F64 keep their type.
-    Raises what `gguflow.open` raises, UsageError for a `dtype` of integers, UnsupportedError (C-016) for a
-    tensor whose format is not known.
+    If the architecture is known, names, shapes and row orders are those of transformers' checkpoint; computed
+    tensors are left out, and tied tensors appear once. A tensor that already has the wanted type is mapped
+    from the file: writing to it changes the process's copy of the page, never the file. Tensors of integers
+    and of F64 keep their type.
+
+    path: the file, or the first of several shards.
+    dtype: type of the decoded weights.
+
+    Raises what `gguflow.open` raises, UsageError for an integer `dtype`, UnsupportedError (C-016) for a
+    tensor of unknown format.
     """
     require_floats(dtype)
     with open_model(path) as model:

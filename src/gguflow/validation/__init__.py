@@ -1,7 +1,7 @@
-"""Whether a file keeps the rules: every broken one, as a Finding. The rules stand in spec/container.md (C, G,
-V), spec/integrity.md (I), spec/rows.md (R) and spec/sources.md (S, J).
+"""Checks a file against the rules; every broken one is a Finding.
 
-What each level looks at:
+The rules are in spec/container.md (C, G, V), spec/integrity.md (I), spec/rows.md (R) and spec/sources.md (S,
+J). What each level checks:
 
     structure   header, metadata, tensor table, layout, shards, meaning, integrity keys, descriptors of
                 payloads; no other tensor data
@@ -9,7 +9,7 @@ What each level looks at:
                 digests of both
     strict      also the canonical form, the grammar, every token
 
-A file that does not parse has one finding, the first: what follows it cannot be told apart from noise.
+A file that does not parse has one finding, the first: what follows cannot be interpreted.
 """
 
 from __future__ import annotations
@@ -48,15 +48,18 @@ def validate(
     limits: Limits = DEFAULT_LIMITS,
     threads: int | None = None,
 ) -> list[Finding]:
-    """Every rule that a GGUF or safetensors file breaks, in the order of the file; [] for a good one.
-    Severity "warning" does not spoil a file.
+    """The rules that a GGUF or safetensors file breaks, in the order of the file; [] for a valid one.
 
-    level: "structure", "values" or "strict". limits: how large what may be. threads: that look at values, all
-    processors unless told.
-    A first shard is judged together with its siblings; a safetensors index or a checkpoint's directory, with
-    its shards.
-    Raises UsageError for another level, StorageError where the file cannot be read; nothing else, whatever
-    the file holds.
+    A first shard is checked together with its siblings, a safetensors index or a checkpoint's directory with
+    its shards. Findings of severity "warning" do not make a file invalid.
+
+    path: the file, index or directory.
+    level: "structure", "values" or "strict".
+    limits: the sizes that are accepted.
+    threads: number of threads for values; None for all processors.
+
+    Raises UsageError for an unknown level, StorageError if the file cannot be read; no other errors,
+    regardless of the file's content.
     """
     return examine(path, level, limits=limits, threads=threads)[1]
 
@@ -68,9 +71,7 @@ def examine(
     limits: Limits = DEFAULT_LIMITS,
     threads: int | None = None,
 ) -> tuple[str, list[Finding]]:
-    """The verdict ("valid", "malformed", "invalid", "unsupported" or "limit") and the findings; otherwise as
-    `validate`.
-    """
+    """As `validate`, with a verdict: "valid", "malformed", "invalid", "unsupported" or "limit"."""
     if level not in LEVELS:
         raise UsageError(f"unknown level {level!r}; known: {', '.join(LEVELS)}")
     path = Path(path)
@@ -92,8 +93,9 @@ def examine(
 def judge_gguf(
     path: Path, content: memoryview, header: Header, level: str, limits: Limits, threads: int | None
 ) -> Iterator[Finding]:
-    """The findings about a header that parsed, and about the content behind it. path: for the file's name,
-    and to find its siblings.
+    """The findings about a header that parsed, and about the content after it.
+
+    path: for the file's name, and to find its siblings.
     """
     structure = [*judge(header, block_sizes, len(content), limits), *judge_keys(header, path)]
     if not _has_error(structure):
@@ -118,7 +120,7 @@ def judge_gguf(
             yield from judge_chunks(header, content) if is_sound and level != "structure" else ()
         else:
             yield from judge_payloads(facts, header, content, is_sound=is_sound, values=level != "structure")
-    if level != "structure" and is_sound:  # else nobody knows where a block begins
+    if level != "structure" and is_sound:  # otherwise the positions of blocks are unknown
         yield from judge_values(
             content, header, block_sizes, strict=level == "strict", digests=not of_digests, threads=threads
         )
@@ -138,6 +140,6 @@ def error_class_of(rule: str) -> type[FileError]:
 
 
 def _verdict(findings: Sequence[Finding]) -> str:
-    """The gravest class among the errors; "valid" without any."""
+    """The most severe class among the errors; "valid" if there are none."""
     found = {error_class_of(finding.rule).verdict for finding in findings if finding.severity == "error"}
     return next((verdict for verdict in _GRAVEST_FIRST if verdict in found), "valid")

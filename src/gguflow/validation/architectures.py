@@ -1,8 +1,7 @@
-"""Rules about the families of models that are known: G-003 to G-007. Hyper-parameters, the tensors that
-follow from them, and their shapes.
+"""Rules about known families of models, G-003 to G-007: hyper-parameters, required tensors and their shapes.
 
-Shapes are not written down a second time: the table that a conversion checks a checkpoint against
-(`gguflow.models`) is asked what it expects, of a configuration put together from the file's metadata.
+Shapes come from the tables by which conversions check checkpoints (`gguflow.models`), for a configuration
+reconstructed from the file's metadata.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gguflow import models
+from gguflow.container.header import without_leading_ones
 from gguflow.container.metadata import INTEGERS, ValueType
 from gguflow.container.strings import quoted
 from gguflow.errors import FileError, Finding
@@ -30,7 +30,7 @@ _INTEGERS = {
     "intermediate_size": "feed_forward_length",
     "max_position_embeddings": "context_length",
 }
-"""Keys of config.json, and what the same number is called under the architecture's name in GGUF."""
+"""Keys of config.json, and the GGUF key (after the architecture's name) of the same number."""
 _OPTIONAL = {"attention.head_count_kv", "attention.key_length"}
 _EPSILON = {"bert": "attention.layer_norm_epsilon"}
 _DEFAULT_EPSILON = "attention.layer_norm_rms_epsilon"
@@ -38,13 +38,11 @@ _DEFAULT_EPSILON = "attention.layer_norm_rms_epsilon"
 _BESIDE_THE_TABLE = re.compile(
     r"rope_freqs\.weight|rope_factors_(long|short)\.weight|.*\.(scale|input_scale)|.*\.attn_rot_embd\.weight|cls\..*"
 )
-"""Tensors that converters add: rope factors, the scales of NVFP4, heads of classifiers (their width is no
-hyper-parameter).
-"""
+"""Tensors that converters add: rope factors, scales of NVFP4, heads of classifiers (of any width)."""
 
 
 def judge_architecture(facts: Facts) -> Iterator[Finding]:
-    """Nothing for a family that is not known: it is somebody else's to judge."""
+    """Findings about a model of a known family; none for other families."""
     name = facts.text("general.architecture")
     family = next((family for family in models.architectures().values() if family.name == name), None)
     if family is None or any(
@@ -72,7 +70,7 @@ def _judge_hyper_parameters(name: str, facts: Facts) -> Iterator[Finding]:
         ):
             yield from _judge_layers(facts, name, key, len(value.value))
         elif value.type not in INTEGERS:
-            yield facts.about_key("G-004", f"{key} is no integer", key, value.type.name, "UINT32")
+            yield facts.about_key("G-004", f"{key} is not an integer", key, value.type.name, "UINT32")
         elif not 1 <= value.value <= highest:
             yield facts.about_key("G-004", f"{key} is out of range", key, value.value, f"1 to {highest}")
     epsilon = f"{name}.{_EPSILON.get(name, _DEFAULT_EPSILON)}"
@@ -80,7 +78,9 @@ def _judge_hyper_parameters(name: str, facts: Facts) -> Iterator[Finding]:
     if value is None:
         yield facts.about_key("G-003", f"{epsilon} is missing; every {name} model has it", epsilon)
     elif value.type is not ValueType.FLOAT32:
-        yield facts.about_key("G-004", f"{epsilon} is no 32-bit float", epsilon, value.type.name, "FLOAT32")
+        yield facts.about_key(
+            "G-004", f"{epsilon} is not a 32-bit float", epsilon, value.type.name, "FLOAT32"
+        )
     elif not 0 <= value.value < 1:
         yield facts.about_key("G-004", f"{epsilon} is out of range", epsilon, value.value, "0 to 1")
 
@@ -88,7 +88,9 @@ def _judge_hyper_parameters(name: str, facts: Facts) -> Iterator[Finding]:
 def _judge_layers(facts: Facts, name: str, key: str, n_values: int) -> Iterator[Finding]:
     n_layers = facts.integer(f"{name}.block_count")
     if n_layers is not None and n_values != n_layers:
-        yield facts.about_key("G-004", f"{key} has not one value for each block", key, n_values, n_layers)
+        yield facts.about_key(
+            "G-004", f"{key} does not have one value for each block", key, n_values, n_layers
+        )
 
 
 def _judge_tensors(family: Architecture, facts: Facts) -> Iterator[Finding]:
@@ -111,15 +113,15 @@ def _judge_tensors(family: Architecture, facts: Facts) -> Iterator[Finding]:
         key = f"{family.name}.block_count"
         yield facts.about_key(
             "G-005",
-            "block_count is not the number of blocks that have tensors",
+            "block_count is not the number of blocks with tensors",
             key,
             config["num_hidden_layers"],
             n_blocks,
         )
     for name, rule in expected.items():
         if name in facts.tensors:
-            shape = _significant(facts.tensors[name][0].shape)
-            if shape != _significant(rule.shape) and not _BESIDE_THE_TABLE.fullmatch(name):
+            shape = without_leading_ones(facts.tensors[name][0].shape)
+            if shape != without_leading_ones(rule.shape) and not _BESIDE_THE_TABLE.fullmatch(name):
                 message = f"the shape of {quoted(name)} contradicts the hyper-parameters"
                 yield facts.about_tensor("G-007", message, name, list(shape), list(rule.shape))
         elif (
@@ -146,9 +148,7 @@ def _judge_tensors(family: Architecture, facts: Facts) -> Iterator[Finding]:
 
 
 def _configuration(family: Architecture, facts: Facts) -> Mapping[str, Any] | None:
-    """config.json as it must have been; None where values differ from layer to layer, which the table of
-    shapes cannot say.
-    """
+    """The reconstructed config.json; None if values differ between layers, unlike in the tables."""
     config: dict[str, Any] = {}
     for hf_key, key in _INTEGERS.items():
         value = facts.metadata.get(f"{family.name}.{key}")
@@ -171,15 +171,8 @@ def _configuration(family: Architecture, facts: Facts) -> Mapping[str, Any] | No
 
 
 def _n_rows(facts: Facts, name: str) -> int:
-    """Rows of a matrix, 0 where there is none of this name."""
+    """Number of rows of a matrix, 0 if it does not exist."""
     return facts.tensors[name][0].dims[-1] if name in facts.tensors and facts.tensors[name][0].dims else 0
-
-
-def _significant(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the ones in front, which files do not store."""
-    while len(shape) > 1 and shape[0] == 1:
-        shape = shape[1:]
-    return shape
 
 
 def _block(name: str) -> int:

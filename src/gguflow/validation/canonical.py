@@ -1,6 +1,4 @@
-"""Level `strict`: the one form in which our writer writes a given header. Rules C-061 to C-066; C-060, about
-padding, is judged with the values.
-"""
+"""Level `strict`: the canonical form of a header, rules C-061 to C-066 (C-060 is checked with values)."""
 
 from __future__ import annotations
 
@@ -17,14 +15,14 @@ _ARCHITECTURE = "general.architecture"
 
 
 def judge_canonical(content: memoryview, header: Header, block_sizes: BlockSizes) -> Iterator[Finding]:
-    """What a canonical file does not do. The header's own rules hold."""
+    """Findings about the canonical form, for a header that keeps its other rules."""
     if header.version != VERSION:
         yield Finding("C-061", "not the current version", "$.version", 4, header.version, VERSION)
     for key in header.metadata:
         if not _KEY.fullmatch(key):
             yield Finding(
                 "C-062",
-                "a key that is not made of lower-case words and dots",
+                "a key that does not consist of lower-case words and dots",
                 key_path(key),
                 header.key_positions.get(key),
                 key,
@@ -58,18 +56,16 @@ def judge_canonical(content: memoryview, header: Header, block_sizes: BlockSizes
 
 
 def _judge_grammar(content: memoryview, header: Header) -> Iterator[Finding]:
-    """The slow, formal twin of the parser reads the header too; and what the parser read, built again, gives
-    the same bytes.
-    """
+    """Check that the parser's formal twin accepts the header, and that building it gives equal bytes."""
     from gguflow.container import grammar
 
     head = bytes(content[: header.end])
     if complaint := grammar.complaint(head):
-        yield Finding("C-066", f"the grammar does not read what the parser reads: {complaint}", "$")
+        yield Finding("C-066", f"the grammar does not accept what the parser accepts: {complaint}", "$")
     again = build(header.metadata, header.tensors, header.alignment)[: header.end]
     if header.version == VERSION and again != head:
         at = next(
             (i for i, (a, b) in enumerate(zip(again, head, strict=False)) if a != b),
             min(len(again), len(head)),
         )
-        yield Finding("C-066", "what was read, built again, gives other bytes", "$", at)
+        yield Finding("C-066", "building the parsed header again gives other bytes", "$", at)

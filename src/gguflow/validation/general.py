@@ -1,4 +1,4 @@
-"""Rules about the keys that every model has: G-001, G-002, G-008, G-017."""
+"""Rules about the keys of all models: G-001, G-002, G-008, G-017."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gguflow.errors import Finding
 from gguflow.validation.model import Facts
 
 _FOR_EXPERTS = {"mxfp4"}
-"""Formats whose recipe stores the experts of a mixture in them, and nothing else."""
+"""Formats whose recipe uses them only for the experts of a mixture."""
 
 _DUNDER = re.compile(r"__\w+__")
 
@@ -32,10 +32,10 @@ def _judge_architecture(facts: Facts) -> Iterator[Finding]:
             "G-001", f"{key} is missing: nothing says what kind of model this is", key, severity="warning"
         )
     elif value.type is not ValueType.STRING:
-        yield facts.about_key("G-001", f"{key} is no string", key, value.type.name, "STRING")
+        yield facts.about_key("G-001", f"{key} is not a string", key, value.type.name, "STRING")
     elif not re.fullmatch(r"[a-z0-9_-]+", value.value):
         yield facts.about_key(
-            "G-001", f"{key} is not a name in lower case", key, value.value, "[a-z0-9_-]+", "warning"
+            "G-001", f"{key} is not a lower-case name", key, value.value, "[a-z0-9_-]+", "warning"
         )
 
 
@@ -62,9 +62,7 @@ def _judge_quantization(facts: Facts) -> Iterator[Finding]:
 
 
 def _judge_file_type(facts: Facts) -> Iterator[Finding]:
-    """What the file says it is mostly made of should be there, where most of it could be: rows that do not
-    divide make quantizers substitute.
-    """
+    """Check that the format of general.file_type occurs, unless rows do not divide into its blocks."""
     key = "general.file_type"
     value = facts.metadata.get(key)
     if value is None:
@@ -86,16 +84,14 @@ def _judge_file_type(facts: Facts) -> Iterator[Finding]:
 
 
 def _judge_templates(facts: Facts) -> Iterator[Finding]:
-    """A template is a program for somebody else's interpreter. It is looked at as text, never rendered."""
+    """Check chat templates, which are programs for another interpreter, as text, without rendering them."""
     for key, value in facts.metadata.items():
         if not key.startswith("tokenizer.chat_template") or key == "tokenizer.chat_templates":
             continue
         if value.type is not ValueType.STRING:
             yield facts.about_key(
-                "G-017", "a chat template that is no string", key, value.type.name, "STRING"
+                "G-017", "a chat template that is not a string", key, value.type.name, "STRING"
             )
         elif found := _DUNDER.search(value.value):
-            message = (
-                "a chat template that reaches for Python's internals: render it in a sandbox or not at all"
-            )
+            message = "a chat template that accesses Python's internals: render it in a sandbox or not at all"
             yield facts.about_key("G-017", message, key, found[0], severity="warning")

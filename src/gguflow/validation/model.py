@@ -1,6 +1,4 @@
-"""What the rules about meaning look at: metadata with typed questions, and the tensors of all shards
-together.
-"""
+"""A model as the rules about meaning see it: typed metadata, and the tensors of all shards."""
 
 from __future__ import annotations
 
@@ -15,10 +13,11 @@ from gguflow.errors import Finding
 
 @dataclass(frozen=True)
 class Facts:
-    """A model as its file (or its set of shards) describes it.
+    """A model as its file (or set of shards) describes it.
 
-    tensors: by name, with the path at which a finding names each. positions: of the metadata keys, in the
-    file.
+    metadata: of the first file.
+    tensors: by name, with the path for findings.
+    positions: of the metadata keys in the file.
     """
 
     metadata: Metadata
@@ -31,7 +30,7 @@ class Facts:
         return cls(header.metadata, tensors, header.key_positions)
 
     def integer(self, key: str) -> int | None:
-        """The integer under key, of any width; None where there is none."""
+        """The integer, of any width, under a key, or None."""
         return integer_under(self.metadata, key)
 
     def text(self, key: str) -> str | None:
@@ -51,7 +50,7 @@ class Facts:
         expected: object = None,
         severity: str = "error",
     ) -> Finding:
-        """A finding that names a metadata key."""
+        """A finding about a metadata key."""
         return Finding(rule, message, key_path(key), self.positions.get(key), found, expected, severity)
 
     def about_tensor(
@@ -63,6 +62,6 @@ class Facts:
         expected: object = None,
         severity: str = "error",
     ) -> Finding:
-        """A finding that names a tensor that is there."""
+        """A finding about an existing tensor."""
         tensor, path = self.tensors[name]
         return Finding(rule, message, path, tensor.position or None, found, expected, severity)

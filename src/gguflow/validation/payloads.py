@@ -1,8 +1,6 @@
-"""Payloads of the parametric family: whether the keys, the tensors and the descriptors say the same, and what
-is wrong inside. Rules E-001 to E-104.
+"""Payloads of the parametric family: agreement of keys, tensors and descriptors, and their content.
 
-The keys stand in the first file of a model; a later shard by itself is judged as the I8 tensors that it
-holds.
+Rules E-001 to E-104. The keys are in the first file of a model; a later shard alone is only I8 tensors.
 """
 
 from __future__ import annotations
@@ -61,22 +59,26 @@ def verdict_of(rule: str) -> type[FileError] | None:
 def judge_payloads(
     facts: Facts, header: Header, content: memoryview, *, is_sound: bool, values: bool
 ) -> Iterator[Finding]:
-    """Findings about the keys, about every payload of this file, and, with `values`, about what its chunks
-    hold.
+    """Findings about the keys, about every payload of this file, and with `values` about its chunks.
 
-    facts: of the whole model. is_sound: whether the layout holds, so that tensors lie where the header says.
+    facts: of the whole model.
+    header, content: of the file.
+    is_sound: whether the layout is valid, so that tensors are where the header says.
+    values: whether to check chunks.
     """
     if not any(key in facts.metadata for key in (MUST_UNDERSTAND_KEY, PAYLOADS_KEY)):
         return
     encodings, names = (strings_under(facts.metadata, key) for key in (MUST_UNDERSTAND_KEY, PAYLOADS_KEY))
     if encodings is None or names is None:
         key = MUST_UNDERSTAND_KEY if encodings is None else PAYLOADS_KEY
-        yield facts.about_key("E-101", "the keys of payloads are arrays of strings, and stand together", key)
+        yield facts.about_key(
+            "E-101", "the keys of payloads must be arrays of strings, and both present", key
+        )
         return
     unknown = [name for name in encodings if not _is_known(name)]
     for name in unknown[:1]:
         yield facts.about_key(
-            "E-103", "an encoding that this version does not know", MUST_UNDERSTAND_KEY, quoted(name)
+            "E-103", "an encoding unknown to this version", MUST_UNDERSTAND_KEY, quoted(name)
         )
     wanted = set(names)
     yield from _judge_tensors(facts, wanted)
@@ -101,15 +103,14 @@ def judge_payloads(
             yield _moved(finding, i, start)
     said = set(encodings)
     if n_read == len(wanted) and found != said:
-        message = "the encodings that the key names are not those of the payloads"
+        message = "the encodings in the key are not those of the payloads"
         yield facts.about_key("E-104", message, MUST_UNDERSTAND_KEY, sorted(said), sorted(found))
 
 
 def decoded(facts: Facts, files: Iterable[tuple[Header, memoryview]]) -> Facts:
-    """The facts with the shapes that payloads stand for. A payload whose descriptor is no good is left out:
-    its shape is not known.
+    """The facts with the shapes of decoded payloads, without payloads whose descriptor is not valid.
 
-    files: of the model, each with its content; those that can be read.
+    files: the readable files of the model, with their content.
     """
     wanted = payload_names(facts.metadata)
     if not wanted:
@@ -130,10 +131,10 @@ def decoded(facts: Facts, files: Iterable[tuple[Header, memoryview]]) -> Facts:
 
 
 def _judge_tensors(facts: Facts, wanted: set[str]) -> Iterator[Finding]:
-    """E-102: each is there, and stored as bytes in one dimension."""
+    """E-102: each payload exists and is stored as bytes in one dimension."""
     for name in sorted(wanted):
         if name not in facts.tensors:
-            if facts.tensors:  # none are known where a shard cannot be read
+            if facts.tensors:  # no tensors are known if a shard cannot be read
                 yield facts.about_key("E-102", f"there is no tensor {quoted(name)}", PAYLOADS_KEY)
             continue
         tensor, _ = facts.tensors[name]
@@ -155,6 +156,6 @@ def _is_known(name: str) -> bool:
 
 
 def _moved(finding: Finding, i: int, start: int) -> Finding:
-    """A finding about a payload, as one about the file that holds it."""
+    """A finding about a payload as a finding about its file."""
     offset = None if finding.offset is None else start + finding.offset
     return replace(finding, path=f"$.tensors[{i}].data{finding.path.removeprefix('$')}", offset=offset)

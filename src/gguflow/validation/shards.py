@@ -23,7 +23,7 @@ class Shard:
 
 
 def is_first(header: Header) -> bool:
-    """Whether the file is the only one, or the shard that holds the metadata of all."""
+    """Whether the file is the only one, or the shard with the metadata of all."""
     return n_shards(header) == 1 or integer_under(header.metadata, NO_KEY) == 0
 
 

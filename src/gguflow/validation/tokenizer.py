@@ -1,6 +1,4 @@
-"""Rules about the tokenizer's keys: G-010 to G-016. Its arrays are parallel lists, and special ids are
-indices into them: both have been CVEs.
-"""
+"""Rules about the tokenizer's keys, G-010 to G-016: parallel arrays and indices into them (cf. CVEs)."""
 
 from __future__ import annotations
 
@@ -25,21 +23,19 @@ _ELEMENTS = {
     "tokenizer.ggml.token_type": (ValueType.INT32, ValueType.UINT32),
     "tokenizer.ggml.merges": (ValueType.STRING,),
 }
-"""The arrays, and the types of their elements that readers take."""
+"""The arrays, and the element types that readers accept."""
 _PARALLEL = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 _BYTE = 6
-"""The token type of a token that stands for one byte, written <0xNN>."""
+"""The token type of a token for one byte, written <0xNN>."""
 _DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
-"""What llama.cpp takes for special tokens that a file does not name, by tokenizer.ggml.model
-(llama_vocab::impl::load).
-"""
+"""llama.cpp's default special tokens by tokenizer.ggml.model (llama_vocab::impl::load)."""
 
 
 def judge_tokenizer(facts: Facts, *, strict: bool) -> Iterator[Finding]:
-    """strict: look at every token too, for duplicates."""
+    """Findings about the tokenizer; if `strict`, also about duplicate tokens."""
     model = facts.metadata.get(MODEL)
     if model is not None and model.type is not ValueType.STRING:
-        yield facts.about_key("G-010", f"{MODEL} is no string", MODEL, model.type.name, "STRING")
+        yield facts.about_key("G-010", f"{MODEL} is not a string", MODEL, model.type.name, "STRING")
     elif model is not None and model.value not in _WITHOUT_VOCABULARY and TOKENS not in facts.metadata:
         yield facts.about_key("G-010", f"{TOKENS} is missing, and {MODEL} names a tokenizer", TOKENS)
     yield from _judge_arrays(facts)
@@ -52,7 +48,7 @@ def judge_tokenizer(facts: Facts, *, strict: bool) -> Iterator[Finding]:
         raw = Counter(tokens.value.raw(i) for i in range(len(tokens.value)))
         twice = [token for token, n in raw.items() if n > 1]
         if twice:
-            message = f"{len(twice)} tokens stand more than once in the vocabulary"
+            message = f"{len(twice)} tokens occur more than once in the vocabulary"
             yield facts.about_key("G-016", message, TOKENS, repr(twice[0]), severity="warning")
 
 
@@ -77,15 +73,17 @@ def _judge_special_ids(facts: Facts, n_tokens: int) -> Iterator[Finding]:
         if not re.fullmatch(r"tokenizer\.ggml\.\w+_token_id", key):
             continue
         if value.type not in INTEGERS:
-            yield facts.about_key("G-013", "a token id that is no integer", key, value.type.name, "UINT32")
+            yield facts.about_key(
+                "G-013", "a token id that is not an integer", key, value.type.name, "UINT32"
+            )
         elif not 0 <= value.value < n_tokens:
             yield facts.about_key(
-                "G-013", "a token id outside of the vocabulary", key, value.value, f"0 to {n_tokens - 1}"
+                "G-013", "a token id outside the vocabulary", key, value.value, f"0 to {n_tokens - 1}"
             )
     for name, default in _DEFAULT_IDS.get(facts.text(MODEL) or "", {}).items():
         key = f"tokenizer.ggml.{name}_token_id"
         if key not in facts.metadata and default >= n_tokens:
-            message = f"{key} is missing, and the default, {default}, is outside of the vocabulary"
+            message = f"{key} is missing, and the default, {default}, is outside the vocabulary"
             yield facts.about_key("G-013", message, key, n_tokens, severity="warning")
 
 
@@ -102,6 +100,6 @@ def _judge_byte_tokens(facts: Facts) -> Iterator[Finding]:
         token = tokens.value[int(i)]
         if facts.text(MODEL) == "llama" and not re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
             finding = facts.about_key(
-                "G-014", f"token {i} stands for a byte and is not written <0xNN>", TOKENS, token
+                "G-014", f"token {i} is for a byte, but is not written <0xNN>", TOKENS, token
             )
             yield finding

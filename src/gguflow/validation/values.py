@@ -1,12 +1,10 @@
-"""Level `values`: every block of every tensor, the padding between them, and the digests. Rules V-001 to
-V-005, C-060 and I-006.
+"""Level `values`: all blocks, padding and digests, rules V-001 to V-005, C-060 and I-006.
 
-All of it in one reading, strip by strip: what feeds the digest brings a strip into the core's cache, and its
-blocks are looked at there.
+The file is read once, in strips: the digest brings a strip into the core's cache, then blocks are checked.
 
-What a good block does not hold is data of its format (`BlockFormat.reserved_codes`): a word whose masked bits
-are all ones. One function looks for all of them, and it need not be fast in itself: it touches a few bytes of
-each block of the mapped file, and memory is slower than NumPy's loops.
+Each format lists the words that a valid block cannot contain (`BlockFormat.reserved_codes`): those whose
+masked bits are all ones. One function looks for all of them in NumPy, which is fast enough, because it reads
+only a few bytes of each block and memory is slower.
 """
 
 from __future__ import annotations
@@ -31,19 +29,20 @@ from gguflow.errors import Finding
 from gguflow.platform import available_cpus
 
 _STRIP = 1 << 20
-"""Bytes that are digested and looked at in one call each: what stays in a core's cache, and what a leaf of a
-quantized format takes.
-"""
+"""Bytes digested and checked in one call: they fit a core's cache, and a leaf of a quantized format."""
 
 _TASK = 1 << 24
-"""Bytes that a thread takes at a time: handing over costs Python as much as looking at half a megabyte."""
+"""Bytes that a thread takes at a time: handing them over costs as much as checking half a megabyte."""
 
 _WORD: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
 class _Piece(NamedTuple):
-    """Consecutive blocks of one tensor: a leaf. tensor: its number in the table. start, end: bytes of the
-    file, the padding behind the tensor included. first, n_blocks: of its blocks, and how many.
+    """Consecutive blocks of one tensor: a leaf.
+
+    tensor: its number in the table.
+    start, end: bytes of the file, including the padding after the tensor.
+    first, n_blocks: number of its first block, and how many.
     """
 
     tensor: int
@@ -55,16 +54,14 @@ class _Piece(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What a search found: how many blocks hold the code, the first of them (-1 for none), the largest masked
-    word (0: none above subnormal).
-    """
+    """The result of a search: blocks with the code, the first (-1: none), largest masked word (0: none)."""
 
     n_bad: int = 0
     first: int = -1
     largest: int = 0
 
     def then(self, later: _Found) -> _Found:
-        """Of both, the blocks of `later` behind those of this one."""
+        """The result for these blocks followed by those of `later`."""
         return _Found(
             self.n_bad + later.n_bad,
             self.first if self.n_bad else later.first,
@@ -81,10 +78,11 @@ def judge_values(
     digests: bool = False,
     threads: int | None = None,
 ) -> Iterator[Finding]:
-    """Findings about blocks and padding, tensor by tensor. The header's own rules hold: every tensor lies
-    inside the file.
+    """Findings about blocks and padding, tensor by tensor, for a header that keeps its rules.
 
-    digests: hold the data against the key set too, in which `check_set` has found nothing wrong.
+    strict: whether nonzero padding is an error.
+    digests: whether to check the data against the key set, which `check_set` has accepted.
+    threads: number of threads.
     """
     data = np.frombuffer(content, np.uint8)
     digests = digests and has_set(header.metadata)
@@ -122,7 +120,7 @@ def judge_values(
 
 
 def first_reserved(packed: Bytes, block_format: BlockFormat, code: ReservedCode) -> int:
-    """The first of the packed blocks uint8[n * type_size] that holds the code, or -1."""
+    """The number of the first packed block in uint8[n * type_size] that contains the code, or -1."""
     _, results = _look(
         packed,
         _Piece(0, block_format, 0, len(packed), 0, len(packed) // block_format.type_size),
@@ -132,7 +130,7 @@ def first_reserved(packed: Bytes, block_format: BlockFormat, code: ReservedCode)
 
 
 def _pieces(i: int, tensor: TensorInfo, header: Header, block_sizes: BlockSizes) -> Iterator[_Piece]:
-    """The leaves of a tensor whose format is known."""
+    """The leaves of a tensor of known format."""
     block_format = blocks.by_id(tensor.type_id)
     if block_format is None:
         return
@@ -143,7 +141,7 @@ def _pieces(i: int, tensor: TensorInfo, header: Header, block_sizes: BlockSizes)
 
 
 def _tasks(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-    """The pieces in order, enough of them together."""
+    """The pieces in order, in groups of about _TASK bytes."""
     task: list[_Piece] = []
     for piece in pieces:
         task.append(piece)
@@ -155,9 +153,7 @@ def _tasks(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
 
 
 def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found]]:
-    """The digest of a piece (b"" where it is not wanted), and what was found of each reserved code of its
-    format.
-    """
+    """The digest of a piece (b"" if not wanted), and what was found for each reserved code of its format."""
     codes, size = piece.format.reserved_codes, piece.format.type_size
     step = max(_STRIP // size, 1)
     found = [_Found()] * len(codes)
@@ -182,7 +178,7 @@ def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found
 
 
 def _search(words: NDArray[Any], mask: int, first: int, found: _Found) -> _Found:
-    """`found`, and what is in the words of the blocks from number `first` on."""
+    """`found`, extended by the words of the blocks from number `first` on."""
     largest = (
         largest_magnitude(words) & mask
         if words.strides == (words.itemsize,)
@@ -195,7 +191,7 @@ def _search(words: NDArray[Any], mask: int, first: int, found: _Found) -> _Found
 
 
 def _broken(i: int, tensor: TensorInfo, results: list[_Found], data_offset: int) -> Iterator[Finding]:
-    """A finding for each code that some block of the tensor holds."""
+    """A finding for each reserved code that occurs in a tensor."""
     block_format = blocks.by_id(tensor.type_id)
     if block_format is None:
         return
@@ -212,17 +208,20 @@ def _broken(i: int, tensor: TensorInfo, results: list[_Found], data_offset: int)
         elif code.tolerated:
             rule, message = (
                 "V-004",
-                f"the scale {code.what} in {many} blocks of {name} is the pattern of NaN, which ggml takes for zero",
+                f"the scale {code.what} in {many} blocks of {name} is the pattern of NaN, "
+                "which ggml reads as zero",
             )
         elif code.width == 1:
             rule, message = (
                 "V-002",
-                f"the scale {code.what} in {many} blocks of {name} is the code for NaN, the first is block {first}",
+                f"the scale {code.what} in {many} blocks of {name} is the code for NaN, "
+                f"the first is block {first}",
             )
         else:
             rule, message = (
                 "V-001",
-                f"the scale {code.what} in {many} blocks of {name} is NaN or infinite, the first is block {first}",
+                f"the scale {code.what} in {many} blocks of {name} is NaN or infinite, "
+                f"the first is block {first}",
             )
         at = data_offset + tensor.offset + first * block_format.type_size + code.offset
         yield Finding(
@@ -235,15 +234,13 @@ def _broken(i: int, tensor: TensorInfo, results: list[_Found], data_offset: int)
 
 
 def _has_content(data: Bytes, tensor: TensorInfo, data_offset: int, block_sizes: BlockSizes) -> bool:
-    """Whether any byte of a tensor is not zero."""
+    """Whether a tensor has a nonzero byte."""
     start = data_offset + tensor.offset
     return bool(data[start : start + (tensor_nbytes(tensor, block_sizes) or 0)].any())
 
 
 def _judge_padding(data: Bytes, header: Header, block_sizes: BlockSizes, strict: bool) -> Iterator[Finding]:
-    """The bytes between tensors (and before the first) belong to nobody: they should be zero, and in a
-    canonical file they are, to the last.
-    """
+    """Check that the bytes before, between and after tensors are zero; if not, an error only if `strict`."""
     severity = "error" if strict else "warning"
     regions = [("$.padding", header.end, header.data_offset)]
     for i, tensor in enumerate(header.tensors):

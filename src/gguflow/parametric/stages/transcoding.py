@@ -72,7 +72,7 @@ def encoding_of(tensor: ModelTensor) -> Encoding | None:
 
 
 def part(tensor: ModelTensor, view: View) -> Part:
-    """A view of a tensor for which `encoding_of` gives an encoding (of the nested views, `is_nested_whole`)."""
+    """A view of a tensor that has an `encoding_of` (for the nested views, one that `is_nested_whole`)."""
     per = weights_per_item(stored_of(tensor.sources[0]).geometry, view)
     shape = _view_shape(tensor.shape, tensor.n_weights, per)
     sources = tuple(_view(source, view, per) for source in tensor.sources)
