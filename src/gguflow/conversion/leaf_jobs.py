@@ -11,18 +11,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gguflow.arrays import largest_magnitude
-from gguflow.blocks import FORMATS
-from gguflow.container.integrity import leaf_weights, n_leaves, new_leaf_digest
+from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.container.integrity import LEAF_WEIGHTS, leaf_weights, n_leaves, new_leaf_digest
 from gguflow.conversion.engine import Event, Jobs
 from gguflow.conversion.imatrix import Importance
-from gguflow.conversion.output import Output
+from gguflow.conversion.output import Output, WrittenLeaf
 from gguflow.conversion.plan import PlannedTensor
-from gguflow.conversion.source_digests import LeafDigest, SourceDigests
+from gguflow.conversion.source_digests import SourceDigests
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader, tile_ranges
@@ -85,16 +85,18 @@ class Leaves:
     def jobs(self, i: int) -> Jobs:
         """The leaves of tensor i that some output lacks; `note` is to be called behind the last one."""
         holders = [output for output in self.outputs if i in output.tensors()]
-        tensor = holders[0].planned(i).tensor
-        fetched = 0
-        for number in range(n_leaves(tensor.n_weights)):
-            targets = [output for output in holders if output.lacks((i, number))]
-            if targets:
+        whole = _Task(self, i, holders)
+        n, fetched = whole.tensor.n_weights, 0
+        for number in range(n_leaves(n)):
+            lacking = [output for output in holders if (i, number) not in output.digests]
+            if lacking:
                 if number >= fetched:
                     fetched = number + LEAVES_AHEAD
-                    last = leaf_weights(fetched - 1, tensor.n_weights)[1]
-                    self.reader.prefetch(tensor, leaf_weights(number, tensor.n_weights)[0], last)
-                yield LeafJob(self, i, number, targets)
+                    self.reader.prefetch(
+                        whole.tensor, leaf_weights(number, n)[0], min(fetched * LEAF_WEIGHTS, n)
+                    )
+                task = whole if len(lacking) == len(holders) else _Task(self, i, lacking)
+                yield LeafJob(task, number)
 
     def finish(self, job: LeafJob) -> None:
         """A leaf is written: note it with the next ones, before long."""
@@ -111,102 +113,131 @@ class Leaves:
         self._noted_at = time.monotonic()
         for tensor, first, last in _joined(finished):
             self.reader.done(tensor, first, last)
-        for output in self.outputs:
-            output.record_leaves(
-                [
-                    ((job.i, job.number), digest)
-                    for job in finished
-                    for o, digest in job.written
-                    if o is output
-                ]
-            )
+        written: dict[Output, list[WrittenLeaf]] = {}
+        for job in finished:
+            for target, leaf in zip(job.task.targets, job.written, strict=True):
+                written.setdefault(target.output, []).append(leaf)
+        for output, leaves in written.items():
+            output.record_leaves(leaves)
 
 
 def _joined(finished: Sequence[LeafJob]) -> list[tuple[ModelTensor, int, int]]:
     """The ranges of weights that leaves have read, adjacent ones as one."""
     ranges: list[tuple[ModelTensor, int, int]] = []
     for job in finished:
-        if ranges and ranges[-1][0] is job.tensor and ranges[-1][2] == job.first:
-            ranges[-1] = job.tensor, ranges[-1][1], job.last
+        tensor = job.task.tensor
+        if ranges and ranges[-1][0] is tensor and ranges[-1][2] == job.first:
+            ranges[-1] = tensor, ranges[-1][1], job.last
         else:
-            ranges.append((job.tensor, job.first, job.last))
+            ranges.append((tensor, job.first, job.last))
     return ranges
 
 
-class LeafJob:
-    """Leaf `number` of tensor i: weights [first, last), for every output that lacks it."""
+class _Target(NamedTuple):
+    """A tensor in an output.
 
-    __slots__ = ("first", "i", "last", "leaves", "number", "targets", "tensor", "written")
+    start: of the tensor, from the start of the file.
+    format: of its blocks.
+    is_encoded: whether weights are encoded, not copied.
+    """
+
+    output: Output
+    planned: PlannedTensor
+    start: int
+    format: BlockFormat
+    is_encoded: bool
+
+
+class _Task:
+    """What the leaves of a tensor have in common that are written to the same outputs."""
+
+    def __init__(self, leaves: Leaves, i: int, outputs: Sequence[Output]) -> None:
+        planned = [output.planned(i) for output in outputs]
+        self.leaves = leaves
+        self.i = i
+        self.tensor = planned[0].tensor
+        self.targets = [
+            _Target(output, p, output.start(i), p.blocks, p.is_encoded)
+            for output, p in zip(outputs, planned, strict=True)
+        ]
+        has_importance = any(p.importance is not None for p in planned)
+        self.row = self.tensor.shape[-1] if has_importance else 1
+        self.needs_floats = any(target.is_encoded for target in self.targets)
+        self.is_f16 = any(target.format is FORMATS["f16"] for target in self.targets)
+        self.events = [(p, target.format.nbytes) for p, target in zip(planned, self.targets, strict=True)]
+
+
+class LeafJob:
+    """Leaf `number` of a tensor: weights [first, last), for every output that lacks it."""
+
+    __slots__ = ("first", "last", "number", "task", "written")
 
     held_nbytes = 0
 
-    def __init__(self, leaves: Leaves, i: int, number: int, targets: Sequence[Output]) -> None:
-        self.leaves = leaves
-        self.i = i
+    def __init__(self, task: _Task, number: int) -> None:
+        self.task = task
         self.number = number
-        self.targets = [(output, output.planned(i)) for output in targets]
-        planned = self.targets[0][1]
-        self.tensor = planned.tensor
-        self.first, self.last = leaf_weights(number, self.tensor.n_weights)
-        self.written: list[tuple[Output, bytes]] = []
+        self.first, self.last = leaf_weights(number, task.tensor.n_weights)
+        self.written: list[WrittenLeaf] = []
 
     def prefetch(self) -> None:
         """Nothing: `Leaves.jobs` has the system fetch several leaves at once."""
 
     def perform(self) -> None:
         """Convert the leaf for each output, and write it. Raises InvalidError, StorageError."""
-        leaves = self.leaves
-        source_digest = leaves.digests.begin(self.i, self.last)
-        digests = [new_leaf_digest() for _ in self.targets]
-        has_importance = any(planned.importance is not None for _, planned in self.targets)
-        row = self.tensor.shape[-1] if has_importance else 1
-        for start, stop in tile_ranges(self.first, self.last, row, leaves.tile):
-            raw = leaves.reader.read(self.tensor, start, stop)
+        task, leaves = self.task, self.task.leaves
+        source_digest = leaves.digests.begin(task.i, self.last)
+        digests = [new_leaf_digest() for _ in task.targets]
+        for start, stop in tile_ranges(self.first, self.last, task.row, leaves.tile):
+            raw = leaves.reader.read(task.tensor, start, stop)
             if source_digest is not None and raw is not None:
                 source_digest.update(raw)
             weights = self._weights(raw, start, stop)
-            for (output, planned), digest in zip(self.targets, digests, strict=True):
-                blocks = self._blocks(planned, start, raw, weights)
-                output.file.write(blocks, output.offset(self.i, start))
+            for target, digest in zip(task.targets, digests, strict=True):
+                blocks = self._blocks(target, start, raw, weights)
+                target.output.file.write(blocks, target.start + target.format.nbytes(start))
                 digest.update(blocks)
-        self._finish_digests(digests, source_digest)
+        if source_digest is not None:
+            leaves.digests.end(task.i, self.number, source_digest)
+        self._note_written(digests)
 
     def finish(self) -> list[Event]:
-        self.leaves.finish(self)
+        self.task.leaves.finish(self)
         n = self.last - self.first
-        return [(planned, n, planned.blocks.nbytes(n)) for _, planned in self.targets]
+        return [(planned, n, nbytes(n)) for planned, nbytes in self.task.events]
 
-    def _finish_digests(self, digests: Sequence[Any], source_digest: LeafDigest | None) -> None:
-        if source_digest is not None:
-            self.leaves.digests.end(self.i, self.number, source_digest)
-        for (output, planned), digest in zip(self.targets, digests, strict=True):
-            if self.last == self.tensor.n_weights:
-                digest.update(bytes(planned.padding))
-            self.written.append((output, digest.digest()))
+    def _note_written(self, digests: Sequence[Any]) -> None:
+        task, n = self.task, self.last - self.first
+        for target, digest in zip(task.targets, digests, strict=True):
+            if self.last == task.tensor.n_weights:
+                digest.update(bytes(target.planned.padding))
+            place = target.start + target.format.nbytes(self.first)
+            leaf = (task.i, self.number)
+            self.written.append(WrittenLeaf(leaf, digest.digest(), place, target.format.nbytes(n)))
 
     def _weights(self, raw: Bytes | None, first: int, last: int) -> Floats | None:
         """The weights [first, last) as float32, checked for what F16 cannot hold.
 
         Returns None where every output takes the bytes of the source as they are.
         """
-        if not any(planned.is_encoded for _, planned in self.targets):
+        task = self.task
+        if not task.needs_floats or (raw is not None and task.tensor.source is None):
             return None
-        tensor, leaves = self.tensor, self.leaves
-        if raw is not None and tensor.source is None:
-            return None
+        leaves = task.leaves
         out = leaves.buffers.weights_of(last - first) if raw is not None else None
-        weights = leaves.reader.floats(tensor, first, last, raw, out)
-        if any(planned.format is FORMATS["f16"] for _, planned in self.targets):
-            _check_f16(tensor, first, weights)
+        weights = leaves.reader.floats(task.tensor, first, last, raw, out)
+        if task.is_f16:
+            _check_f16(task.tensor, first, weights)
         return weights
 
-    def _blocks(self, planned: PlannedTensor, start: int, raw: Bytes | None, weights: Floats | None) -> Bytes:
+    def _blocks(self, target: _Target, start: int, raw: Bytes | None, weights: Floats | None) -> Bytes:
         """The tile that begins at weight `start`: encoded, or the source's bytes if these have the format."""
-        if weights is None or not planned.is_encoded:
+        planned = target.planned
+        if weights is None or not target.is_encoded:
             if raw is None:
                 raise ValueError(f"{planned.name} has nothing to write")
             return raw
-        blocks = self.leaves.buffers.blocks_of(planned.blocks.nbytes(weights.size))
+        blocks = self.task.leaves.buffers.blocks_of(target.format.nbytes(weights.size))
         if planned.importance is None:
             _encode(planned, start, weights, blocks)
         else:
@@ -241,7 +272,7 @@ class LeafJob:
 
     def _encoded_row(self, planned: PlannedTensor, first: int, importance: Floats) -> Bytes:
         """The blocks of the row that begins at weight `first`, in memory of its own."""
-        weights = self.leaves.reader.floats(planned.tensor, first, first + planned.shape[-1])
+        weights = self.task.leaves.reader.floats(planned.tensor, first, first + planned.shape[-1])
         blocks = np.empty(planned.blocks.nbytes(weights.size), np.uint8)
         _encode(planned, first, weights, blocks, importance)
         return blocks

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from gguflow.container.header import align
 from gguflow.container.integrity import leaf_weights, n_leaves, new_leaf_digest, tensor_digest
@@ -15,6 +16,18 @@ from gguflow.container.output_file import OutputFile, is_worth_keeping
 from gguflow.conversion.journal import Claims, Journal, Leaf
 from gguflow.conversion.plan import Plan, PlannedTensor
 from gguflow.errors import UsageError
+
+
+class WrittenLeaf(NamedTuple):
+    """A leaf that is in the file.
+
+    offset, nbytes: where its blocks lie, from the start of the file.
+    """
+
+    leaf: Leaf
+    digest: bytes
+    offset: int
+    nbytes: int
 
 
 class Output:
@@ -118,16 +131,14 @@ class Output:
         """Where a weight at the start of a block of tensor i lies, from the start of the file."""
         return self.start(i) + self.planned(i).blocks.nbytes(weight)
 
-    def record_leaves(self, leaves: Sequence[tuple[Leaf, bytes]]) -> None:
-        """These leaves are written; each with its digest."""
-        if not leaves:
-            return
+    def record_leaves(self, leaves: Sequence[WrittenLeaf]) -> None:
+        """These leaves are written."""
         self._has_written = True
-        self.digests.update(leaves)
-        self.journal.record_leaves(dict(leaves))
-        for (i, number), _ in leaves:
-            first, _ = leaf_weights(number, self.planned(i).tensor.n_weights)
-            self.file.begin_flush(self.leaf_nbytes((i, number)), self.offset(i, first))
+        digests = {written.leaf: written.digest for written in leaves}
+        self.digests.update(digests)
+        self.journal.record_leaves(digests)
+        for written in leaves:
+            self.file.begin_flush(written.nbytes, written.offset)
 
     def record_chunk(self, i: int, number: int, nbytes: int, digest: bytes, offset: int) -> None:
         """A chunk of payload i is written, at its offset from the start of the file."""
@@ -139,10 +150,6 @@ class Output:
         """Payload i is written: its size and its digest are known."""
         self.places[i] = self.places[i][0], nbytes
         self.payload_digests[i] = digest
-
-    def lacks(self, leaf: Leaf) -> bool:
-        """Whether the leaf is to be written."""
-        return leaf[0] in self.tensors() and leaf not in self.digests
 
     def tensor_digests(self) -> list[bytes]:
         """The digests of its tensors in order, now that all leaves are known."""

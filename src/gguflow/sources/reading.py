@@ -72,7 +72,7 @@ class TensorReader:
 
     def _stored(self, file: SourceFile, start: int, stop: int) -> Bytes:
         """Bytes [start, stop) of a file."""
-        return self._open(file).read(start, stop)
+        return self._open(file).view(start, stop)
 
     def read_rows(self, tensor: SourceTensor, rows: NDArray[np.int64]) -> Bytes:
         """Gather rows, in the order given: int64[n] -> uint8[n, row_bytes], a copy.
@@ -124,6 +124,9 @@ class TensorReader:
 
     def _open(self, file: SourceFile) -> MappedFile:
         """The file, opened when it is first wanted."""
+        opened = self._opened.get(file)
+        if opened is not None:
+            return opened
         with self._lock:
             if file not in self._opened:
                 self._opened[file] = MappedFile(file.path, self._io, expected=file.identity)
