@@ -32,7 +32,7 @@ line {{ stroke: #ccc; }}
 
 
 WRITERS = (".html", ".htm", ".png")
-"""The writers by suffix of the file name."""
+"""The suffixes of file names that `write` accepts."""
 
 
 def write(comparison: Comparison, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading the header of a file on disk: mapped, parsed, judged. No tensor data is touched."""
+"""Reads the header of a file on disk: maps, parses and checks it, without reading tensor data."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gguflow.errors import Finding, InvalidError, MalformedError
 
 
 def map_file(path: str | Path) -> memoryview:
-    """A file's bytes, mapped read-only for as long as somebody refers to them.
+    """A file's bytes, mapped read-only for as long as they are referenced.
 
-    Raises InvalidError where it is no regular file (a pipe would wait for ever), MalformedError where it is
-    empty, StorageError.
+    Raises InvalidError if it is not a regular file (a pipe would block), MalformedError if it is empty,
+    StorageError.
     """
     with platform.storage_errors("read", path):
         mode = Path(path).stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(
             mode
-        ):  # opening a directory gives the system's own words
+        ):  # opening a directory gives the system's own message
             raise InvalidError(path, Finding("C-035", "not a regular file"))
     with platform.storage_errors("read", path), open(path, "rb") as file:
         if file.seek(0, 2) == 0:
@@ -31,11 +31,15 @@ def map_file(path: str | Path) -> memoryview:
 
 
 def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
-    """The header of a GGUF file, checked against its rules and the file's size.
+    """The header of a GGUF file, checked against the rules and the file's size.
+
+    Arrays in the metadata are views of the mapped file and keep it mapped.
+
+    path: the file.
+    block_sizes: the known formats.
 
     Raises MalformedError, InvalidError, UnsupportedError or LimitError for the first broken rule,
-    StorageError where the file cannot be read. The arrays of the metadata are views of the mapped file and
-    keep it mapped.
+    StorageError if the file cannot be read.
     """
     content = map_file(path)
     header = parse(content, str(path))
