@@ -30,9 +30,7 @@ def looks_like(start: bytes) -> str:
     """A clause that says what a file is ("; this is a web page"), or "", by its first 512 bytes."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if b"GGUF" in start[1:64]:
-        return (
-            f"; the magic stands at byte {start.index(b'GGUF')}, behind something that does not belong there"
-        )
+        return f"; the magic is at byte {start.index(b'GGUF')}, after something that does not belong there"
     if text[:15].lower().startswith((b"<!doctype", b"<html", b"<head")):
         return "; this is a web page: the download gave an error or a log-in page instead of the model"
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:
