@@ -401,7 +401,7 @@ WORDS = {
     "H04-ggjt": "GGJT",
     "H05-reversed-magic": "reversed",
     "H09-big-endian": "big-endian",
-    "H20-byte-order-mark": "stands at byte 3",
+    "H20-byte-order-mark": "is at byte 3",
     "T18-removed-type-4": "Q4_2, which has been removed",
     "T20-q8-k": "for memory, not for files",
     "D05-hole": "hole",

@@ -30,7 +30,7 @@ rect {{ fill: #4878a8; }} rect.exact {{ fill: #a8c8a0; }} rect:hover {{ fill: #d
 
 
 WRITERS = (".html", ".htm", ".png")
-"""The writers by suffix of the file name."""
+"""The suffixes of file names that `write` accepts."""
 
 
 def write(comparison: Comparison, path: str | Path) -> None:

@@ -1,3 +1,1 @@
-"""GGUF v3, the container: its grammar, the header's parser and builder, the writer. Knows of a block format
-only its id and sizes.
-"""
+"""GGUF v3, the container: grammar, parser and builder of headers, output files; formats are ids and sizes."""

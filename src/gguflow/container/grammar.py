@@ -1,8 +1,7 @@
-"""The grammar of a GGUF v3 header, executable: construct parses and builds exactly what `header.py` does,
-slowly and from the text of the spec.
+"""The grammar of a GGUF v3 header in construct: the slow, formal twin of `header.py`, written from the spec.
 
-It says what is well-formed; `rules.py` says what is allowed. A test holds it and the fast parser to the same
-verdict and the same tree.
+It defines what is well-formed; `rules.py` defines what is allowed. A test checks that it and the fast parser
+have the same verdicts and results.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ SCALARS: dict[int, Any] = {
     ValueType.FLOAT64: Float64l,
 }
 
-# An array holds values of one scalar type, strings among them; there are no arrays of arrays.
+# An array has elements of one scalar type, including strings; there are no arrays of arrays.
 ARRAY = Struct(
     "element_type" / OneOf(Int32ul, [int(t) for t in SCALARS]),
     "count" / Int64ul,
@@ -86,18 +85,16 @@ HEADER = Struct(
     "tensors" / Array(this.n_tensors, TENSOR_INFO),
     "rest" / GreedyBytes,
 )
-"""From the first byte of the file. `rest` is the padding and the data section."""
+"""A whole file; `rest` is the padding and the data section."""
 
 
 def complaint(data: bytes) -> str:
-    """What keeps bytes from being a header with whatever behind it, in construct's words; "" where nothing
-    does.
-    """
+    """construct's error message if bytes do not begin with a header, "" if they do."""
     try:
         HEADER.parse(data)
     except (
         ConstructError,
         OverflowError,
-    ) as error:  # OverflowError: a length that no buffer of this machine can have
+    ) as error:  # OverflowError: a length that exceeds every buffer of this machine
         return str(error) or type(error).__name__
     return ""

@@ -1,9 +1,8 @@
-"""The header of a GGUF file, parsed with every length checked against the bytes that remain. `writer.py`
-builds one.
+"""Parses the header of a GGUF file, checking every length against the bytes that remain.
 
-`parse` decides what is malformed: bytes that do not follow the grammar (`grammar.py` is its formal twin).
-What well-formed headers may say is judged by `rules.py`. Every integer here is Python's, so no sum or product
-wraps.
+`parse` rejects malformed files, which do not follow the grammar (`grammar.py` is its formal twin). `rules.py`
+checks well-formed headers, and `writer.py` builds them. All integers are Python's, so that no sum or product
+overflows.
 """
 
 from __future__ import annotations
@@ -35,8 +34,11 @@ _SMALLEST_TENSOR_INFO = 8 + 4 + 4 + 8  # an empty name, no dimensions, a type, a
 class TensorInfo:
     """An entry of the tensor table.
 
-    dims: as in the file, row length first. offset: of the data, from the start of the data section. position:
-    of this entry, from the start of the file (0 for one that is still to be written).
+    name: of the tensor.
+    dims: as in the file, row length first.
+    type_id: id of its block format.
+    offset: of its data, from the start of the data section.
+    position: of this entry, from the start of the file; 0 if it is not written yet.
     """
 
     name: str
@@ -47,7 +49,7 @@ class TensorInfo:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """NumPy order: rows last."""
+        """In NumPy order: row length last."""
         return self.dims[::-1]
 
     @property
@@ -57,10 +59,15 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """All that stands before the data section.
+    """Everything before the data section; offsets are from the start of the file.
 
-    data_offset: of the data section, from the start of the file. end: of the header, before its padding.
-    key_positions: of each key. All likewise.
+    version: of GGUF.
+    metadata: keys and values in file order.
+    tensors: the tensor table.
+    alignment: of the data of tensors.
+    data_offset: start of the data section.
+    key_positions: of each metadata key.
+    end: of the header, before its padding.
     """
 
     version: int
@@ -93,7 +100,7 @@ def align(offset: int, alignment: int) -> int:
 
 
 class _Parser:
-    """A position in a buffer that moves only over bytes that are there."""
+    """A position in a buffer that only moves over existing bytes."""
 
     def __init__(self, buffer: memoryview, file: str) -> None:
         self.buffer = buffer
@@ -131,9 +138,7 @@ class _Parser:
         return int(_U64.unpack_from(self.buffer, self.position - 8)[0])
 
     def count(self, what: str, path: str, smallest: int) -> int:
-        """A u64 that announces so many things of at least `smallest` bytes each: they must fit in what
-        remains.
-        """
+        """A u64 count of things of at least `smallest` bytes each, which must fit in the remaining bytes."""
         count = self.u64(what, path)
         if count * smallest > self.remaining:
             self.fail(
@@ -173,7 +178,7 @@ class _Parser:
         )
 
     def scalars(self, kind: ValueType, count: int, path: str) -> Sequence[Any]:
-        """`count` numbers: a tuple for a few, a NumPy view of the file for many."""
+        """`count` numbers: a tuple of few, or a NumPy view of the file for many."""
         dtype = np.dtype("<" + SCALAR_CODES[kind])
         self.need(count * dtype.itemsize, f"{count} values", path)
         start = self.position
@@ -224,10 +229,11 @@ class _Parser:
 def parse(buffer: bytes | memoryview, file: str) -> Header:
     """Parse the header at the start of a file's bytes.
 
-    buffer: the whole file (or as much as there is of it); the arrays of the result are views of it. file: its
-    name, for messages.
-    Raises MalformedError where the bytes do not follow the grammar, UnsupportedError for another version or
-    byte order.
+    buffer: the whole file, or the available part of it; arrays in the result are views of it.
+    file: its name, for messages.
+
+    Raises MalformedError if the bytes do not follow the grammar, UnsupportedError for another version or byte
+    order.
     """
     parser = _Parser(memoryview(buffer), file)
     magic = bytes(parser.buffer[:4])
@@ -271,7 +277,7 @@ def parse(buffer: bytes | memoryview, file: str) -> Header:
 
 
 def declared_alignment(metadata: Metadata) -> int:
-    """general.alignment where it is usable (rule C-011 judges it), else the default."""
+    """general.alignment if it is valid (rule C-011 checks it), otherwise the default."""
     value = metadata.get("general.alignment")
     if value is None or value.type is not ValueType.UINT32 or value.value == 0:
         return DEFAULT_ALIGNMENT

@@ -1,12 +1,11 @@
-"""How a file proves itself: the metadata keys under `gguflow.`, and the digests in them. The rules are in
-spec/integrity.md.
+"""Integrity of files: the metadata keys under `gguflow.`, and the digests in them (spec/integrity.md).
 
-The digest is XXH3-128: it runs at memory speed, so that proving a file costs no more than reading it, and 128
-bits leave accident no chance. It is no signature: who can change the data can change the digest.
+The digest is XXH3-128: it runs at memory speed, so that checking a file costs no more than reading it, and
+128 bits rule out accidental matches. It is not a signature: a program that changes data can change digests.
 
 A tensor's bytes are cut into leaves of 2**20 weights (the last one shorter; whole blocks in every format),
-and its digest is the digest of the digests of its leaves. So threads digest what they write, in any order,
-and a resumed conversion checks each leaf that its journal claims.
+and its digest is the digest of the digests of its leaves. So threads can digest what they write, in any
+order, and a resumed conversion checks each leaf that its journal lists.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ LEAF_WEIGHTS = 1 << 20
 DIGEST_BYTES = 16
 
 NAMESPACE = "gguflow."
-"""What keys begin with that only this program's writer may set."""
+"""The prefix of keys that only the writer of this program sets."""
 
 RECIPE_KEY = "gguflow.recipe"
 RECIPE_VERSION_KEY = "gguflow.recipe.version"
@@ -36,7 +35,7 @@ LENGTH_KEY = "gguflow.integrity.length"
 HEADER_KEY = "gguflow.integrity.header"
 TENSORS_KEY = "gguflow.integrity.tensors"
 SHARDS_KEY = "gguflow.integrity.shards"
-"""Only where a model is in several files: the same in all of them, and in no others."""
+"""Only for models in several files: a value shared by these files and by no others."""
 
 KEY_SET = (
     RECIPE_KEY,
@@ -48,18 +47,19 @@ KEY_SET = (
     HEADER_KEY,
     TENSORS_KEY,
 )
-"""The keys of which one makes all mandatory, in the order of the writer."""
+"""The key set, in the order of the writer: if one key is present, all must be."""
 
 UNKNOWN = "0" * (2 * DIGEST_BYTES)
-"""A digest in text, before it is known."""
+"""The text of a digest that is not known yet."""
 
 
 def placeholder(
     n_tensors: int, recipe: str, recipe_version: str, sources: Sequence[tuple[str, str]]
 ) -> Metadata:
-    """The key set before any weight is read: every value has its final width, so a header that holds it has
-    its final size.
+    """The key set before any weight is read, in its final width, so that the header has its final size.
 
+    n_tensors: number of tensors.
+    recipe, recipe_version: the recipe of the conversion.
     sources: name and header digest of each source file.
     """
     return {
@@ -75,31 +75,30 @@ def placeholder(
 
 
 def has_set(metadata: Metadata) -> bool:
-    """Whether a file claims to be able to prove itself: one key of the set is there, at least."""
+    """Whether a file has integrity keys: at least one key of the set."""
     return any(key in metadata for key in (*KEY_SET, SHARDS_KEY))
 
 
 def without_set(metadata: Metadata) -> Metadata:
-    """The metadata but for what only a writer knows who writes the data too."""
+    """The metadata without the key set, which only a writer of the data can fill in."""
     return {key: value for key, value in metadata.items() if not key.startswith(NAMESPACE)}
 
 
 def hexdigest(content: bytes | memoryview) -> str:
-    """XXH3-128 of some bytes, as text: 32 lower-case hexadecimal digits, the most significant first."""
+    """XXH3-128 of bytes as 32 lower-case hexadecimal digits, the most significant first."""
     return str(xxhash.xxh3_128_hexdigest(content))
 
 
 def new_leaf_digest() -> Any:
-    """The digest of a leaf, to be fed (`update`) with its bytes in order, and asked (`digest`) at the end: 16
-    bytes.
+    """A new digest for a leaf: `update` with its bytes in order, then `digest` gives 16 bytes.
 
-    The last leaf of a tensor ends with the padding behind it.
+    The last leaf of a tensor includes the padding after it.
     """
     return xxhash.xxh3_128()
 
 
 def tensor_digest(leaves: Iterable[bytes]) -> bytes:
-    """The digest of a tensor, from those of its leaves in order."""
+    """The digest of a tensor from those of its leaves in order."""
     return bytes(xxhash.xxh3_128_digest(b"".join(leaves)))
 
 
@@ -114,10 +113,11 @@ def leaf_weights(number: int, n_weights: int) -> tuple[int, int]:
 
 
 def leaf_ranges(header: Header, tensor: TensorInfo, sizes: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """The bytes [first, last) of each leaf of a tensor, from the start of the file; the last one with the
-    padding behind it.
+    """The bytes [first, last) of the file for each leaf of a tensor, the last with the padding after it.
 
-    sizes: block_size and type_size of the tensor's format.
+    header: of the file.
+    tensor: its entry in the tensor table.
+    sizes: block_size and type_size of its format.
     """
     block_size, type_size = sizes
     start = header.data_offset + tensor.offset
@@ -134,24 +134,22 @@ def leaf_ranges(header: Header, tensor: TensorInfo, sizes: tuple[int, int]) -> I
 
 
 def for_shard(metadata: Metadata, n_tensors: int) -> Metadata:
-    """The key set of one of several files that replace the one whose metadata it is in, likewise before any
-    weight is read; empty where it has none.
+    """The placeholder key set of a shard, including the id shared by all shards; empty if there is no set.
 
-    n_tensors: of the shard. The id that all shards share is in it too.
+    metadata: of the file that the shards replace.
+    n_tensors: number of tensors in the shard.
     """
     own: Metadata = {TENSORS_KEY: array(ValueType.UINT64, [0] * (2 * n_tensors)), SHARDS_KEY: string(UNKNOWN)}
     return {key: metadata[key] for key in KEY_SET} | own if HEADER_KEY in metadata else {}
 
 
 def shards_id(digests: Sequence[bytes]) -> str:
-    """What the shards of a model share, and those of no other model have: the digest of the digests of all
-    its tensors, in order.
-    """
+    """The id shared by the shards of a model: the digest of the digests of all its tensors, in order."""
     return hexdigest(b"".join(digests))
 
 
 def stored_digests(header: Header) -> list[bytes]:
-    """The digests of the tensors, in the order of the table. The set has been proved to be well-formed."""
+    """The digests of the tensors in table order, from a key set that has been checked."""
     words = [int(word).to_bytes(8, "big") for word in header.metadata[TENSORS_KEY].value]
     return [words[i] + words[i + 1] for i in range(0, len(words), 2)]
 
@@ -159,10 +157,13 @@ def stored_digests(header: Header) -> list[bytes]:
 def completed_header(
     metadata: Metadata, tensors: Sequence[TensorInfo], alignment: int, length: int, digests: Sequence[bytes]
 ) -> bytes:
-    """The header whose key set is filled in: the file's length, the tensors' digests in table order, and the
-    header's own digest.
+    """The bytes of the header with its key set filled in.
 
-    The header's digest is taken over all of it, padding included, with its own 32 characters as zeros.
+    The header's own digest is that of all its bytes, padding included, with its 32 characters as zeros.
+
+    metadata, tensors, alignment: of the header, with placeholders.
+    length: of the file.
+    digests: of the tensors in table order.
     """
     words = [int.from_bytes(digest[half : half + 8], "big") for digest in digests for half in (0, 8)]
     filled: dict[str, Value] = {

@@ -1,4 +1,4 @@
-"""Typed metadata values, as GGUF has them: 13 types, of which `array` holds values of one other type."""
+"""Typed metadata values of GGUF: 13 types, of which `array` has elements of one other type."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ SCALAR_CODES: dict[ValueType, str] = {
     ValueType.INT64: "q",
     ValueType.FLOAT64: "d",
 }
-"""struct's code of each type of fixed size."""
+"""The code of each type of fixed size in `struct`."""
 
 
 INTEGERS = frozenset(
     ValueType(kind) for kind, code in SCALAR_CODES.items() if kind is not ValueType.BOOL and code not in "fd"
 )
-"""Writers have used all of them for the same key; a reader widens them."""
+"""The integer types; writers have used all of them for the same key, so readers accept any."""
 
 
 @dataclass(frozen=True)
 class Value:
     """One metadata value with its type.
 
-    value: int, float, bool, str (bytes where a file's string is not UTF-8), or for an array a sequence of
-    those.
+    type: of the value.
+    value: int, float, bool, str (bytes if a file's string is not UTF-8), or for an array a sequence of those.
     element_type: of an array.
     """
 
@@ -71,7 +71,7 @@ Metadata = dict[str, Value]
 
 
 def integer_under(metadata: Metadata, key: str) -> int | None:
-    """The integer under key, of any width; None where there is none."""
+    """The integer, of any width, under a key, or None."""
     value = metadata.get(key)
     return int(value.value) if value is not None and value.type in INTEGERS else None
 
@@ -89,7 +89,7 @@ def u64(value: int) -> Value:
 
 
 def f32(value: float) -> Value:
-    """The binary32 nearest to value: what a reader of the file will find."""
+    """A FLOAT32 value, rounded to the nearest binary32, which a reader of the file will find."""
     return Value(ValueType.FLOAT32, struct.unpack("<f", struct.pack("<f", value))[0])
 
 

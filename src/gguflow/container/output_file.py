@@ -1,6 +1,4 @@
-"""An output file that appears under its name only when it is whole and on the medium, and that one process
-writes at a time.
-"""
+"""An output file that gets its name only when it is complete and durable, and has a single writer."""
 
 from __future__ import annotations
 
@@ -17,16 +15,20 @@ from gguflow.errors import StorageError, UsageError
 
 
 class OutputFile:
-    """A file of known size, written at any offsets by any threads, that replaces `path` in one step on
-    `commit`.
+    """A file of known size, written at any offset by any thread, that atomically replaces `path` on `commit`.
 
-    Until then the bytes are in a hidden sibling, `.NAME.partial`, locked against a second writer. The commit
-    is: flush the bytes, rename, flush the directory. Leaving the `with` block without one removes the
-    sibling, unless `keep` was called: then the next OutputFile of this path that is made with `resume` finds
-    it as it was (`found` is True), and either goes on from there or calls `clear`.
+    Until then the bytes are in a hidden sibling, `.NAME.partial`, locked against other writers. A commit
+    flushes the bytes, renames the file, and flushes the directory. Leaving the `with` block without a commit
+    removes the sibling, unless `keep` was called: then the next OutputFile of this path with `resume` finds
+    it unchanged (`found` is True), and either continues or calls `clear`.
 
-    Raises UsageError where path exists and overwrite is not asked for, or where somebody else is writing it;
-    StorageError where the system refuses (ENOSPC shows at once: the space is reserved on entry).
+    path: the final name.
+    nbytes: size of the file.
+    overwrite: whether to replace an existing file.
+    resume: whether to continue a partial file that was kept.
+
+    Raises UsageError if path exists without overwrite, or another process is writing it; StorageError if the
+    system refuses (ENOSPC at once: the space is reserved on entry).
     """
 
     def __init__(self, path: Path, nbytes: int, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -62,28 +64,26 @@ class OutputFile:
             platform.pwrite_all(self._descriptor(), data, offset)
 
     def begin_flush(self, nbytes: int, offset: int) -> None:
-        """These bytes are written and stay as they are: the system may begin to make them durable.
-        Thread-safe.
-        """
+        """Let the system begin to make these bytes durable, which will not change. Thread-safe."""
         platform.begin_sync(self._descriptor(), nbytes, offset)
 
     def read(self, nbytes: int, offset: int) -> bytes:
-        """Bytes that were written, by this process or the one before it. Thread-safe."""
+        """Read bytes written by this process or a previous one. Thread-safe."""
         with platform.storage_errors("read", self.partial):
             return platform.read_at(self._descriptor(), nbytes, offset)
 
     def clear(self) -> None:
-        """All bytes are zero, whatever an earlier process wrote, and the space is reserved."""
+        """Set all bytes to zero, discarding those of an earlier process, and reserve the space."""
         with platform.storage_errors("write", self.path):
             platform.preallocate_anew(self._descriptor(), self.nbytes)
 
     def shorten(self, nbytes: int) -> None:
-        """The file is only so long, now that it is written."""
+        """Reduce the size of the file to nbytes, once it is written."""
         with platform.storage_errors("write", self.path):
             platform.shorten(self._descriptor(), nbytes)
 
     def flush(self) -> None:
-        """Make the bytes durable. Raises UsageError where another file has taken the name meanwhile."""
+        """Make the bytes durable. Raises UsageError if another file has taken the name in the meantime."""
         with platform.storage_errors("write", self.path):
             platform.sync_file(self._descriptor())
         self._refuse_existing()
@@ -92,15 +92,15 @@ class OutputFile:
         """Make the file durable and give it its name. Raises what `flush` raises."""
         self.flush()
         with platform.storage_errors("write", self.path):
-            if os.name == "nt":  # an open file cannot be renamed there
+            if os.name == "nt":  # an open file cannot be renamed on Windows
                 self._close(remove=False)
             platform.replace_file(self.partial, self.path)
-            self._kept = True  # whoever has a file of the partial's name from here on, it is not this one
+            self._kept = True  # from here on, a file with the partial's name is not this one
             platform.sync_directory(self.path.parent)
         self._close(remove=False)
 
     def keep(self) -> None:
-        """Leave the partial file when the block ends without a commit."""
+        """Keep the partial file if the block ends without a commit."""
         self._kept = True
 
     def __exit__(
@@ -115,9 +115,7 @@ class OutputFile:
         return self._fd
 
     def _open_partial(self) -> None:
-        """Open the partial file and lock it. The lock counts only while the name still leads to the locked
-        file: a writer that commits renames it.
-        """
+        """Open and lock the partial file, again if another writer's commit has renamed it in the meantime."""
         while True:
             with platform.interruptions_deferred():
                 self._fd = os.open(
@@ -132,15 +130,13 @@ class OutputFile:
             self._close(remove=False)
 
     def _is_named(self) -> bool:
-        """Whether the partial file's name leads to the file that is open."""
+        """Whether the partial file's name still refers to the open file."""
         with contextlib.suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(self._descriptor()), os.stat(self.partial))
         return False
 
     def _is_new(self) -> bool:
-        """Whether the partial file is nobody else's, and holds nothing that was worth keeping: an
-        interruption came right after it was made.
-        """
+        """Whether the partial file is ours and empty: an interruption came right after it was made."""
         return (
             self._fd is not None
             and os.fstat(self._fd).st_size == 0
@@ -149,7 +145,7 @@ class OutputFile:
         )
 
     def _close(self, *, remove: bool) -> None:
-        """Close, and remove the partial file first: while it is locked nobody else can be using it."""
+        """Close the file, after removing it if wanted: while it is locked, no other process uses it."""
         if self._fd is not None:
             if remove:
                 with contextlib.suppress(OSError):
@@ -166,7 +162,5 @@ class OutputFile:
 
 
 def is_worth_keeping(error: BaseException | None) -> bool:
-    """Whether a writer that was stopped by this may go on later: an interruption or the system's refusal, not
-    a wrong input.
-    """
+    """Whether a writer stopped by this error may continue later: an interruption or a system failure."""
     return isinstance(error, KeyboardInterrupt | SystemExit | StorageError | MemoryError)

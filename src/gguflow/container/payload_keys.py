@@ -1,11 +1,10 @@
-"""Files with payloads: tensors of type I8 that hold an encoding of the parametric family
-(spec/blocks/parametric.md), and the keys that say so.
+"""The keys of files with payloads: I8 tensors with encodings of the family (spec/blocks/parametric.md).
 
     gguflow.encodings           the names of all encodings in the model: a reader that does not know one must
-                                not guess what the I8 tensors mean gguflow.encodings.tensors   the names of
-                                those tensors
+                                not guess what the I8 tensors mean
+    gguflow.encodings.tensors   the names of those tensors
 
-They stand in the first file of a model, together or not at all.
+They are in the first file of a model, either both or neither.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ PAYLOADS_KEY = "gguflow.encodings.tensors"
 
 
 def payload_metadata(payloads: Mapping[str, str]) -> Metadata:
-    """The keys of a model with these payloads: tensor name -> name of its encoding. Nothing where there are
-    none.
-    """
+    """The keys of a model with payloads, given as encodings' names by tensor; none if there are none."""
     if not payloads:
         return {}
     names = sorted(set(payloads.values()))
@@ -32,14 +29,12 @@ def payload_metadata(payloads: Mapping[str, str]) -> Metadata:
 
 
 def keys_of_payloads(metadata: Metadata) -> Metadata:
-    """Those of the two keys that are there."""
+    """Those of the two keys that are present."""
     return {key: metadata[key] for key in (MUST_UNDERSTAND_KEY, PAYLOADS_KEY) if key in metadata}
 
 
 def payload_names(metadata: Metadata) -> frozenset[str]:
-    """The tensors that the keys call payloads; none where a key is missing or of another type, which the
-    validator reports.
-    """
+    """The tensors that the keys call payloads; none if a key is missing or wrong (see the validator)."""
     return (
         frozenset(strings_under(metadata, PAYLOADS_KEY) or ())
         if strings_under(metadata, MUST_UNDERSTAND_KEY) is not None
@@ -48,7 +43,7 @@ def payload_names(metadata: Metadata) -> frozenset[str]:
 
 
 def strings_under(metadata: Metadata, key: str) -> Iterable[str] | None:
-    """The strings of an array under key; None where there is no such array."""
+    """The strings of the array under a key, or None if there is no such array."""
     value = metadata.get(key)
     return (
         value.value

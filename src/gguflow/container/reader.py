@@ -1,4 +1,4 @@
-"""Reading the header of a file on disk: mapped, parsed, judged. No tensor data is touched."""
+"""Reads the header of a file on disk: maps, parses and checks it, without reading tensor data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GgufFile:
 
 
 def map_file(path: str | Path) -> memoryview:
-    """A file's bytes, mapped read-only for as long as somebody refers to them.
+    """A file's bytes, mapped read-only for as long as they are referenced.
 
     Raises InvalidError where it is no regular file, MalformedError where it is empty, StorageError.
     """
@@ -55,11 +55,15 @@ def open_file(path: str | Path, io: str = "mmap") -> GgufFile:
 
 
 def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
-    """The header of a GGUF file, checked against its rules and the file's size.
+    """The header of a GGUF file, checked against the rules and the file's size.
+
+    Arrays in the metadata are views of the mapped file and keep it mapped.
+
+    path: the file.
+    block_sizes: the known formats.
 
     Raises MalformedError, InvalidError, UnsupportedError or LimitError for the first broken rule,
-    StorageError where the file cannot be read. The arrays of the metadata are views of the mapped file and
-    keep it mapped.
+    StorageError if the file cannot be read.
     """
     opened = open_file(path)
     rules.raise_first(path, rules.judge(opened.header, block_sizes, opened.file.nbytes))

@@ -1,12 +1,11 @@
-"""Files that grow by rows (spec/rows.md): their keys, their header, and the eight bytes in it that say how
-many rows there are.
+"""Files that grow by rows (spec/rows.md): their keys, their header, and the eight bytes of the row count.
 
     gguflow.rows.version   1; a file with this key is a row store
-    gguflow.rows.format    what the rows are encoded in: a block format or an encoding of the parametric
-                           family, in lower case gguflow.rows.width     numbers in a row
-    gguflow.rows.filler    dots, so many that the count of rows lies at a multiple of eight bytes
+    gguflow.rows.format    the format of rows: a block format or a parametric encoding, in lower case
+    gguflow.rows.width     numbers in a row
+    gguflow.rows.filler    dots, as many as put the count of rows at a multiple of eight bytes
 
-The header never changes its size, and of its bytes only the count changes: `ne[1]` of the one tensor.
+The header never changes its size, and only the count in it changes: `ne[1]` of the only tensor.
 """
 
 from __future__ import annotations
@@ -26,12 +25,16 @@ COUNT_BYTES = 8
 
 
 def is_row_store(metadata: Metadata) -> bool:
-    """Whether a file may grow: rule C-020 does not hold for it."""
+    """Whether a file may grow, so that rule C-020 does not apply."""
     return VERSION_KEY in metadata
 
 
 def build_header(format_name: str, width: int, type_id: int, row_length: int, more: Metadata) -> bytes:
-    """The header of a store without rows, padded to the data section. type_id, row_length: of the tensor.
+    """The header of a store without rows, padded to the data section.
+
+    format_name: of the rows.
+    width: numbers in a row.
+    type_id, row_length: of the tensor.
     more: metadata that the format needs.
     """
     keys: Metadata = {
@@ -48,8 +51,6 @@ def build_header(format_name: str, width: int, type_id: int, row_length: int, mo
 
 
 def count_position(header: Header) -> int:
-    """Where the number of rows lies, in bytes from the start of the file. The header has one tensor of two
-    dimensions.
-    """
+    """The offset of the number of rows in the file, whose header has one tensor of two dimensions."""
     (tensor,) = header.tensors
     return tensor.position + 8 + len(tensor.name.encode()) + 4 + 8

@@ -1,6 +1,4 @@
-"""What a well-formed header may say: pure rules over the parsed header, each with its id. The spec's text of
-each is in spec/container.md.
-"""
+"""The rules for well-formed headers: pure checks, each with its id, specified in spec/container.md."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ RUNTIME_TYPES = {9: "Q8_1", 15: "Q8_K"}
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a file may be that is good otherwise. Whoever expects larger ones passes other limits; these
-    are what a reader MUST take at least.
-    """
+    """The largest sizes that are accepted; these defaults are what a reader MUST accept at least."""
 
     header_bytes: int = 1 << 30
     string_bytes: int = 1 << 26
@@ -55,10 +51,10 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-"""All but tab, line feed and carriage return."""
+"""Control characters other than tab, line feed and carriage return."""
 
 BlockSizes = Callable[[int], tuple[int, int] | None]
-"""type id -> (block_size, type_size), or None for a type that is not known."""
+"""type id -> (block_size, type_size), or None for an unknown type."""
 
 _ERRORS: dict[str, type[FileError]] = {
     "C-016": UnsupportedError,
@@ -74,12 +70,12 @@ _ERRORS: dict[str, type[FileError]] = {
 
 
 def error_class(rule: str) -> type[FileError]:
-    """What breaking a rule of this module is."""
+    """The error class of a rule of this package."""
     return _ERRORS.get(rule, InvalidError)
 
 
 def raise_first(path: str | Path, findings: Iterable[Finding]) -> None:
-    """Raise the error of the first finding that is more than a warning, and of a rule of this package."""
+    """Raise the error for the first finding that is not a warning; the rules are those of this package."""
     for finding in findings:
         if finding.severity == "error":
             raise error_class(finding.rule)(path, finding)
@@ -88,7 +84,13 @@ def raise_first(path: str | Path, findings: Iterable[Finding]) -> None:
 def judge(
     header: Header, block_sizes: BlockSizes, file_size: int | None, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[Finding]:
-    """Every broken rule, in file order. file_size: None where the file is still to be written."""
+    """The broken rules, in file order.
+
+    header: a parsed header.
+    block_sizes: the known formats.
+    file_size: in bytes; None if the file is not written yet.
+    limits: the sizes that are accepted.
+    """
     yield from _judge_sizes(header, limits)
     for key, value in header.metadata.items():
         yield from _judge_key(key, header)
@@ -99,7 +101,7 @@ def judge(
 
 
 def tensor_nbytes(tensor: TensorInfo, block_sizes: BlockSizes) -> int | None:
-    """Bytes of a tensor's blocks, None where its type is not known or its rows do not divide into blocks."""
+    """Bytes of a tensor's blocks; None if its type is unknown or its rows do not divide into blocks."""
     sizes = block_sizes(tensor.type_id)
     if sizes is None or row_length(tensor) % sizes[0]:
         return None
@@ -154,7 +156,7 @@ def _judge_value(key: str, value: Value, header: Header, limits: Limits) -> Iter
         if control := _CONTROL.search(value.value):
             yield Finding(
                 "C-034",
-                "a string with a control character, escaped wherever it is shown",
+                "a string with a control character, which is escaped in all output",
                 path,
                 at,
                 repr(control[0]),
@@ -188,7 +190,7 @@ def _judge_keys_together(header: Header) -> Iterator[Finding]:
     folded = Counter(key.casefold() for key in header.metadata)
     for key in header.metadata:
         if folded[key.casefold()] > 1:
-            message = "a metadata key that differs from another in case only"
+            message = "a metadata key that differs from another only in case"
             yield Finding("C-033", message, key_path(key), header.key_positions.get(key), severity="warning")
 
 
@@ -228,8 +230,8 @@ def _judge_tensors(header: Header, block_sizes: BlockSizes, file_size: int | Non
         needed = max(needed for needed, _ in cut)
         first = cut[0][1]
         message = (
-            f"truncated: needs {needed} bytes, has {file_size}; "
-            f"of {len(cut)} tensors that are cut or missing the first is {quoted(header.tensors[first].name)}"
+            f"truncated: needs {needed} bytes, has {file_size}; {len(cut)} tensors are cut or missing, "
+            f"the first is {quoted(header.tensors[first].name)}"
         )
         yield Finding(
             "C-019", message, f"$.tensors[{first}]", header.tensors[first].position, file_size, needed
@@ -267,9 +269,7 @@ def _judge_name(i: int, tensor: TensorInfo, seen: set[str]) -> Iterator[Finding]
 
 
 def _judge_characters(text: str, what: str, path: str, at: int | None) -> Iterator[Finding]:
-    """NUL ends a name in C, so that `a\\0b` becomes another `a`; what cannot be printed deceives whoever
-    reads a listing.
-    """
+    """Reject NUL, at which C cuts a name, and unprintable characters, which make listings misleading."""
     if "\0" in text:
         yield Finding("C-030", f"{what} with a NUL in it", path, at, text)
     elif not text.isprintable() and is_text(text):
@@ -279,7 +279,7 @@ def _judge_characters(text: str, what: str, path: str, at: int | None) -> Iterat
 
 
 def _first_wrong_size(i: int, tensor: TensorInfo, block_sizes: BlockSizes) -> Finding | None:
-    """What keeps the tensor's size from being computed."""
+    """The finding that prevents computing the tensor's size, or None."""
     path, at = f"$.tensors[{i}]", tensor.position or None
     if len(tensor.dims) > MAX_DIMS:
         return Finding(
@@ -287,7 +287,7 @@ def _first_wrong_size(i: int, tensor: TensorInfo, block_sizes: BlockSizes) -> Fi
         )
     if (
         math.prod(dim or 1 for dim in tensor.dims) > MAX_WEIGHTS
-    ):  # a zero hides no other dimension that cannot be held
+    ):  # a zero does not excuse other dimensions that are too large
         return Finding(
             "C-015",
             "more weights than can be addressed",
@@ -332,7 +332,7 @@ def _type_in_words(type_id: int) -> str:
         return f"the type {REMOVED_TYPES[type_id]}, which has been removed from the format"
     if type_id in RUNTIME_TYPES:
         return f"the type {RUNTIME_TYPES[type_id]}, which is for memory, not for files"
-    return "a type that this version does not know"
+    return "a type unknown to this version"
 
 
 def _is_finite(value: Value) -> bool:
@@ -341,5 +341,5 @@ def _is_finite(value: Value) -> bool:
 
 
 def key_path(key: str) -> str:
-    """Where a metadata key stands, for a Finding: bounded, and escaped."""
+    """The path of a metadata key for a Finding, shortened and escaped."""
     return f"$.metadata[{quoted(key)}]"

@@ -1,5 +1,4 @@
-"""A model in several files: `NAME-00001-of-00003.gguf` and its siblings, as llama.cpp's gguf-split names them
-and its loader expects them.
+"""Models in several files: `NAME-00001-of-00003.gguf` and its siblings, as in llama.cpp's gguf-split.
 
 The first file has the metadata of the model; every file has the three keys below, and the tensor table and
 data of its own tensors. gguf.md does not describe the keys. Rules C-040 to C-046.
@@ -34,9 +33,11 @@ _NAME = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})\.gguf", re.DOTALL)
 
 @dataclass(frozen=True)
 class ShardName:
-    """A shard's file name taken apart.
+    """The parts of a shard's file name.
 
-    number: counted from 0, as split.no is; the name itself counts from 1.
+    stem: the name without number and suffix.
+    number: from 0, as split.no; the name itself counts from 1.
+    count: number of shards.
     """
 
     stem: str
@@ -53,7 +54,7 @@ class ShardName:
 
 
 def shard_metadata(number: int, count: int, n_tensors: int) -> Metadata:
-    """The three keys of shard `number` (from 0) of `count`. n_tensors: of all shards together."""
+    """The three keys of shard `number` (from 0) of `count`; n_tensors: of all shards together."""
     return {NO_KEY: _u16(number), COUNT_KEY: _u16(count), TENSORS_KEY: i32(n_tensors)}
 
 
@@ -62,14 +63,14 @@ def _u16(value: int) -> Value:
 
 
 def n_shards(header: Header) -> int:
-    """How many files the model is in, by split.count."""
+    """The number of files of the model, by split.count."""
     return max(integer_under(header.metadata, COUNT_KEY) or 1, 1)
 
 
 def later_shards(path: Path, header: Header) -> list[ShardName]:
-    """The names of all shards but the first, which `path` must be. Its keys agree with its name.
+    """The names of all shards but the first, which `path` must be, with keys that agree with its name.
 
-    Raises UsageError for a later shard: it has not the metadata of the model.
+    Raises UsageError for a later shard, which does not have the model's metadata.
     """
     name = ShardName.of(path)
     if name is None or n_shards(header) == 1:
@@ -161,7 +162,7 @@ def open_shards(first: S, open_file: Callable[[Path], S], policy: RaiseFirst | R
 
 
 def judge_keys(header: Header, path: Path) -> Iterator[Finding]:
-    """The three keys of a file by themselves, and against its name; nothing for a file without any."""
+    """Findings about the three keys of a file and its name; none for a file without these keys."""
     there = [key for key in _TYPES if key in header.metadata]
     if not there:
         return
@@ -185,8 +186,12 @@ def judge_keys(header: Header, path: Path) -> Iterator[Finding]:
 
 
 def judge_sibling(name: str, header: Header, number: int, first: Header) -> Iterator[Finding]:
-    """Whether a shard is the one that its name says, of the model that the first one begins. number: counted
-    from 0.
+    """Findings about a shard that must be the one in its name, of the same model as the first shard.
+
+    name: of the file.
+    header: of the shard.
+    number: of the shard, from 0.
+    first: header of the first shard.
     """
     for key, expected in ((NO_KEY, number), (COUNT_KEY, n_shards(first))):
         found = integer_under(header.metadata, key)
@@ -210,7 +215,7 @@ def judge_sibling(name: str, header: Header, number: int, first: Header) -> Iter
 
 
 def judge_together(shards: Sequence[tuple[str, Header]]) -> Iterator[Finding]:
-    """The tensors of all files of a model, by name and in order. The keys of the first are good."""
+    """Findings about the tensors of all files of a model; the keys of the first file are valid."""
     _, first = shards[0]
     where: dict[str, str] = {}
     for name, header in shards:

@@ -1,11 +1,9 @@
-"""What a file is that is no GGUF file: a sentence for whoever downloaded it. Advice only; no verdict depends
-on it.
-"""
+"""Recognizes files that are not GGUF files, for hints in messages; no verdict depends on it."""
 
 from __future__ import annotations
 
 _SIGNS: tuple[tuple[bytes, str], ...] = (
-    (b"FUGG", "its magic is reversed: a byte-swapped file, which nobody reads"),
+    (b"FUGG", "its magic is reversed: a byte-swapped file, which no program reads"),
     (
         b"lmgg",
         "a legacy GGML file of 2023, without a version; convert the model again from its original weights",
@@ -29,16 +27,12 @@ _SIGNS: tuple[tuple[bytes, str], ...] = (
 
 
 def looks_like(start: bytes) -> str:
-    """A clause that names what a file begins with ("; this is a web page"), or "". start: its first bytes,
-    512 are plenty.
-    """
+    """A clause that says what a file is ("; this is a web page"), or "", by its first 512 bytes."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if b"GGUF" in start[1:64]:
-        return (
-            f"; the magic stands at byte {start.index(b'GGUF')}, behind something that does not belong there"
-        )
+        return f"; the magic is at byte {start.index(b'GGUF')}, after something that does not belong there"
     if text[:15].lower().startswith((b"<!doctype", b"<html", b"<head")):
-        return "; this is a web page: the download gave an error or a log-in page in place of the model"
+        return "; this is a web page: the download gave an error or a log-in page instead of the model"
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:
         return "; this is a safetensors file"
     if start and not start.strip(b"\0"):

@@ -1,12 +1,10 @@
-"""Strings of a GGUF file: text with its stray bytes kept, and arrays of strings found without a loop over
-them.
+"""Strings of a GGUF file: text that keeps invalid bytes, and arrays of strings, found without a loop.
 
-An array of strings is a chain: each length says where the next one stands. Walked one by one, a vocabulary
-with its merges (430,000 strings) takes a quarter of a second. But almost every string of a model is shorter
-than 256 bytes, so almost every length is a byte followed by seven zeros, and such places are found for a
-whole window of the file at once. They are candidates only: the chain is still followed, a run of candidates
-that point at each other in one step, anything else (a long string, a NUL inside a token) one string at a
-time.
+An array of strings is a chain: each length says where the next one is. Followed one by one, a vocabulary with
+its merges (430,000 strings) takes a quarter of a second. But almost all strings of a model are shorter than
+256 bytes, so almost all lengths are a byte followed by seven zeros, and such places are found for a whole
+window of the file at once. They are only candidates: the chain is still followed, a run of candidates that
+point at each other in one step, everything else (a long string, a NUL inside a token) one string at a time.
 """
 
 from __future__ import annotations
@@ -22,22 +20,20 @@ from numpy.typing import NDArray
 LENGTH = struct.Struct("<Q")
 
 _WINDOW = 1 << 20
-"""Bytes looked at together: what bounds the memory of a scan, whatever a file claims."""
+"""Bytes scanned together, which limits the memory of a scan regardless of the file's content."""
 _USUAL = 32
-"""Bytes that a string takes with its length, generously: a short array needs no large window."""
+"""A generous size of a string with its length, so that a short array has a small window."""
 _FEW = 32
-"""Strings that are walked one by one where a run ends."""
+"""Number of strings that are followed one by one after a run ends."""
 
 Offsets = NDArray[np.int64]
 
 
 class StringArray(Sequence[str]):
-    """The strings of a metadata array, decoded when touched: a vocabulary costs nothing until it is read.
-    Invalid UTF-8 is kept as surrogates.
-    """
+    """The strings of a metadata array, decoded only when accessed; invalid UTF-8 is kept as surrogates."""
 
     def __init__(self, buffer: memoryview, starts: Offsets) -> None:
-        """starts: of each string's length, in the buffer; proved to lie in it, with the strings."""
+        """starts: offset of each string's length; the caller has checked that all are in the buffer."""
         self._buffer = buffer
         self._starts = starts
 
@@ -68,12 +64,12 @@ class StringArray(Sequence[str]):
         return bytes(self._buffer[start + 8 : start + 8 + length])
 
     def position(self, i: int) -> int:
-        """Where string i's length stands in the buffer."""
+        """The offset of string i's length in the buffer."""
         return int(self._starts[i])
 
 
 class ChainBrokenError(Exception):
-    """String `index`, whose length stands (or should stand) at `position`, passes the end of the buffer."""
+    """String `index`, whose length is (or should be) at `position`, extends past the end of the buffer."""
 
     def __init__(self, index: int, position: int) -> None:
         super().__init__(index, position)
@@ -82,10 +78,9 @@ class ChainBrokenError(Exception):
 
 
 def find_strings(buffer: memoryview, position: int, count: int) -> tuple[Offsets, int]:
-    """Where the lengths of `count` strings stand that follow each other from `position` on, and where the
-    last string ends.
+    """The offsets of the lengths of `count` consecutive strings from `position` on, and the end of the last.
 
-    The caller has proved that 8 * count bytes remain. Raises ChainBrokenError.
+    The caller has checked that 8 * count bytes remain. Raises ChainBrokenError.
     """
     starts = np.empty(count, np.int64)
     found = 0
@@ -93,7 +88,7 @@ def find_strings(buffer: memoryview, position: int, count: int) -> tuple[Offsets
     while found < count:
         for i in range(
             found, min(found + _FEW, count)
-        ):  # past whatever broke the last run; so a break costs little, however many there are
+        ):  # past what ended the last run, so that every break is cheap
             starts[i] = position
             position = _after(buffer, i, position)
             found += 1
@@ -108,7 +103,7 @@ def find_strings(buffer: memoryview, position: int, count: int) -> tuple[Offsets
 
 
 def _after(buffer: memoryview, index: int, position: int) -> int:
-    """The end of string `index`, whose length stands at `position`; proved to lie in the buffer."""
+    """The end of string `index`, whose length is at `position`, checked to be in the buffer."""
     if position + 8 > len(buffer):
         raise ChainBrokenError(index, position)
     end = position + 8 + int(LENGTH.unpack_from(buffer, position)[0])
@@ -119,10 +114,11 @@ def _after(buffer: memoryview, index: int, position: int) -> int:
 
 @dataclass(frozen=True)
 class _Window:
-    """The places of a part of the buffer that may be lengths of strings shorter than 256 bytes.
+    """The offsets in a part of the buffer that may be lengths of strings shorter than 256 bytes.
 
-    candidates: offsets in the buffer, ascending. breaks: indices of the candidates whose string does not end
-    at the next candidate, ascending. end: of the part, in the buffer.
+    candidates: offsets in the buffer, ascending.
+    breaks: indices of the candidates whose string does not end at the next candidate, ascending.
+    end: of the part, in the buffer.
     """
 
     candidates: Offsets
@@ -131,7 +127,7 @@ class _Window:
 
     @classmethod
     def of(cls, buffer: memoryview, position: int, count: int) -> _Window:
-        """The part from `position` on that may hold `count` strings of a usual length."""
+        """The part from `position` on that is large enough for `count` strings of usual length."""
         size = min(_WINDOW, _USUAL * count, len(buffer) - position)
         if size < 8:
             return cls(np.empty(0, np.int64), np.empty(0, np.int64), position)
@@ -145,9 +141,7 @@ class _Window:
         return cls(places + position, np.flatnonzero(ends[:-1] != places[1:]), position + size)
 
     def run_from(self, position: int) -> Offsets:
-        """The candidates that follow each other as strings from `position` on: each but the last ends where
-        the next begins.
-        """
+        """The consecutive candidates from `position` on, each of whose strings ends where the next begins."""
         first = int(np.searchsorted(self.candidates, position))
         if first == len(self.candidates) or self.candidates[first] != position:
             return self.candidates[:0]
@@ -157,19 +151,17 @@ class _Window:
 
 
 def decode_text(raw: memoryview | bytes) -> str:
-    """UTF-8, or what is not with each stray byte as a lone surrogate, so that nothing is lost and building
-    gives the bytes back.
-    """
+    """Decode UTF-8, with each invalid byte as a lone surrogate, so that encoding gives the bytes back."""
     return bytes(raw).decode("utf-8", "surrogateescape")
 
 
 def encode_text(text: str) -> bytes:
-    """The bytes of a string that decode_text gave, or of any other."""
+    """The bytes of a string from decode_text, or of any other."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def is_text(text: str) -> bool:
-    """False where a byte that is not UTF-8 came through as a lone surrogate."""
+    """Whether a string has no lone surrogates, which decode_text makes of invalid bytes."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -178,5 +170,5 @@ def is_text(text: str) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Text from a file as a message names it: in quotes, escaped, cut where it is long."""
+    """Text from a file for a message: in quotes, escaped, and shortened."""
     return repr(text if len(text) <= 120 else text[:120] + "…")

@@ -1,9 +1,7 @@
-"""Whether a file is what its writer wrote: the key set of `integrity.py` against the bytes. Rules I-001 to
-I-007 of spec/integrity.md.
+"""Checks a file against its key set (`integrity.py`): rules I-001 to I-007 of spec/integrity.md.
 
-`check_set` looks at the header alone; only where it finds nothing do the digests in that header prove
-anything, and
-`compare` may hold those of the data against them.
+`check_set` checks only the header. If it finds nothing, the digests in the header can be trusted, and
+`compare` compares them with those of the data.
 """
 
 from __future__ import annotations
@@ -55,13 +53,14 @@ _TYPES: dict[str, tuple[ValueType, ValueType | None]] = {
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 LeafDigest = Callable[[int, int], bytes]
-"""Of the bytes [first, last) of a file."""
+"""Computes the digest of bytes [first, last) of a file."""
 
 
 def check_set(header: Header, content: memoryview) -> Iterator[Finding]:
-    """Whether the key set is whole, and of the file that holds it. Nothing for a file without one.
+    """Findings about a key set that is incomplete or of another file; none for a file without a set.
 
-    content: the whole file; its data section is not touched.
+    header: of the file.
+    content: the whole file; its data section is not read.
     """
     if not has_set(header.metadata):
         return
@@ -77,9 +76,7 @@ def check_set(header: Header, content: memoryview) -> Iterator[Finding]:
 
 
 def compare(header: Header, digests: Iterable[bytes]) -> Iterator[Finding]:
-    """The digests of the tensors' data, in the order of the table, against those of the key set, which
-    `check_set` has found good.
-    """
+    """Compare the digests of the tensors' data, in table order, with a key set that `check_set` accepted."""
     for i, (tensor, found, expected) in enumerate(
         zip(header.tensors, digests, stored_digests(header), strict=True)
     ):
@@ -98,14 +95,14 @@ def compare(header: Header, digests: Iterable[bytes]) -> Iterator[Finding]:
 def tensor_digests(
     header: Header, block_sizes: BlockSizes, digest_leaf: LeafDigest, threads: int | None = None
 ) -> Iterator[bytes]:
-    """The digest of every tensor, in the order of the table; the leaves of all of them on threads."""
+    """The digests of all tensors in table order, computed leaf by leaf on threads."""
     leaves = [tensor_leaves(header, tensor, block_sizes) for tensor in header.tensors]
     with ThreadPoolExecutor(threads or available_cpus()) as pool:
         try:
             digests = pool.map(lambda leaf: digest_leaf(*leaf), chain.from_iterable(leaves))
             for own in leaves:
                 yield tensor_digest(islice(digests, len(own)))
-        except BaseException:  # an interruption among them: what waits is not begun
+        except BaseException:  # also an interruption: cancel what has not started
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -141,7 +138,7 @@ def _check_types(header: Header) -> Iterator[Finding]:
                 _type_name(*expected),
             )
         elif key in (HEADER_KEY, SHARDS_KEY) and not _DIGEST.fullmatch(value.value):
-            yield Finding("I-003", f"{key} is no digest", path, at, value.value, "32 hexadecimal digits")
+            yield Finding("I-003", f"{key} is not a digest", path, at, value.value, "32 hexadecimal digits")
         elif key == SOURCE_DIGESTS_KEY:
             yield from _check_sources(header, value)
 
@@ -154,17 +151,22 @@ def _check_sources(header: Header, digests: Value) -> Iterator[Finding]:
         and files.element_type is ValueType.STRING
         and len(files.value) != len(digests.value)
     ):
-        message = f"{SOURCE_DIGESTS_KEY} has not one digest for each of {SOURCE_FILES_KEY}"
+        message = f"{SOURCE_DIGESTS_KEY} does not have one digest for each of {SOURCE_FILES_KEY}"
         yield Finding("I-003", message, path, at, len(digests.value), len(files.value))
     wrong = next((digest for digest in digests.value if not _DIGEST.fullmatch(digest)), None)
     if wrong is not None:
         yield Finding(
-            "I-003", f"{SOURCE_DIGESTS_KEY} holds what is no digest", path, at, wrong, "32 hexadecimal digits"
+            "I-003",
+            f"{SOURCE_DIGESTS_KEY} contains something other than digests",
+            path,
+            at,
+            wrong,
+            "32 hexadecimal digits",
         )
 
 
 def _check_agreement(header: Header, content: memoryview) -> Iterator[Finding]:
-    """A well-formed set against the file that holds it."""
+    """Findings about a well-formed set that does not match its file."""
     path, at = _where(header, LENGTH_KEY)
     length = header.metadata[LENGTH_KEY].value
     if length != len(content):
@@ -194,9 +196,7 @@ def _check_agreement(header: Header, content: memoryview) -> Iterator[Finding]:
 
 
 def header_digest(header: Header, content: memoryview) -> str:
-    """The digest of the bytes before the data section, with the 32 characters of the one that is stored there
-    as zeros.
-    """
+    """The digest of the bytes before the data section, with the 32 characters of the stored one as zeros."""
     position = header.key_positions[HEADER_KEY] + 8 + len(HEADER_KEY) + 4 + 8
     unsigned = bytearray(content[: header.data_offset])
     unsigned[position : position + len(UNKNOWN)] = UNKNOWN.encode()
@@ -204,15 +204,13 @@ def header_digest(header: Header, content: memoryview) -> str:
 
 
 def tensor_leaves(header: Header, tensor: TensorInfo, block_sizes: BlockSizes) -> list[tuple[int, int]]:
-    """The bytes [first, last) of every leaf of a tensor, from the start of the file. Its format is known, by
-    the rules of the container.
-    """
+    """The bytes [first, last) of the file for each leaf of a tensor of known format."""
     sizes = block_sizes(tensor.type_id)
     return list(leaf_ranges(header, tensor, sizes)) if sizes else []
 
 
 def leaf_digest(content: memoryview, first: int, last: int) -> bytes:
-    """The digest of the bytes [first, last) of a file, a leaf."""
+    """The digest of the leaf in bytes [first, last) of a file."""
     digest = new_leaf_digest()
     digest.update(content[first:last])
     return bytes(digest.digest())

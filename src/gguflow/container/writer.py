@@ -18,8 +18,9 @@ _U64 = struct.Struct("<Q")
 def build(metadata: Metadata, tensors: Sequence[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> bytes:
     """The canonical bytes of a header, zero-padded to the data section.
 
-    The caller has judged it by `rules.judge`; what cannot be represented at all raises struct.error or
-    ValueError from here.
+    metadata, tensors, alignment: of the header, which the caller has checked with `rules.judge`.
+
+    Raises struct.error or ValueError for values that cannot be represented.
     """
     parts = [MAGIC, _U32.pack(VERSION), _U64.pack(len(tensors)), _U64.pack(len(metadata))]
     for key, value in metadata.items():
@@ -46,7 +47,7 @@ def _value_bytes(value: Value) -> bytes:
     if value.type is not ValueType.ARRAY:
         return struct.pack("<" + SCALAR_CODES[value.type], value.value)
     if value.element_type is None or value.element_type is ValueType.ARRAY:
-        raise ValueError("an array needs an element type, and that is not array")
+        raise ValueError("an array needs an element type other than array")
     head = _U32.pack(value.element_type) + _U64.pack(len(value.value))
     if value.element_type is ValueType.STRING:
         return head + b"".join(map(_text, value.value))

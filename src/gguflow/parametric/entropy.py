@@ -104,7 +104,7 @@ def decompress(frame: Bytes, nbytes: int) -> Bytes:
     except zstandard.ZstdError as error:
         raise FrameError(f"not a zstd frame: {error}") from None
     if declared.content_size != nbytes or declared.dict_id:
-        raise FrameError(f"a frame of {declared.content_size} bytes, where {nbytes} are expected")
+        raise FrameError(f"a frame of {declared.content_size} bytes instead of {nbytes}")
     if not hasattr(_of_thread, "decompressor"):
         _of_thread.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
     try:
@@ -112,5 +112,5 @@ def decompress(frame: Bytes, nbytes: int) -> Bytes:
     except zstandard.ZstdError as error:
         raise FrameError(f"a broken zstd frame: {error}") from None
     if len(content) != nbytes:
-        raise FrameError(f"a frame of {len(content)} bytes, where {nbytes} are expected")
+        raise FrameError(f"a frame of {len(content)} bytes instead of {nbytes}")
     return np.frombuffer(content, np.uint8)
