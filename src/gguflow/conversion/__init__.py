@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
@@ -25,7 +25,7 @@ from gguflow.conversion.jobs import Memory, jobs_of
 from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.splitting import Split, split
-from gguflow.errors import UsageError
+from gguflow.errors import FileWarning, UsageError, gathered_warnings
 from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
 from gguflow.quantization import kernels_digest
@@ -51,6 +51,7 @@ class Report:
 
     output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are
     entropy-coded, without coding and as they are stored; None without any.
+    warnings: what is doubtful about the source, as of `Prepared`, and what only its weights could tell.
     """
 
     output: Path
@@ -65,6 +66,7 @@ class Report:
     seconds: float
     files: tuple[Path, ...]
     coded: tuple[int, int] | None = None
+    warnings: tuple[FileWarning, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,13 @@ class Target:
 class Prepared:
     """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in
     different formats.
+
+    warnings: what is doubtful about the source.
     """
 
     checkpoint: Checkpoint
     targets: tuple[Target, ...]
+    warnings: tuple[FileWarning, ...] = ()
 
 
 def prepare(
@@ -110,8 +115,9 @@ def prepare(
     Raises UsageError, FileError, StorageError.
     """
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
-    checkpoint = sources.open_checkpoint(source)
-    model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
+    with gathered_warnings() as warnings:
+        checkpoint = sources.open_checkpoint(source)
+        model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
     template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
@@ -122,7 +128,7 @@ def prepare(
         raise UsageError(
             f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
         )
-    return Prepared(checkpoint, targets)
+    return Prepared(checkpoint, targets, (*warnings, *model.warnings))
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -168,7 +174,7 @@ def run(
             raise UsageError(f"{path} is a source of this conversion; choose another output")
     memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
     binding = _binding(prepared.checkpoint)
-    with ExitStack() as stack:
+    with gathered_warnings() as warnings, ExitStack() as stack:
         reader = stack.enter_context(ModelReader(prepared.checkpoint, io))
         targets = [
             [
@@ -186,7 +192,8 @@ def run(
             for output in reversed(target):  # whoever finds the first shard finds them all
                 output.file.commit()
     seconds = time.perf_counter() - started
-    return [_report(target, seconds) for target in targets]
+    said = (*prepared.warnings, *warnings)
+    return [replace(_report(target, seconds), warnings=said) for target in targets]
 
 
 def convert(

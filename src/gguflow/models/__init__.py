@@ -9,9 +9,10 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from gguflow.errors import Finding, UnsupportedError, UsageError
+from gguflow.errors import Finding, UnsupportedError, UsageError, gathered_warnings
 from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
 from gguflow.models.documents import Document
@@ -36,8 +37,15 @@ def load(
     strip_prefix: removed from the names that start with it.
 
     Raises UsageError (no configuration, and no architecture given), UnsupportedError (unknown family), and
-    InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules.
+    InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules. What is
+    only doubtful is in `Model.warnings`.
     """
+    with gathered_warnings() as warnings:
+        model = _load(checkpoint, architecture, strip_prefix)
+    return replace(model, warnings=(*model.warnings, *warnings))
+
+
+def _load(checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | None) -> Model:
     if strip_prefix:
         checkpoint = strip(checkpoint, strip_prefix)
     if checkpoint.metadata is not None:
