@@ -172,10 +172,16 @@ def run(arguments: argparse.Namespace) -> None:
     texts = "\n\n".join(plan_text(plan, explain=arguments.explain) for plan in plans)
     for note in filter(None, map(importance_text, plans)):
         print(f"gguflow: {note}", file=sys.stderr)
+    if not arguments.quiet:
+        for difference in prepared.differences:
+            print(f"gguflow: unlike llama.cpp ({difference.id}): {difference.note}", file=sys.stderr)
     if arguments.dry_run:
         if arguments.json:
-            warnings = warnings_data(prepared.warnings)
-            print_json(*({**plan_data(plan), "warnings": warnings} for plan in plans))
+            shared = {
+                "differences": [difference.id for difference in prepared.differences],
+                "warnings": warnings_data(prepared.warnings),
+            }
+            print_json(*({**plan_data(plan), **shared} for plan in plans))
         else:
             print(texts)
         show_warnings(prepared.warnings, arguments)

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
@@ -26,6 +26,7 @@ from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import FileWarning, UsageError, gathered_warnings
+from gguflow.models.differences import Difference, by_id
 from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
 from gguflow.quantization import kernels_digest
@@ -51,6 +52,7 @@ class Report:
 
     output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are
     entropy-coded, without coding and as they are stored; None without any.
+    differences: the ids of those intended differences from llama.cpp that applied.
     warnings: what is doubtful about the source, as of `Prepared`, and what only its weights could tell.
     """
 
@@ -66,6 +68,7 @@ class Report:
     seconds: float
     files: tuple[Path, ...]
     coded: tuple[int, int] | None = None
+    differences: tuple[str, ...] = ()
     warnings: tuple[FileWarning, ...] = ()
 
 
@@ -82,11 +85,13 @@ class Prepared:
     """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in
     different formats.
 
+    differences: the intended differences from llama.cpp that apply to this checkpoint.
     warnings: what is doubtful about the source.
     """
 
     checkpoint: Checkpoint
     targets: tuple[Target, ...]
+    differences: tuple[Difference, ...] = ()
     warnings: tuple[FileWarning, ...] = ()
 
 
@@ -128,7 +133,8 @@ def prepare(
         raise UsageError(
             f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
         )
-    return Prepared(checkpoint, targets, (*warnings, *model.warnings))
+    applied = tuple(map(by_id, model.differences))
+    return Prepared(checkpoint, targets, applied, (*warnings, *model.warnings))
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -192,8 +198,9 @@ def run(
             for output in reversed(target):  # whoever finds the first shard finds them all
                 output.file.commit()
     seconds = time.perf_counter() - started
+    differences = tuple(difference.id for difference in prepared.differences)
     said = (*prepared.warnings, *warnings)
-    return [replace(_report(target, seconds), warnings=said) for target in targets]
+    return [_report(target, seconds, differences, said) for target in targets]
 
 
 def convert(
@@ -264,7 +271,12 @@ def _complete(shards: Sequence[Output]) -> None:
         output.file.flush()
 
 
-def _report(shards: Sequence[Output], seconds: float) -> Report:
+def _report(
+    shards: Sequence[Output],
+    seconds: float,
+    differences: tuple[str, ...],
+    warnings: tuple[FileWarning, ...],
+) -> Report:
     tensors = [planned for output in shards for planned in output.plan.tensors]
     n_weights = sum(planned.tensor.n_weights for planned in tensors)
     by_format: dict[recipes.Format, list[PlannedTensor]] = {}
@@ -288,6 +300,8 @@ def _report(shards: Sequence[Output], seconds: float) -> Report:
         seconds=seconds,
         files=tuple(output.file.path for output in shards),
         coded=_coded(tensors),
+        differences=differences,
+        warnings=warnings,
     )
 
 

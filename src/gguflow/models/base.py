@@ -111,6 +111,7 @@ class Model:
     n_layers, n_heads, n_kv_heads, n_experts: for recipes; 0 if unknown.
     is_final: whether the tensors come from a GGUF file, so that those not quantized are copied unchanged.
     file_stem: the default output name without suffix, with "{type}" for the type.
+    differences: the ids of the intended differences from llama.cpp (`models.differences`) that applied.
     warnings: what is doubtful about the checkpoint, from `gguflow.errors.warn`.
     """
 
@@ -124,6 +125,7 @@ class Model:
     is_final: bool = False
     file_stem: str = "model-{type}"
     warnings: tuple[FileWarning, ...] = ()
+    differences: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Sizes:
