@@ -247,27 +247,6 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
         "M-013",
         "token_embd_norm.weight",
     ),
-    "a model card that is no YAML": (
-        "llama",
-        side_file("README.md", "---\na: [\n---\n"),
-        InvalidError,
-        "M-020",
-        "model card",
-    ),
-    "a model card of wrong types": (
-        "llama",
-        side_file("README.md", "---\nlicense: {a: b}\n---\n"),
-        InvalidError,
-        "M-020",
-        "license",
-    ),
-    "a model card with a list of lists": (
-        "llama",
-        side_file("README.md", "---\ntags: [[a]]\n---\n"),
-        InvalidError,
-        "M-020",
-        "tags",
-    ),
     "a tokenizer that is no JSON": (
         "llama",
         side_file("tokenizer.json", "{"),
@@ -355,13 +334,6 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
         "M-003",
         "pad_token_id",
     ),
-    "a temperature that is text": (
-        "llama",
-        side_file("generation_config.json", {"temperature": "hot"}),
-        InvalidError,
-        "M-030",
-        "temperature",
-    ),
 }
 
 
@@ -396,8 +368,10 @@ def test_added_tokens_of_sentencepiece(name: str, content: Any, says: str, tmp_p
 
 def test_every_rule_of_the_spec_has_a_checkpoint_that_breaks_it() -> None:
     spec = Path(__file__).resolve().parents[2] / "spec" / "models.md"
-    listed = set(re.findall(r"^\| (M-\d{3}) \|", spec.read_text(encoding="utf-8"), re.MULTILINE))
-    tested = {rule for *_, rule, _ in RULES.values() if rule.startswith("M-")} | {"M-014", "M-015", "M-022"}
+    rules = re.findall(r"^\| (M-\d{3}) \|.*\| (\w+) \|$", spec.read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {rule for rule, verdict in rules if verdict != "warning"}
+    elsewhere = {"M-014", "M-015", "M-022", "M-030"}
+    tested = elsewhere | {rule for *_, rule, _ in RULES.values() if rule.startswith("M-")}
     assert tested == listed
 
 
