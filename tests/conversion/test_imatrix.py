@@ -421,7 +421,7 @@ def test_formats_that_need_importance(
     ):
         conversion.convert(llama, out, type="iq2_xs")
     with pytest.raises(
-        UsageError, match=r"blk.1.ffn_gate.weight as IQ2_XS .* the imatrix has no entry for it"
+        UsageError, match=r"blk.1.ffn_gate.weight: IQ2_XS .* the imatrix has no entry for it"
     ):
         conversion.convert(llama, out, type="iq2_xs", imatrix=llama_imatrix)
     assert not out.exists()
