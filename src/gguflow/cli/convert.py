@@ -172,9 +172,13 @@ def run(arguments: argparse.Namespace) -> None:
     texts = "\n\n".join(plan_text(plan, explain=arguments.explain) for plan in plans)
     for note in filter(None, map(importance_text, plans)):
         print(f"gguflow: {note}", file=sys.stderr)
+    if not arguments.quiet:
+        for difference in prepared.differences:
+            print(f"gguflow: unlike llama.cpp ({difference.id}): {difference.note}", file=sys.stderr)
     if arguments.dry_run:
         if arguments.json:
-            print_json(*map(plan_data, plans))
+            applied = [difference.id for difference in prepared.differences]
+            print_json(*({**plan_data(plan), "differences": applied} for plan in plans))
         else:
             print(texts)
         return

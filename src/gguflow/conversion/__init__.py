@@ -26,6 +26,7 @@ from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import UsageError
+from gguflow.models.differences import Difference, by_id
 from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
 from gguflow.quantization import kernels_digest
@@ -50,7 +51,8 @@ class Report:
     were there from an earlier run.
 
     output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are
-    entropy-coded, without coding and as they are stored; None without any.
+    entropy-coded, without coding and as they are stored; None without any. differences: the ids of
+    those intended differences from llama.cpp that applied.
     """
 
     output: Path
@@ -65,6 +67,7 @@ class Report:
     seconds: float
     files: tuple[Path, ...]
     coded: tuple[int, int] | None = None
+    differences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,12 @@ class Target:
 @dataclass(frozen=True)
 class Prepared:
     """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in
-    different formats.
+    different formats. differences: the intended differences from llama.cpp that apply to this checkpoint.
     """
 
     checkpoint: Checkpoint
     targets: tuple[Target, ...]
+    differences: tuple[Difference, ...] = ()
 
 
 def prepare(
@@ -122,7 +126,7 @@ def prepare(
         raise UsageError(
             f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
         )
-    return Prepared(checkpoint, targets)
+    return Prepared(checkpoint, targets, tuple(map(by_id, model.differences)))
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -186,7 +190,8 @@ def run(
             for output in reversed(target):  # whoever finds the first shard finds them all
                 output.file.commit()
     seconds = time.perf_counter() - started
-    return [_report(target, seconds) for target in targets]
+    differences = tuple(difference.id for difference in prepared.differences)
+    return [_report(target, seconds, differences) for target in targets]
 
 
 def convert(
@@ -257,7 +262,7 @@ def _complete(shards: Sequence[Output]) -> None:
         output.file.flush()
 
 
-def _report(shards: Sequence[Output], seconds: float) -> Report:
+def _report(shards: Sequence[Output], seconds: float, differences: tuple[str, ...]) -> Report:
     tensors = [planned for output in shards for planned in output.plan.tensors]
     n_weights = sum(planned.tensor.n_weights for planned in tensors)
     by_format: dict[recipes.Format, list[PlannedTensor]] = {}
@@ -281,6 +286,7 @@ def _report(shards: Sequence[Output], seconds: float) -> Report:
         seconds=seconds,
         files=tuple(output.file.path for output in shards),
         coded=_coded(tensors),
+        differences=differences,
     )
 
 

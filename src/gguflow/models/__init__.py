@@ -85,9 +85,10 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
     tensors = match_tensors(family, checkpoint, config)
     general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
     n_heads = config.integer("num_attention_heads")
+    tokenizer = family.tokenizer(TokenizerFiles.read(config, directory))
     return Model(
         architecture=family.name,
-        metadata=general | hyper_parameters | family.tokenizer(TokenizerFiles.read(config, directory)),
+        metadata=general | hyper_parameters | tokenizer,
         tensors=tensors,
         n_layers=config.integer("num_hidden_layers"),
         n_heads=n_heads,
@@ -96,6 +97,7 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         if (key := f"{family.name}.expert_count") in hyper_parameters
         else 0,
         file_stem=file_stem,
+        differences=tuple(config.applied.ids),
     )
 
 

@@ -110,6 +110,7 @@ class Model:
     n_layers, n_heads, n_kv_heads, n_experts: for recipes; 0 if unknown.
     is_final: whether the tensors come from a GGUF file, so that those not quantized are copied unchanged.
     file_stem: the default output name without suffix, with "{type}" for the type.
+    differences: the ids of the intended differences from llama.cpp (`models.differences`) that applied.
     """
 
     architecture: str
@@ -121,6 +122,7 @@ class Model:
     n_experts: int = 0
     is_final: bool = False
     file_stem: str = "model-{type}"
+    differences: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Sizes:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gguflow.container.sniffing import LFS_POINTER, looks_like
 from gguflow.errors import Finding, InvalidError, LimitError, MalformedError
+from gguflow.models.differences import Applied
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
 from gguflow.sources.base import json_path, require_regular
@@ -30,8 +32,8 @@ MAX_FLOAT32 = 3.4028234663852886e38
 def read_bytes(directory: Path, name: str) -> bytes | None:
     """The content of a file in the checkpoint's directory, or None if it does not exist.
 
-    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: not a regular file), LimitError
-    (M-022), StorageError.
+    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: not a regular file), MalformedError
+    (M-021: a Git LFS pointer in its place), LimitError (M-022), StorageError.
     """
     file = contained(directory, name)
     with storage_errors("read", file):
@@ -44,6 +46,8 @@ def read_bytes(directory: Path, name: str) -> bytes | None:
         raise LimitError(
             file, Finding("M-022", f"larger than the {MAX_FILE_NBYTES} bytes that such a file may have")
         )
+    if content.startswith(LFS_POINTER):
+        raise MalformedError(file, Finding("M-021", f"not the file itself{looks_like(content[:512])}"))
     return content
 
 
@@ -78,11 +82,13 @@ class Document:
     file: for messages.
     values: the object.
     where: its path in the file, as JSONPath.
+    applied: collects the intended differences from llama.cpp that its values led to; shared by its parts.
     """
 
     file: Path
     values: Mapping[str, Any]
     where: str = "$"
+    applied: Applied = field(default_factory=Applied, repr=False, compare=False)
 
     @classmethod
     def read(cls, directory: Path, name: str) -> Document | None:
@@ -166,7 +172,7 @@ class Document:
         value = self._value(key, {})
         if not isinstance(value, dict):
             raise self.wrong(key, value, "an object")
-        return Document(self.file, value, self.at(key))
+        return Document(self.file, value, self.at(key), self.applied)
 
     def items(self, key: str) -> list[Any]:
         """The list under a key, empty if absent. Raises InvalidError (M-003)."""
@@ -180,7 +186,7 @@ class Document:
         for index, value in enumerate(self.items(key)):
             if not isinstance(value, dict):
                 raise self.wrong(key, value, "an object", index)
-            yield Document(self.file, value, self.at(key, index))
+            yield Document(self.file, value, self.at(key, index), self.applied)
 
     def _value(self, key: str, default: Any) -> Any:
         value = self.values.get(key)
