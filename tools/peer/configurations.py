@@ -1,7 +1,5 @@
 """What an installed transformers makes of configurations, as JSON on stdout (run by the peer's Python, which
-needs no torch).
-
-configurations.py REPOSITORY
+needs no torch, with the repository in PYTHONPATH).
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ FULL = "full_attention"
 
 
 def main() -> None:
-    sys.path.insert(0, sys.argv[1])
     import transformers
     from transformers import CONFIG_MAPPING
 
