@@ -44,9 +44,9 @@ UNITS: dict[str, set[str]] = {
     "models": {"blocks", "container", "platform", "quantization", "sources"},
     "rows": {"blocks", "container", "platform", "quantization"},
     "validation": {"blocks", "container", "models", "platform", "recipes", "rows", "sources"},
-    "editing": {"blocks", "container", "platform", "validation"},
+    "editing": {"blocks", "container", "platform", "threads", "validation"},
     "conversion": {"blocks", "container", "models", "platform", "quantization", "recipes", "sources"},
-    "comparison": {"blocks", "container", "models", "platform", "quantization", "sources"},
+    "comparison": {"blocks", "container", "models", "platform", "quantization", "sources", "threads"},
     "runtime": {
         *("blocks", "container", "models", "packed_matmul", "platform", "quantization", "rows"),
         *("threads", "validation"),
