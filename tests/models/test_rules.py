@@ -366,7 +366,7 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
     ),
     "a special token of negative id": (
         "llama",
-        config(pad_token_id=-1),
+        config(pad_token_id=-2),
         InvalidError,
         "M-003",
         "pad_token_id",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gguflow.container.sniffing import LFS_POINTER, looks_like
 from gguflow.errors import Finding, InvalidError, LimitError, MalformedError
 from gguflow.models.differences import Applied
 from gguflow.platform import storage_errors
@@ -31,8 +32,8 @@ MAX_FLOAT32 = 3.4028234663852886e38
 def read_bytes(directory: Path, name: str) -> bytes | None:
     """The content of a file in the checkpoint's directory, or None if it does not exist.
 
-    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: not a regular file), LimitError
-    (M-022), StorageError.
+    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: not a regular file), MalformedError
+    (M-021: a Git LFS pointer in its place), LimitError (M-022), StorageError.
     """
     file = contained(directory, name)
     with storage_errors("read", file):
@@ -45,6 +46,8 @@ def read_bytes(directory: Path, name: str) -> bytes | None:
         raise LimitError(
             file, Finding("M-022", f"larger than the {MAX_FILE_NBYTES} bytes that such a file may have")
         )
+    if content.startswith(LFS_POINTER):
+        raise MalformedError(file, Finding("M-021", f"not the file itself{looks_like(content[:512])}"))
     return content
 
 

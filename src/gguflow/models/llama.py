@@ -54,7 +54,11 @@ def tokenizer(files: TokenizerFiles) -> Metadata:
     keys: Metadata = {}
     if files.settings is not None and "add_prefix_space" in files.settings:
         keys["tokenizer.ggml.add_space_prefix"] = boolean(files.settings.flag("add_prefix_space"))
-    keys |= sentencepiece_metadata(files) or sentencepiece_json_metadata(files) or bpe_metadata(files)
+    keys |= (
+        sentencepiece_metadata(files)
+        or sentencepiece_json_metadata(files)
+        or bpe_metadata(files, ("tokenizer.json", "tokenizer.model"))
+    )
     if files.n_tokens == 32016:
         keys |= {f"tokenizer.ggml.{kind}_token_id": u32(token) for kind, token in CODE_LLAMA_TOKENS.items()}
     if (
