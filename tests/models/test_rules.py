@@ -48,6 +48,15 @@ def config(**changes: Any) -> Change:
     return change
 
 
+def null(*keys: str) -> Change:
+    """Set keys of config.json to null, which is no default."""
+
+    def change(contents: dict[str, Any], _: Shapes) -> None:
+        contents["config.json"] |= dict.fromkeys(keys)
+
+    return change
+
+
 def side_files(replacements: dict[str, Any]) -> Change:
     """Replace or add files; None removes one."""
 
@@ -90,10 +99,10 @@ POOLING = [{"type": "x.Pooling", "path": "1_Pooling"}]
 
 RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
     "no architectures": ("llama", config(architectures=None), InvalidError, "M-002", "architectures"),
-    "no layers": ("llama", config(num_hidden_layers=None), InvalidError, "M-002", "num_hidden_layers"),
+    "no layers": ("llama", null("num_hidden_layers"), InvalidError, "M-002", "num_hidden_layers"),
     "no context length": (
         "bert",
-        config(max_position_embeddings=None),
+        null("max_position_embeddings"),
         InvalidError,
         "M-002",
         "max_position_embeddings",
@@ -135,7 +144,14 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
     "rope that is no object": ("llama", config(rope_scaling=[1]), InvalidError, "M-003", "$.rope_scaling"),
     "impossible rope factors": (
         "llama",
-        config(rope_scaling={"rope_type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 4.0}),
+        config(
+            rope_scaling={
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 4.0,
+                "high_freq_factor": 4.0,
+            }
+        ),
         InvalidError,
         "M-003",
         "low_freq_factor",

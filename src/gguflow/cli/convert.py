@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gguflow.cli.command import Command
 from gguflow.cli.options import parse_size, print_json, read_text
-from gguflow.cli.text import json_ready, nbytes_text, table
-from gguflow.cli.writing import add_writing_options, write
+from gguflow.cli.text import json_ready, nbytes_text, table, warnings_data
+from gguflow.cli.writing import add_writing_options, show_warnings, write
 from gguflow.errors import printable
 
 if TYPE_CHECKING:
@@ -177,10 +177,14 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"gguflow: unlike llama.cpp ({difference.id}): {difference.note}", file=sys.stderr)
     if arguments.dry_run:
         if arguments.json:
-            applied = [difference.id for difference in prepared.differences]
-            print_json(*({**plan_data(plan), "differences": applied} for plan in plans))
+            shared = {
+                "differences": [difference.id for difference in prepared.differences],
+                "warnings": warnings_data(prepared.warnings),
+            }
+            print_json(*({**plan_data(plan), **shared} for plan in plans))
         else:
             print(texts)
+        show_warnings(prepared.warnings, arguments)
         return
     if arguments.explain:
         print(texts, file=sys.stderr)

@@ -25,7 +25,7 @@ from gguflow.conversion.jobs import Memory, jobs_of
 from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.splitting import Split, split
-from gguflow.errors import UsageError
+from gguflow.errors import FileWarning, UsageError, gathered_warnings
 from gguflow.models.differences import Difference, by_id
 from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
@@ -51,8 +51,9 @@ class Report:
     were there from an earlier run.
 
     output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are
-    entropy-coded, without coding and as they are stored; None without any. differences: the ids of
-    those intended differences from llama.cpp that applied.
+    entropy-coded, without coding and as they are stored; None without any.
+    differences: the ids of those intended differences from llama.cpp that applied.
+    warnings: what is doubtful about the source, as of `Prepared`, and what only its weights could tell.
     """
 
     output: Path
@@ -68,6 +69,7 @@ class Report:
     files: tuple[Path, ...]
     coded: tuple[int, int] | None = None
     differences: tuple[str, ...] = ()
+    warnings: tuple[FileWarning, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,16 @@ class Target:
 @dataclass(frozen=True)
 class Prepared:
     """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in
-    different formats. differences: the intended differences from llama.cpp that apply to this checkpoint.
+    different formats.
+
+    differences: the intended differences from llama.cpp that apply to this checkpoint.
+    warnings: what is doubtful about the source.
     """
 
     checkpoint: Checkpoint
     targets: tuple[Target, ...]
     differences: tuple[Difference, ...] = ()
+    warnings: tuple[FileWarning, ...] = ()
 
 
 def prepare(
@@ -114,8 +120,9 @@ def prepare(
     Raises UsageError, FileError, StorageError.
     """
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
-    checkpoint = sources.open_checkpoint(source)
-    model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
+    with gathered_warnings() as warnings:
+        checkpoint = sources.open_checkpoint(source)
+        model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
     template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
@@ -126,7 +133,8 @@ def prepare(
         raise UsageError(
             f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
         )
-    return Prepared(checkpoint, targets, tuple(map(by_id, model.differences)))
+    applied = tuple(map(by_id, model.differences))
+    return Prepared(checkpoint, targets, applied, (*warnings, *model.warnings))
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -172,7 +180,7 @@ def run(
             raise UsageError(f"{path} is a source of this conversion; choose another output")
     memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
     binding = _binding(prepared.checkpoint)
-    with ExitStack() as stack:
+    with gathered_warnings() as warnings, ExitStack() as stack:
         reader = stack.enter_context(ModelReader(prepared.checkpoint, io))
         targets = [
             [
@@ -191,7 +199,8 @@ def run(
                 output.file.commit()
     seconds = time.perf_counter() - started
     differences = tuple(difference.id for difference in prepared.differences)
-    return [_report(target, seconds, differences) for target in targets]
+    said = (*prepared.warnings, *warnings)
+    return [_report(target, seconds, differences, said) for target in targets]
 
 
 def convert(
@@ -262,7 +271,12 @@ def _complete(shards: Sequence[Output]) -> None:
         output.file.flush()
 
 
-def _report(shards: Sequence[Output], seconds: float, differences: tuple[str, ...]) -> Report:
+def _report(
+    shards: Sequence[Output],
+    seconds: float,
+    differences: tuple[str, ...],
+    warnings: tuple[FileWarning, ...],
+) -> Report:
     tensors = [planned for output in shards for planned in output.plan.tensors]
     n_weights = sum(planned.tensor.n_weights for planned in tensors)
     by_format: dict[recipes.Format, list[PlannedTensor]] = {}
@@ -287,6 +301,7 @@ def _report(shards: Sequence[Output], seconds: float, differences: tuple[str, ..
         files=tuple(output.file.path for output in shards),
         coded=_coded(tensors),
         differences=differences,
+        warnings=warnings,
     )
 
 

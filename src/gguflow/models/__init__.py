@@ -9,11 +9,13 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from gguflow.errors import Finding, UnsupportedError, UsageError
+from gguflow.errors import Finding, UnsupportedError, UsageError, gathered_warnings
 from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
+from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
 from gguflow.models.general import ParameterCounts, general_metadata
 from gguflow.models.gguf_limits import check_storable
@@ -36,8 +38,15 @@ def load(
     strip_prefix: removed from the names that start with it.
 
     Raises UsageError (no configuration, and no architecture given), UnsupportedError (unknown family), and
-    InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules.
+    InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules. What is
+    only doubtful is in `Model.warnings`.
     """
+    with gathered_warnings() as warnings:
+        model = _load(checkpoint, architecture, strip_prefix)
+    return replace(model, warnings=(*model.warnings, *warnings))
+
+
+def _load(checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | None) -> Model:
     if strip_prefix:
         checkpoint = strip(checkpoint, strip_prefix)
     if checkpoint.metadata is not None:
@@ -55,7 +64,7 @@ def load(
             "pass --arch NAME to set general.architecture and keep the tensor names"
         )
     else:
-        config = Document(checkpoint.directory / "config.json", checkpoint.config)
+        config = text_configuration(checkpoint.directory / "config.json", checkpoint.config)
         model = _understand(checkpoint, checkpoint.directory, config)
     check_storable(model, checkpoint.path)
     return model
