@@ -223,8 +223,8 @@ def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Se
     for key in named:
         if key.startswith(NAMESPACE):
             raise UsageError(
-                f"{key} is kept by gguflow itself; "
-                f"to leave out all keys under {NAMESPACE} pass --no-integrity (integrity=False)"
+                f"{key} is maintained by gguflow; to remove all keys under {NAMESPACE} "
+                "pass --no-integrity (integrity=False)"
             )
         if key == _ALIGNMENT:
             raise UsageError(

@@ -16,7 +16,7 @@ from tests.sources import test_bitsandbytes, test_huggingface, test_safetensors
 
 HERE = Path(__file__).resolve().parent
 SPECIFICATION = HERE.parent.parent / "spec" / "sources.md"
-CODE = [*sorted(Path(sources.__file__).parent.glob("*.py")), Path(mapped_file.__file__)]
+CODE = [*sorted(Path(sources.__file__).parent.rglob("*.py")), Path(mapped_file.__file__)]
 
 ID = r"(?:[SJHQ]-\d|R-0)\d{2}"
 VERDICTS: dict[str, type[FileError]] = {
