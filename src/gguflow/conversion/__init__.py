@@ -34,6 +34,9 @@ from gguflow.sources.base import Checkpoint
 DEFAULT_MEMORY_LIMIT = 192 << 20
 """Bytes for buffers, of all threads together."""
 
+_OPEN_FILES = 3
+"""For each output: the partial file, its journal, and the file that it replaces."""
+
 
 @dataclass(frozen=True)
 class FormatTotal:
@@ -50,7 +53,8 @@ class Report:
     were there from an earlier run.
 
     output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are
-    entropy-coded, without coding and as they are stored; None without any.
+    entropy-coded, without coding and as they are stored; None without any. notes: what could not be kept of
+    files that were replaced (their owner, other names of theirs), in sentences.
     """
 
     output: Path
@@ -65,6 +69,7 @@ class Report:
     seconds: float
     files: tuple[Path, ...]
     coded: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,7 @@ def run(
         if any(platform.is_same_file(path, file.path) for file in prepared.checkpoint.files):
             raise UsageError(f"{path} is a source of this conversion; choose another output")
     memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
+    platform.allow_open_files(_OPEN_FILES * len(files) + len(prepared.checkpoint.files))
     binding = _binding(prepared.checkpoint)
     with ExitStack() as stack:
         reader = stack.enter_context(ModelReader(prepared.checkpoint, io))
@@ -280,6 +286,7 @@ def _report(shards: Sequence[Output], seconds: float) -> Report:
         },
         seconds=seconds,
         files=tuple(output.file.path for output in shards),
+        notes=tuple(note for output in shards for note in output.file.notes),
         coded=_coded(tensors),
     )
 
