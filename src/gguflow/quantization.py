@@ -206,7 +206,7 @@ class _Rows:
 
     def place(self, weight: int) -> int:
         """The offset of the block that starts with this weight."""
-        return weight // self._format.block_size * self._format.type_size
+        return self._format.nbytes(weight)
 
     def run(self, first: int, last: int, out: Bytes) -> None:
         """Encode weights [first, last) into out. Raises NonFiniteError."""
@@ -260,9 +260,7 @@ def dequantize(
     target = weights.reshape(-1)
 
     def work(first: int, last: int) -> None:
-        start, stop = (
-            position // block_format.block_size * block_format.type_size for position in (first, last)
-        )
+        start, stop = block_format.nbytes(first), block_format.nbytes(last)
         decode(raw[start:stop], block_format, target[first:last])
 
     run(

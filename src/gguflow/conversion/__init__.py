@@ -35,6 +35,9 @@ from gguflow.sources.base import Checkpoint
 DEFAULT_MEMORY_LIMIT = 192 << 20
 """Bytes for buffers, of all threads together."""
 
+_OPEN_FILES = 3
+"""For each output: the partial file, its journal, and the file that it replaces."""
+
 
 @dataclass(frozen=True)
 class FormatTotal:
@@ -54,6 +57,8 @@ class Report:
     entropy-coded, without coding and as they are stored; None without any.
     differences: the ids of those intended differences from llama.cpp that applied.
     warnings: what is doubtful about the source, as of `Prepared`, and what only its weights could tell.
+    notes: what could not be kept of files that were replaced (their owner, other names of theirs), in
+    sentences.
     """
 
     output: Path
@@ -70,6 +75,7 @@ class Report:
     coded: tuple[int, int] | None = None
     differences: tuple[str, ...] = ()
     warnings: tuple[FileWarning, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,7 @@ def run(
         if any(platform.is_same_file(path, file.path) for file in prepared.checkpoint.files):
             raise UsageError(f"{path} is a source of this conversion; choose another output")
     memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
+    platform.allow_open_files(_OPEN_FILES * len(files) + len(prepared.checkpoint.files))
     binding = _binding(prepared.checkpoint)
     with gathered_warnings() as warnings, ExitStack() as stack:
         reader = stack.enter_context(ModelReader(prepared.checkpoint, io))
@@ -312,6 +319,7 @@ def _report(
         },
         seconds=seconds,
         files=tuple(output.file.path for output in shards),
+        notes=tuple(note for output in shards for note in output.file.notes),
         coded=_coded(tensors),
         differences=differences,
         warnings=warnings,

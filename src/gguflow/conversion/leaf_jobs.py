@@ -66,7 +66,8 @@ class Leaves:
 
     reader: of the source.
     outputs: all of them have the same tensors, or some of them where they are shards.
-    tile: weights that a thread moves at a time, a multiple of every block size.
+    tile: weights that a thread moves at a time, a multiple of every block size; where it is several leaves,
+        a job does as many.
     threads: that do the jobs.
     """
 
@@ -74,6 +75,7 @@ class Leaves:
         self.reader = reader
         self.outputs = outputs
         self.tile = tile
+        self._most_leaves = max(tile // LEAF_WEIGHTS, 1)
         self._most_finished = max(LEAVES_TOGETHER, threads // 2)
         self.buffers = _Buffers()
         self.digests = SourceDigests(
@@ -86,17 +88,21 @@ class Leaves:
         """The leaves of tensor i that some output lacks; `note` is to be called behind the last one."""
         holders = [output for output in self.outputs if i in output.tensors()]
         whole = _Task(self, i, holders)
-        n, fetched = whole.tensor.n_weights, 0
-        for number in range(n_leaves(n)):
-            lacking = [output for output in holders if (i, number) not in output.digests]
-            if lacking:
-                if number >= fetched:
-                    fetched = number + LEAVES_AHEAD
-                    self.reader.prefetch(
-                        whole.tensor, leaf_weights(number, n)[0], min(fetched * LEAF_WEIGHTS, n)
-                    )
-                task = whole if len(lacking) == len(holders) else _Task(self, i, lacking)
-                yield LeafJob(task, number)
+        n, fetched, number = whole.tensor.n_weights, 0, 0
+        while number < n_leaves(n):
+            lacking = _lacking(holders, i, number)
+            if not lacking:
+                number += 1
+                continue
+            if number >= fetched:
+                fetched = number + max(LEAVES_AHEAD, self._most_leaves)
+                self.reader.prefetch(whole.tensor, leaf_weights(number, n)[0], min(fetched * LEAF_WEIGHTS, n))
+            end = number + 1
+            while end < min(number + self._most_leaves, n_leaves(n)) and _lacking(holders, i, end) == lacking:
+                end += 1
+            task = whole if len(lacking) == len(holders) else _Task(self, i, lacking)
+            yield LeafJob(task, number, end)
+            number = end
 
     def finish(self, job: LeafJob) -> None:
         """A leaf is written: note it with the next ones, before long."""
@@ -115,10 +121,15 @@ class Leaves:
             self.reader.done(tensor, first, last)
         written: dict[Output, list[WrittenLeaf]] = {}
         for job in finished:
-            for target, leaf in zip(job.task.targets, job.written, strict=True):
-                written.setdefault(target.output, []).append(leaf)
+            for target, leaves in zip(job.task.targets, job.written, strict=True):
+                written.setdefault(target.output, []).extend(leaves)
         for output, leaves in written.items():
             output.record_leaves(leaves)
+
+
+def _lacking(outputs: Sequence[Output], i: int, number: int) -> list[Output]:
+    """The outputs that lack a leaf of tensor i."""
+    return [output for output in outputs if (i, number) not in output.digests]
 
 
 def _joined(finished: Sequence[LeafJob]) -> list[tuple[ModelTensor, int, int]]:
@@ -168,37 +179,42 @@ class _Task:
 
 
 class LeafJob:
-    """Leaf `number` of a tensor: weights [first, last), for every output that lacks it."""
+    """Adjacent leaves of a tensor, from number `number` to before `end`: weights [first, last), for every
+    output that lacks them.
+    """
 
     __slots__ = ("first", "last", "number", "task", "written")
 
     held_nbytes = 0
 
-    def __init__(self, task: _Task, number: int) -> None:
+    def __init__(self, task: _Task, number: int, end: int) -> None:
         self.task = task
         self.number = number
-        self.first, self.last = leaf_weights(number, task.tensor.n_weights)
-        self.written: list[WrittenLeaf] = []
+        self.first = number * LEAF_WEIGHTS
+        self.last = min(end * LEAF_WEIGHTS, task.tensor.n_weights)
+        self.written: list[list[WrittenLeaf]] = []
+        """Of each target, when the job is performed."""
 
     def prefetch(self) -> None:
         """Nothing: `Leaves.jobs` has the system fetch several leaves at once."""
 
     def perform(self) -> None:
-        """Convert the leaf for each output, and write it. Raises InvalidError, StorageError."""
+        """Convert the leaves for each output, and write them. Raises InvalidError, StorageError."""
         task, leaves = self.task, self.task.leaves
-        source_digest = leaves.digests.begin(task.i, self.last)
-        digests = [new_leaf_digest() for _ in task.targets]
+        sources = [leaves.digests.begin(task.i, last) for _, last in self._leaves()]
+        digests = [[new_leaf_digest() for _ in sources] for _ in task.targets]
         for start, stop in tile_ranges(self.first, self.last, task.row, leaves.tile):
             raw = leaves.reader.read(task.tensor, start, stop)
-            if source_digest is not None and raw is not None:
-                source_digest.update(raw)
+            if raw is not None and sources[0] is not None and task.tensor.source is not None:
+                self._feed(sources, raw, task.tensor.source.require_format(), start, stop)
             weights = self._weights(raw, start, stop)
-            for target, digest in zip(task.targets, digests, strict=True):
+            for target, of_target in zip(task.targets, digests, strict=True):
                 blocks = self._blocks(target, start, raw, weights)
                 target.output.file.write(blocks, target.start + target.format.nbytes(start))
-                digest.update(blocks)
-        if source_digest is not None:
-            leaves.digests.end(task.i, self.number, source_digest)
+                self._feed(of_target, blocks, target.format, start, stop)
+        for number, digest in enumerate(sources, self.number):
+            if digest is not None:
+                leaves.digests.end(task.i, number, digest)
         self._note_written(digests)
 
     def finish(self) -> list[Event]:
@@ -206,14 +222,37 @@ class LeafJob:
         n = self.last - self.first
         return [(planned, n, nbytes(n)) for planned, nbytes in self.task.events]
 
-    def _note_written(self, digests: Sequence[Any]) -> None:
-        task, n = self.task, self.last - self.first
-        for target, digest in zip(task.targets, digests, strict=True):
+    def _leaves(self) -> list[tuple[int, int]]:
+        """The weights [first, last) of each leaf."""
+        starts = range(self.first, self.last, LEAF_WEIGHTS)
+        return [(start, min(start + LEAF_WEIGHTS, self.last)) for start in starts]
+
+    def _feed(
+        self, digests: Sequence[Any], content: Bytes, block_format: BlockFormat, start: int, stop: int
+    ) -> None:
+        """Give the bytes of weights [start, stop) to the digests of the leaves that they belong to."""
+        if len(digests) == 1:
+            digests[0].update(content)
+            return
+        for digest, (first, last) in zip(digests, self._leaves(), strict=True):
+            if start < last and first < stop:
+                begin, end = (block_format.nbytes(w - start) for w in (max(start, first), min(stop, last)))
+                digest.update(content[begin:end])
+
+    def _note_written(self, digests: Sequence[Sequence[Any]]) -> None:
+        task = self.task
+        for target, of_target in zip(task.targets, digests, strict=True):
             if self.last == task.tensor.n_weights:
-                digest.update(bytes(target.planned.padding))
-            place = target.start + target.format.nbytes(self.first)
-            leaf = (task.i, self.number)
-            self.written.append(WrittenLeaf(leaf, digest.digest(), place, target.format.nbytes(n)))
+                of_target[-1].update(bytes(target.planned.padding))
+            nbytes = target.format.nbytes
+            self.written.append(
+                [
+                    WrittenLeaf((task.i, number), digest.digest(), target.start + nbytes(a), nbytes(b - a))
+                    for number, (digest, (a, b)) in enumerate(
+                        zip(of_target, self._leaves(), strict=True), self.number
+                    )
+                ]
+            )
 
     def _weights(self, raw: Bytes | None, first: int, last: int) -> Floats | None:
         """The weights [first, last) as float32, checked for what F16 cannot hold.

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from gguflow.container.header import align
 from gguflow.container.integrity import leaf_weights, n_leaves, new_leaf_digest, tensor_digest
-from gguflow.container.output_file import OutputFile, is_worth_keeping
+from gguflow.container.output_file import OutputFile, hidden_sibling, is_worth_keeping
 from gguflow.conversion.journal import Claims, Journal, Leaf
 from gguflow.conversion.plan import Plan, PlannedTensor
-from gguflow.errors import UsageError
+from gguflow.errors import StorageError, UsageError
 
 
 class WrittenLeaf(NamedTuple):
@@ -49,7 +49,7 @@ class Output:
         self.file = OutputFile(path, plan.nbytes, overwrite=overwrite, resume=resume)
         plan_digest = hashlib.sha256(plan.header).hexdigest()
         self.journal = Journal(
-            path.with_name(f".{path.name}.journal"), f"{binding} {plan_digest} {plan.imatrix_digest}"
+            hidden_sibling(path, ".journal"), f"{binding} {plan_digest} {plan.imatrix_digest}"
         )
         self.claims = Claims()
         self.places: dict[int, tuple[int, int]] = {}
@@ -64,7 +64,7 @@ class Output:
         try:
             try:
                 self.claims = self.journal.claims() if self.file.found else Claims()
-            except UsageError:
+            except (UsageError, StorageError):
                 self.file.keep()
                 raise
             if not self.plan.has_payloads:

@@ -15,6 +15,7 @@ from pathlib import Path
 from gguflow.errors import Finding, UnsupportedError, UsageError, gathered_warnings
 from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
+from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
 from gguflow.models.general import ParameterCounts, general_metadata
 from gguflow.models.gguf_limits import check_storable
@@ -73,7 +74,7 @@ def _load(checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | 
             f"pass --arch NAME to set general.architecture and keep the tensor names{hint}"
         )
     else:
-        config = Document(checkpoint.directory / "config.json", checkpoint.config)
+        config = text_configuration(checkpoint.directory / "config.json", checkpoint.config)
         model = _understand(checkpoint, checkpoint.directory, config)
     check_storable(model, checkpoint.path)
     return model

@@ -10,7 +10,6 @@ only a few bytes of each block and memory is slower.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from gguflow.container.strings import quoted
 from gguflow.container.verification import compare, tensor_leaves
 from gguflow.errors import Finding
 from gguflow.platform import available_cpus
+from gguflow.threads import ordered
 
 _STRIP = 1 << 20
 """Bytes digested and checked in one call: they fit a core's cache, and a leaf of a quantized format."""
@@ -100,12 +100,11 @@ def judge_values(
             for piece in _pieces(i, tensor, header, block_sizes)
         )
     )
-    with ThreadPoolExecutor(threads or available_cpus()) as pool:
-        for task, looked in zip(tasks, pool.map(look, tasks), strict=True):
-            for piece, (digest, results) in zip(task, looked, strict=True):
-                so_far = found.get(piece.tensor, [_Found()] * len(results))
-                found[piece.tensor] = [a.then(b) for a, b in zip(so_far, results, strict=True)]
-                leaves[piece.tensor].append(digest)
+    for task, looked in zip(tasks, ordered(look, tasks, threads or available_cpus()), strict=True):
+        for piece, (digest, results) in zip(task, looked, strict=True):
+            so_far = found.get(piece.tensor, [_Found()] * len(results))
+            found[piece.tensor] = [a.then(b) for a, b in zip(so_far, results, strict=True)]
+            leaves[piece.tensor].append(digest)
     for i, results in found.items():
         tensor = header.tensors[i]
         yield from _broken(i, tensor, results, header.data_offset)

@@ -60,7 +60,7 @@ class _Payload:
         self.planned = output.planned(i)
         self.tensor = self.planned.tensor
         self.encoding = _encoding(self.planned)
-        self.is_carried = transcoding.exact(self.tensor, self.encoding) == self.encoding
+        self.keeps_codes = transcoding.exact(self.tensor, self.encoding) == self.encoding
         self.geometry = geometry_of(self.encoding, self.tensor)
         self.sizes: list[int] = []
         self.digests: list[bytes] = []
@@ -71,11 +71,11 @@ class _Payload:
     def jobs(self) -> Jobs:
         """What is left to do of the payload; the last job lets the output know its size and digest."""
         given = None
-        if self.is_carried and self.encoding.needs_offset:
+        if self.keeps_codes and self.encoding.needs_offset:
             given = {"offset": transcoding.offset(self.reader, self.tensor)}
         self.encoder = Encoder(self.encoding, self.geometry.shape, self.geometry.source_type, given)
         self.geometry = self.encoder.geometry
-        if self.encoding.needs_first_pass and not self.is_carried:
+        if self.encoding.needs_first_pass and not self.keeps_codes:
             yield from self._first_pass()
             yield DRAIN
             self.encoder.finish_observing()
@@ -89,7 +89,7 @@ class _Payload:
 
     @property
     def _is_in_pieces(self) -> bool:
-        return not self.is_carried and is_in_pieces(self.planned)
+        return not self.keeps_codes and is_in_pieces(self.planned)
 
     def weights_of(self, number: int) -> tuple[int, int]:
         """The weights [first, last) of a chunk."""
@@ -290,7 +290,7 @@ class _ChunkJob(_ObserveJob):
 
     def perform(self) -> None:
         """Raises InvalidError for NaN and infinity, unless the encoding is lossless."""
-        self.chunk = self._carried() if self.payload.is_carried else self._encoded()
+        self.chunk = self._source_codes() if self.payload.keeps_codes else self._encoded()
         self.payload.reader.done(self.payload.tensor, self.first, self.last)
         self.digest = chunk_digest(self.chunk)
 
@@ -302,7 +302,7 @@ class _ChunkJob(_ObserveJob):
         del self.chunk
         return payload.record(nbytes, self.digest)
 
-    def _carried(self) -> Bytes:
+    def _source_codes(self) -> Bytes:
         """Codes and scales as the source has them."""
         payload = self.payload
         sections = transcoding.sections(payload.reader, payload.tensor, payload.geometry, self.number)
@@ -560,8 +560,8 @@ def check_memory(planned: PlannedTensor, limit: int, threads: int) -> int:
     Raises UsageError where not even one chunk, or a piece for each thread, stays under the limit.
     """
     geometry = geometry_of(_encoding(planned), planned.tensor)
-    is_carried = transcoding.exact(planned.tensor, _encoding(planned)) == planned.encoding
-    if is_carried or not is_in_pieces(planned):
+    keeps_codes = transcoding.exact(planned.tensor, _encoding(planned)) == planned.encoding
+    if keeps_codes or not is_in_pieces(planned):
         needed, share = wide_chunks.whole_nbytes(geometry), limit
     else:
         at_once = threads + 1  # one of them waits for its turn to be written
