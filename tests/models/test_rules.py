@@ -263,27 +263,6 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
         "M-013",
         "token_embd_norm.weight",
     ),
-    "a model card that is no YAML": (
-        "llama",
-        side_file("README.md", "---\na: [\n---\n"),
-        InvalidError,
-        "M-020",
-        "model card",
-    ),
-    "a model card of wrong types": (
-        "llama",
-        side_file("README.md", "---\nlicense: {a: b}\n---\n"),
-        InvalidError,
-        "M-020",
-        "license",
-    ),
-    "a model card with a list of lists": (
-        "llama",
-        side_file("README.md", "---\ntags: [[a]]\n---\n"),
-        InvalidError,
-        "M-020",
-        "tags",
-    ),
     "a tokenizer that is no JSON": (
         "llama",
         side_file("tokenizer.json", "{"),
@@ -371,13 +350,6 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
         "M-003",
         "pad_token_id",
     ),
-    "a temperature that is text": (
-        "llama",
-        side_file("generation_config.json", {"temperature": "hot"}),
-        InvalidError,
-        "M-030",
-        "temperature",
-    ),
 }
 
 
@@ -418,6 +390,7 @@ def test_every_rule_of_the_spec_has_a_checkpoint_that_breaks_it() -> None:
         "M-015",
         "M-022",
         "M-026",
+        "M-030",
     }
     rows = re.findall(r"^\| (M-\d{3}) \|.*\| (\w+) \|$", spec.read_text(encoding="utf-8"), re.MULTILINE)
     warnings = {rule for rule, verdict in rows if verdict == "warning"}

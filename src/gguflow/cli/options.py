@@ -28,6 +28,17 @@ def add_io(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_follow_links(parser: argparse.ArgumentParser) -> None:
+    """Add --follow-links."""
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="read configuration, tokenizer and model card also through links that leave the checkpoint's "
+        "directory; without it, only into a Hugging Face cache, as their content may be published with the "
+        "output. Weights may be links anyway",
+    )
+
+
 def parse_size(text: str, kilo: int = 1024) -> int:
     """A size in bytes.
 

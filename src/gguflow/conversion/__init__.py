@@ -108,6 +108,8 @@ def prepare(
     type: str = "q4_k_m",
     architecture: str | None = None,
     strip_prefix: str | None = None,
+    skip_tensors: Sequence[str] = (),
+    follow_links: bool = False,
     options: recipes.Options | None = None,
     imatrix: str | Path | None = None,
     shards: Split | None = None,
@@ -118,6 +120,10 @@ def prepare(
 
     output: default llama.cpp's file name for the model, in the current directory; `{type}` in it stands for
     the type.
+    skip_tensors: regular expressions; tensors with one of them anywhere in their name in the source are left
+    out.
+    follow_links: whether configuration, tokenizer and model card may be links to anywhere; otherwise they may
+    lead to a file of the checkpoint, or into a Hugging Face cache.
     type: one, or several with commas between them, which are then written from one reading of the source.
     options: changes to what the type's recipe chooses, and to metadata. imatrix: a file with the importance
     of columns, llama-imatrix's. shards: how the output is cut into several files, whose names end in
@@ -127,8 +133,11 @@ def prepare(
     """
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
     with gathered_warnings() as warnings:
-        checkpoint = sources.open_checkpoint(source)
-        model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
+        checkpoint = sources.open_checkpoint(source, follow_links)
+        sources.refuse_lone_shard(checkpoint)
+        model = models.load(
+            checkpoint, architecture=architecture, strip_prefix=strip_prefix, skip_tensors=skip_tensors
+        )
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
     template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
@@ -217,6 +226,8 @@ def convert(
     type: str = "q4_k_m",
     architecture: str | None = None,
     strip_prefix: str | None = None,
+    skip_tensors: Sequence[str] = (),
+    follow_links: bool = False,
     options: recipes.Options | None = None,
     imatrix: str | Path | None = None,
     shards: Split | None = None,
@@ -237,6 +248,8 @@ def convert(
         type=type,
         architecture=architecture,
         strip_prefix=strip_prefix,
+        skip_tensors=skip_tensors,
+        follow_links=follow_links,
         options=options,
         imatrix=imatrix,
         shards=shards,
