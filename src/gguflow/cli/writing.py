@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from gguflow.cli import progress
 from gguflow.cli.options import add_io, add_threads, parse_size, print_json
 from gguflow.cli.text import nbytes_text, table
+from gguflow.errors import printable
 
 if TYPE_CHECKING:
     from gguflow.conversion import Prepared, Report
@@ -59,6 +61,7 @@ def write(prepared: Prepared, arguments: argparse.Namespace) -> None:
         with progress.shown([plan for target in prepared.targets for plan in target.plans]) as callback:
             reports = run(progress=callback)
         print("\n\n".join(map(report_text, reports)), file=sys.stderr)
+    print_notes(note for report in reports for note in report.notes)
     if arguments.json:
         print_json(
             *(
@@ -68,6 +71,15 @@ def write(prepared: Prepared, arguments: argparse.Namespace) -> None:
         )
     else:
         print(*(file for report in reports for file in report.files), sep="\n")
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Say what a file that was replaced could not hand down.
+
+    notes: sentences.
+    """
+    for note in notes:
+        print(f"gguflow: {printable(note)}", file=sys.stderr)
 
 
 def report_text(report: Report) -> str:
