@@ -447,11 +447,14 @@ def read_regular(path: str | Path, most: int) -> bytes:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UsageError(f"{path} is not a regular file; save what it gives to a file, and name that")
+        parts, nbytes = [], 0
         with open(path, "rb") as file:
-            content = file.read(most + 1)
-    if len(content) > most:
-        raise UsageError(f"{path} is longer than {most} bytes, the most that is read here")
-    return content
+            while part := file.read(1 << 20):
+                parts.append(part)
+                nbytes += len(part)
+                if nbytes > most:
+                    raise UsageError(f"{path} is longer than {most} bytes, the most that is read here")
+    return b"".join(parts)
 
 
 def release_pages(mapping: mmap.mmap, first: int, last: int) -> None:

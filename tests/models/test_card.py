@@ -236,7 +236,7 @@ GENERATION: dict[str, tuple[str, str | None]] = {
 def test_generation_config_never_stops_a_conversion(content: str, path: str | None, tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text(content)
     model = understood(tmp_path)
-    assert [warning.finding.path for warning in model.warnings if warning.finding.rule == "M-060"] == (
+    assert [warning.finding.path for warning in model.warnings if warning.finding.rule == "M-042"] == (
         [] if path is None else [path]
     )
     assert ("general.sampling.top_k" in model.metadata) == (path != "$")

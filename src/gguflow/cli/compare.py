@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gguflow.cli.command import Command
 from gguflow.cli.options import add_follow_links, add_io, add_threads, print_json
 from gguflow.cli.text import nbytes_text, table
+from gguflow.cli.writing import print_notes
 from gguflow.errors import UsageError, listed
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         follow_links=arguments.follow_links,
     )
     if arguments.plot is not None:
-        plot.write(found, arguments.plot)
+        print_notes(plot.write(found, arguments.plot))
     if arguments.json:
         print_json(comparison_data(found))
     else:

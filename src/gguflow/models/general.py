@@ -50,7 +50,7 @@ def general_metadata(architecture: str, directory: Path, counts: ParameterCounts
 
     gguf's own heuristics for names and size labels are used, so that they are llama.cpp's. What they get is
     proved to be text before: the model card (README.md), the name in config.json, the directory's name. What
-    is wrong with the card or generation_config.json is a warning (M-020, M-060).
+    is wrong with the card or generation_config.json is a warning (M-020, M-042).
 
     architecture: `general.architecture`.
     directory: the checkpoint's directory.
@@ -104,27 +104,27 @@ def _config_name(directory: Path) -> str | None:
 
 
 def _generation(directory: Path) -> Document | None:
-    """generation_config.json; None with a warning (M-060) if it cannot be read."""
+    """generation_config.json; None with a warning (M-042) if it cannot be read."""
     name = "generation_config.json"
     try:
         return Document.read(directory, name)
     except FileError as error:
-        warn(directory / name, Finding("M-060", f"left out: {error.finding.message} ({error.finding.rule})"))
+        warn(directory / name, Finding("M-042", f"left out: {error.finding.message} ({error.finding.rule})"))
     except StorageError as error:
-        warn(directory / name, Finding("M-060", f"left out: {error}"))
+        warn(directory / name, Finding("M-042", f"left out: {error}"))
     return None
 
 
 def _sampling(generation: Document | None) -> Iterator[tuple[str, str | int | float]]:
     """The recommended sampling parameters as fields of `gguf.Metadata`; values of other types are left out
-    with a warning (M-060).
+    with a warning (M-042).
     """
     for field, (key, read) in _SAMPLING.items():
         if generation is not None and key in generation:
             try:
                 yield field, read(generation, key)
             except InvalidError as error:
-                warn(generation.file, replace(error.finding, rule="M-060"))
+                warn(generation.file, replace(error.finding, rule="M-042"))
 
 
 def _whole(generation: Document, key: str) -> int:
@@ -164,7 +164,7 @@ def _with_repetition_penalty(metadata: Metadata, generation: Document | None) ->
     try:
         penalty = f32(generation.number("repetition_penalty"))
     except InvalidError as error:
-        warn(generation.file, replace(error.finding, rule="M-060"))
+        warn(generation.file, replace(error.finding, rule="M-042"))
         return metadata
     ordered: Metadata = {}
     for name, value in metadata.items():
