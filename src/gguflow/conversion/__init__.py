@@ -50,7 +50,8 @@ class Report:
     were there from an earlier run.
 
     output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are
-    entropy-coded, without coding and as they are stored; None without any.
+    entropy-coded, without coding and as they are stored; None without any. warnings: what a person should
+    know of the result: sentences.
     """
 
     output: Path
@@ -65,6 +66,7 @@ class Report:
     seconds: float
     files: tuple[Path, ...]
     coded: tuple[int, int] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Prepared:
 
     checkpoint: Checkpoint
     targets: tuple[Target, ...]
+    allow_non_finite: bool = False
 
 
 def prepare(
@@ -96,6 +99,7 @@ def prepare(
     imatrix: str | Path | None = None,
     shards: Split | None = None,
     integrity: bool = True,
+    allow_non_finite: bool = False,
 ) -> Prepared:
     """Open the source, understand the model, plan the output. Reads headers, config and tokenizer; no
     weights.
@@ -107,6 +111,8 @@ def prepare(
     of columns, llama-imatrix's. shards: how the output is cut into several files, whose names end in
     -00001-of-00003.gguf; None for one file.
     integrity: whether the output carries the keys by which it can prove itself.
+    allow_non_finite: keep NaN and infinity in tensors that are copied, or stored as F32, F16 or BF16; the
+    report then names them. Weights that are NaN or infinite are never quantized.
     Raises UsageError, FileError, StorageError.
     """
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
@@ -122,7 +128,7 @@ def prepare(
         raise UsageError(
             f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
         )
-    return Prepared(checkpoint, targets)
+    return Prepared(checkpoint, targets, allow_non_finite)
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -144,6 +150,7 @@ def run(
     resume: bool = True,
     io: str = "mmap",
     progress: Progress | None = None,
+    allow_non_finite: bool = False,
 ) -> list[Report]:
     """Carry out a prepared conversion; a report for each target. Whatever stops it, each output is then whole
     or as it was.
@@ -153,9 +160,10 @@ def run(
     resume: go on from what an interrupted run of the same conversion left; False forgets it.
     io: "mmap", or "pread" where a source might be truncated by somebody while it is read, which kills a
     process that has it mapped.
+    allow_non_finite: as in `prepare`; either allows it.
     Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another
-    conversion; a tensor needs importance and has none), InvalidError (NaN or Inf in a tensor that is to be
-    quantized; a source that changed while it was read), StorageError.
+    conversion; a tensor needs importance and has none), InvalidError (NaN or Inf in a tensor; weights that
+    would become NaN, Inf or nothing; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
     threads = platform.available_cpus() if threads is None else threads
@@ -168,11 +176,14 @@ def run(
             raise UsageError(f"{path} is a source of this conversion; choose another output")
     memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
     binding = _binding(prepared.checkpoint)
+    allow = allow_non_finite or prepared.allow_non_finite
     with ExitStack() as stack:
         reader = stack.enter_context(ModelReader(prepared.checkpoint, io))
         targets = [
             [
-                stack.enter_context(Output(plan, path, binding, overwrite=overwrite, resume=resume))
+                stack.enter_context(
+                    Output(plan, path, binding, overwrite=overwrite, resume=resume, allow_non_finite=allow)
+                )
                 for plan, path in zip(target.plans, target.paths, strict=True)
             ]
             for target in prepared.targets
@@ -206,6 +217,7 @@ def convert(
     resume: bool = True,
     io: str = "mmap",
     progress: Progress | None = None,
+    allow_non_finite: bool = False,
 ) -> Report:
     """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of
     several types, the first one's report.
@@ -220,6 +232,7 @@ def convert(
         imatrix=imatrix,
         shards=shards,
         integrity=integrity,
+        allow_non_finite=allow_non_finite,
     )
     return run(
         prepared,
@@ -281,6 +294,7 @@ def _report(shards: Sequence[Output], seconds: float) -> Report:
         seconds=seconds,
         files=tuple(output.file.path for output in shards),
         coded=_coded(tensors),
+        warnings=tuple(text for output in shards for text in output.warnings()),
     )
 
 

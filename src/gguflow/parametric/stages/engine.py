@@ -121,7 +121,7 @@ class _Payload:
             yield
         except NonFiniteError as error:
             bad = weights[error.index]
-            raise non_finite_error(self.tensor, first + error.index, bad, "cannot be quantized") from None
+            raise non_finite_error(self.tensor, first + error.index, bad) from None
 
     def raw(self, first: int, last: int) -> Bytes:
         """The little-endian bytes of weights [first, last), for lossless encodings."""
