@@ -72,7 +72,7 @@ def too_large(value: Any, index: int, shape: tuple[int, ...], format_name: str) 
     """
     where = ", ".join(str(int(i)) for i in np.unravel_index(index, shape))
     return NonFiniteError(
-        f"{value} at index [{where}] does not fit {format_name}: its block would be read as NaN, infinity or zeros; "
-        "choose a wider format, or a smaller importance",
+        f"{value} at index [{where}] does not fit {format_name}: its block would be read as NaN, infinity or "
+        "zeros; choose a wider format, or a smaller importance",
         index,
     )

@@ -100,8 +100,8 @@ def first_vanished(
         return -1
     size = block_format.block_size
     if importance is not None:
-        counts = importance.reshape(-1, size).any(axis=1)
-        zeros = zeros[counts[zeros % counts.size]]
+        counts = np.any(importance.reshape(-1, size) > 0, axis=1)
+        zeros = zeros[np.take(counts, zeros % counts.size)]
     peaks = np.abs(weights.reshape(-1, size)[zeros]).max(axis=1, initial=0)
     zeros = zeros[peaks >= CERTAINLY_HELD]
     if not zeros.size:
@@ -172,8 +172,8 @@ def quantize(
         are NaN or infinite, with it or without.
 
     Raises ShapeError (n is not a multiple of the block size), NonFiniteError (with the index of a weight that
-    is NaN or infinite, or that would be decoded so: 7e4 in F16, 1e6 in Q4_0; or that would become zero although
-    it is 1 or more), UnknownFormatError, UsageError.
+    is NaN or infinite, or would be decoded so: 7e4 in F16, 1e6 in Q4_0; or of one that is 1 or more, and
+    would become zero with its whole block), UnknownFormatError, UsageError.
     """
     if (encoding := _encoding(format)) is not None:
         if out is not None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gguflow.cli.command import Command
 from gguflow.cli.options import parse_size, print_json, read_text
-from gguflow.cli.text import json_ready, nbytes_text, table
-from gguflow.cli.writing import add_writing_options, write
+from gguflow.cli.text import json_ready, nbytes_text, table, warnings_data
+from gguflow.cli.writing import add_writing_options, show_warnings, write
 from gguflow.errors import printable
 
 if TYPE_CHECKING:
@@ -80,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-integrity",
         action="store_true",
         help="omit the integrity keys (length, digests, recipe), with which the file can be verified",
+    )
+    parser.add_argument(
+        "--allow-non-finite",
+        action="store_true",
+        help="keep NaN and infinity where a tensor is copied, or stored as F32, F16 or BF16, and say which "
+        "tensors hold them (without it they are refused; weights that are quantized must be finite)",
     )
     parser.add_argument(
         "--dry-run",
@@ -167,16 +173,25 @@ def run(arguments: argparse.Namespace) -> None:
         imatrix=arguments.imatrix,
         shards=_split(arguments),
         integrity=not arguments.no_integrity,
+        allow_non_finite=arguments.allow_non_finite,
     )
     plans = [plan for target in prepared.targets for plan in target.plans]
     texts = "\n\n".join(plan_text(plan, explain=arguments.explain) for plan in plans)
     for note in filter(None, map(importance_text, plans)):
         print(f"gguflow: {note}", file=sys.stderr)
+    if not arguments.quiet:
+        for difference in prepared.differences:
+            print(f"gguflow: unlike llama.cpp ({difference.id}): {difference.note}", file=sys.stderr)
     if arguments.dry_run:
         if arguments.json:
-            print_json(*map(plan_data, plans))
+            shared = {
+                "differences": [difference.id for difference in prepared.differences],
+                "warnings": warnings_data(prepared.warnings),
+            }
+            print_json(*({**plan_data(plan), **shared} for plan in plans))
         else:
             print(texts)
+        show_warnings(prepared.warnings, arguments)
         return
     if arguments.explain:
         print(texts, file=sys.stderr)

@@ -25,7 +25,8 @@ from gguflow.conversion.jobs import Memory, jobs_of
 from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.splitting import Split, split
-from gguflow.errors import UsageError
+from gguflow.errors import FileWarning, UsageError, gathered_warnings, warn
+from gguflow.models.differences import Difference, by_id
 from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
 from gguflow.quantization import kernels_digest
@@ -50,8 +51,9 @@ class Report:
     were there from an earlier run.
 
     output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are
-    entropy-coded, without coding and as they are stored; None without any. warnings: what a person should
-    know of the result: sentences.
+    entropy-coded, without coding and as they are stored; None without any.
+    differences: the ids of those intended differences from llama.cpp that applied.
+    warnings: what is doubtful about the source, as of `Prepared`, and what only its weights could tell.
     """
 
     output: Path
@@ -66,7 +68,8 @@ class Report:
     seconds: float
     files: tuple[Path, ...]
     coded: tuple[int, int] | None = None
-    warnings: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    warnings: tuple[FileWarning, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,15 @@ class Target:
 class Prepared:
     """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in
     different formats.
+
+    differences: the intended differences from llama.cpp that apply to this checkpoint.
+    warnings: what is doubtful about the source.
     """
 
     checkpoint: Checkpoint
     targets: tuple[Target, ...]
+    differences: tuple[Difference, ...] = ()
+    warnings: tuple[FileWarning, ...] = ()
     allow_non_finite: bool = False
 
 
@@ -116,8 +124,9 @@ def prepare(
     Raises UsageError, FileError, StorageError.
     """
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
-    checkpoint = sources.open_checkpoint(source)
-    model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
+    with gathered_warnings() as warnings:
+        checkpoint = sources.open_checkpoint(source)
+        model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
     template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
@@ -128,7 +137,8 @@ def prepare(
         raise UsageError(
             f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
         )
-    return Prepared(checkpoint, targets, allow_non_finite)
+    applied = tuple(map(by_id, model.differences))
+    return Prepared(checkpoint, targets, applied, (*warnings, *model.warnings), allow_non_finite)
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -177,7 +187,7 @@ def run(
     memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
     binding = _binding(prepared.checkpoint)
     allow = allow_non_finite or prepared.allow_non_finite
-    with ExitStack() as stack:
+    with gathered_warnings() as warnings, ExitStack() as stack:
         reader = stack.enter_context(ModelReader(prepared.checkpoint, io))
         targets = [
             [
@@ -193,11 +203,14 @@ def run(
         reader.check_unchanged()
         for target in targets:
             _complete(target)
+            _warn(prepared.checkpoint, target)
         for target in targets:
             for output in reversed(target):  # whoever finds the first shard finds them all
                 output.file.commit()
     seconds = time.perf_counter() - started
-    return [_report(target, seconds) for target in targets]
+    differences = tuple(difference.id for difference in prepared.differences)
+    said = (*prepared.warnings, *warnings)
+    return [_report(target, seconds, differences, said) for target in targets]
 
 
 def convert(
@@ -270,7 +283,19 @@ def _complete(shards: Sequence[Output]) -> None:
         output.file.flush()
 
 
-def _report(shards: Sequence[Output], seconds: float) -> Report:
+def _warn(checkpoint: Checkpoint, shards: Sequence[Output]) -> None:
+    """Say what is odd about the weights that were written."""
+    for output in shards:
+        for finding in output.warnings():
+            warn(checkpoint.path if finding.rule == "V-005" else output.file.path, finding)
+
+
+def _report(
+    shards: Sequence[Output],
+    seconds: float,
+    differences: tuple[str, ...],
+    warnings: tuple[FileWarning, ...],
+) -> Report:
     tensors = [planned for output in shards for planned in output.plan.tensors]
     n_weights = sum(planned.tensor.n_weights for planned in tensors)
     by_format: dict[recipes.Format, list[PlannedTensor]] = {}
@@ -294,7 +319,8 @@ def _report(shards: Sequence[Output], seconds: float) -> Report:
         seconds=seconds,
         files=tuple(output.file.path for output in shards),
         coded=_coded(tensors),
-        warnings=tuple(text for output in shards for text in output.warnings()),
+        differences=differences,
+        warnings=warnings,
     )
 
 

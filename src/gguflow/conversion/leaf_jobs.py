@@ -212,7 +212,7 @@ class LeafJob:
             self.written.append(WrittenLeaf(leaf, digest.digest(), place, target.format.nbytes(n)))
 
     def _weights(self, raw: Bytes | None, first: int, last: int) -> Floats | None:
-        """The weights [first, last) as float32; None where every output takes the source's bytes as they are."""
+        """The weights [first, last) as float32; None where every output takes the source's bytes."""
         task = self.task
         if not task.needs_floats or (raw is not None and task.tensor.source is None):
             return None

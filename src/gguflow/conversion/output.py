@@ -18,7 +18,7 @@ from gguflow.container.output_file import OutputFile, is_worth_keeping
 from gguflow.conversion.journal import Claims, Journal, Leaf
 from gguflow.conversion.plan import Plan, PlannedTensor
 from gguflow.conversion.proving import Marks, prove, warnings
-from gguflow.errors import UsageError
+from gguflow.errors import Finding, UsageError
 
 
 class WrittenLeaf(NamedTuple):
@@ -204,6 +204,6 @@ class Output:
         prove(planned, leaf[0], first, content, None, self.marks, allow_non_finite=allow)
         return True
 
-    def warnings(self) -> list[str]:
+    def warnings(self) -> list[Finding]:
         """What is to be said of its tensors, now that they are written."""
         return list(warnings([(i, self.planned(i)) for i in self.tensors()], self.marks))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gguflow.blocks import BlockFormat, reserved
 from gguflow.blocks.reserved import Look
@@ -65,7 +66,7 @@ def prove(
         marks.non_finite.add(i)
     n_blocks = packed.size // block_format.type_size
     if weights is not None and found.zeros.size:
-        _check_vanished(planned, first, packed, weights, found)
+        _check_vanished(planned, first, packed, weights, found.zeros)
     if i in marks.with_content:
         return
     if found.zeros.size < n_blocks or as_floats(packed, block_format).any():
@@ -74,37 +75,33 @@ def prove(
         marks.vanished.add(i)
 
 
-def warnings(tensors: Sequence[tuple[int, PlannedTensor]], marks: Marks) -> Iterator[str]:
+def warnings(tensors: Sequence[tuple[int, PlannedTensor]], marks: Marks) -> Iterator[Finding]:
     """What is to be said of tensors that were written.
 
     tensors: with their numbers.
     marks: of their output.
     """
-    matrices = [
-        (i, p)
-        for i, p in tensors
-        if i not in marks.with_content and p.encoding is None and len(p.info.dims) > 1
-        and p.tensor.n_weights and p.blocks.reserved_codes
-    ]
-    silent = [p.name for i, p in matrices if i not in marks.vanished]
-    if silent:
-        yield (
-            f"{_tensors(silent)} all zeros: never written, or a placeholder ({listed(silent)}). "
-            "Check the source if the model needs them"
-        )
-    gone = [p.name for i, p in matrices if i in marks.vanished]
+    silent = [(i, p) for i, p in tensors if i not in marks.with_content and _is_matrix(p)]
+    placeholders = [p.name for i, p in silent if i not in marks.vanished]
+    if placeholders:
+        message = f"{_tensors(placeholders)} all zeros: never written, or placeholders"
+        yield Finding("V-005", f"{message}: {listed(placeholders)}", "$.tensors", severity="warning")
+    gone = [p.name for i, p in silent if i in marks.vanished]
     if gone:
-        yield (
-            f"{_tensors(gone)} all zeros now, because the weights are too small for the format "
-            f"({listed(gone)}). A wider type keeps them (--tensor-type)"
-        )
+        message = f"{_tensors(gone)} all zeros, because their weights are too small for their format"
+        remedy = "a wider one keeps them (--tensor-type)"
+        yield Finding("M-103", f"{message}; {remedy}: {listed(gone)}", "$.tensors", severity="warning")
     odd = [p.name for i, p in tensors if i in marks.non_finite]
     if odd:
         holds = "1 tensor holds" if len(odd) == 1 else f"{len(odd)} tensors hold"
-        yield (
-            f"{holds} NaN or infinity, as was allowed ({listed(odd)}): "
-            "`gguflow validate --level values` calls the file invalid"
-        )
+        message = f"{holds} NaN or infinity, as was allowed; `validate --level values` calls that invalid"
+        yield Finding("V-003", f"{message}: {listed(odd)}", "$.tensors", severity="warning")
+
+
+def _is_matrix(planned: PlannedTensor) -> bool:
+    """Whether zeros are odd: in a matrix of numbers."""
+    is_numbers = planned.encoding is None and bool(planned.blocks.reserved_codes)
+    return is_numbers and len(planned.info.dims) > 1 and planned.tensor.n_weights > 0
 
 
 def _tensors(names: Sequence[str]) -> str:
@@ -112,27 +109,30 @@ def _tensors(names: Sequence[str]) -> str:
 
 
 def _check_vanished(
-    planned: PlannedTensor, first: int, packed: Bytes, weights: Floats, found: Look
+    planned: PlannedTensor, first: int, packed: Bytes, weights: Floats, zeros: NDArray[np.int64]
 ) -> None:
-    block_format = planned.blocks
-    zeros = found.zeros
-    if planned.importance is not None and zeros.size:
-        zeros = np.array([k for k in zeros.tolist() if _counts(planned, first, k)], np.int64)
-    bad = first_vanished(packed, block_format, weights, zeros)
+    if planned.importance is not None:
+        zeros = zeros[_counts(planned, first, zeros)]
+    bad = first_vanished(packed, planned.blocks, weights, zeros)
     if bad >= 0:
-        why = f"which {block_format.name} would make zero, with all of its block{_remedy(planned)}"
+        why = f"which {planned.blocks.name} would make zero, and its whole block{_remedy(planned)}"
         raise weight_error("M-102", planned.tensor, first + bad, weights[bad], why)
 
 
-def _counts(planned: PlannedTensor, first: int, block: int) -> bool:
-    """Whether some column of a block has an importance above 0."""
+def _counts(planned: PlannedTensor, first: int, blocks: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """For each of some blocks, whether one of its columns has an importance above 0."""
     if planned.importance is None:
-        return True
+        return np.ones(blocks.size, np.bool_)
     size, row = planned.blocks.block_size, planned.shape[-1]
-    at = first + block * size
-    matrix = at // (row * (planned.shape[-2] if len(planned.shape) > 1 else 1))
-    column = at % row
-    return bool(planned.importance.of_matrix(matrix, row)[column : column + size].any())
+    rows_per_matrix = planned.shape[-2] if len(planned.shape) > 1 else 1
+    rows, columns = np.divmod(first + blocks * size, row)
+    matrices = rows // rows_per_matrix
+    found = np.zeros(blocks.size, np.bool_)
+    for matrix in np.unique(matrices).tolist():
+        counts = planned.importance.of_matrix(matrix, row).reshape(-1, size).max(axis=1)
+        inside = matrices == matrix
+        found[inside] = counts[columns[inside] // size] > 0
+    return found
 
 
 def _unsound(
@@ -162,8 +162,8 @@ def _unsound(
     what = found.code.what if found.code is not None else "d"
     index = _index(planned.tensor, first + start)
     message = (
-        f"tensor {planned.tensor.name!r}: the scale {what} of the block at index {index} is NaN or infinite in "
-        "the source; --allow-non-finite keeps it"
+        f"tensor {planned.tensor.name!r}: in the source, the scale {what} of the block at index {index} is "
+        "NaN or infinite; --allow-non-finite keeps it"
     )
     return _error("M-101", planned.tensor, message)
 
@@ -176,7 +176,7 @@ def _not_finite(tensor: ModelTensor, i: int, weight: np.float32) -> InvalidError
 def _remedy(planned: PlannedTensor) -> str:
     if planned.importance is None:
         return f"; keep the tensor in a wider format (--tensor-type '{planned.name}=bf16')"
-    return f"; its importance or its size is out of range: keep it in a wider format, or leave out the imatrix"
+    return "; it or its importance is too large: choose a wider format, or leave out the imatrix"
 
 
 def weight_error(rule: str, tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:

@@ -9,9 +9,10 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from gguflow.errors import Finding, UnsupportedError, UsageError
+from gguflow.errors import Finding, UnsupportedError, UsageError, gathered_warnings
 from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
 from gguflow.models.documents import Document
@@ -36,8 +37,15 @@ def load(
     strip_prefix: removed from the names that start with it.
 
     Raises UsageError (no configuration, and no architecture given), UnsupportedError (unknown family), and
-    InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules.
+    InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules. What is
+    only doubtful is in `Model.warnings`.
     """
+    with gathered_warnings() as warnings:
+        model = _load(checkpoint, architecture, strip_prefix)
+    return replace(model, warnings=(*model.warnings, *warnings))
+
+
+def _load(checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | None) -> Model:
     if strip_prefix:
         checkpoint = strip(checkpoint, strip_prefix)
     if checkpoint.metadata is not None:
@@ -85,9 +93,10 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
     tensors = match_tensors(family, checkpoint, config)
     general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
     n_heads = config.integer("num_attention_heads")
+    tokenizer = family.tokenizer(TokenizerFiles.read(config, directory))
     return Model(
         architecture=family.name,
-        metadata=general | hyper_parameters | family.tokenizer(TokenizerFiles.read(config, directory)),
+        metadata=general | hyper_parameters | tokenizer,
         tensors=tensors,
         n_layers=config.integer("num_hidden_layers"),
         n_heads=n_heads,
@@ -96,6 +105,7 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         if (key := f"{family.name}.expert_count") in hyper_parameters
         else 0,
         file_stem=file_stem,
+        differences=tuple(config.applied.ids),
     )
 
 

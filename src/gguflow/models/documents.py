@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gguflow.errors import Finding, InvalidError, LimitError, MalformedError
+from gguflow.models.differences import Applied
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
 from gguflow.sources.base import json_path, require_regular
@@ -78,11 +79,13 @@ class Document:
     file: for messages.
     values: the object.
     where: its path in the file, as JSONPath.
+    applied: collects the intended differences from llama.cpp that its values led to; shared by its parts.
     """
 
     file: Path
     values: Mapping[str, Any]
     where: str = "$"
+    applied: Applied = field(default_factory=Applied, repr=False, compare=False)
 
     @classmethod
     def read(cls, directory: Path, name: str) -> Document | None:
@@ -166,7 +169,7 @@ class Document:
         value = self._value(key, {})
         if not isinstance(value, dict):
             raise self.wrong(key, value, "an object")
-        return Document(self.file, value, self.at(key))
+        return Document(self.file, value, self.at(key), self.applied)
 
     def items(self, key: str) -> list[Any]:
         """The list under a key, empty if absent. Raises InvalidError (M-003)."""
@@ -180,7 +183,7 @@ class Document:
         for index, value in enumerate(self.items(key)):
             if not isinstance(value, dict):
                 raise self.wrong(key, value, "an object", index)
-            yield Document(self.file, value, self.at(key, index))
+            yield Document(self.file, value, self.at(key, index), self.applied)
 
     def _value(self, key: str, default: Any) -> Any:
         value = self.values.get(key)

@@ -156,9 +156,7 @@ def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found
     step = max(_STRIP // size, 1)
     found = [_Found()] * len(codes)
     words = (
-        [
-            reserved.words(data, piece.start, piece.n_blocks, piece.format, code) for code in codes
-        ]
+        [reserved.words(data, piece.start, piece.n_blocks, piece.format, code) for code in codes]
         if piece.n_blocks
         else []
     )
