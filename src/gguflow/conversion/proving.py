@@ -100,8 +100,9 @@ def warnings(tensors: Sequence[tuple[int, PlannedTensor]], marks: Marks) -> Iter
 
 def _is_matrix(planned: PlannedTensor) -> bool:
     """Whether zeros are odd: in a matrix of numbers."""
-    is_numbers = planned.encoding is None and bool(planned.blocks.reserved_codes)
-    return is_numbers and len(planned.info.dims) > 1 and planned.tensor.n_weights > 0
+    dims = [n for n in planned.shape if n != 1]
+    is_numbers = planned.encoding is not None or bool(planned.blocks.reserved_codes)
+    return is_numbers and len(dims) > 1 and planned.tensor.n_weights > 0
 
 
 def _tensors(names: Sequence[str]) -> str:
