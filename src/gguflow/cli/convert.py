@@ -91,6 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="omit the integrity keys (length, digests, recipe), with which the file can be verified",
     )
     parser.add_argument(
+        "--allow-non-finite",
+        action="store_true",
+        help="keep NaN and infinity where a tensor is copied, or stored as F32, F16 or BF16, and say which "
+        "tensors hold them (without it they are refused; weights that are quantized must be finite)",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print the plan and the final size; read no weights, write nothing",
@@ -178,6 +184,7 @@ def run(arguments: argparse.Namespace) -> None:
         imatrix=arguments.imatrix,
         shards=_split(arguments),
         integrity=not arguments.no_integrity,
+        allow_non_finite=arguments.allow_non_finite,
     )
     plans = [plan for target in prepared.targets for plan in target.plans]
     texts = "\n\n".join(plan_text(plan, explain=arguments.explain) for plan in plans)

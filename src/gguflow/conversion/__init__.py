@@ -25,7 +25,7 @@ from gguflow.conversion.jobs import Memory, jobs_of
 from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.splitting import Split, split
-from gguflow.errors import FileWarning, UsageError, gathered_warnings
+from gguflow.errors import FileWarning, UsageError, gathered_warnings, warn
 from gguflow.models.differences import Difference, by_id
 from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
@@ -99,6 +99,7 @@ class Prepared:
     targets: tuple[Target, ...]
     differences: tuple[Difference, ...] = ()
     warnings: tuple[FileWarning, ...] = ()
+    allow_non_finite: bool = False
 
 
 def prepare(
@@ -114,6 +115,7 @@ def prepare(
     imatrix: str | Path | None = None,
     shards: Split | None = None,
     integrity: bool = True,
+    allow_non_finite: bool = False,
 ) -> Prepared:
     """Open the source, understand the model, plan the output. Reads headers, config and tokenizer; no
     weights.
@@ -129,6 +131,8 @@ def prepare(
     of columns, llama-imatrix's. shards: how the output is cut into several files, whose names end in
     -00001-of-00003.gguf; None for one file.
     integrity: whether the output carries the keys by which it can prove itself.
+    allow_non_finite: keep NaN and infinity in tensors that are copied, or stored as F32, F16 or BF16; the
+    report then names them. Weights that are NaN or infinite are never quantized.
     Raises UsageError, FileError, StorageError.
     """
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
@@ -149,7 +153,7 @@ def prepare(
             f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
         )
     applied = tuple(map(by_id, model.differences))
-    return Prepared(checkpoint, targets, applied, (*warnings, *model.warnings))
+    return Prepared(checkpoint, targets, applied, (*warnings, *model.warnings), allow_non_finite)
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -171,6 +175,7 @@ def run(
     resume: bool = True,
     io: str = "mmap",
     progress: Progress | None = None,
+    allow_non_finite: bool = False,
 ) -> list[Report]:
     """Carry out a prepared conversion; a report for each target. Whatever stops it, each output is then whole
     or as it was.
@@ -180,9 +185,10 @@ def run(
     resume: go on from what an interrupted run of the same conversion left; False forgets it.
     io: "mmap", or "pread" where a source might be truncated by somebody while it is read, which kills a
     process that has it mapped.
+    allow_non_finite: as in `prepare`; either allows it.
     Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another
-    conversion; a tensor needs importance and has none), InvalidError (NaN or Inf in a tensor that is to be
-    quantized; a source that changed while it was read), StorageError.
+    conversion; a tensor needs importance and has none), InvalidError (NaN or Inf in a tensor; weights that
+    would become NaN, Inf or nothing; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
     threads = platform.available_cpus() if threads is None else threads
@@ -196,11 +202,14 @@ def run(
     memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
     platform.allow_open_files(_OPEN_FILES * len(files) + len(prepared.checkpoint.files))
     binding = _binding(prepared.checkpoint)
+    allow = allow_non_finite or prepared.allow_non_finite
     with gathered_warnings() as warnings, ExitStack() as stack:
         reader = stack.enter_context(ModelReader(prepared.checkpoint, io))
         targets = [
             [
-                stack.enter_context(Output(plan, path, binding, overwrite=overwrite, resume=resume))
+                stack.enter_context(
+                    Output(plan, path, binding, overwrite=overwrite, resume=resume, allow_non_finite=allow)
+                )
                 for plan, path in zip(target.plans, target.paths, strict=True)
             ]
             for target in prepared.targets
@@ -210,6 +219,7 @@ def run(
         reader.check_unchanged()
         for target in targets:
             _complete(target)
+            _warn(prepared.checkpoint, target)
         for target in targets:
             for output in reversed(target):  # whoever finds the first shard finds them all
                 output.file.commit()
@@ -238,6 +248,7 @@ def convert(
     resume: bool = True,
     io: str = "mmap",
     progress: Progress | None = None,
+    allow_non_finite: bool = False,
 ) -> Report:
     """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of
     several types, the first one's report.
@@ -254,6 +265,7 @@ def convert(
         imatrix=imatrix,
         shards=shards,
         integrity=integrity,
+        allow_non_finite=allow_non_finite,
     )
     return run(
         prepared,
@@ -289,6 +301,13 @@ def _complete(shards: Sequence[Output]) -> None:
         output.file.write(output.plan.completed_header(own, common), 0)
         output.file.shorten(output.plan.nbytes)
         output.file.flush()
+
+
+def _warn(checkpoint: Checkpoint, shards: Sequence[Output]) -> None:
+    """Say what is odd about the weights that were written."""
+    for output in shards:
+        for finding in output.warnings():
+            warn(checkpoint.path if finding.rule == "V-005" else output.file.path, finding)
 
 
 def _report(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gguflow import blocks
 from gguflow.arrays import Bytes, largest_magnitude
-from gguflow.blocks import BlockFormat
+from gguflow.blocks import BlockFormat, reserved
 from gguflow.blocks.base import ReservedCode
 from gguflow.container.header import Header, TensorInfo
 from gguflow.container.integrity import LEAF_WEIGHTS, has_set, new_leaf_digest, tensor_digest
@@ -33,8 +33,6 @@ _STRIP = 1 << 20
 
 _TASK = 1 << 24
 """Bytes that a thread takes at a time: handing them over costs as much as checking half a megabyte."""
-
-_WORD: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
 class _Piece(NamedTuple):
@@ -157,10 +155,7 @@ def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found
     step = max(_STRIP // size, 1)
     found = [_Found()] * len(codes)
     words = (
-        [
-            np.ndarray((piece.n_blocks,), _WORD[code.width], data.data, piece.start + code.offset, (size,))
-            for code in codes
-        ]
+        [reserved.words(data, piece.start, piece.n_blocks, piece.format, code) for code in codes]
         if piece.n_blocks
         else []
     )
