@@ -20,6 +20,7 @@ from gguflow.models.documents import Document
 from gguflow.models.general import ParameterCounts, general_metadata
 from gguflow.models.gguf_limits import check_storable
 from gguflow.models.passthrough import from_gguf, pass_through, skip, strip
+from gguflow.models.refusals import refuse_quantized
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
 
@@ -99,7 +100,7 @@ def by_name(name: str) -> Architecture | None:
 def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
     """Match tensors before reading the tokenizer: the embedding matrix limits the size of the vocabulary."""
     family = _family(config)
-    _refuse_quantized(config)
+    refuse_quantized(config, checkpoint.tensors)
     hyper_parameters = family.metadata(config, directory)
     tensors = match_tensors(family, checkpoint, config)
     general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
@@ -118,22 +119,6 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         file_stem=file_stem,
         differences=tuple(config.applied.ids),
     )
-
-
-def _refuse_quantized(config: Document) -> None:
-    """Raise UnsupportedError (M-007) if weights are quantized, except by bitsandbytes to 4 bits."""
-    if "quantization_config" not in config:
-        return
-    values = config.section("quantization_config").values
-    method = values.get("quant_method")
-    if method != "bitsandbytes" or values.get("load_in_4bit") is not True:
-        message = (
-            "the weights are already quantized, and not by bitsandbytes to 4 bits; "
-            "convert the original checkpoint instead"
-        )
-        raise UnsupportedError(
-            config.file, Finding("M-007", message, "$.quantization_config.quant_method", found=method)
-        )
 
 
 def _family(config: Document) -> Architecture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,10 @@ from gguflow.models.base import Model, ModelTensor, Sizes
 from gguflow.models.output_name import stem_from_gguf, stem_from_path
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
 from gguflow.sources.links import repository_id
+from gguflow.sources.safetensors import MAX_DIMENSIONS
 from gguflow.sources.weights import Shard, is_index
+
+_INTEGERS = (ValueType.INT32, ValueType.UINT32, ValueType.INT64, ValueType.UINT64)
 
 
 def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
@@ -26,9 +30,7 @@ def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
     return Model(
         architecture=architecture,
         metadata={"general.architecture": string(architecture), "general.name": string(name)},
-        tensors=tuple(
-            ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()
-        ),
+        tensors=_unchanged(checkpoint, architecture),
         file_stem=stem_from_path(name),
     )
 
@@ -49,15 +51,55 @@ def from_gguf(checkpoint: Checkpoint, metadata: Metadata) -> Model:
 
     metadata: of the file, or of its first shard.
     """
+    sizes = sizes_of(metadata)
     return Model(
         metadata={key: value for key, value in metadata.items() if not key.startswith("split.")},
-        tensors=tuple(
-            ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()
-        ),
+        tensors=_unchanged(checkpoint, sizes.architecture),
         is_final=True,
         file_stem=_gguf_stem(checkpoint),
-        **sizes_of(metadata)._asdict(),
+        **sizes._asdict(),
     )
+
+
+def _unchanged(checkpoint: Checkpoint, architecture: str) -> tuple[ModelTensor, ...]:
+    """The tensors under their own names. Dimensions of one at the front are kept, unless llama.cpp knows the
+    architecture: its tools leave them out.
+    """
+    sources = checkpoint.tensors.values()
+    keeps_ones = False
+    if any(len(source.shape) > 1 and source.shape[0] == 1 for source in sources):
+        import gguf
+
+        keeps_ones = architecture not in gguf.MODEL_ARCH_NAMES.values()
+    return tuple(
+        ModelTensor(source.name, source.shape, (source,), keeps_ones=keeps_ones) for source in sources
+    )
+
+
+def with_original_shapes(model: Model, path: Path) -> Model:
+    """The model with the shapes that its tensors had in their checkpoint, where the file says so: converters
+    for ComfyUI store some tensors in another shape, and the original as `comfy.gguf.orig_shape.NAME`.
+
+    model: of a GGUF file.
+    path: of the file, for messages.
+
+    Raises InvalidError (M-062) if an original shape is not one of the same number of weights.
+    """
+    tensors = []
+    for tensor in model.tensors:
+        key = f"comfy.gguf.orig_shape.{tensor.name}"
+        value = model.metadata.get(key)
+        if value is None:
+            tensors.append(tensor)
+            continue
+        is_shape = value.element_type in _INTEGERS and 0 < len(value.value) <= MAX_DIMENSIONS
+        shape = tuple(int(n) for n in value.value) if is_shape else ()
+        if not shape or min(shape) < 1 or math.prod(shape) != tensor.n_weights:
+            message = f"the original shape of {tensor.name} is not one of its {tensor.n_weights} weights"
+            found = list(value.value[:MAX_DIMENSIONS]) if value.element_type is not None else value.value
+            raise InvalidError(path, Finding("M-062", message, f"$.metadata[{key!r}]", found=found))
+        tensors.append(replace(tensor, shape=shape))
+    return replace(model, tensors=tuple(tensors))
 
 
 def sizes_of(metadata: Metadata) -> Sizes:
