@@ -129,6 +129,16 @@ DIFFERENCES = (
         keys=(r"gguflow\..*",),
     ),
     Difference(
+        "rope-both",
+        Scope.CHECKPOINT,
+        "config.json has both `rope_parameters` and `rope_scaling`",
+        "merges them, and `rope_scaling` decides where they contradict each other",
+        "takes the base of the frequencies from its default",
+        "`rope_scaling` is what instructions tell users to add to extend the context; the base stays.",
+        keys=(r"[^.]+\.rope\..*",),
+        tensors=(r"rope_freqs\.weight",),
+    ),
+    Difference(
         "scores-from-merges",
         Scope.CHECKPOINT,
         "A SentencePiece vocabulary is there as tokenizer.json only, which has merges and no scores",

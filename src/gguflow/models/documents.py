@@ -18,7 +18,7 @@ from gguflow.models.differences import Applied
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
 from gguflow.sources.base import json_path, require_regular
-from gguflow.sources.huggingface import contained
+from gguflow.sources.links import contained
 
 MAX_FILE_NBYTES = 128 << 20
 """The size limit of a side file. The largest known tokenizer.json (262144 tokens) has 35 MB."""
@@ -83,12 +83,16 @@ class Document:
     values: the object.
     where: its path in the file, as JSONPath.
     applied: collects the intended differences from llama.cpp that its values led to; shared by its parts.
+    defaults: what keys mean that are absent; for `in`, they stay absent.
+    places: for keys that come from another object of the file, its path.
     """
 
     file: Path
     values: Mapping[str, Any]
     where: str = "$"
     applied: Applied = field(default_factory=Applied, repr=False, compare=False)
+    defaults: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    places: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, directory: Path, name: str) -> Document | None:
@@ -109,7 +113,11 @@ class Document:
 
     def at(self, key: str, index: int | None = None) -> str:
         """The path of a key, or of element `index` of its list."""
-        return self.where + json_path(key).removeprefix("$") + ("" if index is None else f"[{index}]")
+        return (
+            self.places.get(key, self.where)
+            + json_path(key).removeprefix("$")
+            + ("" if index is None else f"[{index}]")
+        )
 
     def wrong(self, key: str, found: object, expected: str, index: int | None = None) -> InvalidError:
         """The error for an invalid value (M-003), or for element `index` of a list."""
@@ -189,7 +197,7 @@ class Document:
             yield Document(self.file, value, self.at(key, index), self.applied)
 
     def _value(self, key: str, default: Any) -> Any:
-        value = self.values.get(key)
+        value = self.values.get(key) if key in self.values else self.defaults.get(key)
         if value is not None:
             return value
         if default is None:

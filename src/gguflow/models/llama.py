@@ -9,7 +9,7 @@ from gguflow.models.architecture import Architecture, Expected, class_name
 from gguflow.models.base import ModelTensor
 from gguflow.models.decoder import ORIGINALS, DecoderSizes, decoder_metadata, decoder_tensors
 from gguflow.models.documents import Document
-from gguflow.models.rope import llama3_factors, rope_type
+from gguflow.models.rope import Rope, llama3_factors
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
@@ -43,7 +43,7 @@ def tensors(config: Document) -> dict[str, Expected]:
 
 def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
     """rope_freqs.weight, float32[head_dim / 2], if the config has Llama 3's scaling."""
-    if rope_type(config) != "llama3":
+    if Rope.of(config).kind != "llama3":
         return ()
     factors = llama3_factors(config, DecoderSizes.of(config).head_dim)
     return (ModelTensor("rope_freqs.weight", factors.shape, values=factors),)
