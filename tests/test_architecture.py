@@ -77,7 +77,6 @@ LIBRARIES: dict[str, set[str]] = {
     "construct": {"blocks/", "container/grammar.py", "parametric/grammar.py"},
     "numpy": {""},
     "gguf": {"models/"},
-    "sentencepiece": {"models/tokenizers/"},
     "tqdm": {"cli/progress.py"},
     "xxhash": {"container/integrity.py", "parametric/"},
     "zstandard": {"parametric/entropy.py"},
@@ -128,18 +127,18 @@ START_UP: dict[str, tuple[list[str], set[str]]] = {
     "--version": (["--version"], {"numpy", "numba", "torch", "construct"}),
     "convert --help": (["convert", "--help"], {"numpy", "numba", "torch", "construct"}),
     "run --help": (["run", "--help"], {"numpy", "numba", "torch", "construct"}),
-    "inspect": (["inspect", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
-    "inspect --json": (["inspect", "MODEL", "--json"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
-    "validate": (["validate", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
+    "inspect": (["inspect", "MODEL"], {"numba", "torch", "gguf", "tqdm"}),
+    "inspect --json": (["inspect", "MODEL", "--json"], {"numba", "torch", "gguf", "tqdm"}),
+    "validate": (["validate", "MODEL"], {"numba", "torch", "gguf", "tqdm"}),
     "validate --level strict": (
         ["validate", "MODEL", "--level", "strict", "--json"],
-        {"numba", "torch", "gguf", "sentencepiece", "tqdm"},
+        {"numba", "torch", "gguf", "tqdm"},
     ),
     "edit": (
         ["edit", "MODEL", "--set", "general.name=str:x"],
-        {"numba", "torch", "gguf", "sentencepiece", "tqdm"},
+        {"numba", "torch", "gguf", "tqdm"},
     ),
-    "formats": (["formats"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
+    "formats": (["formats"], {"numba", "torch", "gguf", "tqdm"}),
     "convert --dry-run": (["convert", str(TINY), "--dry-run", "--json"], {"numba", "torch", "tqdm"}),
 }
 """Commands, and what must not be loaded when they have run. MODEL stands for a small GGUF file."""
