@@ -35,7 +35,7 @@ UNITS: dict[str, set[str]] = {
     "threads": set(),
     "blocks": set(),
     "kernels": {"blocks"},
-    "container": {"platform"},
+    "container": {"platform", "threads"},
     "parametric": {"blocks", "kernels", "threads"},
     "recipes": {"blocks"},
     "quantization": {"blocks", "kernels", "threads"},
@@ -43,7 +43,7 @@ UNITS: dict[str, set[str]] = {
     "sources": {"blocks", "container", "platform"},
     "models": {"blocks", "container", "platform", "quantization", "sources"},
     "rows": {"blocks", "container", "platform", "quantization"},
-    "validation": {"blocks", "container", "models", "platform", "recipes", "rows", "sources"},
+    "validation": {"blocks", "container", "models", "platform", "recipes", "rows", "sources", "threads"},
     "editing": {"blocks", "container", "platform", "threads", "validation"},
     "conversion": {"blocks", "container", "models", "platform", "quantization", "recipes", "sources"},
     "comparison": {"blocks", "container", "models", "platform", "quantization", "sources", "threads"},
@@ -82,6 +82,7 @@ LIBRARIES: dict[str, set[str]] = {
     "xxhash": {"container/integrity.py", "parametric/"},
     "zstandard": {"parametric/entropy.py"},
     "matplotlib": {"comparison/plot.py"},
+    "yaml": {"models/card.py"},
     "torch": {"torch/"},
 }
 """Libraries from outside, and the files or directories of the package that may import them. No other library
@@ -91,7 +92,7 @@ is imported.
 OPTIONAL = {"torch"}
 """Units that need a library which the package does not ask for: without it, they do not import."""
 
-ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.kernels.lanes", "gguf", "sentencepiece", "tqdm"}
+ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.kernels.lanes", "gguf", "sentencepiece", "tqdm", "yaml"}
 """Imported inside functions only (kernels import each other freely): whoever does not need them does not wait
 for them.
 """

@@ -11,6 +11,7 @@ whoever answers for the work gathers what was said with `gathered_warnings` and 
 from __future__ import annotations
 
 import enum
+import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -62,10 +63,44 @@ class Finding:
         return text + ")"
 
 
+_MAX_SHOWN = 200
+"""Characters of a value in a message."""
+
+
+class _Repr(reprlib.Repr):
+    """`repr` with bounded work: of a long or deeply nested value it looks only at the beginning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = self.maxarray = 100
+        self.maxother = 2 * _MAX_SHOWN
+        self._n_left = 2 * _MAX_SHOWN
+
+    def repr1(self, x: object, level: int) -> str:
+        """Count the values; what is not looked at does not fit into the message anyway."""
+        self._n_left -= 1
+        return super().repr1(x, level) if self._n_left >= 0 else self.fillvalue
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write integers of more than 4300 digits."""
+        if x.bit_length() <= 8 * _MAX_SHOWN:
+            return repr(x)
+        return f"an integer of about {int(x.bit_length() * 0.30103) + 1} digits"
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x[: _MAX_SHOWN + 1])
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x[: _MAX_SHOWN + 1])
+
+
 def _shown(value: object) -> str:
     """A value from an untrusted file, shortened and with control characters escaped."""
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
-    return text if len(text) <= 200 else text[:200] + "…"
+    if isinstance(value, str) and value[: _MAX_SHOWN + 1].isprintable():
+        text = value[: _MAX_SHOWN + 1]
+    else:
+        text = _Repr().repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
 def printable(text: str, keep: str = "") -> str:

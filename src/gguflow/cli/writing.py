@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ def write(prepared: Prepared, arguments: argparse.Namespace) -> None:
             reports = run(progress=callback)
         print("\n\n".join(map(report_text, reports)), file=sys.stderr)
     show_warnings(reports[0].warnings[len(prepared.warnings) :], arguments)
+    print_notes(note for report in reports for note in report.notes)
     if arguments.json:
         print_json(*map(report_data, reports))
     else:
@@ -92,6 +93,15 @@ def report_data(report: Report) -> dict[str, Any]:
         "files": list(map(str, report.files)),
         "warnings": warnings_data(report.warnings),
     }
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Say what a file that was replaced could not hand down.
+
+    notes: sentences.
+    """
+    for note in notes:
+        print(f"gguflow: {printable(note)}", file=sys.stderr)
 
 
 def report_text(report: Report) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -50,8 +51,12 @@ def prepare(
     tensors = original_tensors(model, models.by_name(model.architecture), checkpoint.path)
     entries, metadata = _entries(form, tensors, checkpoint, dtype.lower())
     path = Path(output)
+    if not os.fspath(output):
+        raise UsageError("the output has no name; name a file, or a directory")
     if path.suffix != ".safetensors":
         with platform.storage_errors("create", path):
+            if platform.mode_of(path) is not None and not path.is_dir():
+                raise UsageError(f"{path} is neither a directory nor a name that ends in .safetensors")
             path.mkdir(parents=True, exist_ok=True)
         path = path / "model.safetensors"
     recipe = dtype.lower() if form == "safetensors" else form

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +17,20 @@ from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
 from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
-from gguflow.models.general import ParameterCounts, general_metadata
+from gguflow.models.general import ParameterCounts, general_metadata, read_generation
 from gguflow.models.gguf_limits import check_storable
-from gguflow.models.passthrough import from_gguf, pass_through, strip
+from gguflow.models.passthrough import from_gguf, pass_through, skip, strip
 from gguflow.models.tokenizers.ends import with_ends
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
 
 
 def load(
-    checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefix: str | None = None
+    checkpoint: Checkpoint,
+    *,
+    architecture: str | None = None,
+    strip_prefix: str | None = None,
+    skip_tensors: Sequence[str] = (),
 ) -> Model:
     """Turn a checkpoint into a model: GGUF metadata and GGUF tensors.
 
@@ -37,12 +41,16 @@ def load(
     checkpoint: tensors, configuration and side files.
     architecture: value for `general.architecture`, instead of what config.json says.
     strip_prefix: removed from the names that start with it.
+    skip_tensors: regular expressions; tensors with one of them anywhere in their name, prefix included, are
+        left out.
 
     Raises UsageError (no configuration, and no architecture given), UnsupportedError (unknown family), and
     InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules. What is
     only doubtful is in `Model.warnings`.
     """
     with gathered_warnings() as warnings:
+        if skip_tensors:
+            checkpoint = skip(checkpoint, skip_tensors)
         model = _load(checkpoint, architecture, strip_prefix)
     return replace(model, warnings=(*model.warnings, *warnings))
 
@@ -60,9 +68,11 @@ def _load(checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | 
     if architecture is not None:
         model = pass_through(checkpoint, architecture)
     elif checkpoint.config is None or checkpoint.directory is None:
+        directory = checkpoint.path.parent
+        hint = f", or name its directory {directory}" if (directory / "config.json").is_file() else ""
         raise UsageError(
             f"{checkpoint.path}: no config.json says what the model is; "
-            "pass --arch NAME to set general.architecture and keep the tensor names"
+            f"pass --arch NAME to set general.architecture and keep the tensor names{hint}"
         )
     else:
         config = text_configuration(checkpoint.directory / "config.json", checkpoint.config)
@@ -98,7 +108,7 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
     tokenizer = with_ends(
         family.tokenizer(TokenizerFiles.read(config, directory)),
         config,
-        directory,
+        read_generation(directory),
         generates=class_name(config).endswith("ForCausalLM"),
     )
     return Model(

@@ -18,7 +18,7 @@ from gguflow.models.differences import Applied
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
 from gguflow.sources.base import json_path, require_regular
-from gguflow.sources.huggingface import contained
+from gguflow.sources.links import contained
 
 MAX_FILE_NBYTES = 128 << 20
 """The size limit of a side file. The largest known tokenizer.json (262144 tokens) has 35 MB."""

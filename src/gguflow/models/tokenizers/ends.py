@@ -7,10 +7,10 @@ llama.cpp knows some tokens by their text. What a checkpoint names beyond that w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from dataclasses import replace
 
 from gguflow.container.metadata import Metadata, Value, ValueType, array, integer_under, u32
-from gguflow.errors import Finding, warn
+from gguflow.errors import Finding, InvalidError, warn
 from gguflow.models.documents import Document
 
 ALL_ENDS_KEY = "gguflow.tokenizer.eos_token_ids"
@@ -75,22 +75,24 @@ def _certain(texts: Mapping[str, int]) -> set[int]:
     return {texts[text] for text in certain}
 
 
-def with_ends(metadata: Metadata, config: Document, directory: Path, *, generates: bool) -> Metadata:
+def with_ends(
+    metadata: Metadata, config: Document, generation: Document | None, *, generates: bool
+) -> Metadata:
     """The keys of a tokenizer with all ends of a text that the checkpoint names.
 
     The first id is the end of a text, unless the tokenizer's files name one. A further one needs no key if
     its text is known to llama.cpp; otherwise it gets that of the end of a turn or message, if that is free.
-    If keys do not suffice, all ids are kept under our own key, and there is a warning (M-042).
+    If keys do not suffice, all ids are kept under our own key, and there is a warning (M-050).
 
     metadata: of the tokenizer.
     config: config.json.
-    directory: the checkpoint's.
-    generates: whether the model generates text; if it has no end, there is a warning (M-043).
+    generation: generation_config.json, None if there is none.
+    generates: whether the model generates text; if it has no end, there is a warning (M-051).
 
-    Raises InvalidError (M-003), and what Document.read raises.
+    Raises InvalidError (M-003) for ids in config.json that are none; in generation_config.json they are only
+    warned about (M-042).
     """
-    generation = Document.read(directory, "generation_config.json")
-    named = dict.fromkeys((*_ids(config), *(_ids(generation) if generation is not None else ())))
+    named = dict.fromkeys((*_ids(config), *_ids_of_generation(generation)))
     tokens = metadata["tokenizer.ggml.tokens"].value
     beyond = [token for token in named if token >= len(tokens)]
     wanted = [token for token in named if token < len(tokens)]
@@ -144,6 +146,15 @@ def _ids(document: Document) -> Iterable[int]:
             yield token
 
 
+def _ids_of_generation(generation: Document | None) -> tuple[int, ...]:
+    """The same, from generation_config.json; what is wrong with it never stops a conversion (M-042)."""
+    try:
+        return tuple(_ids(generation)) if generation is not None else ()
+    except InvalidError as error:
+        warn(error.file, replace(error.finding, rule="M-042"))
+        return ()
+
+
 def _warn_of_no_end(metadata: Metadata, config: Document) -> None:
     """Warn that llama.cpp takes an end of its own, unless that is one."""
     default = 2 if metadata["tokenizer.ggml.model"].value == "llama" else 11
@@ -153,13 +164,13 @@ def _warn_of_no_end(metadata: Metadata, config: Document) -> None:
         message = (
             f"no file names the token that ends a text; llama.cpp will stop at token {default}, {text!r}"
         )
-        finding = Finding("M-043", message, config.at("eos_token_id"), expected="a token id")
+        finding = Finding("M-051", message, config.at("eos_token_id"), expected="a token id")
         warn(config.file, finding)
 
 
 def _warn(config: Document, message: str, found: list[int] | list[str], expected: str | None) -> None:
     shown = found[:_SHOWN_TOKENS]
-    finding = Finding("M-042", message, config.at("eos_token_id"), found=shown, expected=expected)
+    finding = Finding("M-050", message, config.at("eos_token_id"), found=shown, expected=expected)
     warn(config.file, finding)
 
 
