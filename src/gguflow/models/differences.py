@@ -129,6 +129,15 @@ DIFFERENCES = (
         keys=(r"gguflow\..*",),
     ),
     Difference(
+        "ends-of-text",
+        Scope.CHECKPOINT,
+        "`eos_token_id` is a list, or in generation_config.json only",
+        "writes the first id as the end of a text, and further ones as end of turn and of message",
+        "ignores it",
+        "Without the key llama.cpp stops at a token of its own choice, or not at all.",
+        keys=(r"tokenizer\.ggml\.(eos|eot|eom)_token_id",),
+    ),
+    Difference(
         "rope-both",
         Scope.CHECKPOINT,
         "config.json has both `rope_parameters` and `rope_scaling`",
