@@ -97,7 +97,7 @@ def tensor_digests(
 ) -> Iterator[bytes]:
     """The digests of all tensors in table order, computed leaf by leaf on threads."""
     leaves = [tensor_leaves(header, tensor, block_sizes) for tensor in header.tensors]
-    with ThreadPoolExecutor(threads or available_cpus()) as pool:
+    with ThreadPoolExecutor(available_cpus() if threads is None else threads) as pool:
         try:
             digests = pool.map(lambda leaf: digest_leaf(*leaf), chain.from_iterable(leaves))
             for own in leaves:

@@ -123,4 +123,4 @@ class BlockRows(RowCodec):
         return -1
 
     def _decode(self, packed: Bytes, out: Floats) -> None:
-        dequantize(packed, self.format, out=out)
+        dequantize(packed, self.format, threads=1, out=out)

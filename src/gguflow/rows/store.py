@@ -11,13 +11,13 @@ import threading
 import weakref
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import blocks, platform
+from gguflow.arguments import choice, file_path, flag
 from gguflow.arrays import output_array
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.families import Encoding
@@ -71,9 +71,9 @@ class RowStore:
         mode: str = "w",
         overwrite: bool = False,
     ) -> None:
-        if mode not in MODES:
-            raise UsageError(f"mode is {', '.join(MODES)}, not {mode!r}")
-        self.path = Path(path)
+        choice(mode, "mode", MODES)
+        flag(overwrite, "overwrite")
+        self.path = file_path(path, "path")
         self.mode = mode
         self._append_lock, self._flush_lock = threading.Lock(), threading.Lock()
         self._failure = ""

@@ -26,7 +26,7 @@ from gguflow.container.rules import BlockSizes, tensor_nbytes
 from gguflow.container.strings import quoted
 from gguflow.container.verification import compare, tensor_leaves
 from gguflow.errors import Finding
-from gguflow.platform import available_cpus
+from gguflow.threads import resolve as resolve_threads
 
 _STRIP = 1 << 20
 """Bytes digested and checked in one call: they fit a core's cache, and a leaf of a quantized format."""
@@ -82,7 +82,7 @@ def judge_values(
 
     strict: whether nonzero padding is an error.
     digests: whether to check the data against the key set, which `check_set` has accepted.
-    threads: number of threads.
+    threads: number of threads; None for all processors.
     """
     data = np.frombuffer(content, np.uint8)
     digests = digests and has_set(header.metadata)
@@ -100,7 +100,7 @@ def judge_values(
             for piece in _pieces(i, tensor, header, block_sizes)
         )
     )
-    with ThreadPoolExecutor(threads or available_cpus()) as pool:
+    with ThreadPoolExecutor(resolve_threads(threads)) as pool:
         for task, looked in zip(tasks, pool.map(look, tasks), strict=True):
             for piece, (digest, results) in zip(task, looked, strict=True):
                 so_far = found.get(piece.tensor, [_Found()] * len(results))
