@@ -28,7 +28,7 @@ EXECUTIONS = {
 def test_mutated_files_raise_nothing_of_their_own(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fuzzing.targets._scratch", lambda: tmp_path / "fuzzed.safetensors")
+    monkeypatch.setattr("testing.fuzzing.targets._scratch", lambda: tmp_path / "fuzzed.safetensors")
     files = seeds(name, FILES)
     rng = random.Random(name)
     for _ in range(EXECUTIONS[name]):
