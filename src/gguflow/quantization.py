@@ -427,9 +427,8 @@ def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int)
                 f"pass importance=float32[{n}]"
             )
         return None
-    if block_format.importance == "unused":
-        return None
-    return importance_of_columns(importance, n)
+    columns = importance_of_columns(importance, n)
+    return None if block_format.importance == "unused" else columns
 
 
 def _piece_size(size: int, threads: int, reads_twice: bool) -> int:

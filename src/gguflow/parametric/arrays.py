@@ -59,7 +59,8 @@ def encode(
                 .reshape(-1)
                 .view(np.uint8)
             )
-        return np.ascontiguousarray(rows, np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinity
+            return np.ascontiguousarray(rows, np.float32)
 
     def located(error: NonFiniteError, i: int) -> NonFiniteError:
         """The error of a chunk, with its index in the whole array."""

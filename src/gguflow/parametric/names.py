@@ -177,6 +177,10 @@ def _default_quantizer(min_bits: int, codebook: Codebook) -> Quantizer:
 def _parse(text: str) -> Encoding:
     """The encoding that a text form without its prefix describes."""
     words = dict(_words(text))
+    for word in words:
+        if word not in _PARAMETERS:
+            hint = suggestion(word, _PARAMETERS)
+            raise UsageError(f"unknown parameter {shown(word)} in {shown(FREE_PREFIX + text)}{hint}")
     codebook = _member(Codebook, words.pop("codebook", "none"))
     min_bits = _integer(words.pop("min_bits", "0"))
     default = _default_quantizer(min_bits, codebook)
@@ -188,7 +192,7 @@ def _parse(text: str) -> Encoding:
     )
     if len(chosen) > 1:
         raise UsageError("give only one range: percentile, clip or search")
-    encoding = Encoding(
+    return Encoding(
         quantizer=quantizer,
         bits=_integer(words.pop("bits", "1" if quantizer is Quantizer.SIGN else "0")),
         granularity=_member(Granularity, words.pop("per", "block")),
@@ -204,11 +208,6 @@ def _parse(text: str) -> Encoding:
         percentile=_millionths(ranges[Range.PERCENTILE] or "0", 10_000),
         clip=_binary32(ranges[Range.CLIP] or "0"),
     )
-    if words:
-        word = next(iter(words))
-        hint = suggestion(word, _PARAMETERS)
-        raise UsageError(f"unknown parameter {shown(word)} in {shown(FREE_PREFIX + text)}{hint}")
-    return encoding
 
 
 def _is_searched(text: str) -> bool:
