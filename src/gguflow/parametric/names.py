@@ -270,7 +270,9 @@ def _binary32(text: str) -> float:
 
 
 def _shortest(value: float) -> str:
-    """The shortest text that parses back to the same binary32 (or multiple of a ten-thousandth)."""
-    return next(
-        text for digits in range(1, 10) if _binary32(text := f"{value:.{digits}g}") == _binary32(repr(value))
-    )
+    """The shortest text that parses back to the same binary32 (or multiple of a ten-thousandth).
+
+    An exponent is written without +, which would begin a suffix.
+    """
+    texts = (f"{value:.{digits}g}".replace("e+", "e") for digits in range(1, 10))
+    return next(text for text in texts if _binary32(text) == _binary32(repr(value)))
