@@ -36,7 +36,7 @@ UNITS: dict[str, set[str]] = {
     "threads": {"platform"},
     "blocks": set(),
     "kernels": {"blocks"},
-    "container": {"platform"},
+    "container": {"platform", "threads"},
     "parametric": {"blocks", "kernels", "threads"},
     "recipes": {"blocks"},
     "quantization": {"blocks", "kernels", "threads"},
@@ -85,6 +85,7 @@ LIBRARIES: dict[str, set[str]] = {
     "xxhash": {"container/integrity.py", "parametric/"},
     "zstandard": {"parametric/entropy.py"},
     "matplotlib": {"comparison/plot.py"},
+    "yaml": {"models/card.py"},
     "torch": {"torch/"},
 }
 """Libraries from outside, and the files or directories of the package that may import them. No other library
@@ -94,7 +95,7 @@ is imported.
 OPTIONAL = {"torch"}
 """Units that need a library which the package does not ask for: without it, they do not import."""
 
-ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.kernels.lanes", "gguf", "sentencepiece", "tqdm"}
+ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.kernels.lanes", "gguf", "sentencepiece", "tqdm", "yaml"}
 """Imported inside functions only (kernels import each other freely): whoever does not need them does not wait
 for them.
 """

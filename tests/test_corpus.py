@@ -13,7 +13,7 @@ import pytest
 
 from gguflow.container import grammar
 from gguflow.container.header import parse
-from gguflow.container.rules import Limits
+from gguflow.container.limits import Limits
 from gguflow.errors import MalformedError, UnsupportedError
 from gguflow.validation import examine
 from testing.corpus.manifest import contents

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gguflow.editing import edit
     from gguflow.errors import (
         FileError,
+        FileWarning,
         Finding,
         GguflowError,
         InvalidError,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileError",
+    "FileWarning",
     "Finding",
     "GguflowError",
     "InvalidError",

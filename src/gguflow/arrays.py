@@ -33,7 +33,7 @@ def largest_magnitude(words: NDArray[Any]) -> int:
     return max(int(words.view(f"<i{words.itemsize}").max(initial=0)), int(words.max(initial=0)) % sign)
 
 
-MOST_IMPORTANCE = 1e30
+MOST_IMPORTANCE = float(1 << 64)
 """The largest importance: with more, the sums of weighted squares in a search leave the range of float32."""
 
 
@@ -117,3 +117,15 @@ def non_finite(value: Any, index: int, shape: tuple[int, ...]) -> NonFiniteError
     """The error for a weight that is NaN or infinite, at `index` of the flattened array of this shape."""
     where = ", ".join(str(int(i)) for i in np.unravel_index(index, shape))
     return NonFiniteError(f"{value} at index [{where}] cannot be quantized", index)
+
+
+def too_large(value: Any, index: int, shape: tuple[int, ...], format_name: str) -> NonFiniteError:
+    """The error for finite weights whose block would decode to NaN, infinity or nothing. index: of the
+    largest.
+    """
+    where = ", ".join(str(int(i)) for i in np.unravel_index(index, shape))
+    return NonFiniteError(
+        f"{value} at index [{where}] does not fit {format_name}: its block would be read as NaN, infinity or "
+        "zeros; choose a wider format, or a smaller importance",
+        index,
+    )

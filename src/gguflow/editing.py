@@ -7,11 +7,9 @@ written.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
-import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +59,9 @@ _ALIGNMENT = "general.alignment"
 PIECE = 1 << 20
 """Bytes that a thread copies at a time."""
 
+MAX_TEXT_NBYTES = 64 << 20
+"""Bytes of a file whose content becomes a string."""
+
 Change = tuple[str, Value | None, Value | None]
 """A key, its old value and its new value; None if there is none."""
 
@@ -73,18 +74,22 @@ class Edited:
     changes: the changed keys.
     nbytes: size of the new file.
     verified: whether the data was checked against the file's digests.
+    notes: what the new file could not keep of the one that it replaced (its owner, other names), in
+        sentences.
     """
 
     output: Path
     nbytes: int
     changes: tuple[Change, ...]
     verified: bool
+    notes: tuple[str, ...] = ()
 
 
 def parse_assignment(text: str) -> tuple[str, Value]:
     """Parse KEY=TYPE:VALUE. A string @FILE is read from that file; @@TEXT means @TEXT.
 
-    Raises UsageError if the text has another form, TYPE is unknown or VALUE does not fit it; StorageError.
+    Raises UsageError if the text has another form, TYPE is unknown or VALUE does not fit it, or FILE is no
+    regular file or longer than MAX_TEXT_NBYTES; StorageError.
     """
     key, equals, typed = text.partition("=")
     name, colon, written = typed.partition(":")
@@ -118,7 +123,8 @@ def edit(
 ) -> Edited:
     """Set and remove metadata keys of a GGUF file, in place or into `output`.
 
-    An interruption leaves either the old file or the complete new one.
+    An interruption leaves either the old file or the complete new one. Replaced in place, the new file has
+    the owner, the mode and the extended attributes of the old one.
 
     path: the file.
     assign: keys and values to set.
@@ -138,23 +144,26 @@ def edit(
     flag(overwrite, "overwrite")
     flag(integrity, "integrity")
     threads = resolve_threads(threads)
-    if output is None and path.is_symlink():
-        raise UsageError(
-            f"{path} is a symbolic link, which a file would replace; "
-            f"name the file itself ({path.resolve()}), or an output (-o)"
-        )
+    with platform.storage_errors("read", path):
+        if output is None and path.is_symlink():
+            raise UsageError(
+                f"{path} is a symbolic link, which a file would replace; "
+                f"name the file itself ({path.resolve()}), or an output (-o)"
+            )
     if not assign and not remove and integrity:
         raise UsageError("nothing to change; name keys to set or to remove")
     target = path if output is None else output
     with platform.storage_errors("read", path):
         status = os.stat(path)
-    old = _read_header(path, verified=integrity)
+    old, head = _read_header(path, verified=integrity)
     metadata = _changed(old.metadata, assign, remove)
     if not integrity:
         metadata = without_set(metadata) | keys_of_payloads(metadata)
     new = _planned(old, metadata, target)
     written = OutputFile(target, new.data_offset + _data_nbytes(old), overwrite=overwrite or output is None)
     with platform.storage_errors("read", path), path.open("rb") as source, written:
+        if platform.read_at(source.fileno(), len(head), 0) != head:  # rows that were flushed, before the lock
+            raise InvalidError(path, Finding("R-002", "the file changed while it was read"))
         copy = _copier(source.fileno(), path, written, new.data_offset - old.data_offset)
         digests = list(tensor_digests(old, block_sizes, copy, threads))
         for finding in compare(old, digests) if has_set(metadata) else ():
@@ -162,13 +171,11 @@ def edit(
         _check_same(path, status)
         source.close()  # Windows cannot replace an open file
         written.write(_header_bytes(new, written.nbytes, digests), 0)
-        with contextlib.suppress(OSError):
-            shutil.copymode(path, written.partial)
         written.commit()
     changes = tuple(
         (key, old.metadata.get(key), metadata.get(key)) for key in (*remove, *(key for key, _ in assign))
     )
-    return Edited(target, written.nbytes, changes, has_set(metadata))
+    return Edited(target, written.nbytes, changes, has_set(metadata), tuple(written.notes))
 
 
 def _parsed(kind: ValueType, text: str) -> Value | None:
@@ -193,8 +200,7 @@ def _text(text: str) -> str:
     if not text.startswith("@") or text.startswith("@@"):
         return text[1:] if text.startswith("@@") else text
     path = Path(text[1:])
-    with platform.storage_errors("read", path):
-        content = path.read_bytes()
+    content = platform.read_regular(path, MAX_TEXT_NBYTES)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -214,14 +220,14 @@ def _domain(kind: ValueType) -> str:
     return f"an integer from {low} to {high}"
 
 
-def _read_header(path: Path, *, verified: bool) -> Header:
-    """The header, checked also against its digest, and detached from the map of the file."""
+def _read_header(path: Path, *, verified: bool) -> tuple[Header, bytes]:
+    """The header, checked also against its digest, and detached from the map of the file; and its bytes."""
     content = map_file(path)
     header = parse(content, str(path))
     rules.raise_first(path, rules.judge(header, block_sizes, len(content)))
     for finding in check_set(header, content) if verified else ():
         raise rules.error_class(finding.rule)(path, finding)
-    return header.detached(content, str(path))
+    return header.detached(content, str(path)), bytes(content[: header.data_offset])
 
 
 def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Sequence[str]) -> Metadata:
@@ -230,8 +236,8 @@ def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Se
     for key in named:
         if key.startswith(NAMESPACE):
             raise UsageError(
-                f"{key} is kept by gguflow itself; "
-                f"to leave out all keys under {NAMESPACE} pass --no-integrity (integrity=False)"
+                f"{key} is maintained by gguflow; to remove all keys under {NAMESPACE} "
+                "pass --no-integrity (integrity=False)"
             )
         if key == _ALIGNMENT:
             raise UsageError(

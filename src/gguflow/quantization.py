@@ -23,8 +23,9 @@ from gguflow.arrays import (
     output_array,
     read_only,
     separate,
+    too_large,
 )
-from gguflow.blocks import BlockFormat
+from gguflow.blocks import BlockFormat, reserved
 from gguflow.blocks.families import Encoding, family_at, family_of, find_encoding, part
 from gguflow.errors import ShapeError, UnknownFormatError, UsageError
 from gguflow.threads import check as check_threads
@@ -66,6 +67,62 @@ def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats 
     return int(done) + first_non_finite(x[done:])
 
 
+def first_unsound(
+    packed: Bytes, block_format: BlockFormat, weights: Floats, importance: Floats | None = None
+) -> int:
+    """The index of the weight that does most to make a block decode to NaN or infinity, or to nothing
+    (`first_vanished`); of the first such block, or -1.
+
+    packed: uint8, flat: what `encode` made.
+    block_format: the format.
+    weights: that were encoded, float32, flat.
+    importance: of the columns of a row, with which `weights` begins.
+    """
+    found = reserved.look(packed, block_format)
+    if found.code is None:
+        return first_vanished(packed, block_format, weights, found.zeros, importance)
+    first = found.block * block_format.block_size
+    return first + int(np.abs(weights[first : first + block_format.block_size]).argmax())
+
+
+CERTAINLY_HELD = np.float32(1)
+"""A magnitude that every format can hold: where such a weight becomes zero, its encoder has gone astray."""
+
+
+def first_vanished(
+    packed: Bytes,
+    block_format: BlockFormat,
+    weights: Floats,
+    zeros: NDArray[np.int64],
+    importance: Floats | None = None,
+) -> int:
+    """The index of the first weight of 1 or more whose whole block decodes to zero, or -1: searches do that
+    where their sums overflow.
+
+    packed: uint8, flat: what `encode` made.
+    block_format: the format.
+    weights: that were encoded, float32, flat.
+    zeros: the numbers of the blocks that may be zero (`reserved.Look`).
+    importance: of the columns of a row, with which `weights` begins; blocks that count nothing may be zero.
+    """
+    if not zeros.size or not block_format.is_quantized:
+        return -1
+    size = block_format.block_size
+    if importance is not None:
+        counts = np.any(importance.reshape(-1, size) > 0, axis=1)
+        zeros = zeros[np.take(counts, zeros % counts.size)]
+    peaks = np.abs(weights.reshape(-1, size)[zeros]).max(axis=1, initial=0)
+    zeros = zeros[peaks >= CERTAINLY_HELD]
+    if not zeros.size:
+        return -1
+    found = as_floats(packed.reshape(-1, block_format.type_size)[zeros].reshape(-1), block_format)
+    zeros = zeros[~found.reshape(-1, size).any(axis=1)]
+    if not zeros.size:
+        return -1
+    first = int(zeros[0]) * size
+    return first + int(np.abs(weights[first : first + size]).argmax())
+
+
 def decode(packed: Bytes, block_format: BlockFormat, out: Floats) -> None:
     """Decode flat packed blocks into flat float32 out; the caller has checked both sizes."""
     from gguflow import kernels
@@ -104,6 +161,8 @@ def quantize(
     importance: ArrayLike | None = None,
     threads: int | None = None,
     out: Bytes | None = None,
+    *,
+    allow_non_finite: bool = False,
 ) -> Bytes:
     """Quantize the rows of x: float[..., n] -> uint8[..., row_bytes].
 
@@ -117,9 +176,13 @@ def quantize(
     importance: float32[n], the weight of errors in each column, or None; see `BlockFormat.importance`.
     threads: number of threads; None for all processors, or one for fewer than 2**18 weights.
     out: the array to fill, C-contiguous uint8[..., row_bytes]; None allocates one. It may overlap x.
+    allow_non_finite: whether the result may decode to NaN or infinity, as ggml lets it: F16, BF16, F32 and
+        F64 then take NaN and infinity, and scales may overflow. Quantized formats cannot hold weights that
+        are NaN or infinite, with it or without.
 
-    Raises ShapeError (n is not a multiple of the block size), NonFiniteError (with the index of the first NaN
-    or infinity), UnknownFormatError, UsageError.
+    Raises ShapeError (n is not a multiple of the block size), NonFiniteError (with the index of a weight that
+    is NaN or infinite, or would be decoded so: 7e4 in F16, 1e6 in Q4_0; or of one that is 1 or more, and
+    would become zero with its whole block), UnknownFormatError, UsageError.
     """
     check_threads(threads)
     if (encoding := _encoding(format)) is not None:
@@ -134,12 +197,14 @@ def quantize(
     packed = output_array(out, shape, np.dtype(np.uint8))
     number_type = _copied_type(block_format)
     if number_type is not None:
-        packed[...] = _same_numbers(array, block_format.name, number_type).view(np.uint8).reshape(shape)
+        numbers = _same_numbers(array, block_format.name, number_type, allow_non_finite)
+        packed[...] = numbers.view(np.uint8).reshape(shape)
         return packed
     if out is not None:
         array = separate(array, packed)
     threads = resolve_threads(threads, array.size)
-    rows, target = _Rows(array, block_format, importance, packed), packed.reshape(-1)
+    rows = _Rows(array, block_format, importance, packed, allow_non_finite)
+    target = packed.reshape(-1)
 
     def work(first: int, last: int) -> None:
         rows.run(first, last, target[rows.place(first) : rows.place(last)])
@@ -154,13 +219,15 @@ def fake_quantize(
     importance: ArrayLike | None = None,
     threads: int | None = None,
     out: Floats | None = None,
+    *,
+    allow_non_finite: bool = False,
 ) -> Floats:
     """`dequantize(quantize(x))`, bit for bit, as float32 of x's shape; for quantization-aware training.
 
     Blocks are made and decoded piece by piece in the cache; only a payload of the parametric family, whose
     chunks may depend on each other, is made as a whole.
 
-    x, format, importance, threads: as in `quantize`.
+    x, format, importance, threads, allow_non_finite: as in `quantize`.
     out: the array to fill, C-contiguous float32 of x's shape, or x itself; incomplete after an error. It may
         overlap x in any way.
 
@@ -184,7 +251,8 @@ def fake_quantize(
     if out is not None and array.__array_interface__ != weights.__array_interface__:
         array = separate(array, weights)  # not weight for weight: a piece is written before another is read
     threads = resolve_threads(threads, array.size)
-    rows, target = _Rows(array, block_format, importance, weights), weights.reshape(-1)
+    rows = _Rows(array, block_format, importance, weights, allow_non_finite)
+    target = weights.reshape(-1)
 
     def work(first: int, last: int) -> None:
         packed = np.empty(rows.place(last) - rows.place(first), np.uint8)
@@ -206,16 +274,18 @@ class _Rows:
         block_format: BlockFormat,
         importance: ArrayLike | None,
         out: NDArray[Any],
+        allow_non_finite: bool,
     ) -> None:
         columns = _importance(importance, block_format, array.shape[-1])
         self.importance = None if columns is None else separate(columns, out)
+        self._allow_non_finite = allow_non_finite
         self._format = block_format
         self._shape = array.shape
         self._source_format, self._raw = _as_blocks(array)
 
     @property
     def reads_twice(self) -> bool:
-        """Whether weights are first copied to float32 or checked for NaN, and so read twice."""
+        """Whether weights are first copied to float32, or the result is looked at as a whole."""
         return self._source_format.key != "f32" or not self._format.is_quantized
 
     def pieces(self, target: int) -> list[tuple[int, int]]:
@@ -227,15 +297,17 @@ class _Rows:
 
     def place(self, weight: int) -> int:
         """The offset of the block that starts with this weight."""
-        return weight // self._format.block_size * self._format.type_size
+        return self._format.nbytes(weight)
 
     def run(self, first: int, last: int, out: Bytes) -> None:
         """Encode weights [first, last) into out. Raises NonFiniteError."""
         source = self._source_format
         weights = as_floats(self._raw[first * source.type_size : last * source.type_size], source)
-        bad = -1 if self._format.is_quantized else first_non_finite(weights)
-        if bad < 0:
-            bad = encode(weights, self._format, out, self.importance)
+        bad = encode(weights, self._format, out, self.importance)
+        if bad < 0 and not self._allow_non_finite:
+            bad = first_unsound(out, self._format, weights, self.importance)
+            if bad >= 0 and np.isfinite(weights[bad]):
+                raise too_large(weights[bad], first + bad, self._shape, self._format.name)
         if bad >= 0:
             raise non_finite(weights[bad], first + bad, self._shape)
 
@@ -282,9 +354,7 @@ def dequantize(
     threads = resolve_threads(threads, target.size // DECODED_PER_ENCODED)
 
     def work(first: int, last: int) -> None:
-        start, stop = (
-            position // block_format.block_size * block_format.type_size for position in (first, last)
-        )
+        start, stop = block_format.nbytes(first), block_format.nbytes(last)
         decode(raw[start:stop], block_format, target[first:last])
 
     run(
@@ -405,7 +475,9 @@ def _as_blocks(array: NDArray[Any]) -> tuple[BlockFormat, Bytes]:
     return blocks.FORMATS[name], np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _same_numbers(array: NDArray[Any], name: str, number_type: np.dtype[Any]) -> NDArray[Any]:
+def _same_numbers(
+    array: NDArray[Any], name: str, number_type: np.dtype[Any], allow_non_finite: bool
+) -> NDArray[Any]:
     """Numbers for a format without kernels, little-endian and contiguous.
 
     Only integers of its own type are accepted; for F64 any finite floats.
@@ -413,7 +485,7 @@ def _same_numbers(array: NDArray[Any], name: str, number_type: np.dtype[Any]) ->
     accepted = ("float16", "float32", "float64") if number_type.kind == "f" else (number_type.name,)
     if array.dtype.name not in accepted:
         raise ShapeError(f"{name} stores {number_type.name}, not {array.dtype.name}")
-    if number_type.kind == "f" and not np.isfinite(array).all():
+    if number_type.kind == "f" and not allow_non_finite and not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
         raise non_finite(array.flat[bad], bad, array.shape)
     return np.ascontiguousarray(array, number_type)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import functools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TypeVar
 
 from gguflow.arguments import integer, shown
 from gguflow.errors import UsageError
@@ -20,6 +22,9 @@ MOST = 1024
 
 WORTHWHILE = 1 << 18
 """Weights from which quantizing on several threads is faster: below, the second one comes too late."""
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 def check(threads: int | None) -> None:
@@ -108,6 +113,25 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
         raise
     if errors:
         raise min(errors, key=lambda error: error[:2])[2]
+
+
+def ordered(action: Callable[[T], U], items: Iterable[T], threads: int | None) -> Iterator[U]:
+    """The results of `action` for each item, in order, computed on threads a little ahead of the caller.
+
+    What ends the iteration early, an error or an interruption included, cancels what has not started.
+    """
+    threads = resolve(threads)
+    rest = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
+        try:
+            pending = deque(pool.submit(action, item) for item in islice(rest, 2 * threads))
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(action, item) for item in islice(rest, 1))
+                yield result
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 @functools.cache

@@ -24,7 +24,7 @@ IMATRICES: dict[str, tuple[bytes, str, type[FileError]]] = {
     "2**31 - 1 entries in 4 bytes": (struct.pack("<i", 2**31 - 1), "A-001", MalformedError),
     "too many entries": (
         struct.pack("<i", MAX_ENTRIES + 1) + b"".join(dat(b"%05x" % i, ONE) for i in range(MAX_ENTRIES + 1)),
-        "A-016",
+        "A-018",
         LimitError,
     ),
     "more values than bytes": (struct.pack("<ii1sii", 1, 1, b"a", 1, 2**31 - 1), "A-001", MalformedError),

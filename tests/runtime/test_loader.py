@@ -254,7 +254,7 @@ def test_an_empty_tensor_of_a_huge_shape(tmp_path: Path) -> None:
     path = one_tensor(tmp_path / "model.gguf", FORMATS["f32"], (0, 1 << 61), b"")
     with gguflow.open(path) as model:
         for touched in (model["t"].dequantize, model["t"].numpy, lambda: model["t"].raw):
-            with pytest.raises(ShapeError, match="an array cannot have the shape"):
+            with pytest.raises(ShapeError, match=r"more than an array can be|cannot have the shape"):
                 touched()
 
 

@@ -16,7 +16,7 @@ from tests.sources import test_bitsandbytes, test_huggingface, test_safetensors
 
 HERE = Path(__file__).resolve().parent
 SPECIFICATION = HERE.parent.parent / "spec" / "sources.md"
-CODE = [*sorted(Path(sources.__file__).parent.glob("*.py")), Path(mapped_file.__file__)]
+CODE = [*sorted(Path(sources.__file__).parent.rglob("*.py")), Path(mapped_file.__file__)]
 
 ID = r"(?:[SJHQ]-\d|R-0)\d{2}"
 VERDICTS: dict[str, type[FileError]] = {
@@ -35,7 +35,7 @@ def test_the_code_raises_the_rules_of_the_specification() -> None:
 
 
 def test_every_rule_has_a_verdict_that_is_an_error() -> None:
-    assert set(RULES.values()) <= VERDICTS.keys()
+    assert set(RULES.values()) <= VERDICTS.keys() | {"warning"}
 
 
 def test_every_rule_has_a_case() -> None:

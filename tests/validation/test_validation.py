@@ -27,8 +27,8 @@ from gguflow.cli import main
 from gguflow.cli.validate import report
 from gguflow.container import grammar
 from gguflow.container.header import TensorInfo, parse
+from gguflow.container.limits import DEFAULT_LIMITS
 from gguflow.container.metadata import ValueType, array, string, u32
-from gguflow.container.rules import DEFAULT_LIMITS
 from gguflow.container.strings import StringArray, find_strings
 from gguflow.container.writer import build
 from gguflow.errors import FileError, InvalidError, StorageError, UsageError

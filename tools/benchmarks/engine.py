@@ -64,6 +64,7 @@ kernels.load = lambda block_format: Kernels
 file = first("gguflow.container.output_file", "gguflow.container.writer")
 file.OutputFile.write = lambda self, data, offset: None
 file.OutputFile.begin_flush = lambda self, nbytes, offset: None
+platform.advise_use = lambda *place, in_large_pages=True: None  # would fill the page cache with zeros
 platform.preallocate_anew = lambda fd, nbytes: None
 platform.sync_file = lambda fd: None
 first("gguflow.conversion.leaf_jobs", "gguflow.leaves").new_leaf_digest = Digest
@@ -79,7 +80,7 @@ print(json.dumps({"seconds": seconds, "weights": report.n_weights, "cpu": cpu}))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--old", type=Path, metavar="DIR", help="a checkout of the code to compare with")
     parser.add_argument(
-        "--weights", type=int, default=1 << 32, metavar="N", help="of the model (default: 2**32)"
+        "--weights", type=int, default=1 << 34, metavar="N", help="of the model, at most (default: 2**34)"
     )
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each (default: 3)")
     parser.add_argument(

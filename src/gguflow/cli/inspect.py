@@ -183,7 +183,7 @@ def _nbytes(n_weights: int, type_id: int) -> int:
     from gguflow import blocks
 
     block_format = blocks.by_id(type_id)
-    return n_weights // block_format.block_size * block_format.type_size if block_format else 0
+    return block_format.nbytes(n_weights) if block_format else 0
 
 
 COMMAND = Command(

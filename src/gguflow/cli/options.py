@@ -10,6 +10,8 @@ from typing import Any
 from gguflow.arguments import MAX_SIZE, shown
 from gguflow.errors import UsageError
 
+_MAX_TEXT_NBYTES = 1 << 30
+
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """Add --threads."""
@@ -26,6 +28,17 @@ def add_io(parser: argparse.ArgumentParser) -> None:
         default="mmap",
         help="how files are read; with pread, a file that is truncated while it is read is an error, "
         "not a crash (default: %(default)s)",
+    )
+
+
+def add_follow_links(parser: argparse.ArgumentParser) -> None:
+    """Add --follow-links."""
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="read configuration, tokenizer and model card also through links that leave the checkpoint's "
+        "directory; without it, only into a Hugging Face cache, as their content may be published with the "
+        "output. Weights may be links anyway",
     )
 
 
@@ -50,16 +63,15 @@ def parse_size(text: str, kilo: int = 1024) -> int:
 def read_text(path: str) -> str:
     """A text file as it is, line ends included.
 
-    path: a file in UTF-8.
+    path: a regular file in UTF-8, of at most 1 GiB.
     Raises UsageError, StorageError.
     """
-    from gguflow.platform import storage_errors
+    from gguflow.platform import read_regular
 
-    with storage_errors("read", path), open(path, encoding="utf-8", newline="") as file:
-        try:
-            return file.read()
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path} is not UTF-8 text: {error}") from error
+    try:
+        return read_regular(path, _MAX_TEXT_NBYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: {error}") from error
 
 
 def print_json(*results: Any) -> None:

@@ -58,6 +58,7 @@ def compare(
     *,
     threads: int | None = None,
     io: str = "mmap",
+    follow_links: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare the weights of b with those of a, which are the reference.
@@ -68,6 +69,7 @@ def compare(
         one of them is a bare .safetensors file, names are those of transformers, otherwise those of GGUF.
     threads: number of threads; None for all processors.
     io: how files are read: "mmap" or "pread".
+    follow_links: whether configuration and tokenizer of a checkpoint may be links to anywhere.
     progress: called after each tensor.
 
     Raises UsageError (nothing in common), FileError, StorageError.
@@ -75,7 +77,7 @@ def compare(
     threads = resolve_threads(threads)
     choice(io, "io", IO_MODES)
     a, b = file_path(a, "a"), file_path(b, "b")
-    sides = Side.open(a), Side.open(b)
+    sides = Side.open(a, follow_links), Side.open(b, follow_links)
     left, right = pairs(*sides)
     common = [name for name in left if name in right]
     comparable = [

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +12,7 @@ import numpy as np
 from gguflow.arrays import Doubles
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader, tile_ranges
+from gguflow.threads import ordered
 
 TILE = 1 << 18
 """Weights compared at a time: enough work for NumPy that threads do not wait for the interpreter's lock."""
@@ -123,24 +122,17 @@ def measure(pairs: Sequence[tuple[Operand, Operand]], threads: int) -> Iterator[
         for a, b in pairs
         for first in range(0, a.tensor.n_weights, PIECE)
     )
-    with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
-        pending = deque(pool.submit(_piece, *task) for task in itertools.islice(tasks, 2 * threads))
-        try:
-            for a, _ in pairs:
-                row = _row(a.tensor)
-                errors, norms = np.zeros((2, a.tensor.n_weights // row if row else 0))
-                total = TensorMeasures()
-                for _ in range(0, a.tensor.n_weights, PIECE):
-                    piece = pending.popleft().result()
-                    pending.extend(pool.submit(_piece, *task) for task in itertools.islice(tasks, 1))
-                    total += piece.measures
-                    covered = slice(piece.first_row, piece.first_row + len(piece.errors))
-                    errors[covered] += piece.errors
-                    norms[covered] += piece.norms
-                yield replace(total, worst_rows=_worst(errors, norms))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    measured = ordered(lambda task: _piece(*task), tasks, threads)
+    for a, _ in pairs:
+        row = _row(a.tensor)
+        errors, norms = np.zeros((2, a.tensor.n_weights // row if row else 0))
+        total = TensorMeasures()
+        for piece in itertools.islice(measured, -(-a.tensor.n_weights // PIECE)):
+            total += piece.measures
+            covered = slice(piece.first_row, piece.first_row + len(piece.errors))
+            errors[covered] += piece.errors
+            norms[covered] += piece.norms
+        yield replace(total, worst_rows=_worst(errors, norms))
 
 
 def _row(tensor: ModelTensor) -> int:

@@ -1,7 +1,7 @@
 """The grammar of a GGUF v3 header in construct: the slow, formal twin of `header.py`, written from the spec.
 
-It defines what is well-formed; `rules.py` defines what is allowed. A test checks that it and the fast parser
-have the same verdicts and results.
+It defines what is well-formed; `rules.py` and `limits.py` define what is allowed. A test checks that it and
+the fast parser have the same verdicts and results.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Parses the header of a GGUF file, checking every length against the bytes that remain.
 
-`parse` rejects malformed files, which do not follow the grammar (`grammar.py` is its formal twin). `rules.py`
-checks well-formed headers, and `writer.py` builds them. All integers are Python's, so that no sum or product
-overflows.
+`parse` rejects malformed files, which do not follow the grammar (`grammar.py` is its formal twin), and stops
+where a file passes a limit. `rules.py` checks well-formed headers, and `writer.py` builds them. All integers
+are Python's, so that no sum or product overflows.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from gguflow.container.limits import DEFAULT_LIMITS, MAX_DIMS, MAX_EXTRA_DIMS, Limits
 from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType
 from gguflow.container.sniffing import looks_like
 from gguflow.container.strings import ChainBrokenError, StringArray, decode_text, find_strings, quoted
-from gguflow.errors import Finding, MalformedError, UnsupportedError
+from gguflow.errors import FileError, Finding, InvalidError, LimitError, MalformedError, UnsupportedError
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -28,9 +29,11 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _SMALLEST_KEY_VALUE = 8 + 4 + 1  # an empty key, a type, one byte
 _SMALLEST_TENSOR_INFO = 8 + 4 + 4 + 8  # an empty name, no dimensions, a type, an offset
+_TENSOR_INFO_ENDS = tuple(struct.Struct(f"<{n_dims}QIQ") for n_dims in range(MAX_DIMS + 1))
+"""What follows n_dims in a tensor info: dimensions, type, offset."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """An entry of the tensor table.
 
@@ -102,10 +105,12 @@ def align(offset: int, alignment: int) -> int:
 class _Parser:
     """A position in a buffer that only moves over existing bytes."""
 
-    def __init__(self, buffer: memoryview, file: str) -> None:
+    def __init__(self, buffer: memoryview, file: str, limits: Limits) -> None:
         self.buffer = buffer
         self.file = file
+        self.limits = limits
         self.position = 0
+        self.n_extra_dims = 0
 
     @property
     def remaining(self) -> int:
@@ -119,13 +124,23 @@ class _Parser:
         found: object = None,
         expected: object = None,
         at: int | None = None,
+        error: type[FileError] = MalformedError,
     ) -> NoReturn:
         offset = self.position if at is None else at
-        raise MalformedError(self.file, Finding(rule, message, path, offset, found, expected))
+        raise error(self.file, Finding(rule, message, path, offset, found, expected))
+
+    def limit(self, rule: str, what: str, found: int, most: int, path: str, at: int | None = None) -> None:
+        """Stop where a number that has been read is over a limit; the bytes hold what it promises."""
+        if found > most:
+            message = f"more {what} than the limit"
+            self.fail(rule, message, path, found, f"{most} or fewer", at, LimitError)
 
     def need(self, nbytes: int, what: str, path: str) -> None:
+        """The next bytes, which must be there and in what a header may have."""
         if nbytes > self.remaining:
             self.fail("C-004", f"truncated: {what} needs {nbytes} bytes, {self.remaining} remain", path)
+        if self.position + nbytes > self.limits.header_bytes:
+            self.limit("C-025", "bytes of header", self.position + nbytes, self.limits.header_bytes, "$")
 
     def u32(self, what: str, path: str) -> int:
         self.need(4, what, path)
@@ -139,18 +154,22 @@ class _Parser:
 
     def count(self, what: str, path: str, smallest: int) -> int:
         """A u64 count of things of at least `smallest` bytes each, which must fit in the remaining bytes."""
+        at = self.position
         count = self.u64(what, path)
         if count * smallest > self.remaining:
             self.fail(
                 "C-004",
                 f"{what} {count} needs at least {count * smallest} bytes, {self.remaining} remain",
                 path,
-                at=self.position - 8,
+                at=at,
             )
         return count
 
     def text(self, what: str, path: str) -> str:
+        at = self.position
         length = self.count(f"length of {what}", path, 1)
+        self.limit("C-023", "bytes in a string", length, self.limits.string_bytes, path, at)
+        self.need(length, what, path)
         self.position += length
         return decode_text(self.buffer[self.position - length : self.position])
 
@@ -173,9 +192,15 @@ class _Parser:
         if element_type is ValueType.STRING:
             return Value(kind, self.strings(path), element_type)
         size = struct.calcsize("<" + SCALAR_CODES[element_type])
-        return Value(
-            kind, self.scalars(element_type, self.count("array length", path, size), path), element_type
-        )
+        return Value(kind, self.scalars(element_type, self.length(path, size), path), element_type)
+
+    def length(self, path: str, smallest: int) -> int:
+        """The length of an array whose elements have at least `smallest` bytes."""
+        at = self.position
+        count = self.count("array length", path, smallest)
+        self.limit("C-028", "elements in an array", count, self.limits.n_elements, path, at)
+        self.need(count * smallest, "an array", path)
+        return count
 
     def scalars(self, kind: ValueType, count: int, path: str) -> Sequence[Any]:
         """`count` numbers: a tuple of few, or a NumPy view of the file for many."""
@@ -205,13 +230,33 @@ class _Parser:
         return numbers
 
     def strings(self, path: str) -> StringArray:
-        count = self.count("array length", path, 8)
+        count = self.length(path, 8)
         try:
             starts, self.position = find_strings(self.buffer, self.position, count)
         except ChainBrokenError as broken:
             message = f"truncated: string {broken.index} of {count} passes the end of the file"
             self.fail("C-004", message, f"{path}[{broken.index}]", at=broken.position)
+        self.need(0, "an array", path)
         return StringArray(self.buffer, starts)
+
+    def tensors(self, count: int) -> tuple[TensorInfo, ...]:
+        """The tensor table. What is as usual is read at once; all else step by step, to say what is wrong."""
+        buffer, end = self.buffer, min(len(self.buffer), self.limits.header_bytes)
+        longest = min(end, self.limits.string_bytes)
+        result: list[TensorInfo] = []
+        for i in range(count):
+            start = self.position
+            name_end = start + 8 + _U64.unpack_from(buffer, start)[0] if start + 8 <= end else end
+            if name_end + 4 <= end and name_end - start - 8 <= longest:
+                n_dims = _U32.unpack_from(buffer, name_end)[0]
+                if n_dims <= MAX_DIMS and name_end + 16 + 8 * n_dims <= end:
+                    name = str(buffer[start + 8 : name_end], "utf-8", "surrogateescape")
+                    *dims, type_id, offset = _TENSOR_INFO_ENDS[n_dims].unpack_from(buffer, name_end + 4)
+                    self.position = name_end + 16 + 8 * n_dims
+                    result.append(TensorInfo(name, tuple(dims), type_id, offset, start))
+                    continue
+            result.append(self.tensor(i))
+        return tuple(result)
 
     def tensor(self, i: int) -> TensorInfo:
         path = f"$.tensors[{i}]"
@@ -219,6 +264,17 @@ class _Parser:
         name = self.text("tensor name", path + ".name")
         n_dims = self.u32("number of dimensions", path + ".n_dims")
         self.need(n_dims * 8, f"{n_dims} dimensions", path + ".dims")
+        self.n_extra_dims += max(n_dims - MAX_DIMS, 0)
+        if self.n_extra_dims > MAX_EXTRA_DIMS:
+            self.fail(
+                "C-014",
+                "too many dimensions",
+                path + ".n_dims",
+                n_dims,
+                f"{MAX_DIMS} or fewer",
+                at=self.position - 4,
+                error=InvalidError,
+            )
         dims = struct.unpack_from(f"<{n_dims}Q", self.buffer, self.position)
         self.position += n_dims * 8
         type_id = self.u32("type", path + ".type")
@@ -226,16 +282,17 @@ class _Parser:
         return TensorInfo(name, dims, type_id, offset, position)
 
 
-def parse(buffer: bytes | memoryview, file: str) -> Header:
+def parse(buffer: bytes | memoryview, file: str, limits: Limits = DEFAULT_LIMITS) -> Header:
     """Parse the header at the start of a file's bytes.
 
     buffer: the whole file, or the available part of it; arrays in the result are views of it.
     file: its name, for messages.
+    limits: where to stop.
 
     Raises MalformedError if the bytes do not follow the grammar, UnsupportedError for another version or byte
-    order.
+    order, LimitError over a limit, InvalidError for tens of thousands of dimensions (C-014).
     """
-    parser = _Parser(memoryview(buffer), file)
+    parser = _Parser(memoryview(buffer), file, limits)
     magic = bytes(parser.buffer[:4])
     if magic != MAGIC[: len(magic)]:
         parser.fail(
@@ -260,6 +317,8 @@ def parse(buffer: bytes | memoryview, file: str) -> Header:
         )
     n_tensors = parser.count("number of tensors", "$.n_tensors", _SMALLEST_TENSOR_INFO)
     n_keys = parser.count("number of metadata keys", "$.n_kv", _SMALLEST_KEY_VALUE)
+    parser.limit("C-027", "tensors", n_tensors, limits.n_tensors, "$.n_tensors", 8)
+    parser.limit("C-026", "metadata keys", n_keys, limits.n_keys, "$.n_kv", 16)
     metadata: Metadata = {}
     positions: dict[str, int] = {}
     for i in range(n_keys):
@@ -269,7 +328,7 @@ def parse(buffer: bytes | memoryview, file: str) -> Header:
             parser.fail("C-010", f"duplicate metadata key {quoted(key)}", f"$.metadata[{i}].key", at=position)
         metadata[key] = parser.value(f"$.metadata[{quoted(key)}]")
         positions[key] = position
-    tensors = tuple(parser.tensor(i) for i in range(n_tensors))
+    tensors = parser.tensors(n_tensors)
     alignment = declared_alignment(metadata)
     return Header(
         version, metadata, tensors, alignment, align(parser.position, alignment), positions, parser.position

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gguflow.container import rules
 from gguflow.container.header import Header, parse
+from gguflow.container.limits import DEFAULT_LIMITS, Limits
 from gguflow.container.mapped_file import MappedFile
 
 
@@ -39,16 +40,18 @@ def map_file(path: str | Path) -> memoryview:
     return MappedFile(path).map_all()
 
 
-def open_file(path: str | Path, io: str = "mmap") -> GgufFile:
+def open_file(path: str | Path, io: str = "mmap", limits: Limits = DEFAULT_LIMITS) -> GgufFile:
     """Open a GGUF file and parse its header.
 
+    path: the file.
     io: "mmap" or "pread", as `MappedFile` has it.
+    limits: the sizes that are accepted.
 
-    Raises MalformedError or UnsupportedError where the header cannot be parsed, and what `MappedFile` raises.
+    Raises what `parse` raises where the header cannot be parsed, and what `MappedFile` raises.
     """
     file = MappedFile(path, io)
     try:
-        return GgufFile(file, parse(file.map_all(), str(path)))
+        return GgufFile(file, parse(file.map_all(), str(path), limits))
     except BaseException:
         file.close()
         raise

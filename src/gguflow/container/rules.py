@@ -6,20 +6,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gguflow.container.header import Header, TensorInfo, align
+from gguflow.container.limits import DEFAULT_LIMITS, MAX_DIMS, Limits
 from gguflow.container.metadata import Value, ValueType
 from gguflow.container.row_store import is_row_store
 from gguflow.container.strings import encode_text, is_text, quoted
 from gguflow.errors import FileError, Finding, InvalidError, LimitError, UnsupportedError
 
 MAX_NAME_BYTES = 63  # ggml keeps names in char[64]
-MAX_DIMS = 4
 MAX_KEY_BYTES = 65535
 MAX_ALIGNMENT = 1 << 20
 MAX_WEIGHTS = (1 << 63) - 1
@@ -36,19 +35,6 @@ REMOVED_TYPES = {
 }
 RUNTIME_TYPES = {9: "Q8_1", 15: "Q8_K"}
 
-
-@dataclass(frozen=True)
-class Limits:
-    """The largest sizes that are accepted; these defaults are what a reader MUST accept at least."""
-
-    header_bytes: int = 1 << 30
-    string_bytes: int = 1 << 26
-    n_elements: int = 1 << 30
-    n_keys: int = 1 << 16
-    n_tensors: int = 1 << 20
-
-
-DEFAULT_LIMITS = Limits()
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """Control characters other than tab, line feed and carriage return."""
@@ -187,8 +173,9 @@ def _judge_alignment(header: Header) -> Iterator[Finding]:
 
 
 def _judge_keys_together(header: Header) -> Iterator[Finding]:
-    folded = Counter(key.casefold() for key in header.metadata)
-    for key in header.metadata:
+    usual = [key for key in header.metadata if len(key) <= MAX_KEY_BYTES]  # C-009 names the others
+    folded = Counter(key.casefold() for key in usual)
+    for key in usual:
         if folded[key.casefold()] > 1:
             message = "a metadata key that differs from another only in case"
             yield Finding("C-033", message, key_path(key), header.key_positions.get(key), severity="warning")
@@ -203,10 +190,10 @@ def _judge_tensors(header: Header, block_sizes: BlockSizes, file_size: int | Non
         yield from _judge_name(i, tensor, seen)
         seen.add(tensor.name)
         wrong = _first_wrong_size(i, tensor, block_sizes)
-        nbytes = tensor_nbytes(tensor, block_sizes)
-        if wrong or nbytes is None:
-            if wrong:
-                yield wrong
+        nbytes = None if wrong else tensor_nbytes(tensor, block_sizes)  # a wrong one has no size to compute
+        if wrong:
+            yield wrong
+        if nbytes is None:
             expected_offset = None
             continue
         path, at = f"$.tensors[{i}].offset", tensor.position or None
@@ -315,7 +302,7 @@ def _first_wrong_size(i: int, tensor: TensorInfo, block_sizes: BlockSizes) -> Fi
             row,
             f"a multiple of {sizes[0]}",
         )
-    if tensor.n_weights // sizes[0] * sizes[1] > MAX_WEIGHTS:
+    if math.prod(dim or 1 for dim in tensor.dims) // sizes[0] * sizes[1] > MAX_WEIGHTS:
         return Finding(
             "C-015",
             "more bytes than can be addressed",

@@ -24,7 +24,10 @@ _WINDOW = 1 << 20
 _USUAL = 32
 """A generous size of a string with its length, so that a short array has a small window."""
 _FEW = 32
-"""Number of strings that are followed one by one after a run ends."""
+"""Number of strings that are followed one by one after a run ends; twice as many each time that none begins
+there, up to _MANY.
+"""
+_MANY = 1 << 14
 
 Offsets = NDArray[np.int64]
 
@@ -83,33 +86,38 @@ def find_strings(buffer: memoryview, position: int, count: int) -> tuple[Offsets
     The caller has checked that 8 * count bytes remain. Raises ChainBrokenError.
     """
     starts = np.empty(count, np.int64)
-    found = 0
+    found, alone = 0, _FEW
     window = _Window.of(buffer, position, 0)
     while found < count:
-        for i in range(
-            found, min(found + _FEW, count)
-        ):  # past what ended the last run, so that every break is cheap
-            starts[i] = position
-            position = _after(buffer, i, position)
-            found += 1
+        # past what ended the last run, so that every break is cheap, and many breaks cost no more than a loop
+        followed = min(alone, count - found)
+        starts[found : found + followed], position = _follow(buffer, position, followed, found)
+        found += followed
         if position >= window.end and count - found > _FEW:
             window = _Window.of(buffer, position, count - found)
         run = window.run_from(position)[: count - found]
         starts[found : found + len(run)] = run
         found += len(run)
         if len(run):
-            position = _after(buffer, found - 1, int(run[-1]))
+            (_, position) = _follow(buffer, int(run[-1]), 1, found - 1)
+        alone = _FEW if len(run) > _FEW else min(2 * alone, _MANY)
     return starts, position
 
 
-def _after(buffer: memoryview, index: int, position: int) -> int:
-    """The end of string `index`, whose length is at `position`, checked to be in the buffer."""
-    if position + 8 > len(buffer):
-        raise ChainBrokenError(index, position)
-    end = position + 8 + int(LENGTH.unpack_from(buffer, position)[0])
-    if end > len(buffer):
-        raise ChainBrokenError(index, position)
-    return end
+def _follow(buffer: memoryview, position: int, count: int, index: int) -> tuple[list[int], int]:
+    """The offsets of `count` strings from `position` on, one by one, and the end of the last, checked to be
+    in the buffer. index: of the first.
+    """
+    starts: list[int] = []
+    read, end = LENGTH.unpack_from, len(buffer) - 8
+    while len(starts) < count and position <= end:
+        starts.append(position)
+        position += 8 + read(buffer, position)[0]
+    if position > len(buffer):  # the last one that was read ends there
+        raise ChainBrokenError(index + len(starts) - 1, starts[-1])
+    if len(starts) < count:
+        raise ChainBrokenError(index + len(starts), position)
+    return starts, position
 
 
 @dataclass(frozen=True)

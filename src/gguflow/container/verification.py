@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 
 from gguflow.container.header import Header, TensorInfo
@@ -35,7 +34,7 @@ from gguflow.container.integrity import (
 from gguflow.container.metadata import Value, ValueType
 from gguflow.container.rules import BlockSizes, key_path
 from gguflow.errors import Finding
-from gguflow.platform import available_cpus
+from gguflow.threads import ordered
 
 _REWRITTEN = "rewritten by another tool, or damaged"
 
@@ -97,14 +96,10 @@ def tensor_digests(
 ) -> Iterator[bytes]:
     """The digests of all tensors in table order, computed leaf by leaf on threads."""
     leaves = [tensor_leaves(header, tensor, block_sizes) for tensor in header.tensors]
-    with ThreadPoolExecutor(available_cpus() if threads is None else threads) as pool:
-        try:
-            digests = pool.map(lambda leaf: digest_leaf(*leaf), chain.from_iterable(leaves))
-            for own in leaves:
-                yield tensor_digest(islice(digests, len(own)))
-        except BaseException:  # also an interruption: cancel what has not started
-            pool.shutdown(cancel_futures=True)
-            raise
+    every = chain.from_iterable(leaves)
+    digests = ordered(lambda leaf: digest_leaf(*leaf), every, threads)
+    for own in leaves:
+        yield tensor_digest(islice(digests, len(own)))
 
 
 def _check_presence(header: Header) -> Iterator[Finding]:

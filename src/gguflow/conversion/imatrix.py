@@ -3,7 +3,7 @@ measured on text.
 
 Two formats hold the same: a GGUF file with the sums of squared activations and how many there were, and the
 older .dat with their means. Both are read as hostile: every count is held against the bytes that remain, and
-no value is used before it is proved to be a finite number, not negative. The rules A-001 to A-016 are in
+no value is used before it is proved to be a finite number, not negative. The rules A-001 to A-018 are in
 spec/imatrix.md. The values are views of the mapped file, averaged when they are asked for, so that the
 experts of a large model cost no memory. Layout and arithmetic: common/imatrix-loader.cpp and
 tools/quantize/quantize.cpp in llama.cpp.
@@ -42,6 +42,9 @@ _LEAST_ENTRY_BYTES = 16
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_PROVENANCE_BYTES = 127
 """llama-quantize keeps no more of a string that it writes for itself."""
+
+MOST = float(1 << 64)
+"""The largest importance of a column: with more, sums of squares of ordinary weights leave binary32."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,38 @@ class Imatrix:
         raise InvalidError(
             self.path, Finding("A-014", message, f"$.entries[{name!r}]", None, importance.sums.size, expected)
         )
+
+    def check_usable(self, name: str, importance: Importance, row: int, *, zeros: bool = False) -> None:
+        """Raise InvalidError where the entry for a tensor would erase weights, or make sums overflow.
+
+        name: of the tensor.
+        importance: what `find` gave for it.
+        row: weights of a row.
+        zeros: whether a matrix may have no importance at all.
+        """
+        sums = importance.sums.reshape(-1, row)
+        for matrix in () if zeros else np.flatnonzero(~sums.any(axis=1)).tolist():
+            if not importance.of_matrix(matrix, row).any():
+                message = (
+                    f"the entry for {name} is zero in every column of matrix {matrix}: nothing of it would "
+                    "count, and its weights would be lost; leave the entry out, or measure the imatrix again"
+                )
+                raise InvalidError(self.path, Finding("A-016", message, f"$.entries[{name!r}][{matrix}]"))
+        if float(sums.max(initial=0)) <= MOST:
+            return
+        for matrix in np.flatnonzero(sums.max(axis=1) > MOST).tolist():
+            columns = importance.of_matrix(matrix, row)
+            if float(columns.max()) > MOST:
+                column = int(columns.argmax())
+                message = (
+                    f"the entry for {name} is too large in column {column} of matrix {matrix}: sums over a "
+                    "row would overflow; leave the entry out, or measure the imatrix again"
+                )
+                where = f"$.entries[{name!r}][{matrix}, {column}]"
+                found = float(columns[column])
+                raise InvalidError(
+                    self.path, Finding("A-017", message, where, None, found, f"{MOST:g} or less")
+                )
 
     def check_is_for(self, names: set[str]) -> None:
         """Raise InvalidError (A-015) where no entry is for a tensor of these names."""
@@ -259,7 +294,7 @@ def _read_dat(path: str, content: memoryview) -> Imatrix:
     n_entries = cursor.count("the number of entries", 1)
     if n_entries > MAX_ENTRIES and n_entries * _LEAST_ENTRY_BYTES <= len(content):
         raise LimitError(
-            path, Finding("A-016", "too many entries", "$", 0, n_entries, f"{MAX_ENTRIES} or fewer")
+            path, Finding("A-018", "too many entries", "$", 0, n_entries, f"{MAX_ENTRIES} or fewer")
         )
     for i in range(n_entries):
         name = cursor.text(f"the name of entry {i}")

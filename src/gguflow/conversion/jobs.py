@@ -23,11 +23,23 @@ _LEAF_BYTES_PER_WEIGHT = 4 + 4 + 4
 """Source bytes, float32 and blocks, each of at most 4 bytes a weight."""
 
 
+MANY_THREADS = 8
+"""From so many threads on, handing on the interpreter's lock for each leaf costs more than the memory
+that several leaves take.
+"""
+
+LEAVES_OF_A_JOB = 4
+"""Leaves that a thread then moves at once, at the most."""
+
+JOBS_EACH = 16
+"""Jobs that each thread should have, at the least, so that all of them end together."""
+
+
 @dataclass(frozen=True)
 class Memory:
     """How a memory limit is shared.
 
-    tile: weights of a leaf that a thread moves at a time, a multiple of every block size.
+    tile: weights that a thread moves at a time, a multiple of every block size: a part of a leaf, or a few.
     held: bytes that chunks of payloads may take together, from when they are begun until they are written.
     threads: how many there are.
     """
@@ -55,7 +67,9 @@ class Memory:
             for planned in plan.tensors:
                 if planned.encoding is not None:
                     engine_of(planned.encoding).check_memory(planned, most, threads)
-        return cls(min(fitting, LEAF_WEIGHTS), most, threads)
+        leaves = max(plan.n_weights for plan in plans) // LEAF_WEIGHTS // (JOBS_EACH * threads)
+        together = min(leaves, LEAVES_OF_A_JOB) if threads >= MANY_THREADS else 1
+        return cls(min(fitting, max(together, 1) * LEAF_WEIGHTS), most, threads)
 
 
 def jobs_of(reader: ModelReader, outputs: Sequence[Output], memory: Memory) -> Jobs:

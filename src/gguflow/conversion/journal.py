@@ -63,17 +63,15 @@ class Journal:
         self.path = path
         self.binding = binding
         self._fd: int | None = None
+        self._pid = os.getpid()
 
     def claims(self) -> Claims:
         """What an earlier process says it wrote; nothing where there was none.
 
-        Raises UsageError where the journal is bound to something else.
+        Raises UsageError where the journal is bound to something else, or is not ours; StorageError.
         """
-        try:
-            with platform.storage_errors("read", self.path):
-                lines = self.path.read_text("ascii", "replace").split("\n") if self.path.exists() else []
-        except UnicodeError:
-            lines = []
+        with platform.storage_errors("read", self.path):
+            lines = (platform.read_own(self.path) or b"").decode("ascii", "replace").split("\n")
         if len(lines) < 2:  # nothing, or a first line that was cut short
             return Claims()
         if lines[0] != self.binding:
@@ -85,18 +83,16 @@ class Journal:
         return claims_in(lines[1:-1])
 
     def open(self, *, fresh: bool) -> None:
-        """Begin to record. fresh: forget what was claimed."""
+        """Begin to record. Raises UsageError where a file that is not ours has the name, StorageError.
+
+        fresh: forget what was claimed.
+        """
         with platform.storage_errors("write", self.path):
-            flags = (
-                os.O_WRONLY
-                | os.O_CREAT
-                | os.O_APPEND
-                | getattr(os, "O_BINARY", 0)
-                | getattr(os, "O_NOFOLLOW", 0)
-            )
-            self._fd = os.open(self.path, flags | (os.O_TRUNC if fresh else 0), 0o666)
+            self._pid = os.getpid()
+            self._fd = platform.open_own(self.path, os.O_WRONLY | os.O_APPEND)
             if fresh:
-                os.write(self._fd, self.binding.encode("ascii") + b"\n")
+                platform.shorten(self._fd, 0)
+                self._write(self.binding + "\n")
 
     def record_leaves(self, leaves: Mapping[Leaf, bytes]) -> None:
         """These leaves, with their digests, are in the partial file. Thread-safe: one appending write."""
@@ -109,13 +105,24 @@ class Journal:
     def _append(self, lines: str) -> None:
         if self._fd is not None:
             with platform.storage_errors("write", self.path):
-                os.write(self._fd, lines.encode("ascii"))
+                if self._pid != os.getpid():
+                    raise UsageError(f"{self.path} is written by the process that began it, not by its child")
+                self._write(lines)
+
+    def _write(self, lines: str) -> None:
+        """All of it, even where the system takes a part: a torn line is no claim."""
+        rest = lines.encode("ascii")
+        while rest and self._fd is not None:
+            rest = rest[os.write(self._fd, rest) :]
 
     def close(self, *, remove: bool) -> None:
-        """Stop recording; remove the file where nobody needs it any more."""
+        """Stop recording; remove the file where nobody needs it any more. In a child of fork, nothing is
+        removed. What fails here costs nothing: whoever reads the lines proves them.
+        """
         if self._fd is not None:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
             self._fd = None
-        if remove:
+        if remove and self._pid == os.getpid():
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)

@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflow.arrays import largest_magnitude
-from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.blocks import BlockFormat
 from gguflow.container.integrity import LEAF_WEIGHTS, leaf_weights, n_leaves, new_leaf_digest
 from gguflow.conversion.engine import Event, Jobs
 from gguflow.conversion.imatrix import Importance
 from gguflow.conversion.output import Output, WrittenLeaf
 from gguflow.conversion.plan import PlannedTensor
+from gguflow.conversion.proving import prove, weight_error
 from gguflow.conversion.source_digests import SourceDigests
-from gguflow.errors import Finding, InvalidError
+from gguflow.errors import InvalidError
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader, tile_ranges
-from gguflow.quantization import Bytes, Floats, encode, first_non_finite
+from gguflow.quantization import Bytes, Floats, encode
 
 LEAVES_TOGETHER = 4
 """Leaves that are noted together at the most, or half as many as there are threads: what the system is asked
@@ -38,9 +38,6 @@ LEAVES_AHEAD = 8
 
 SECONDS_TOGETHER = 0.02
 """A finished leaf waits no longer for the next one to be noted with."""
-
-_F16_LIMIT = np.float32(65520)
-"""The least magnitude that rounds to infinity in F16."""
 
 
 class _Buffers(threading.local):
@@ -66,7 +63,8 @@ class Leaves:
 
     reader: of the source.
     outputs: all of them have the same tensors, or some of them where they are shards.
-    tile: weights that a thread moves at a time, a multiple of every block size.
+    tile: weights that a thread moves at a time, a multiple of every block size; where it is several leaves,
+        a job does as many.
     threads: that do the jobs.
     """
 
@@ -74,6 +72,7 @@ class Leaves:
         self.reader = reader
         self.outputs = outputs
         self.tile = tile
+        self._most_leaves = max(tile // LEAF_WEIGHTS, 1)
         self._most_finished = max(LEAVES_TOGETHER, threads // 2)
         self.buffers = _Buffers()
         self.digests = SourceDigests(
@@ -86,17 +85,21 @@ class Leaves:
         """The leaves of tensor i that some output lacks; `note` is to be called behind the last one."""
         holders = [output for output in self.outputs if i in output.tensors()]
         whole = _Task(self, i, holders)
-        n, fetched = whole.tensor.n_weights, 0
-        for number in range(n_leaves(n)):
-            lacking = [output for output in holders if (i, number) not in output.digests]
-            if lacking:
-                if number >= fetched:
-                    fetched = number + LEAVES_AHEAD
-                    self.reader.prefetch(
-                        whole.tensor, leaf_weights(number, n)[0], min(fetched * LEAF_WEIGHTS, n)
-                    )
-                task = whole if len(lacking) == len(holders) else _Task(self, i, lacking)
-                yield LeafJob(task, number)
+        n, fetched, number = whole.tensor.n_weights, 0, 0
+        while number < n_leaves(n):
+            lacking = _lacking(holders, i, number)
+            if not lacking:
+                number += 1
+                continue
+            if number >= fetched:
+                fetched = number + max(LEAVES_AHEAD, self._most_leaves)
+                self.reader.prefetch(whole.tensor, leaf_weights(number, n)[0], min(fetched * LEAF_WEIGHTS, n))
+            end = number + 1
+            while end < min(number + self._most_leaves, n_leaves(n)) and _lacking(holders, i, end) == lacking:
+                end += 1
+            task = whole if len(lacking) == len(holders) else _Task(self, i, lacking)
+            yield LeafJob(task, number, end)
+            number = end
 
     def finish(self, job: LeafJob) -> None:
         """A leaf is written: note it with the next ones, before long."""
@@ -115,10 +118,15 @@ class Leaves:
             self.reader.done(tensor, first, last)
         written: dict[Output, list[WrittenLeaf]] = {}
         for job in finished:
-            for target, leaf in zip(job.task.targets, job.written, strict=True):
-                written.setdefault(target.output, []).append(leaf)
+            for target, leaves in zip(job.task.targets, job.written, strict=True):
+                written.setdefault(target.output, []).extend(leaves)
         for output, leaves in written.items():
             output.record_leaves(leaves)
+
+
+def _lacking(outputs: Sequence[Output], i: int, number: int) -> list[Output]:
+    """The outputs that lack a leaf of tensor i."""
+    return [output for output in outputs if (i, number) not in output.digests]
 
 
 def _joined(finished: Sequence[LeafJob]) -> list[tuple[ModelTensor, int, int]]:
@@ -163,42 +171,46 @@ class _Task:
         has_importance = any(p.importance is not None for p in planned)
         self.row = self.tensor.shape[-1] if has_importance else 1
         self.needs_floats = any(target.is_encoded for target in self.targets)
-        self.is_f16 = any(target.format is FORMATS["f16"] for target in self.targets)
         self.events = [(p, target.format.nbytes) for p, target in zip(planned, self.targets, strict=True)]
 
 
 class LeafJob:
-    """Leaf `number` of a tensor: weights [first, last), for every output that lacks it."""
+    """Adjacent leaves of a tensor, from number `number` to before `end`: weights [first, last), for every
+    output that lacks them.
+    """
 
     __slots__ = ("first", "last", "number", "task", "written")
 
     held_nbytes = 0
 
-    def __init__(self, task: _Task, number: int) -> None:
+    def __init__(self, task: _Task, number: int, end: int) -> None:
         self.task = task
         self.number = number
-        self.first, self.last = leaf_weights(number, task.tensor.n_weights)
-        self.written: list[WrittenLeaf] = []
+        self.first = number * LEAF_WEIGHTS
+        self.last = min(end * LEAF_WEIGHTS, task.tensor.n_weights)
+        self.written: list[list[WrittenLeaf]] = []
+        """Of each target, when the job is performed."""
 
     def prefetch(self) -> None:
         """Nothing: `Leaves.jobs` has the system fetch several leaves at once."""
 
     def perform(self) -> None:
-        """Convert the leaf for each output, and write it. Raises InvalidError, StorageError."""
+        """Convert the leaves for each output, and write them. Raises InvalidError, StorageError."""
         task, leaves = self.task, self.task.leaves
-        source_digest = leaves.digests.begin(task.i, self.last)
-        digests = [new_leaf_digest() for _ in task.targets]
+        sources = [leaves.digests.begin(task.i, last) for _, last in self._leaves()]
+        digests = [[new_leaf_digest() for _ in sources] for _ in task.targets]
         for start, stop in tile_ranges(self.first, self.last, task.row, leaves.tile):
             raw = leaves.reader.read(task.tensor, start, stop)
-            if source_digest is not None and raw is not None:
-                source_digest.update(raw)
+            if raw is not None and sources[0] is not None and task.tensor.source is not None:
+                self._feed(sources, raw, task.tensor.source.require_format(), start, stop)
             weights = self._weights(raw, start, stop)
-            for target, digest in zip(task.targets, digests, strict=True):
+            for target, of_target in zip(task.targets, digests, strict=True):
                 blocks = self._blocks(target, start, raw, weights)
                 target.output.file.write(blocks, target.start + target.format.nbytes(start))
-                digest.update(blocks)
-        if source_digest is not None:
-            leaves.digests.end(task.i, self.number, source_digest)
+                self._feed(of_target, blocks, target.format, start, stop)
+        for number, digest in enumerate(sources, self.number):
+            if digest is not None:
+                leaves.digests.end(task.i, number, digest)
         self._note_written(digests)
 
     def finish(self) -> list[Event]:
@@ -206,42 +218,65 @@ class LeafJob:
         n = self.last - self.first
         return [(planned, n, nbytes(n)) for planned, nbytes in self.task.events]
 
-    def _note_written(self, digests: Sequence[Any]) -> None:
-        task, n = self.task, self.last - self.first
-        for target, digest in zip(task.targets, digests, strict=True):
+    def _leaves(self) -> list[tuple[int, int]]:
+        """The weights [first, last) of each leaf."""
+        starts = range(self.first, self.last, LEAF_WEIGHTS)
+        return [(start, min(start + LEAF_WEIGHTS, self.last)) for start in starts]
+
+    def _feed(
+        self, digests: Sequence[Any], content: Bytes, block_format: BlockFormat, start: int, stop: int
+    ) -> None:
+        """Give the bytes of weights [start, stop) to the digests of the leaves that they belong to."""
+        if len(digests) == 1:
+            digests[0].update(content)
+            return
+        for digest, (first, last) in zip(digests, self._leaves(), strict=True):
+            if start < last and first < stop:
+                begin, end = (block_format.nbytes(w - start) for w in (max(start, first), min(stop, last)))
+                digest.update(content[begin:end])
+
+    def _note_written(self, digests: Sequence[Sequence[Any]]) -> None:
+        task = self.task
+        for target, of_target in zip(task.targets, digests, strict=True):
             if self.last == task.tensor.n_weights:
-                digest.update(bytes(target.planned.padding))
-            place = target.start + target.format.nbytes(self.first)
-            leaf = (task.i, self.number)
-            self.written.append(WrittenLeaf(leaf, digest.digest(), place, target.format.nbytes(n)))
+                of_target[-1].update(bytes(target.planned.padding))
+            nbytes = target.format.nbytes
+            self.written.append(
+                [
+                    WrittenLeaf((task.i, number), digest.digest(), target.start + nbytes(a), nbytes(b - a))
+                    for number, (digest, (a, b)) in enumerate(
+                        zip(of_target, self._leaves(), strict=True), self.number
+                    )
+                ]
+            )
 
     def _weights(self, raw: Bytes | None, first: int, last: int) -> Floats | None:
-        """The weights [first, last) as float32, checked for what F16 cannot hold.
-
-        Returns None where every output takes the bytes of the source as they are.
-        """
+        """The weights [first, last) as float32; None where every output takes the source's bytes."""
         task = self.task
         if not task.needs_floats or (raw is not None and task.tensor.source is None):
             return None
         leaves = task.leaves
         out = leaves.buffers.weights_of(last - first) if raw is not None else None
-        weights = leaves.reader.floats(task.tensor, first, last, raw, out)
-        if task.is_f16:
-            _check_f16(task.tensor, first, weights)
-        return weights
+        return leaves.reader.floats(task.tensor, first, last, raw, out)
 
     def _blocks(self, target: _Target, start: int, raw: Bytes | None, weights: Floats | None) -> Bytes:
-        """The tile that begins at weight `start`: encoded, or the source's bytes if these have the format."""
-        planned = target.planned
-        if weights is None or not target.is_encoded:
-            if raw is None:
-                raise ValueError(f"{planned.name} has nothing to write")
-            return raw
-        blocks = self.task.leaves.buffers.blocks_of(target.format.nbytes(weights.size))
-        if planned.importance is None:
-            _encode(planned, start, weights, blocks)
+        """The tile that begins at weight `start`, proved: encoded, or the source's bytes if these have the
+        format.
+        """
+        planned, output = target.planned, target.output
+        encoded = weights if target.is_encoded else None
+        if encoded is not None:
+            blocks = self.task.leaves.buffers.blocks_of(target.format.nbytes(encoded.size))
+            if planned.importance is None:
+                _encode(planned, start, encoded, blocks)
+            else:
+                self._encode_weighted(planned, planned.importance, start, encoded, blocks)
+        elif raw is not None:
+            blocks = raw
         else:
-            self._encode_weighted(planned, planned.importance, start, weights, blocks)
+            raise ValueError(f"{planned.name} has nothing to write")
+        allow = output.allow_non_finite
+        prove(planned, self.task.i, start, blocks, encoded, output.marks, allow_non_finite=allow)
         return blocks
 
     def _encode_weighted(
@@ -287,23 +322,9 @@ def _encode(
     """
     bad = encode(weights, planned.blocks, out, importance)
     if bad >= 0:
-        raise non_finite_error(planned.tensor, first + bad, weights[bad], "cannot be quantized")
+        raise non_finite_error(planned.tensor, first + bad, weights[bad])
 
 
-def _check_f16(tensor: ModelTensor, first: int, weights: Floats) -> None:
-    """Raise InvalidError for NaN, infinity, and what would become infinity."""
-    if largest_magnitude(weights.view(np.uint32)) < _F16_LIMIT.view(np.uint32):
-        return
-    bad = first_non_finite(weights)
-    if bad >= 0:
-        raise non_finite_error(tensor, first + bad, weights[bad], "cannot be quantized")
-    bad = int((np.abs(weights) >= _F16_LIMIT).argmax())
-    raise non_finite_error(tensor, first + bad, weights[bad], "does not fit F16 (choose bf16)")
-
-
-def non_finite_error(tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:
-    """The error that names weight i of a tensor, and says why it cannot be written."""
-    index = [int(k) for k in np.unravel_index(i, tensor.shape)]
-    message = f"tensor {tensor.name!r} holds {weight} at index {index}, which {why}"
-    path = tensor.source.file.path if tensor.source else "the model"
-    return InvalidError(path, Finding("M-100", message, f"$.tensors[{tensor.name!r}]"))
+def non_finite_error(tensor: ModelTensor, i: int, weight: np.float32) -> InvalidError:
+    """The error that names weight i of a tensor, which is NaN or infinite and was to be quantized."""
+    return weight_error("M-100", tensor, i, weight, "which cannot be quantized")

@@ -81,7 +81,7 @@ class PlannedTensor:
     @property
     def is_encoded(self) -> bool:
         """Whether its weights are to be encoded, not copied as they are in the source."""
-        return self.tensor.source is None or self.tensor.source.format is not self.format
+        return _is_encoded(self.tensor, self.format)
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def make(
     tensors = sorted(model.tensors, key=lambda tensor: recipes.processing_order(tensor.name))
     facts = _model_facts(model, options, imatrix)
     chosen = recipes.choose(recipe, [_tensor_facts(tensor, model) for tensor in tensors], facts, options)
-    chosen = {tensor.name: _carried(tensor, chosen[tensor.name], recipe) for tensor in tensors}
+    chosen = {tensor.name: _keep_codes(tensor, chosen[tensor.name], recipe) for tensor in tensors}
     metadata = without_set(model.metadata)
     if not (recipe.is_copy and model.is_final):
         metadata["general.file_type"] = u32(recipe.file_type)
@@ -292,8 +292,8 @@ def _tensor_facts(tensor: ModelTensor, model: Model) -> recipes.TensorFacts:
     return recipes.TensorFacts(tensor.name, tensor.shape, source_format, model.is_final, is_lossy, keeps)
 
 
-def _carried(tensor: ModelTensor, choice: recipes.Choice, recipe: recipes.Recipe) -> recipes.Choice:
-    """The choice, or the encoding in which the codes that the source has can be carried on."""
+def _keep_codes(tensor: ModelTensor, choice: recipes.Choice, recipe: recipes.Recipe) -> recipes.Choice:
+    """The choice, or the encoding in which the codes that the source has can be kept."""
     given = encoding_of(tensor)
     wanted = given if recipe.is_copy else as_encoding(choice.format)
     if given is None or wanted is None:
@@ -329,6 +329,9 @@ def _placed(
             else choice.rule
         )
         used = importance if takes_it else None
+        if imatrix is not None and used is not None and _is_encoded(tensor, choice.format):
+            is_payload = not isinstance(choice.format, BlockFormat)
+            imatrix.check_usable(tensor.name, used, tensor.shape[-1], zeros=is_payload)
         placed.append(
             PlannedTensor(
                 tensor, choice.format, offset, nbytes, rule, alignment, used, choice.needs_importance
@@ -336,6 +339,10 @@ def _placed(
         )
         offset = header.align(offset + nbytes, alignment)
     return placed
+
+
+def _is_encoded(tensor: ModelTensor, chosen: recipes.Format) -> bool:
+    return tensor.source is None or tensor.source.format is not chosen
 
 
 def _as_stored(tensor: ModelTensor) -> ModelTensor:

@@ -53,6 +53,8 @@ def prepare(
     path = output
     if path.suffix != ".safetensors":
         with platform.storage_errors("create", path):
+            if platform.mode_of(path) is not None and not path.is_dir():
+                raise UsageError(f"{path} is neither a directory nor a name that ends in .safetensors")
             path.mkdir(parents=True, exist_ok=True)
         path = path / "model.safetensors"
     recipe = dtype.lower() if form == "safetensors" else form

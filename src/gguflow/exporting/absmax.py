@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gguflow.errors import UsageError
-from gguflow.exporting.entries import Entry, carried
+from gguflow.exporting.entries import Entry, code_entry
 from gguflow.models.base import ModelTensor
 from gguflow.parametric import Quantizer
 from gguflow.parametric.stages import transcoding
@@ -46,10 +46,10 @@ def entries(tensor: ModelTensor) -> Iterator[Entry]:
             f"{tensor.name}: rows of {tensor.shape[-1]} weights are not whole blocks, "
             "and cannot be cut or reordered"
         )
-    yield carried(
+    yield code_entry(
         tensor.name, transcoding.part(tensor, View.CODES).tensor, "I8" if encoding.bits == 8 else "U8"
     )
-    yield carried(tensor.name + SCALES, transcoding.part(tensor, View.SCALES).tensor, "F32")
+    yield code_entry(tensor.name + SCALES, transcoding.part(tensor, View.SCALES).tensor, "F32")
 
 
 def description(tensor: ModelTensor) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gguflow.errors import UsageError
-from gguflow.exporting.entries import Entry, carried, floats, text
+from gguflow.exporting.entries import Entry, code_entry, floats, text
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader
 from gguflow.parametric import Codebook, Encoding, Granularity, Quantizer, codebooks
@@ -60,7 +60,7 @@ def entries(tensor: ModelTensor, reader: ModelReader, dtype: str) -> Iterator[En
         "dtype": TORCH_DTYPES[dtype],
         "shape": list(tensor.shape),
     }
-    yield carried(tensor.name, codes, "U8", (codes.n_weights, 1))
+    yield code_entry(tensor.name, codes, "U8", (codes.n_weights, 1))
     if transcoding.is_nested_whole(tensor):
         yield _flat(tensor, "absmax", View.SCALE_CODES, "U8")
         yield _flat(tensor, "nested_absmax", View.META, "F32")
@@ -79,7 +79,7 @@ def entries(tensor: ModelTensor, reader: ModelReader, dtype: str) -> Iterator[En
 
 def _flat(tensor: ModelTensor, suffix: str, view: View, dtype: str) -> Entry:
     part = transcoding.part(tensor, view).tensor
-    return carried(f"{tensor.name}.{suffix}", part, dtype, (part.n_weights,))
+    return code_entry(f"{tensor.name}.{suffix}", part, dtype, (part.n_weights,))
 
 
 def _is_known(e: Encoding) -> bool:

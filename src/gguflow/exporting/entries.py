@@ -42,7 +42,7 @@ def numbers(tensor: ModelTensor, dtype: str) -> Entry:
     return Entry(tensor, chosen, chosen.name, tensor.shape)
 
 
-def carried(name: str, part: ModelTensor, dtype: str, shape: tuple[int, ...] | None = None) -> Entry:
+def code_entry(name: str, part: ModelTensor, dtype: str, shape: tuple[int, ...] | None = None) -> Entry:
     """A part of an encoded tensor, as it is. dtype: U8 or I8 of codes, F32 of scales."""
     tensor = replace(part, name=name)
     return Entry(

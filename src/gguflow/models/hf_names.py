@@ -107,7 +107,7 @@ def _expert(tensor: ModelTensor, i: int, name: str) -> ModelTensor:
         )
         return ModelTensor(name, shape, (part,))
     block_format = source.require_format()
-    nbytes = math.prod(shape) // block_format.block_size * block_format.type_size
+    nbytes = block_format.nbytes(math.prod(shape))
     part = SourceTensor(
         source.name, block_format, shape, source.file, source.offset + i * nbytes, source.dtype
     )

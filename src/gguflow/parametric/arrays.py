@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import gguflow.parametric.chunks as chunks
+import gguflow.parametric.proving as proving
 from gguflow.arrays import importance_of_columns, non_finite, output_array
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
 from gguflow.parametric.axes import SourceType
@@ -81,7 +82,10 @@ def encode(
         if encoding.is_fixed_size:
             place = payload[geometry.fixed_offset(i) :][: geometry.chunk_nbytes(geometry.chunk_rows(i))]
         try:
-            parts[i] = encoder.encode_chunk(i, rows_of(i), weights, place)
+            rows = rows_of(i)
+            parts[i] = encoder.encode_chunk(i, rows, weights, place)
+            if not encoding.is_lossless:
+                proving.check_chunk(geometry, encoder.tables, i, rows.reshape(-1), parts[i])
         except NonFiniteError as error:
             raise located(error, i) from None
 

@@ -18,12 +18,12 @@ from gguflow.blocks import block_sizes, by_id
 from gguflow.blocks.families import family_at, part
 from gguflow.container.header import TensorInfo
 from gguflow.container.integrity import has_set
+from gguflow.container.limits import DEFAULT_LIMITS
 from gguflow.container.mapped_file import IO_MODES, Identity
 from gguflow.container.metadata import Metadata
 from gguflow.container.payload_keys import payload_names
 from gguflow.container.reader import GgufFile, open_file
 from gguflow.container.row_store import is_row_store
-from gguflow.container.rules import DEFAULT_LIMITS
 from gguflow.container.shards import RaiseFirst, open_shards
 from gguflow.container.verification import compare, leaf_digest, tensor_digests
 from gguflow.errors import Finding, InvalidError, UsageError, printable

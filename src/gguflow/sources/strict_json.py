@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from gguflow.container.sniffing import looks_like
 from gguflow.errors import Finding, LimitError, MalformedError
 from gguflow.platform import storage_errors
 from gguflow.sources.base import json_path, require_regular
@@ -90,7 +91,8 @@ def parse(content: bytes, file: Path, offset: int = 0, allow_infinity: bool = Fa
             json.dumps(document, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         where = offset + len(text[: error.pos].encode())
-        raise MalformedError(file, Finding("J-002", f"not JSON: {error.msg}", offset=where)) from None
+        message = f"not JSON: {_explained(content, text, error)}"
+        raise MalformedError(file, Finding("J-002", message, offset=where)) from None
     except UnicodeEncodeError:
         raise MalformedError(
             file, Finding("J-006", "a string holds one half of a surrogate pair", offset=offset)
@@ -98,3 +100,14 @@ def parse(content: bytes, file: Path, offset: int = 0, allow_infinity: bool = Fa
     except RecursionError:
         raise LimitError(file, Finding("J-005", "nested too deeply", offset=offset)) from None
     return document
+
+
+def _explained(content: bytes, text: str, error: json.JSONDecodeError) -> str:
+    """What the parser says, and what happened to a file that is another one, empty, or cut short."""
+    if not text.strip():
+        return "the file is empty, as an interrupted download leaves it; fetch it again"
+    if content.lstrip()[:1] not in (b"{", b"[") and (hint := looks_like(content[:512])):
+        return f"{error.msg}{hint}"
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+        return f"{error.msg}; it ends too early, as after an interrupted download: fetch it again"
+    return error.msg

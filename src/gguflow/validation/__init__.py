@@ -9,7 +9,9 @@ J). What each level checks:
                 digests of both
     strict      also the canonical form, the grammar, every token
 
-A file that does not parse has one finding, the first: what follows cannot be interpreted.
+A file that does not parse, or passes a limit, has one finding, the first: what follows is not read. Of any
+other file the first 1,000 errors and the first 1,000 warnings are given, and a last finding says that there
+are more (P-009).
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from pathlib import Path
 from gguflow.arguments import choice, file_path
 from gguflow.blocks import block_sizes
 from gguflow.container.header import Header
+from gguflow.container.limits import DEFAULT_LIMITS, Limits
 from gguflow.container.reader import open_file
 from gguflow.container.row_store import is_row_store
-from gguflow.container.rules import DEFAULT_LIMITS, Limits, error_class, judge
+from gguflow.container.rules import error_class, judge
 from gguflow.container.shards import judge_keys, n_shards
 from gguflow.container.verification import check_set
 from gguflow.errors import FileError, Finding
@@ -31,6 +34,7 @@ from gguflow.platform import storage_errors
 from gguflow.rows.judging import TAIL, judge_chunks, judge_rows
 from gguflow.threads import resolve as resolve_threads
 from gguflow.validation.architectures import judge_architecture
+from gguflow.validation.bounds import MAX_FINDINGS, bounded, with_notes
 from gguflow.validation.general import judge_general
 from gguflow.validation.model import Facts
 from gguflow.validation.payloads import decoded, judge_payloads, verdict_of
@@ -85,10 +89,11 @@ def examine(
 
             open_checkpoint(path)
             return "valid", []
-        opened = open_file(path)
+        opened = open_file(path, limits=limits)
     except FileError as error:
         return error.verdict, [error.finding]
-    findings = list(judge_gguf(path, opened.file.map_all(), opened.header, level, limits, threads))
+    judged = judge_gguf(path, opened.file.map_all(), opened.header, level, limits, threads)
+    findings = list(with_notes(judged))
     return _verdict(findings), findings
 
 
@@ -99,7 +104,10 @@ def judge_gguf(
 
     path: for the file's name, and to find its siblings.
     """
-    structure = [*judge(header, block_sizes, len(content), limits), *judge_keys(header, path)]
+    structure = [
+        *bounded(judge(header, block_sizes, len(content), limits), MAX_FINDINGS + 1),
+        *judge_keys(header, path),
+    ]
     if not _has_error(structure):
         structure += judge_rows(header, len(content), strict=level == "strict")
     yield from structure

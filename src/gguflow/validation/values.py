@@ -10,7 +10,6 @@ only a few bytes of each block and memory is slower.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from gguflow import blocks
 from gguflow.arrays import Bytes, largest_magnitude
-from gguflow.blocks import BlockFormat
+from gguflow.blocks import BlockFormat, reserved
 from gguflow.blocks.base import ReservedCode
 from gguflow.container.header import Header, TensorInfo
 from gguflow.container.integrity import LEAF_WEIGHTS, has_set, new_leaf_digest, tensor_digest
@@ -26,15 +25,13 @@ from gguflow.container.rules import BlockSizes, tensor_nbytes
 from gguflow.container.strings import quoted
 from gguflow.container.verification import compare, tensor_leaves
 from gguflow.errors import Finding
-from gguflow.threads import resolve as resolve_threads
+from gguflow.threads import ordered
 
 _STRIP = 1 << 20
 """Bytes digested and checked in one call: they fit a core's cache, and a leaf of a quantized format."""
 
 _TASK = 1 << 24
 """Bytes that a thread takes at a time: handing them over costs as much as checking half a megabyte."""
-
-_WORD: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
 class _Piece(NamedTuple):
@@ -100,12 +97,11 @@ def judge_values(
             for piece in _pieces(i, tensor, header, block_sizes)
         )
     )
-    with ThreadPoolExecutor(resolve_threads(threads)) as pool:
-        for task, looked in zip(tasks, pool.map(look, tasks), strict=True):
-            for piece, (digest, results) in zip(task, looked, strict=True):
-                so_far = found.get(piece.tensor, [_Found()] * len(results))
-                found[piece.tensor] = [a.then(b) for a, b in zip(so_far, results, strict=True)]
-                leaves[piece.tensor].append(digest)
+    for task, looked in zip(tasks, ordered(look, tasks, threads), strict=True):
+        for piece, (digest, results) in zip(task, looked, strict=True):
+            so_far = found.get(piece.tensor, [_Found()] * len(results))
+            found[piece.tensor] = [a.then(b) for a, b in zip(so_far, results, strict=True)]
+            leaves[piece.tensor].append(digest)
     for i, results in found.items():
         tensor = header.tensors[i]
         yield from _broken(i, tensor, results, header.data_offset)
@@ -158,10 +154,7 @@ def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found
     step = max(_STRIP // size, 1)
     found = [_Found()] * len(codes)
     words = (
-        [
-            np.ndarray((piece.n_blocks,), _WORD[code.width], data.data, piece.start + code.offset, (size,))
-            for code in codes
-        ]
+        [reserved.words(data, piece.start, piece.n_blocks, piece.format, code) for code in codes]
         if piece.n_blocks
         else []
     )

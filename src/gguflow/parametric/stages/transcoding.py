@@ -55,7 +55,7 @@ class Part:
 
 
 def encoding_of(tensor: ModelTensor) -> Encoding | None:
-    """The encoding that all sources of a tensor have, if its codes and scales can be carried in the order of
+    """The encoding that all sources of a tensor have, if its codes and scales can be kept in the order of
     its rows; else None.
     """
     encodings = {stored_encoding(source) for source in tensor.sources}
@@ -80,7 +80,7 @@ def part(tensor: ModelTensor, view: View) -> Part:
 
 
 def is_nested_whole(tensor: ModelTensor) -> bool:
-    """Whether nested scales can be carried too: one source, all of it, in its own order, whose super-blocks
+    """Whether nested scales can be kept too: one source, all of it, in its own order, whose super-blocks
     go on from chunk to chunk.
     """
     if len(tensor.sources) != 1 or tensor.row_order is not None:

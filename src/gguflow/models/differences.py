@@ -1,0 +1,183 @@
+"""Where our files differ from llama.cpp's on purpose: one table, and the collector of what applied.
+
+llama.cpp's converter is followed to the byte except where it is silently wrong, or writes what it should
+refuse. Every such case is a row of `DIFFERENCES`. From it come docs/differences.md (tools/render_docs), the
+notes at a conversion, and what comparisons with llama.cpp excuse (tools/compare peer): a difference without
+a row is an error, and so is a row that was applied and changed nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+class Scope(enum.Enum):
+    """What a difference depends on.
+
+    CHECKPOINT: it applies to some checkpoints; the model names it (`Model.differences`), the user is told.
+    EVERY_FILE: it applies to every file that is written.
+    NO_FILE: it is in no file that both write, such as an input that we refuse; comparisons excuse nothing.
+    """
+
+    CHECKPOINT = "some checkpoints"
+    EVERY_FILE = "every file"
+    NO_FILE = "no file"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row of the table.
+
+    id: by which it is named, in words with hyphens; never reused.
+    scope: what it depends on.
+    condition: when it applies; the beginning of a sentence, without a full stop.
+    ours: what we do; a sentence's end, after "gguflow".
+    peer: what llama.cpp does; a sentence's end, after "llama.cpp".
+    reason: why; a whole sentence.
+    keys: regular expressions; metadata keys that fully match one of them may differ.
+    tensors: the same for names of tensors.
+    """
+
+    id: str
+    scope: Scope
+    condition: str
+    ours: str
+    peer: str
+    reason: str
+    keys: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What the user is told when it applies: one line."""
+        return f"{self.condition}: gguflow {self.ours}; llama.cpp {self.peer}"
+
+    def covers(self, name: str) -> bool:
+        """Whether it excuses a difference of this metadata key or tensor.
+
+        name: of the key or tensor.
+        """
+        return self._pattern.fullmatch(name) is not None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        patterns = [*self.keys, *self.tensors]
+        return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or r"(?!)")
+
+
+@dataclass
+class Applied:
+    """The differences that have been applied so far, while one checkpoint is understood.
+
+    ids: in the order in which they were first applied.
+    """
+
+    ids: list[str] = field(default_factory=list)
+
+    def add(self, identifier: str) -> None:
+        """Note that a difference makes this checkpoint's output differ from llama.cpp's.
+
+        identifier: of a row of `DIFFERENCES` with the scope CHECKPOINT.
+        """
+        if by_id(identifier).scope is not Scope.CHECKPOINT:
+            raise KeyError(identifier)
+        if identifier not in self.ids:
+            self.ids.append(identifier)
+
+
+def by_id(identifier: str) -> Difference:
+    """The row with an id. Raises KeyError if there is none.
+
+    identifier: `Difference.id`.
+    """
+    return _BY_ID[identifier]
+
+
+DIFFERENCES = (
+    Difference(
+        "own-keys",
+        Scope.EVERY_FILE,
+        "In every file, unless --no-integrity is given",
+        "writes keys under `gguflow.`, which other readers ignore",
+        "has none",
+        "With them a file can be verified.",
+        keys=(r"gguflow\..*",),
+    ),
+    Difference(
+        "rope-both",
+        Scope.CHECKPOINT,
+        "config.json has both `rope_parameters` and `rope_scaling`",
+        "merges them, and `rope_scaling` decides where they contradict each other",
+        "takes the base of the frequencies from its default",
+        "`rope_scaling` is what instructions tell users to add to extend the context; the base stays.",
+        keys=(r"[^.]+\.rope\..*",),
+        tensors=(r"rope_freqs\.weight",),
+    ),
+    Difference(
+        "scores-from-merges",
+        Scope.CHECKPOINT,
+        "A SentencePiece vocabulary is there as tokenizer.json only, which has merges and no scores",
+        "writes the rank of a token's merge, negated, as its score, so that text is split as by transformers",
+        "gives every token the same score",
+        "With equal scores merges happen from left to right, and text becomes other tokens than in training.",
+        keys=(r"tokenizer\.ggml\.scores",),
+    ),
+    Difference(
+        "types-from-tokenizer-json",
+        Scope.CHECKPOINT,
+        "A SentencePiece vocabulary is there as tokenizer.json only, and lists some of its tokens as added",
+        "makes them control tokens or user-defined ones, as they are listed",
+        "takes them for ordinary pieces, or makes all that tokenizer_config.json names control tokens",
+        "Otherwise special tokens in a prompt are split, and ordinary ones vanish from the output.",
+        keys=(r"tokenizer\.ggml\.token_type", r"tokenizer\.ggml\.tokens"),
+    ),
+    Difference(
+        "no-space-prefix",
+        Scope.CHECKPOINT,
+        "A SentencePiece vocabulary is there as tokenizer.json only, which puts no space before a text",
+        "says so in the file",
+        "says nothing, so that a space is added",
+        "The space would change the first token of every text.",
+        keys=(r"tokenizer\.ggml\.add_space_prefix",),
+    ),
+    Difference(
+        "tokens-of-tokenizer-json",
+        Scope.CHECKPOINT,
+        "tokenizer.json adds tokens that tokenizer.model and the other files do not have",
+        "takes them from it",
+        "writes unused tokens in their place",
+        "transformers 5 saves added tokens in tokenizer.json only.",
+        keys=tuple(rf"tokenizer\.ggml\.{name}" for name in ("tokens", "token_type", "scores")),
+    ),
+    Difference(
+        "special-id-beyond-vocabulary",
+        Scope.CHECKPOINT,
+        "A special token of a byte-level BPE vocabulary has an id beyond it",
+        "leaves the id out, and does not add such a token to texts",
+        "writes it",
+        "No program can load such a file, or look the token up.",
+        keys=(r"tokenizer\.ggml\.[a-z]+_token_id", r"tokenizer\.ggml\.add_[a-z]+_token"),
+    ),
+    Difference(
+        "non-finite",
+        Scope.NO_FILE,
+        "Where a weight is NaN or Inf, or does not fit into F16 in an F16 output",
+        "refuses it",
+        "writes it",
+        "Such a model gives nothing but NaN.",
+    ),
+    Difference(
+        "tensor-type-unused",
+        Scope.NO_FILE,
+        "Where the pattern of --tensor-type matches nothing, or names an unquantized type",
+        "refuses it",
+        "ignores it",
+        "The option has no effect, which is never what was meant.",
+    ),
+)
+"""One row for each difference."""
+
+_BY_ID = {difference.id: difference for difference in DIFFERENCES}
