@@ -24,15 +24,16 @@ from testing.checkpoints import TINY
 
 PACKAGE = Path(gguflow.__file__).resolve().parent
 
-GROUND = {"_version", "errors", "arrays"}
+GROUND = {"_version", "errors", "arguments", "arrays"}
 """What every unit may import."""
 
 UNITS: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
+    "arguments": set(),
     "arrays": set(),
     "platform": set(),
-    "threads": set(),
+    "threads": {"platform"},
     "blocks": set(),
     "kernels": {"blocks"},
     "container": {"platform", "threads"},
@@ -45,13 +46,15 @@ UNITS: dict[str, set[str]] = {
     "rows": {"blocks", "container", "platform", "quantization"},
     "validation": {"blocks", "container", "models", "platform", "recipes", "rows", "sources", "threads"},
     "editing": {"blocks", "container", "platform", "threads", "validation"},
-    "conversion": {"blocks", "container", "models", "platform", "quantization", "recipes", "sources"},
-    "comparison": {"blocks", "container", "models", "platform", "quantization", "sources", "threads"},
+    "conversion": {
+        *("blocks", "container", "models", "platform", "quantization", "recipes", "sources", "threads"),
+    },
+    "comparison": {"blocks", "container", "models", "quantization", "sources", "threads"},
     "runtime": {
         *("blocks", "container", "models", "packed_matmul", "platform", "quantization", "rows"),
         *("threads", "validation"),
     },
-    "inference": {"blocks", "models", "quantization"},
+    "inference": {"blocks", "models", "quantization", "threads"},
     "parametric/stages": {
         *("blocks", "container", "conversion", "kernels", "models", "packed_matmul", "parametric"),
         *("quantization", "rows", "runtime", "sources", "threads"),
