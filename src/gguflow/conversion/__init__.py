@@ -16,7 +16,9 @@ from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
 from gguflow._version import __version__
+from gguflow.arguments import MAX_SIZE, choice, file_path, flag, integer
 from gguflow.container.integrity import shards_id
+from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.shards import ShardName
 from gguflow.conversion import engine, planners
 from gguflow.conversion.engine import Progress
@@ -31,6 +33,7 @@ from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
 from gguflow.quantization import kernels_digest
 from gguflow.sources.base import Checkpoint
+from gguflow.threads import resolve as resolve_threads
 
 DEFAULT_MEMORY_LIMIT = 192 << 20
 """Bytes for buffers, of all threads together."""
@@ -135,6 +138,10 @@ def prepare(
     report then names them. Weights that are NaN or infinite are never quantized.
     Raises UsageError, FileError, StorageError.
     """
+    source = file_path(source, "source")
+    output = None if output is None else file_path(output, "output")
+    imatrix = None if imatrix is None else file_path(imatrix, "imatrix")
+    flag(integrity, "integrity")
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
     with gathered_warnings() as warnings:
         checkpoint = sources.open_checkpoint(source, follow_links)
@@ -191,9 +198,7 @@ def run(
     would become NaN, Inf or nothing; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
-    threads = platform.available_cpus() if threads is None else threads
-    if threads < 1:
-        raise UsageError(f"threads must be 1 or more, not {threads}")
+    threads = check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     files = [file for target in prepared.targets for file in zip(target.plans, target.paths, strict=True)]
     for plan, path in files:
         plan.check_importance()
@@ -229,6 +234,15 @@ def run(
     return [_report(target, seconds, differences, said) for target in targets]
 
 
+def check_settings(threads: int | None, memory_limit: int, *, overwrite: bool, resume: bool, io: str) -> int:
+    """The number of threads, where these arguments of `run` are what they must be. Raises UsageError."""
+    integer(memory_limit, "memory_limit", 0, MAX_SIZE)
+    flag(overwrite, "overwrite")
+    flag(resume, "resume")
+    choice(io, "io", IO_MODES)
+    return resolve_threads(threads)
+
+
 def convert(
     source: str | Path,
     output: str | Path | None = None,
@@ -253,6 +267,7 @@ def convert(
     """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of
     several types, the first one's report.
     """
+    check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     prepared = prepare(
         source,
         output,

@@ -3,7 +3,7 @@ measured on text.
 
 Two formats hold the same: a GGUF file with the sums of squared activations and how many there were, and the
 older .dat with their means. Both are read as hostile: every count is held against the bytes that remain, and
-no value is used before it is proved to be a finite number, not negative. The rules A-001 to A-017 are in
+no value is used before it is proved to be a finite number, not negative. The rules A-001 to A-018 are in
 spec/imatrix.md. The values are views of the mapped file, averaged when they are asked for, so that the
 experts of a large model cost no memory. Layout and arithmetic: common/imatrix-loader.cpp and
 tools/quantize/quantize.cpp in llama.cpp.
@@ -27,12 +27,18 @@ from gguflow.container.header import MAGIC, Header, TensorInfo, parse
 from gguflow.container.metadata import Metadata, ValueType, string, u32
 from gguflow.container.reader import map_file
 from gguflow.container.rules import judge, raise_first
-from gguflow.errors import Finding, InvalidError, MalformedError
+from gguflow.container.strings import quoted
+from gguflow.errors import Finding, InvalidError, LimitError, MalformedError
 
 Floats = NDArray[np.float32]
 
 _I32 = struct.Struct("<i")
 _F32_ID = 0
+MAX_ENTRIES = 1 << 16
+"""The most entries of a .dat file: a model has fewer tensors, and an entry takes more memory than bytes."""
+
+_LEAST_ENTRY_BYTES = 16
+
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_PROVENANCE_BYTES = 127
 """llama-quantize keeps no more of a string that it writes for itself."""
@@ -157,8 +163,18 @@ def read(path: str | Path) -> Imatrix:
     Raises MalformedError and InvalidError with the rule that the file breaks (those of GGUF files among
     them), StorageError.
     """
-    content = map_file(path)
-    imatrix = _read_gguf(str(path), content) if bytes(content[:4]) == MAGIC else _read_dat(str(path), content)
+    return parse_imatrix(str(path), map_file(path))
+
+
+def parse_imatrix(path: str, content: memoryview) -> Imatrix:
+    """Parse an imatrix in either format.
+
+    path: as the user named it.
+    content: of the whole file.
+
+    Raises what `read` raises about a file.
+    """
+    imatrix = _read_gguf(path, content) if bytes(content[:4]) == MAGIC else _read_dat(path, content)
     return replace(imatrix, digest=hashlib.sha256(content).hexdigest())
 
 
@@ -181,7 +197,7 @@ def _read_gguf(path: str, content: memoryview) -> Imatrix:
             _fail(
                 path,
                 "A-010",
-                f"{name}: the sums do not divide among the counts",
+                f"{quoted(name)}: the sums do not divide among the counts",
                 name,
                 sums.size,
                 f"a multiple of {counts.size}",
@@ -224,7 +240,7 @@ def _values(
     tensor = tensors.get(name)
     if tensor is None or tensor.type_id != _F32_ID:
         found = "no such tensor" if tensor is None else f"type {tensor.type_id}"
-        _fail(path, "A-009", f"{name}: sums and counts go together, and are F32", name, found)
+        _fail(path, "A-009", f"{quoted(name)}: sums and counts go together, and are F32", name, found)
     values = np.frombuffer(content, "<f4", tensor.n_weights, header.data_offset + tensor.offset)
     _check_values(path, name, values)
     return values
@@ -275,10 +291,15 @@ class _Cursor:
 def _read_dat(path: str, content: memoryview) -> Imatrix:
     cursor = _Cursor(path, content)
     entries: dict[str, Importance] = {}
-    for i in range(cursor.count("the number of entries", 1)):
+    n_entries = cursor.count("the number of entries", 1)
+    if n_entries > MAX_ENTRIES and n_entries * _LEAST_ENTRY_BYTES <= len(content):
+        raise LimitError(
+            path, Finding("A-018", "too many entries", "$", 0, n_entries, f"{MAX_ENTRIES} or fewer")
+        )
+    for i in range(n_entries):
         name = cursor.text(f"the name of entry {i}")
         if name in entries:
-            _fail(path, "A-004", f"two entries for {name!r}", name)
+            _fail(path, "A-004", f"two entries for {quoted(name)}", name)
         n_calls = cursor.integer(f"the number of calls of entry {i}")
         n_values = cursor.count(f"the number of values of entry {i}", 1)
         values = np.frombuffer(cursor.take(4 * n_values, f"{n_values} values of entry {i}"), "<f4")
@@ -301,7 +322,7 @@ def _check_values(path: str, name: str, values: Floats) -> None:
         _fail(
             path,
             "A-006",
-            f"{name}: value {bad[0]} is not possible",
+            f"{quoted(name)}: value {bad[0]} is not possible",
             name,
             float(values[bad[0]]),
             "a finite number, not negative",
@@ -312,5 +333,5 @@ def _fail(
     path: str, rule: str, message: str, name: str, found: object = None, expected: object = None
 ) -> NoReturn:
     raise InvalidError(
-        path, Finding(rule, message, f"$.entries[{name!r}]" if name else "$", None, found, expected)
+        path, Finding(rule, message, f"$.entries[{quoted(name)}]" if name else "$", None, found, expected)
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gguflow import conversion, models, platform, sources
+from gguflow.arguments import choice, file_path, shown
 from gguflow.conversion import DEFAULT_MEMORY_LIMIT, Prepared, Report, Target
 from gguflow.conversion.engine import Progress
 from gguflow.conversion.plan import Plan, PlannedTensor
@@ -41,19 +41,17 @@ def prepare(
 
     Raises UsageError, FileError, StorageError.
     """
-    if dtype.lower() not in NUMBERS:
-        raise UsageError(f"weights can be exported as {', '.join(NUMBERS)}, not {dtype!r}")
-    if form not in FORMS:
-        raise UsageError(f"unknown form {form!r}; known: {', '.join(FORMS)}")
+    source, output = file_path(source, "source"), file_path(output, "output")
+    if not isinstance(dtype, str) or dtype.lower() not in NUMBERS:
+        raise UsageError(f"weights can be exported as {', '.join(NUMBERS)}, not {shown(dtype)}")
+    choice(form, "form", FORMS)
     checkpoint = sources.open_checkpoint(source)
     if checkpoint.metadata is None:
         raise UsageError(f"{source} is not a GGUF file; only those can be exported")
     model = with_original_shapes(models.load(checkpoint), checkpoint.path)
     tensors = original_tensors(model, models.by_name(model.architecture), checkpoint.path)
     entries, metadata = _entries(form, tensors, checkpoint, dtype.lower())
-    path = Path(output)
-    if not os.fspath(output):
-        raise UsageError("the output has no name; name a file, or a directory")
+    path = output
     if path.suffix != ".safetensors":
         with platform.storage_errors("create", path):
             if platform.mode_of(path) is not None and not path.is_dir():
@@ -78,6 +76,7 @@ def export(
     progress: Progress | None = None,
 ) -> Report:
     """Write the weights of a GGUF file as safetensors; for arguments and errors see `prepare` and `run`."""
+    conversion.check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     prepared = prepare(source, output, dtype=dtype, form=form)
     return conversion.run(
         prepared,

@@ -17,10 +17,11 @@ from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
 from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
-from gguflow.models.general import ParameterCounts, general_metadata
+from gguflow.models.general import ParameterCounts, general_metadata, read_generation
 from gguflow.models.gguf_limits import check_storable
 from gguflow.models.passthrough import from_gguf, pass_through, skip, strip
 from gguflow.models.refusals import refuse_quantized
+from gguflow.models.tokenizers.ends import with_ends
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
 
@@ -105,7 +106,12 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
     tensors = match_tensors(family, checkpoint, config)
     general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
     n_heads = config.integer("num_attention_heads")
-    tokenizer = family.tokenizer(TokenizerFiles.read(config, directory))
+    tokenizer = with_ends(
+        family.tokenizer(TokenizerFiles.read(config, directory)),
+        config,
+        read_generation(directory),
+        generates=class_name(config).endswith("ForCausalLM"),
+    )
     return Model(
         architecture=family.name,
         metadata=general | hyper_parameters | tokenizer,

@@ -60,7 +60,7 @@ def general_metadata(architecture: str, directory: Path, counts: ParameterCounts
 
     directory = directory.resolve() if directory.name in ("", "..") else directory  # gives "." a name too
     values, config_name = read_card(directory), _config_name(directory)
-    generation = _generation(directory)
+    generation = read_generation(directory)
     found = _described(values, config_name, directory.name, counts)
     for field, value in _sampling(generation):
         setattr(found, field, value)
@@ -103,7 +103,7 @@ def _config_name(directory: Path) -> str | None:
     return name if isinstance(name, str) and len(name) <= _MAX_NAME_LENGTH and name.isprintable() else None
 
 
-def _generation(directory: Path) -> Document | None:
+def read_generation(directory: Path) -> Document | None:
     """generation_config.json; None with a warning (M-042) if it cannot be read."""
     name = "generation_config.json"
     try:

@@ -116,4 +116,4 @@ class BlockRows(RowCodec):
         return first_unsound(flat, self.format, weights)
 
     def _decode(self, packed: Bytes, out: Floats) -> None:
-        dequantize(packed, self.format, out=out)
+        dequantize(packed, self.format, threads=1, out=out)
