@@ -45,7 +45,9 @@ UNITS: dict[str, set[str]] = {
     "rows": {"blocks", "container", "platform", "quantization"},
     "validation": {"blocks", "container", "models", "platform", "recipes", "rows", "sources"},
     "editing": {"blocks", "container", "platform", "validation"},
-    "conversion": {"blocks", "container", "models", "platform", "quantization", "recipes", "sources"},
+    "conversion": {
+        *("blocks", "container", "models", "platform", "quantization", "recipes", "sources", "validation"),
+    },
     "comparison": {"blocks", "container", "models", "platform", "quantization", "sources"},
     "runtime": {
         *("blocks", "container", "models", "packed_matmul", "platform", "quantization", "rows"),
