@@ -48,6 +48,7 @@ UNITS: dict[str, set[str]] = {
     "editing": {"blocks", "container", "platform", "threads", "validation"},
     "conversion": {
         *("blocks", "container", "models", "platform", "quantization", "recipes", "sources", "threads"),
+        "validation",
     },
     "comparison": {"blocks", "container", "models", "quantization", "sources", "threads"},
     "runtime": {

@@ -9,6 +9,7 @@ gives the bytes of one that nothing disturbed.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import shutil
 import subprocess
@@ -130,7 +131,7 @@ def prepare(out: Path, old: bytes | None) -> None:
 def check_calls(
     library: Path, out: Path, job: Job, call: str, numbers: Iterable[int], errors: dict[str, int]
 ) -> Iterator[str]:
-    """Let the calls with these numbers fail, one in each run, until there are not so many. Yields what came of
+    """Let the calls with these numbers fail, one in each run, until there are no more. Yields what came of
     each: "refused", "done all the same".
     """
     mark = out.parent.with_name("mark")
@@ -170,6 +171,11 @@ def again(job: Job, out: Path, where: str) -> None:
         raise Failed(f"run again after {where}: left behind: {left}")
 
 
+def _write_as_nobody(path: Path) -> None:
+    path.write_bytes(b"x")
+    os.chown(path, 65534, 65534)
+
+
 def check_strangers(out: Path, job: Job) -> Iterator[str]:
     """Temporary files that are not ours: each stops the command, and is as it was afterwards."""
     partial, victim = out.with_name(f".{out.name}.partial"), out.with_name("victim")
@@ -179,7 +185,7 @@ def check_strangers(out: Path, job: Job) -> Iterator[str]:
         "a pipe": lambda: os.mkfifo(partial),
     }
     if os.geteuid() == 0:
-        makers["of another user"] = lambda: (partial.write_bytes(b"x"), os.chown(partial, 65534, 65534))[1]
+        makers["of another user"] = functools.partial(_write_as_nobody, partial)
     for name, make in makers.items():
         prepare(out, job.old)
         victim.write_bytes(b"precious")

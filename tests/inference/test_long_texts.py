@@ -133,7 +133,12 @@ def test_no_word_behind_the_last_token_is_merged(
 ) -> None:
     tokenizer, asked = loaded[kind][0], []
     ids_of = tokenizer.model._ids_of
-    monkeypatch.setattr(tokenizer.model, "_ids_of", lambda word: asked.append(word) or ids_of(word))
+
+    def noted(word: str) -> Any:
+        asked.append(word)
+        return ids_of(word)
+
+    monkeypatch.setattr(tokenizer.model, "_ids_of", noted)
     text = "z! a" * 100_000
     assert cut(tokenizer, text, 8, max_chunks=3) == cut(tokenizer, text[:2000], 8)[:3]
     asked.clear()

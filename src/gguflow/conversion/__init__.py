@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
@@ -24,6 +24,7 @@ from gguflow.conversion import engine, planners
 from gguflow.conversion.engine import Progress
 from gguflow.conversion.imatrix import read as read_imatrix
 from gguflow.conversion.jobs import Memory, jobs_of
+from gguflow.conversion.judging import check_header, check_meaning
 from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.splitting import Split, split
@@ -153,6 +154,12 @@ def prepare(
     template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
     plans = [make(model, recipe, options, importance, integrity=integrity, sources=read) for recipe in chosen]
+    is_understood = checkpoint.config is not None and architecture is None
+    doubts = [
+        doubt
+        for plan in plans
+        for doubt in check_meaning(plan, model, options, checkpoint.path, is_understood=is_understood)
+    ]
     paths = [Path(template.replace("{type}", recipe.label)) for recipe in chosen]
     targets = tuple(_target(plan, path, shards) for plan, path in zip(plans, paths, strict=True))
     if len(set(paths)) < len(targets):
@@ -160,7 +167,18 @@ def prepare(
             f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
         )
     applied = tuple(map(by_id, model.differences))
-    return Prepared(checkpoint, targets, applied, (*warnings, *model.warnings), allow_non_finite)
+    return Prepared(
+        checkpoint, targets, applied, _once(*warnings, *model.warnings, *doubts), allow_non_finite
+    )
+
+
+def _once(*warnings: FileWarning) -> tuple[FileWarning, ...]:
+    """Warnings, each of them once; as such, whatever their severity was in the source."""
+    found: list[FileWarning] = []
+    for warning in warnings:
+        mild = replace(warning, finding=replace(warning.finding, severity="warning"))
+        found += [mild] if mild not in found else []
+    return tuple(found)
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -313,7 +331,9 @@ def _complete(shards: Sequence[Output]) -> None:
     common = shards_id([digest for each in digests for digest in each])
     for output, own in zip(shards, digests, strict=True):
         output.plan = output.final_plan()
-        output.file.write(output.plan.completed_header(own, common), 0)
+        header = output.plan.completed_header(own, common)
+        check_header(output.plan, header, output.file.path)
+        output.file.write(header, 0)
         output.file.shorten(output.plan.nbytes)
         output.file.flush()
 
