@@ -34,7 +34,7 @@ UNITS: dict[str, set[str]] = {
     "platform": set(),
     "threads": set(),
     "blocks": set(),
-    "kernels": {"blocks"},
+    "kernels": {"blocks", "platform"},
     "container": {"platform"},
     "parametric": {"blocks", "kernels", "threads"},
     "recipes": {"blocks"},
