@@ -131,9 +131,15 @@ def test_the_first_tokens_are_the_first(most: int, kind: int, loaded: list[tuple
 def test_no_word_behind_the_last_token_is_merged(
     kind: int, loaded: list[tuple[Tokenizer, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer, asked = loaded[kind][0], []
+    tokenizer = loaded[kind][0]
+    asked: list[str] = []
     ids_of = tokenizer.model._ids_of
-    monkeypatch.setattr(tokenizer.model, "_ids_of", lambda word: asked.append(word) or ids_of(word))
+
+    def asking(word: str) -> list[int]:
+        asked.append(word)
+        return ids_of(word)
+
+    monkeypatch.setattr(tokenizer.model, "_ids_of", asking)
     text = "z! a" * 100_000
     assert cut(tokenizer, text, 8, max_chunks=3) == cut(tokenizer, text[:2000], 8)[:3]
     asked.clear()

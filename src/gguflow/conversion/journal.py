@@ -22,7 +22,8 @@ from gguflow.errors import UsageError
 Leaf = tuple[int, int]
 """(tensor, leaf), or (tensor, chunk): both counted from 0, the tensor in the order of the output's table."""
 
-_LINE = re.compile(r"(\d+) (\d+) ([0-9a-f]{32})(?: (\d+))?")
+_LINE = re.compile(r"(\d{1,18}) (\d{1,18}) ([0-9a-f]{32})(?: (\d{1,18}))?")
+"""Of numbers that are no longer than any that is written."""
 
 
 @dataclass(frozen=True)
