@@ -24,15 +24,16 @@ from testing.checkpoints import TINY
 
 PACKAGE = Path(gguflow.__file__).resolve().parent
 
-GROUND = {"_version", "errors", "arrays"}
+GROUND = {"_version", "errors", "arguments", "arrays"}
 """What every unit may import."""
 
 UNITS: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
+    "arguments": set(),
     "arrays": set(),
     "platform": set(),
-    "threads": set(),
+    "threads": {"platform"},
     "blocks": set(),
     "kernels": {"blocks"},
     "container": {"platform", "threads"},
@@ -45,13 +46,15 @@ UNITS: dict[str, set[str]] = {
     "rows": {"blocks", "container", "platform", "quantization"},
     "validation": {"blocks", "container", "models", "platform", "recipes", "rows", "sources", "threads"},
     "editing": {"blocks", "container", "platform", "threads", "validation"},
-    "conversion": {"blocks", "container", "models", "platform", "quantization", "recipes", "sources"},
-    "comparison": {"blocks", "container", "models", "platform", "quantization", "sources", "threads"},
+    "conversion": {
+        *("blocks", "container", "models", "platform", "quantization", "recipes", "sources", "threads"),
+    },
+    "comparison": {"blocks", "container", "models", "quantization", "sources", "threads"},
     "runtime": {
         *("blocks", "container", "models", "packed_matmul", "platform", "quantization", "rows"),
         *("threads", "validation"),
     },
-    "inference": {"blocks", "models", "quantization"},
+    "inference": {"blocks", "models", "quantization", "threads"},
     "parametric/stages": {
         *("blocks", "container", "conversion", "kernels", "models", "packed_matmul", "parametric"),
         *("quantization", "rows", "runtime", "sources", "threads"),
@@ -77,11 +80,11 @@ LIBRARIES: dict[str, set[str]] = {
     "construct": {"blocks/", "container/grammar.py", "parametric/grammar.py"},
     "numpy": {""},
     "gguf": {"models/"},
-    "sentencepiece": {"models/tokenizers/"},
     "tqdm": {"cli/progress.py"},
     "xxhash": {"container/integrity.py", "parametric/"},
     "zstandard": {"parametric/entropy.py"},
     "matplotlib": {"comparison/plot.py"},
+    "yaml": {"models/card.py"},
     "torch": {"torch/"},
 }
 """Libraries from outside, and the files or directories of the package that may import them. No other library
@@ -91,7 +94,7 @@ is imported.
 OPTIONAL = {"torch"}
 """Units that need a library which the package does not ask for: without it, they do not import."""
 
-ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.kernels.lanes", "gguf", "sentencepiece", "tqdm"}
+ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.kernels.lanes", "gguf", "sentencepiece", "tqdm", "yaml"}
 """Imported inside functions only (kernels import each other freely): whoever does not need them does not wait
 for them.
 """
@@ -127,18 +130,18 @@ START_UP: dict[str, tuple[list[str], set[str]]] = {
     "--version": (["--version"], {"numpy", "numba", "torch", "construct"}),
     "convert --help": (["convert", "--help"], {"numpy", "numba", "torch", "construct"}),
     "run --help": (["run", "--help"], {"numpy", "numba", "torch", "construct"}),
-    "inspect": (["inspect", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
-    "inspect --json": (["inspect", "MODEL", "--json"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
-    "validate": (["validate", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
+    "inspect": (["inspect", "MODEL"], {"numba", "torch", "gguf", "tqdm"}),
+    "inspect --json": (["inspect", "MODEL", "--json"], {"numba", "torch", "gguf", "tqdm"}),
+    "validate": (["validate", "MODEL"], {"numba", "torch", "gguf", "tqdm"}),
     "validate --level strict": (
         ["validate", "MODEL", "--level", "strict", "--json"],
-        {"numba", "torch", "gguf", "sentencepiece", "tqdm"},
+        {"numba", "torch", "gguf", "tqdm"},
     ),
     "edit": (
         ["edit", "MODEL", "--set", "general.name=str:x"],
-        {"numba", "torch", "gguf", "sentencepiece", "tqdm"},
+        {"numba", "torch", "gguf", "tqdm"},
     ),
-    "formats": (["formats"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
+    "formats": (["formats"], {"numba", "torch", "gguf", "tqdm"}),
     "convert --dry-run": (["convert", str(TINY), "--dry-run", "--json"], {"numba", "torch", "tqdm"}),
 }
 """Commands, and what must not be loaded when they have run. MODEL stands for a small GGUF file."""

@@ -7,11 +7,9 @@ written.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
-import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gguflow import platform
+from gguflow.arguments import file_path, flag, shown, suggestion
 from gguflow.blocks import block_sizes
 from gguflow.container import rules
 from gguflow.container.header import VERSION, Header, align, parse
@@ -30,7 +29,7 @@ from gguflow.container.reader import map_file
 from gguflow.container.verification import check_set, compare, tensor_digests
 from gguflow.container.writer import build
 from gguflow.errors import Finding, InvalidError, UsageError
-from gguflow.threads import check
+from gguflow.threads import resolve as resolve_threads
 from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.general import judge_general
 from gguflow.validation.model import Facts
@@ -60,6 +59,9 @@ _ALIGNMENT = "general.alignment"
 PIECE = 1 << 20
 """Bytes that a thread copies at a time."""
 
+MAX_TEXT_NBYTES = 64 << 20
+"""Bytes of a file whose content becomes a string."""
+
 Change = tuple[str, Value | None, Value | None]
 """A key, its old value and its new value; None if there is none."""
 
@@ -72,31 +74,39 @@ class Edited:
     changes: the changed keys.
     nbytes: size of the new file.
     verified: whether the data was checked against the file's digests.
+    notes: what the new file could not keep of the one that it replaced (its owner, other names), in
+        sentences.
     """
 
     output: Path
     nbytes: int
     changes: tuple[Change, ...]
     verified: bool
+    notes: tuple[str, ...] = ()
 
 
 def parse_assignment(text: str) -> tuple[str, Value]:
     """Parse KEY=TYPE:VALUE. A string @FILE is read from that file; @@TEXT means @TEXT.
 
-    Raises UsageError if the text has another form, TYPE is unknown or VALUE does not fit it; StorageError.
+    Raises UsageError if the text has another form, TYPE is unknown or VALUE does not fit it, or FILE is no
+    regular file or longer than MAX_TEXT_NBYTES; StorageError.
     """
     key, equals, typed = text.partition("=")
     name, colon, written = typed.partition(":")
     if not key or not equals or not colon:
         raise UsageError(
-            f"{text!r} is not an assignment; write KEY=TYPE:VALUE, as in tokenizer.ggml.eos_token_id=u32:2"
+            f"{shown(text)} is not an assignment; "
+            "write KEY=TYPE:VALUE, as in tokenizer.ggml.eos_token_id=u32:2"
         )
     if name not in TYPES:
-        raise UsageError(f"unknown type {name!r} for {key}; known: {', '.join(TYPES)}")
+        raise UsageError(
+            f"unknown type {shown(name)} for {shown(key)}; known: {', '.join(TYPES)}{suggestion(name, TYPES)}"
+        )
     value = _parsed(TYPES[name], written)
     if value is None:
         raise UsageError(
-            f"{written!r} is not a value of type {name} for {key}; expected {_domain(TYPES[name])}"
+            f"{shown(written)} is not a value of type {name} for {shown(key)}; "
+            f"expected {_domain(TYPES[name])}"
         )
     return key, value
 
@@ -113,7 +123,8 @@ def edit(
 ) -> Edited:
     """Set and remove metadata keys of a GGUF file, in place or into `output`.
 
-    An interruption leaves either the old file or the complete new one.
+    An interruption leaves either the old file or the complete new one. Replaced in place, the new file has
+    the owner, the mode and the extended attributes of the old one.
 
     path: the file.
     assign: keys and values to set.
@@ -128,26 +139,31 @@ def edit(
     if the file is not valid, does not match its digests (I-001 to I-007), or would break a rule with these
     changes; StorageError.
     """
-    path = Path(path)
-    if output is None and path.is_symlink():
-        raise UsageError(
-            f"{path} is a symbolic link, which a file would replace; "
-            f"name the file itself ({path.resolve()}), or an output (-o)"
-        )
+    path = file_path(path, "path")
+    output = None if output is None else file_path(output, "output")
+    flag(overwrite, "overwrite")
+    flag(integrity, "integrity")
+    threads = resolve_threads(threads)
+    with platform.storage_errors("read", path):
+        if output is None and path.is_symlink():
+            raise UsageError(
+                f"{path} is a symbolic link, which a file would replace; "
+                f"name the file itself ({path.resolve()}), or an output (-o)"
+            )
     if not assign and not remove and integrity:
         raise UsageError("nothing to change; name keys to set or to remove")
-    if threads is not None:
-        check(threads)
-    target = path if output is None else Path(output)
+    target = path if output is None else output
     with platform.storage_errors("read", path):
         status = os.stat(path)
-    old = _read_header(path, verified=integrity)
+    old, head = _read_header(path, verified=integrity)
     metadata = _changed(old.metadata, assign, remove)
     if not integrity:
         metadata = without_set(metadata) | keys_of_payloads(metadata)
     new = _planned(old, metadata, target)
     written = OutputFile(target, new.data_offset + _data_nbytes(old), overwrite=overwrite or output is None)
     with platform.storage_errors("read", path), path.open("rb") as source, written:
+        if platform.read_at(source.fileno(), len(head), 0) != head:  # rows that were flushed, before the lock
+            raise InvalidError(path, Finding("R-002", "the file changed while it was read"))
         copy = _copier(source.fileno(), path, written, new.data_offset - old.data_offset)
         digests = list(tensor_digests(old, block_sizes, copy, threads))
         for finding in compare(old, digests) if has_set(metadata) else ():
@@ -155,13 +171,11 @@ def edit(
         _check_same(path, status)
         source.close()  # Windows cannot replace an open file
         written.write(_header_bytes(new, written.nbytes, digests), 0)
-        with contextlib.suppress(OSError):
-            shutil.copymode(path, written.partial)
         written.commit()
     changes = tuple(
         (key, old.metadata.get(key), metadata.get(key)) for key in (*remove, *(key for key, _ in assign))
     )
-    return Edited(target, written.nbytes, changes, has_set(metadata))
+    return Edited(target, written.nbytes, changes, has_set(metadata), tuple(written.notes))
 
 
 def _parsed(kind: ValueType, text: str) -> Value | None:
@@ -186,8 +200,7 @@ def _text(text: str) -> str:
     if not text.startswith("@") or text.startswith("@@"):
         return text[1:] if text.startswith("@@") else text
     path = Path(text[1:])
-    with platform.storage_errors("read", path):
-        content = path.read_bytes()
+    content = platform.read_regular(path, MAX_TEXT_NBYTES)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -207,14 +220,14 @@ def _domain(kind: ValueType) -> str:
     return f"an integer from {low} to {high}"
 
 
-def _read_header(path: Path, *, verified: bool) -> Header:
-    """The header, checked also against its digest, and detached from the map of the file."""
+def _read_header(path: Path, *, verified: bool) -> tuple[Header, bytes]:
+    """The header, checked also against its digest, and detached from the map of the file; and its bytes."""
     content = map_file(path)
     header = parse(content, str(path))
     rules.raise_first(path, rules.judge(header, block_sizes, len(content)))
     for finding in check_set(header, content) if verified else ():
         raise rules.error_class(finding.rule)(path, finding)
-    return header.detached(content, str(path))
+    return header.detached(content, str(path)), bytes(content[: header.data_offset])
 
 
 def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Sequence[str]) -> Metadata:

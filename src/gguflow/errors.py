@@ -1,15 +1,21 @@
-"""The types of errors, Finding and ExitStatus.
+"""The types of errors, Finding, ExitStatus, and the channel for warnings about files.
 
 One rule decides the type of an error: *who can do something about it*. A wrong call is a UsageError or
 ShapeError, a bad file is a FileError with the Finding that says which rule it breaks and where, a full disk
 is a StorageError. Only the command line turns them into exit statuses.
+
+What is doubtful about a file and does not stop the work is a warning: whoever notices it calls `warn`, and
+whoever answers for the work gathers what was said with `gathered_warnings` and hands it to the caller.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+import reprlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -57,10 +63,44 @@ class Finding:
         return text + ")"
 
 
+_MAX_SHOWN = 200
+"""Characters of a value in a message."""
+
+
+class _Repr(reprlib.Repr):
+    """`repr` with bounded work: of a long or deeply nested value it looks only at the beginning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = self.maxarray = 100
+        self.maxother = 2 * _MAX_SHOWN
+        self._n_left = 2 * _MAX_SHOWN
+
+    def repr1(self, x: object, level: int) -> str:
+        """Count the values; what is not looked at does not fit into the message anyway."""
+        self._n_left -= 1
+        return super().repr1(x, level) if self._n_left >= 0 else self.fillvalue
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write integers of more than 4300 digits."""
+        if x.bit_length() <= 8 * _MAX_SHOWN:
+            return repr(x)
+        return f"an integer of about {int(x.bit_length() * 0.30103) + 1} digits"
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x[: _MAX_SHOWN + 1])
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x[: _MAX_SHOWN + 1])
+
+
 def _shown(value: object) -> str:
     """A value from an untrusted file, shortened and with control characters escaped."""
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
-    return text if len(text) <= 200 else text[:200] + "…"
+    if isinstance(value, str) and value[: _MAX_SHOWN + 1].isprintable():
+        text = value[: _MAX_SHOWN + 1]
+    else:
+        text = _Repr().repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -78,6 +118,49 @@ def listed(names: Sequence[str], limit: int = 10) -> str:
     """The first `limit` names, and the number of others."""
     shown = ", ".join(printable(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+@dataclass(frozen=True)
+class FileWarning:
+    """What is doubtful about a file that can be used all the same.
+
+    file: its path.
+    finding: the rule, of severity "warning".
+    """
+
+    file: str
+    finding: Finding
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.finding}"
+
+
+MAX_WARNINGS = 200
+"""How many warnings are gathered; a file that is made to be bad could have any number."""
+
+_gathered: ContextVar[list[FileWarning] | None] = ContextVar("gathered warnings", default=None)
+
+
+def warn(file: str | Path, finding: Finding) -> None:
+    """Add a warning to those that are being gathered in this thread, unless it is there already.
+
+    file: what the warning is about.
+    finding: the rule; its severity becomes "warning".
+    """
+    warning, gathered = FileWarning(str(file), replace(finding, severity="warning")), _gathered.get()
+    if gathered is not None and len(gathered) < MAX_WARNINGS and warning not in gathered:
+        gathered.append(warning)
+
+
+@contextmanager
+def gathered_warnings() -> Iterator[list[FileWarning]]:
+    """A list that grows by the warnings of the work inside; an inner one takes those of its own work."""
+    gathered: list[FileWarning] = []
+    token = _gathered.set(gathered)
+    try:
+        yield gathered
+    finally:
+        _gathered.reset(token)
 
 
 class GguflowError(Exception):

@@ -17,7 +17,9 @@ import functools
 import mmap
 import os
 import signal
+import stat
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gguflow.errors import StorageError
+from gguflow.errors import StorageError, UsageError
 
 _MAX_WRITE = 1 << 30
 """Bytes for one system call: Linux writes at most 2 GiB - 4 KiB at a time, macOS refuses more than
@@ -44,25 +46,80 @@ _EXPLANATIONS = {
     errno.EISDIR: "it is a directory",
     errno.ELOOP: "its symbolic links go in a circle",
     errno.ENAMETOOLONG: "its name is too long",
-    errno.EMFILE: "too many open files",
     errno.EIO: "the device failed",
+    errno.ENOMEM: "not enough memory, or a limit on memory (ulimit -v) is reached",
 }
+
+_OTHER_OPEN_FILES = 40
+"""Files that a process has open beside those that it was told to count: streams, libraries, sources."""
 
 _position_lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def storage_errors(action: str, path: str | Path) -> Iterator[None]:
-    """Turn an OSError of the block into a StorageError "cannot ACTION PATH: reason", with the errno kept. A
-    StorageError passes as it is.
+    """Turn an OSError of the block into a StorageError "cannot ACTION PATH: reason", with the errno kept, and
+    what Python says of a path that no file can have into a UsageError. Errors of the package pass as they
+    are.
     """
     try:
         yield
-    except StorageError:
+    except (StorageError, UsageError):
         raise
     except OSError as error:
-        reason = _EXPLANATIONS.get(error.errno or 0) or error.strerror or str(error)
-        raise StorageError(f"cannot {action} {path}: {reason}", error.errno) from error
+        raise StorageError(f"cannot {action} {path}: {reason(error)}", error.errno) from error
+    except ValueError as error:
+        if is_possible_name(path):
+            raise
+        raise UsageError(f"cannot {action} {os.fspath(path)!r}: no file can have this name") from error
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, in words."""
+    if error.errno == errno.EMFILE:
+        return f"too many open files; this process may have {open_files_limit()} (ulimit -n)"
+    return _EXPLANATIONS.get(error.errno or 0) or error.strerror or str(error)
+
+
+def is_possible_name(path: str | Path) -> bool:
+    """Whether the system could have such a path: no NUL in it, nothing that has no bytes."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
+def open_files_limit() -> int:
+    """How many files this process may have open at once; -1 where nobody says."""
+    if os.name == "nt":
+        return -1
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return -1 if soft == resource.RLIM_INFINITY else soft
+
+
+def allow_open_files(n_files: int) -> None:
+    """See to it that this process may have n_files more open, and some for everything else: raise its own
+    limit as far as it may.
+
+    Raises StorageError where that is not far enough.
+    """
+    wanted = n_files + _OTHER_OPEN_FILES
+    if not 0 <= open_files_limit() < wanted:
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
+    raise StorageError(
+        f"this takes {n_files} open files at once, and the process may have {max(soft, hard)} (ulimit -n); "
+        "raise the limit, or let there be fewer files (larger shards)",
+        errno.EMFILE,
+    )
 
 
 @contextlib.contextmanager
@@ -87,7 +144,13 @@ def interruptions_deferred() -> Iterator[None]:
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            while signal.getsignal(number) is not handler:
+                try:
+                    signal.signal(number, handler)
+                except (
+                    KeyboardInterrupt
+                ):  # of the one whose handler is back; the other gets its own all the same
+                    came.append(signal.SIGINT)
         for signum in came:
             signal.raise_signal(signum)
 
@@ -225,11 +288,173 @@ def replace_file(source: Path, target: Path) -> None:
 
 
 def is_same_file(a: Path, b: Path) -> bool:
-    """Whether two paths lead to one file, through links too; False where either does not exist."""
+    """Whether two paths lead to one file, through links too; False where either does not exist, or cannot be
+    reached.
+    """
     try:
         return os.path.samefile(a, b)
+    except (OSError, ValueError):
+        return False
+
+
+def mode_of(path: Path) -> int | None:
+    """The type and the permissions of what a path leads to, through links; None where there is nothing.
+
+    Raises OSError where the path cannot be followed.
+    """
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def leads_to(path: Path, fd: int) -> bool:
+    """Whether a path, without following a link at its end, is the name of an open file. Raises OSError."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+_OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file that only we use: make it, or take over the one that an earlier process of ours left.
+
+    flags: of os.open, for reading and writing.
+    Raises UsageError where there is something else: no regular file, one of another user, or one that has
+    other names (a link to a file that somebody wants to keep); OSError.
+    """
+    while True:
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, 0o666)
+        try:
+            _refuse_foreign(path, os.lstat(path))
+            fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | _OPEN_FLAGS)
+        except FileNotFoundError:
+            continue  # gone in the meantime
+        try:
+            _refuse_foreign(path, os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def read_own(path: Path) -> bytes | None:
+    """All of a file that only we use; None where there is none. Raises as open_own."""
+    try:
+        _refuse_foreign(path, os.lstat(path))
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _OPEN_FLAGS)
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb") as file:
+        _refuse_foreign(path, os.fstat(fd))
+        return file.read()
+
+
+def _refuse_foreign(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = "is not a regular file"
+    elif status.st_nlink > 1:
+        what = "has another name too (a hard link), under which it would be overwritten"
+    elif not _is_ours(status, path.parent):
+        what = f"belongs to another user ({status.st_uid})"
+    else:
+        return
+    raise UsageError(
+        f"{path} stands where a temporary file would be, and {what}; remove it, or write to another directory"
+    )
+
+
+def _is_ours(status: os.stat_result, directory: Path) -> bool:
+    """Whether a file belongs to us, or to whom the file system of its directory gives what we make (some
+    network file systems give it to somebody else).
+    """
+    if not hasattr(os, "geteuid") or status.st_uid == os.geteuid():
+        return True
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=directory) as made:
+        return os.fstat(made.fileno()).st_uid == status.st_uid
+    return False
+
+
+def copy_attributes(source: int | Path, target: int) -> list[str]:
+    """Give an open file the owner, the mode and the extended attributes (so the access control list too) of
+    another one, open or by its path; what could not be kept, in words.
+    """
+    lost = []
+    old, new = os.stat(source), os.fstat(target)
+    if hasattr(os, "fchown") and (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        try:
+            os.fchown(target, old.st_uid, old.st_gid)
+        except OSError:
+            with contextlib.suppress(OSError):  # the group may be one of ours all the same
+                os.fchown(target, -1, old.st_gid)
+    new = os.fstat(target)
+    if new.st_uid != old.st_uid:
+        lost.append(f"its owner (was {old.st_uid}, is {new.st_uid})")
+    if new.st_gid != old.st_gid:
+        lost.append(f"its group (was {old.st_gid}, is {new.st_gid})")
+    lost += _copy_extended_attributes(source, target)
+    if hasattr(os, "fchmod"):
+        mode = stat.S_IMODE(old.st_mode)
+        if lost:
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)
+        try:
+            if stat.S_IMODE(new.st_mode) != mode:
+                os.fchmod(target, mode)
+        except OSError:
+            lost.append(f"its mode (was {stat.S_IMODE(old.st_mode):o})")
+    return lost
+
+
+_ACCESS_LIST = "system.posix_acl_access"
+_OF_THE_CONTENT = ("security.capability", "security.ima", "security.evm")
+"""Extended attributes that speak of the bytes, which are others now."""
+
+
+def _copy_extended_attributes(source: int | Path, target: int) -> list[str]:
+    if not hasattr(os, "listxattr"):
+        return []
+    try:
+        old = {name: os.getxattr(source, name) for name in os.listxattr(source)}
+        new = {name: os.getxattr(target, name) for name in os.listxattr(target)}
+    except OSError:  # ENOTSUP: there are none on this file system
+        return []
+    lost = []
+    for name, value in old.items():
+        if name in _OF_THE_CONTENT or new.get(name) == value:
+            continue
+        try:
+            os.setxattr(target, name, value)
+        except OSError:
+            lost.append("its access control list" if name == _ACCESS_LIST else f"the attribute {name}")
+    if _ACCESS_LIST in new and _ACCESS_LIST not in old:  # the directory's default
+        with contextlib.suppress(OSError):
+            os.removexattr(target, _ACCESS_LIST)
+    return lost
+
+
+def read_regular(path: str | Path, most: int) -> bytes:
+    """All of a regular file of at most so many bytes.
+
+    Raises UsageError where it is something else (a device has no end, a pipe may never have one) or longer;
+    StorageError.
+    """
+    with storage_errors("read", path):
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UsageError(f"{path} is not a regular file; save what it gives to a file, and name that")
+        parts, nbytes = [], 0
+        with open(path, "rb") as file:
+            while part := file.read(1 << 20):
+                parts.append(part)
+                nbytes += len(part)
+                if nbytes > most:
+                    raise UsageError(f"{path} is longer than {most} bytes, the most that is read here")
+    return b"".join(parts)
 
 
 def release_pages(mapping: mmap.mmap, first: int, last: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import blocks
+from gguflow.arguments import shown
 from gguflow.arrays import (
     Bytes as Bytes,
 )
@@ -16,21 +17,30 @@ from gguflow.arrays import (
     Floats as Floats,
 )
 from gguflow.arrays import (
+    as_array,
     importance_of_columns,
     non_finite,
     output_array,
     read_only,
+    separate,
+    too_large,
 )
-from gguflow.blocks import BlockFormat
+from gguflow.blocks import BlockFormat, reserved
 from gguflow.blocks.families import Encoding, family_at, family_of, find_encoding, part
-from gguflow.errors import ShapeError, UsageError
+from gguflow.errors import ShapeError, UnknownFormatError, UsageError
+from gguflow.threads import check as check_threads
 from gguflow.threads import pieces, run
+from gguflow.threads import resolve as resolve_threads
 
 AUTO = "auto"
 """In place of an encoding's name: what the payload says."""
 
 SMALLEST_PIECE = 1 << 17
 """The fewest weights for a thread at a time; with fewer, passing on the interpreter's lock costs more."""
+
+
+DECODED_PER_ENCODED = 4
+"""Weights that are decoded in the time in which one is encoded, or more."""
 
 
 def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None) -> int:
@@ -55,6 +65,62 @@ def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats 
     if done is None or done == x.size:
         return -1
     return int(done) + first_non_finite(x[done:])
+
+
+def first_unsound(
+    packed: Bytes, block_format: BlockFormat, weights: Floats, importance: Floats | None = None
+) -> int:
+    """The index of the weight that does most to make a block decode to NaN or infinity, or to nothing
+    (`first_vanished`); of the first such block, or -1.
+
+    packed: uint8, flat: what `encode` made.
+    block_format: the format.
+    weights: that were encoded, float32, flat.
+    importance: of the columns of a row, with which `weights` begins.
+    """
+    found = reserved.look(packed, block_format)
+    if found.code is None:
+        return first_vanished(packed, block_format, weights, found.zeros, importance)
+    first = found.block * block_format.block_size
+    return first + int(np.abs(weights[first : first + block_format.block_size]).argmax())
+
+
+CERTAINLY_HELD = np.float32(1)
+"""A magnitude that every format can hold: where such a weight becomes zero, its encoder has gone astray."""
+
+
+def first_vanished(
+    packed: Bytes,
+    block_format: BlockFormat,
+    weights: Floats,
+    zeros: NDArray[np.int64],
+    importance: Floats | None = None,
+) -> int:
+    """The index of the first weight of 1 or more whose whole block decodes to zero, or -1: searches do that
+    where their sums overflow.
+
+    packed: uint8, flat: what `encode` made.
+    block_format: the format.
+    weights: that were encoded, float32, flat.
+    zeros: the numbers of the blocks that may be zero (`reserved.Look`).
+    importance: of the columns of a row, with which `weights` begins; blocks that count nothing may be zero.
+    """
+    if not zeros.size or not block_format.is_quantized:
+        return -1
+    size = block_format.block_size
+    if importance is not None:
+        counts = np.any(importance.reshape(-1, size) > 0, axis=1)
+        zeros = zeros[np.take(counts, zeros % counts.size)]
+    peaks = np.abs(weights.reshape(-1, size)[zeros]).max(axis=1, initial=0)
+    zeros = zeros[peaks >= CERTAINLY_HELD]
+    if not zeros.size:
+        return -1
+    found = as_floats(packed.reshape(-1, block_format.type_size)[zeros].reshape(-1), block_format)
+    zeros = zeros[~found.reshape(-1, size).any(axis=1)]
+    if not zeros.size:
+        return -1
+    first = int(zeros[0]) * size
+    return first + int(np.abs(weights[first : first + size]).argmax())
 
 
 def decode(packed: Bytes, block_format: BlockFormat, out: Floats) -> None:
@@ -93,8 +159,10 @@ def quantize(
     x: ArrayLike,
     format: str | BlockFormat,
     importance: ArrayLike | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     out: Bytes | None = None,
+    *,
+    allow_non_finite: bool = False,
 ) -> Bytes:
     """Quantize the rows of x: float[..., n] -> uint8[..., row_bytes].
 
@@ -106,27 +174,37 @@ def quantize(
         "sb:bits=3,block=16"). Then x can have any shape, and the result is uint8[nbytes], a self-describing
         payload.
     importance: float32[n], the weight of errors in each column, or None; see `BlockFormat.importance`.
-    threads: number of threads.
-    out: the array to fill, C-contiguous uint8[..., row_bytes]; None allocates one.
+    threads: number of threads; None for all processors, or one for fewer than 2**18 weights.
+    out: the array to fill, C-contiguous uint8[..., row_bytes]; None allocates one. It may overlap x.
+    allow_non_finite: whether the result may decode to NaN or infinity, as ggml lets it: F16, BF16, F32 and
+        F64 then take NaN and infinity, and scales may overflow. Quantized formats cannot hold weights that
+        are NaN or infinite, with it or without.
 
-    Raises ShapeError (n is not a multiple of the block size), NonFiniteError (with the index of the first NaN
-    or infinity), UnknownFormatError, UsageError.
+    Raises ShapeError (n is not a multiple of the block size), NonFiniteError (with the index of a weight that
+    is NaN or infinite, or would be decoded so: 7e4 in F16, 1e6 in Q4_0; or of one that is 1 or more, and
+    would become zero with its whole block), UnknownFormatError, UsageError.
     """
+    check_threads(threads)
     if (encoding := _encoding(format)) is not None:
         if out is not None:
             raise UsageError(
                 f"a payload of {format} has a size of its own, and is returned: out cannot be given"
             )
-        return payload_arrays(encoding).encode(np.asarray(x), encoding, importance, threads)
+        return payload_arrays(encoding).encode(as_array(x, "x"), encoding, importance, threads)
     block_format = resolve(format)
     array = _with_rows(x)
     shape = (*array.shape[:-1], block_format.row_bytes(array.shape[-1]))
     packed = output_array(out, shape, np.dtype(np.uint8))
     number_type = _copied_type(block_format)
     if number_type is not None:
-        packed[...] = _same_numbers(array, block_format.name, number_type).view(np.uint8).reshape(shape)
+        numbers = _same_numbers(array, block_format.name, number_type, allow_non_finite)
+        packed[...] = numbers.view(np.uint8).reshape(shape)
         return packed
-    rows, target = _Rows(array, block_format, importance), packed.reshape(-1)
+    if out is not None:
+        array = separate(array, packed)
+    threads = resolve_threads(threads, array.size)
+    rows = _Rows(array, block_format, importance, packed, allow_non_finite)
+    target = packed.reshape(-1)
 
     def work(first: int, last: int) -> None:
         rows.run(first, last, target[rows.place(first) : rows.place(last)])
@@ -139,23 +217,27 @@ def fake_quantize(
     x: ArrayLike,
     format: str | BlockFormat,
     importance: ArrayLike | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     out: Floats | None = None,
+    *,
+    allow_non_finite: bool = False,
 ) -> Floats:
     """`dequantize(quantize(x))`, bit for bit, as float32 of x's shape; for quantization-aware training.
 
     Blocks are made and decoded piece by piece in the cache; only a payload of the parametric family, whose
     chunks may depend on each other, is made as a whole.
 
-    x, format, importance, threads: as in `quantize`.
-    out: the array to fill, C-contiguous float32 of x's shape, or x itself; incomplete after an error.
+    x, format, importance, threads, allow_non_finite: as in `quantize`.
+    out: the array to fill, C-contiguous float32 of x's shape, or x itself; incomplete after an error. It may
+        overlap x in any way.
 
     Raises what `quantize` raises, and UsageError for integer formats and F64, which do not approximate
     float32.
     """
+    check_threads(threads)
     if (encoding := _encoding(format)) is not None:
-        array = np.asarray(x)
-        narrow = array.astype(np.float32) if array.dtype == np.float64 else array
+        array = as_array(x, "x")
+        narrow = _narrow(array) if array.dtype == np.float64 else array
         arrays = payload_arrays(encoding)
         return arrays.decode(arrays.encode(narrow, encoding, importance, threads), AUTO, threads, out)
     block_format = resolve(format)
@@ -166,11 +248,11 @@ def fake_quantize(
     array = _with_rows(x)
     block_format.row_bytes(array.shape[-1])
     weights = output_array(out, array.shape, np.dtype(np.float32))
-    if np.may_share_memory(array, weights) and array.__array_interface__ != weights.__array_interface__:
-        array = (
-            array.copy()
-        )  # they overlap, but not weight for weight: a piece would be written before another has been read
-    rows, target = _Rows(array, block_format, importance), weights.reshape(-1)
+    if out is not None and array.__array_interface__ != weights.__array_interface__:
+        array = separate(array, weights)  # not weight for weight: a piece is written before another is read
+    threads = resolve_threads(threads, array.size)
+    rows = _Rows(array, block_format, importance, weights, allow_non_finite)
+    target = weights.reshape(-1)
 
     def work(first: int, last: int) -> None:
         packed = np.empty(rows.place(last) - rows.place(first), np.uint8)
@@ -186,15 +268,24 @@ class _Rows:
     have.
     """
 
-    def __init__(self, array: NDArray[Any], block_format: BlockFormat, importance: ArrayLike | None) -> None:
-        self.importance = _importance(importance, block_format, array.shape[-1])
+    def __init__(
+        self,
+        array: NDArray[Any],
+        block_format: BlockFormat,
+        importance: ArrayLike | None,
+        out: NDArray[Any],
+        allow_non_finite: bool,
+    ) -> None:
+        columns = _importance(importance, block_format, array.shape[-1])
+        self.importance = None if columns is None else separate(columns, out)
+        self._allow_non_finite = allow_non_finite
         self._format = block_format
         self._shape = array.shape
         self._source_format, self._raw = _as_blocks(array)
 
     @property
     def reads_twice(self) -> bool:
-        """Whether weights are first copied to float32 or checked for NaN, and so read twice."""
+        """Whether weights are first copied to float32, or the result is looked at as a whole."""
         return self._source_format.key != "f32" or not self._format.is_quantized
 
     def pieces(self, target: int) -> list[tuple[int, int]]:
@@ -212,15 +303,17 @@ class _Rows:
         """Encode weights [first, last) into out. Raises NonFiniteError."""
         source = self._source_format
         weights = as_floats(self._raw[first * source.type_size : last * source.type_size], source)
-        bad = -1 if self._format.is_quantized else first_non_finite(weights)
-        if bad < 0:
-            bad = encode(weights, self._format, out, self.importance)
+        bad = encode(weights, self._format, out, self.importance)
+        if bad < 0 and not self._allow_non_finite:
+            bad = first_unsound(out, self._format, weights, self.importance)
+            if bad >= 0 and np.isfinite(weights[bad]):
+                raise too_large(weights[bad], first + bad, self._shape, self._format.name)
         if bad >= 0:
             raise non_finite(weights[bad], first + bad, self._shape)
 
 
 def dequantize(
-    blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, out: NDArray[Any] | None = None
+    blocks: ArrayLike, format: str | BlockFormat, threads: int | None = None, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
     """Dequantize packed rows: uint8[..., row_bytes] -> float32[..., n], bit-identical to ggml.
 
@@ -229,20 +322,18 @@ def dequantize(
 
     blocks: the packed rows.
     format: the block format; for a payload its encoding, or "auto".
-    threads: number of threads.
-    out: the array to fill, C-contiguous, of that type and shape; None allocates one.
+    threads: number of threads; None for all processors, or one for fewer than 2**20 weights.
+    out: the array to fill, C-contiguous, of that type and shape; None allocates one. It may overlap the
+        blocks.
 
     Raises ShapeError if row_bytes is not a multiple of the block's bytes, UnknownFormatError, UsageError, and
     FileError if a payload breaks a rule.
     """
+    check_threads(threads)
     if isinstance(format, str) and (format.lower() == AUTO or family_of(format) is not None):
         return _decode_payload(blocks, format, threads, out)
     block_format = resolve(format)
-    array = np.asarray(blocks)
-    if array.dtype != np.uint8 or array.ndim == 0:
-        raise ShapeError(
-            f"packed blocks are uint8[..., row_bytes], not {array.dtype.name}{list(array.shape)}"
-        )
+    array = _packed_rows(blocks)
     if array.shape[-1] % block_format.type_size:
         raise ShapeError(
             f"a row of {array.shape[-1]} bytes does not divide into "
@@ -257,7 +348,10 @@ def dequantize(
         weights[...] = raw.view(number_type).reshape(shape)
         return weights
     weights = output_array(out, shape, np.dtype(np.float32))
+    if out is not None:
+        raw = separate(raw, weights)
     target = weights.reshape(-1)
+    threads = resolve_threads(threads, target.size // DECODED_PER_ENCODED)
 
     def work(first: int, last: int) -> None:
         start, stop = block_format.nbytes(first), block_format.nbytes(last)
@@ -278,17 +372,33 @@ def dequantize(
     return weights
 
 
+def _packed_rows(blocks: ArrayLike) -> NDArray[Any]:
+    """Packed rows as an array of bytes, one dimension or more."""
+    if isinstance(blocks, (bytes, bytearray, memoryview)):
+        raise ShapeError(
+            "packed blocks are uint8[..., row_bytes]; np.frombuffer(blocks, np.uint8) makes them"
+        )
+    array = as_array(blocks, "blocks")
+    if array.dtype != np.uint8 or array.ndim == 0:
+        raise ShapeError(
+            f"packed blocks are uint8[..., row_bytes], not {array.dtype.name}{list(array.shape)}"
+        )
+    return array
+
+
 def _encoding(format: str | BlockFormat) -> Encoding | None:
     """The encoding that a name means, None for a block format."""
     return find_encoding(format) if isinstance(format, str) else None
 
 
-def _decode_payload(payload: ArrayLike, name: str, threads: int, out: NDArray[Any] | None) -> NDArray[Any]:
+def _decode_payload(
+    payload: ArrayLike, name: str, threads: int | None, out: NDArray[Any] | None
+) -> NDArray[Any]:
     """A payload of the encoding of this name, or of whatever it says of itself."""
-    raw = np.asarray(payload)
+    raw = as_array(payload, "blocks")
     head = raw.reshape(-1)[:16].tobytes() if raw.dtype == np.uint8 else b""
     family = family_of(name) or family_at(head)
-    decoded: NDArray[Any] = part(family.name, "arrays").decode(payload, name, threads, out)
+    decoded: NDArray[Any] = part(family.name, "arrays").decode(raw, name, threads, out)
     return decoded
 
 
@@ -296,11 +406,13 @@ class PayloadArrays(Protocol):
     """What is asked of a family for whole arrays: its module `arrays`."""
 
     def encode(
-        self, array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None, threads: int
+        self, array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None, threads: int | None
     ) -> Bytes:
         """The payload of an array: uint8[nbytes]. Raises ShapeError, NonFiniteError, UsageError."""
 
-    def decode(self, payload: ArrayLike, name: str, threads: int, out: NDArray[Any] | None) -> NDArray[Any]:
+    def decode(
+        self, payload: ArrayLike, name: str, threads: int | None, out: NDArray[Any] | None
+    ) -> NDArray[Any]:
         """The array in a payload, in its shape.
 
         name: of the encoding that it must have, or AUTO.
@@ -324,29 +436,48 @@ def _copied_type(block_format: BlockFormat) -> np.dtype[Any] | None:
 
 
 def _with_rows(x: ArrayLike) -> NDArray[Any]:
-    array = np.asarray(x)
+    array = as_array(x, "x")
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise _not_floats(array)
     if array.ndim == 0:
         raise ShapeError("a scalar has no rows to quantize; pass an array of one dimension or more")
     return array
 
 
 def resolve(format: str | BlockFormat) -> BlockFormat:
-    return format if isinstance(format, BlockFormat) else blocks.by_name(format)
+    """The block format that an argument means. Raises UnknownFormatError."""
+    if isinstance(format, BlockFormat):
+        return format
+    if isinstance(format, str):
+        return blocks.by_name(format)
+    raise UnknownFormatError(f'a format is a name, like "q4_k", or a BlockFormat, not {shown(format)}')
+
+
+def _not_floats(array: NDArray[Any]) -> ShapeError:
+    return ShapeError(f"cannot quantize {array.dtype.name}; pass float32, float16, bfloat16 or float64")
+
+
+def _narrow(array: NDArray[Any]) -> NDArray[Any]:
+    """float64 as float32; what is too large becomes infinite, and is refused as such."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def _as_blocks(array: NDArray[Any]) -> tuple[BlockFormat, Bytes]:
     """A float array as flat bytes of its own number format, without a copy if it is contiguous."""
     if array.dtype == np.float64:
-        array = array.astype(np.float32)
+        array = _narrow(array)
     name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(array.dtype.name)
     if name is None:
-        raise ShapeError(f"cannot quantize {array.dtype.name}; pass float32, float16, bfloat16 or float64")
+        raise _not_floats(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     return blocks.FORMATS[name], np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _same_numbers(array: NDArray[Any], name: str, number_type: np.dtype[Any]) -> NDArray[Any]:
+def _same_numbers(
+    array: NDArray[Any], name: str, number_type: np.dtype[Any], allow_non_finite: bool
+) -> NDArray[Any]:
     """Numbers for a format without kernels, little-endian and contiguous.
 
     Only integers of its own type are accepted; for F64 any finite floats.
@@ -354,7 +485,7 @@ def _same_numbers(array: NDArray[Any], name: str, number_type: np.dtype[Any]) ->
     accepted = ("float16", "float32", "float64") if number_type.kind == "f" else (number_type.name,)
     if array.dtype.name not in accepted:
         raise ShapeError(f"{name} stores {number_type.name}, not {array.dtype.name}")
-    if number_type.kind == "f" and not np.isfinite(array).all():
+    if number_type.kind == "f" and not allow_non_finite and not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
         raise non_finite(array.flat[bad], bad, array.shape)
     return np.ascontiguousarray(array, number_type)
@@ -368,9 +499,8 @@ def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int)
                 f"pass importance=float32[{n}]"
             )
         return None
-    if block_format.importance == "unused":
-        return None
-    return importance_of_columns(importance, n)
+    columns = importance_of_columns(importance, n)
+    return None if block_format.importance == "unused" else columns
 
 
 def _piece_size(size: int, threads: int, reads_twice: bool) -> int:

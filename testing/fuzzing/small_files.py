@@ -78,6 +78,6 @@ def journals() -> list[bytes]:
 
 OWN_SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "json": json_documents,
-    "imatrix": importance_matrices,
-    "journal": journals,
+    "imatrix-file": importance_matrices,
+    "journal-file": journals,
 }

@@ -152,7 +152,7 @@ def journal(data: bytes) -> None:
     except UsageError:
         return
     for numbers in (*claims.leaves, *claims.chunks, *((nbytes,) for _, nbytes in claims.chunks.values())):
-        if not all(0 <= number < 10**18 for number in numbers):
+        if not all(0 <= number < 10**20 for number in numbers):
             raise AssertionError("a number that no journal has")
 
 
@@ -276,8 +276,8 @@ TARGETS: dict[str, Target] = {
     "limits": limits,
     "json": json_document,
     "safetensors-header": safetensors_header,
-    "imatrix": importance,
-    "journal": journal,
+    "imatrix-file": importance,
+    "journal-file": journal,
     "blocks": blocks,
     "safetensors": safetensors_file,
     "loader": loader,

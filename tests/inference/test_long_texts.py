@@ -135,11 +135,11 @@ def test_no_word_behind_the_last_token_is_merged(
     asked: list[str] = []
     ids_of = tokenizer.model._ids_of
 
-    def asking(word: str) -> list[int]:
+    def noted(word: str) -> Any:
         asked.append(word)
         return ids_of(word)
 
-    monkeypatch.setattr(tokenizer.model, "_ids_of", asking)
+    monkeypatch.setattr(tokenizer.model, "_ids_of", noted)
     text = "z! a" * 100_000
     assert cut(tokenizer, text, 8, max_chunks=3) == cut(tokenizer, text[:2000], 8)[:3]
     asked.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def removing(key: str) -> Change:
 
 
 def tensor(**fields: Any) -> Change:
-    return lambda metadata, tensors: tensors.__setitem__(0, TensorInfo(**{**vars(tensors[0]), **fields}))
+    return lambda metadata, tensors: tensors.__setitem__(0, replace(tensors[0], **fields))
 
 
 BROKEN: dict[str, tuple[str, str, Change]] = {

@@ -13,16 +13,17 @@ import argparse
 import contextlib
 import functools
 import importlib
-import os
 import pkgutil
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NoReturn
 
 from gguflow._version import __version__
+from gguflow.arguments import suggestion
+from gguflow.cli import streams
 from gguflow.cli.command import Command
-from gguflow.cli.parsing import HelpFormatter, Parser, suggestion
+from gguflow.cli.parsing import HelpFormatter, Parser
 from gguflow.errors import ExitStatus, GguflowError, printable
 
 _DESCRIPTION = "Convert safetensors to GGUF in one streaming pass; inspect, check and run GGUF files."
@@ -71,23 +72,48 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     argv: the arguments after the program's name; by default those of the process.
     """
-    arguments = _parse(argv)
-    command = commands()[arguments.command]
     try:
-        with _sigterm_as_interrupt():
-            status = command.run(arguments)
-            sys.stdout.flush()
-    except GguflowError as error:
-        print("gguflow: " + printable(str(error), keep="\n"), file=sys.stderr)
-        return int(error.exit_status)
-    except KeyboardInterrupt:
-        hint = "; run the same command again to resume" if command.resumes else ""
-        print(f"gguflow: interrupted{hint}", file=sys.stderr)
-        return int(ExitStatus.INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with streams.guarded(), _interruptible() as interruptions:
+            return _run(argv, interruptions)
+    except streams.ReaderGone:
         return int(ExitStatus.OK)
-    return int(status or ExitStatus.OK)
+    except GguflowError as error:  # stdout, flushed at last
+        with streams.guarded():
+            return _failed(str(error), error.exit_status)
+    except KeyboardInterrupt:  # before the command began, or after it ended
+        with streams.guarded():
+            return _failed("interrupted", ExitStatus.INTERRUPTED)
+
+
+def _run(argv: Sequence[str] | None, interruptions: _Interruptions) -> int:
+    """Parse the arguments, and run their command."""
+    hint = ""
+    try:
+        arguments = _parse(argv)
+        command = commands()[arguments.command]
+        hint = "; run the same command again to resume" if command.resumes else ""
+        status = command.run(arguments)
+        sys.stdout.flush()
+        return int(status or ExitStatus.OK)
+    except GguflowError as error:
+        return _failed(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _failed(f"interrupted{hint}", ExitStatus.INTERRUPTED)
+    except MemoryError as error:
+        said = f" ({error})" if str(error) else ""
+        advice = "; a smaller --memory-limit or fewer --threads need less" if hint else ""
+        return _failed(f"out of memory{said}{advice}{hint}", ExitStatus.FAILED)
+    except OSError as error:
+        return _failed(str(error), ExitStatus.IO)
+    except RuntimeError:
+        if not interruptions.came:
+            raise
+        return _failed(f"interrupted{hint}", ExitStatus.INTERRUPTED)  # in the midst of a lock, twice
+
+
+def _failed(message: str, status: ExitStatus) -> int:
+    print("gguflow: " + printable(message, keep="\n"), file=sys.stderr)
+    return int(status)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -101,19 +127,45 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+_IMPATIENCE = 1.0
+"""Seconds after an interruption in which others say nothing new, and must not disturb how the first one ends
+the command.
+"""
+
+
+class _Interruptions:
+    """The handler of Ctrl-C and SIGTERM: raises KeyboardInterrupt, once for several in quick succession."""
+
+    def __init__(self) -> None:
+        self.last: float | None = None
+
+    @property
+    def came(self) -> bool:
+        """Whether there was one."""
+        return self.last is not None
+
+    def __call__(self, signum: int, frame: object) -> None:
+        now = time.monotonic()
+        if self.last is None or now - self.last > _IMPATIENCE:
+            self.last = now
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, with everything cleaned up."""
-
-    def interrupt(signum: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
+def _interruptible() -> Iterator[_Interruptions]:
+    """Let SIGTERM end a command as Ctrl-C does, with everything cleaned up, and either of them only once."""
+    interruptions = _Interruptions()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if previous[signal.SIGINT] is not signal.default_int_handler:  # ignored, or the caller's own
+        del previous[signal.SIGINT]
     try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
+        for number in previous:
+            signal.signal(number, interruptions)
     except ValueError:  # not in the main thread
-        yield
+        yield interruptions
         return
     try:
-        yield
+        yield interruptions
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -7,8 +7,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from gguflow.cli.command import Command
-from gguflow.cli.options import add_io, add_threads, print_json
+from gguflow.cli.options import add_follow_links, add_io, add_threads, print_json
 from gguflow.cli.text import nbytes_text, table
+from gguflow.cli.writing import print_notes
 from gguflow.errors import UsageError, listed
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", metavar="B", help="the model to compare with it, in any of these forms")
     add_threads(parser)
     add_io(parser)
+    add_follow_links(parser)
     parser.add_argument(
         "--plot",
         metavar="FILE",
@@ -56,9 +58,15 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.plot is not None and not arguments.plot.endswith(plot.WRITERS):
         raise UsageError(f"--plot needs a name that ends in .html or .png, not {arguments.plot}")
-    found = comparison.compare(arguments.a, arguments.b, threads=arguments.threads, io=arguments.io)
+    found = comparison.compare(
+        arguments.a,
+        arguments.b,
+        threads=arguments.threads,
+        io=arguments.io,
+        follow_links=arguments.follow_links,
+    )
     if arguments.plot is not None:
-        plot.write(found, arguments.plot)
+        print_notes(plot.write(found, arguments.plot))
     if arguments.json:
         print_json(comparison_data(found))
     else:

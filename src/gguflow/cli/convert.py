@@ -7,9 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from gguflow.cli.command import Command
-from gguflow.cli.options import parse_size, print_json, read_text
-from gguflow.cli.text import json_ready, nbytes_text, table
-from gguflow.cli.writing import add_writing_options, write
+from gguflow.cli.options import add_follow_links, parse_size, print_json, read_text
+from gguflow.cli.text import json_ready, nbytes_text, table, warnings_data
+from gguflow.cli.writing import add_writing_options, show_warnings, write
 from gguflow.errors import printable
 
 if TYPE_CHECKING:
@@ -75,11 +75,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strip-prefix", metavar="PREFIX", help="remove PREFIX from tensor names that begin with it"
     )
+    parser.add_argument(
+        "--skip-tensor",
+        action="append",
+        default=[],
+        metavar="REGEX",
+        help="leave out the tensors with REGEX anywhere in their name in the source (^v_head, _scale$); may "
+        "be repeated. A tensor that the model needs cannot be left out",
+    )
+    add_follow_links(parser)
     add_writing_options(parser)
     parser.add_argument(
         "--no-integrity",
         action="store_true",
         help="omit the integrity keys (length, digests, recipe), with which the file can be verified",
+    )
+    parser.add_argument(
+        "--allow-non-finite",
+        action="store_true",
+        help="keep NaN and infinity where a tensor is copied, or stored as F32, F16 or BF16, and say which "
+        "tensors hold them (without it they are refused; weights that are quantized must be finite)",
     )
     parser.add_argument(
         "--dry-run",
@@ -163,20 +178,31 @@ def run(arguments: argparse.Namespace) -> None:
         type=arguments.type,
         architecture=arguments.arch,
         strip_prefix=arguments.strip_prefix,
+        skip_tensors=arguments.skip_tensor,
+        follow_links=arguments.follow_links,
         options=_recipe_options(arguments),
         imatrix=arguments.imatrix,
         shards=_split(arguments),
         integrity=not arguments.no_integrity,
+        allow_non_finite=arguments.allow_non_finite,
     )
     plans = [plan for target in prepared.targets for plan in target.plans]
     texts = "\n\n".join(plan_text(plan, explain=arguments.explain) for plan in plans)
     for note in filter(None, map(importance_text, plans)):
         print(f"gguflow: {note}", file=sys.stderr)
+    if not arguments.quiet:
+        for difference in prepared.differences:
+            print(f"gguflow: unlike llama.cpp ({difference.id}): {difference.note}", file=sys.stderr)
     if arguments.dry_run:
         if arguments.json:
-            print_json(*map(plan_data, plans))
+            shared = {
+                "differences": [difference.id for difference in prepared.differences],
+                "warnings": warnings_data(prepared.warnings),
+            }
+            print_json(*({**plan_data(plan), **shared} for plan in plans))
         else:
             print(texts)
+        show_warnings(prepared.warnings, arguments)
         return
     if arguments.explain:
         print(texts, file=sys.stderr)

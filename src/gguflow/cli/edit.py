@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gguflow.cli.command import Command
 from gguflow.cli.options import add_threads
 from gguflow.cli.text import table, value_text, value_type_text
+from gguflow.cli.writing import print_notes
 from gguflow.errors import printable
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Change the metadata of a GGUF file: a chat template or the id of a special token, for example. FILE is
 replaced in one step, or OUT is written; weights are copied unchanged. If the command fails or is stopped
-(Ctrl-C, a full disk), FILE stays as it was. If FILE has integrity keys, its data is verified while it is
-copied, and the keys are updated.
+(Ctrl-C, a full disk), FILE stays as it was. FILE keeps its owner, mode and extended attributes. If it has
+integrity keys, its data is verified while it is copied, and the keys are updated.
 
 TYPE is u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, bool (true or false) or str. If a str VALUE has the
-form @PATH, the value is read from that file; @@ stands for a literal @. An edit that would break a rule of
-the format is refused, and so are edits of general.alignment and of keys that begin with "gguflow."."""
+form @PATH, the value is read from that file (at most 64 MiB); @@ stands for a literal @. An edit that would
+break a rule of the format is refused, and so are edits of general.alignment and of keys that begin with
+"gguflow."."""
 
 _EPILOG = """\
 examples:
@@ -79,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if not arguments.quiet:
         print(changes_text(edited.changes), file=sys.stderr)
+    print_notes(edited.notes)
     print(edited.output)
 
 

@@ -7,7 +7,10 @@ import json
 import re
 from typing import Any
 
+from gguflow.arguments import MAX_SIZE, shown
 from gguflow.errors import UsageError
+
+_MAX_TEXT_NBYTES = 1 << 30
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,17 @@ def add_io(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_follow_links(parser: argparse.ArgumentParser) -> None:
+    """Add --follow-links."""
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="read configuration, tokenizer and model card also through links that leave the checkpoint's "
+        "directory; without it, only into a Hugging Face cache, as their content may be published with the "
+        "output. Weights may be links anyway",
+    )
+
+
 def parse_size(text: str, kilo: int = 1024) -> int:
     """A size in bytes.
 
@@ -35,25 +49,29 @@ def parse_size(text: str, kilo: int = 1024) -> int:
     kilo: what K stands for.
     Raises UsageError.
     """
-    match = re.fullmatch(r"(\d+)([KMG]?)", text.strip().upper().removesuffix("IB").removesuffix("B"))
-    if match is None:
-        raise UsageError(f"not a size: {text!r}; give a number of bytes, or a number with K, M or G")
-    return int(match[1]) * int(kilo ** " KMG".index(match[2] or " "))
+    written = text.strip().upper().removesuffix("IB").removesuffix("B")
+    match = re.fullmatch(r"0*([0-9]{1,20})([KMG]?)", written)
+    nbytes = int(match[1]) * int(kilo ** " KMG".index(match[2] or " ")) if match else 0
+    if match is None or nbytes > MAX_SIZE:
+        raise UsageError(
+            f"not a size: {shown(text)}; give a number of bytes, or a number with K, M or G (192M), "
+            "less than 2**63 bytes"
+        )
+    return nbytes
 
 
 def read_text(path: str) -> str:
     """A text file as it is, line ends included.
 
-    path: a file in UTF-8.
+    path: a regular file in UTF-8, of at most 1 GiB.
     Raises UsageError, StorageError.
     """
-    from gguflow.platform import storage_errors
+    from gguflow.platform import read_regular
 
-    with storage_errors("read", path), open(path, encoding="utf-8", newline="") as file:
-        try:
-            return file.read()
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path} is not UTF-8 text: {error}") from error
+    try:
+        return read_regular(path, _MAX_TEXT_NBYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: {error}") from error
 
 
 def print_json(*results: Any) -> None:

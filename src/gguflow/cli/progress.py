@@ -81,7 +81,7 @@ def _lines(plans: Sequence[Plan], stream: TextIO) -> Iterator[Callable[[PlannedT
         now = time.monotonic()
         if now - last >= _PLAIN_INTERVAL:
             last = now
-            rate = written / (now - started)
+            rate = max(written, 1) / (now - started)
             left = (count.total_nbytes - written) / rate
             done = f"{tensors}, {nbytes_text(written)} of {nbytes_text(count.total_nbytes)}"
             print(f"{done}, {nbytes_text(rate)}/s, {left:.0f} s left", file=stream, flush=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from gguflow.errors import printable
+from gguflow.errors import FileWarning, Finding, printable
 
 if TYPE_CHECKING:
     from gguflow.container.metadata import Value
@@ -84,6 +85,25 @@ def _scalar_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.7g}" if isinstance(value, Real) and not isinstance(value, Integral) else str(value)
+
+
+def finding_data(finding: Finding) -> dict[str, Any]:
+    """A finding as JSON-ready data.
+
+    finding: of a file.
+    """
+    fields = {key: json_ready(value, quoted=True) for key, value in asdict(finding).items()}
+    return {
+        key: fields[key] for key in ("rule", "severity", "path", "offset", "found", "expected", "message")
+    }
+
+
+def warnings_data(warnings: Iterable[FileWarning]) -> list[dict[str, Any]]:
+    """Warnings as JSON-ready data: the file beside the finding's fields.
+
+    warnings: of a model.
+    """
+    return [{"file": warning.file, **finding_data(warning.finding)} for warning in warnings]
 
 
 def json_ready(value: Any, *, quoted: bool = False) -> Any:

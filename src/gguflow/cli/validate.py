@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from gguflow.cli.command import Command
 from gguflow.cli.options import add_threads
-from gguflow.cli.text import json_ready
+from gguflow.cli.text import finding_data
 from gguflow.errors import ExitStatus, Finding, StorageError, printable
 
 _DESCRIPTION = """\
@@ -88,7 +88,7 @@ class Report:
         return {
             "file": self.file,
             "verdict": self.verdict,
-            "findings": [_finding_data(finding) for finding in self.findings],
+            "findings": [finding_data(finding) for finding in self.findings],
         }
 
     def text(self) -> str:
@@ -119,13 +119,6 @@ def report(path: str | os.PathLike[str], level: str, *, threads: int | None = No
     except StorageError as error:
         return Report(file, "io", (Finding("IO", str(error)),))
     return Report(file, verdict, tuple(findings))
-
-
-def _finding_data(finding: Finding) -> dict[str, Any]:
-    fields = {key: json_ready(value, quoted=True) for key, value in asdict(finding).items()}
-    return {
-        key: fields[key] for key in ("rule", "severity", "path", "offset", "found", "expected", "message")
-    }
 
 
 COMMAND = Command(

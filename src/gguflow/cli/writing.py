@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from gguflow.cli import progress
 from gguflow.cli.options import add_io, add_threads, parse_size, print_json
-from gguflow.cli.text import nbytes_text, table
+from gguflow.cli.text import nbytes_text, table, warnings_data
+from gguflow.errors import FileWarning, printable
 
 if TYPE_CHECKING:
     from gguflow.conversion import Prepared, Report
@@ -33,7 +35,9 @@ def add_writing_options(parser: argparse.ArgumentParser) -> None:
         "--no-resume", action="store_true", help="start over, and discard what an interrupted run left"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress and no summary")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="show no progress, no summary and no warnings"
+    )
 
 
 def write(prepared: Prepared, arguments: argparse.Namespace) -> None:
@@ -53,21 +57,51 @@ def write(prepared: Prepared, arguments: argparse.Namespace) -> None:
         resume=not arguments.no_resume,
         io=arguments.io,
     )
+    show_warnings(prepared.warnings, arguments)
     if arguments.quiet:
         reports = run()
     else:
         with progress.shown([plan for target in prepared.targets for plan in target.plans]) as callback:
             reports = run(progress=callback)
         print("\n\n".join(map(report_text, reports)), file=sys.stderr)
+    show_warnings(reports[0].warnings[len(prepared.warnings) :], arguments)
+    print_notes(note for report in reports for note in report.notes)
     if arguments.json:
-        print_json(
-            *(
-                {**asdict(report), "output": str(report.output), "files": list(map(str, report.files))}
-                for report in reports
-            )
-        )
+        print_json(*map(report_data, reports))
     else:
         print(*(file for report in reports for file in report.files), sep="\n")
+
+
+def show_warnings(warnings: Sequence[FileWarning], arguments: argparse.Namespace) -> None:
+    """Print warnings to stderr, unless --quiet is given.
+
+    warnings: about the source.
+    arguments: the options of `add_writing_options`.
+    """
+    for warning in () if arguments.quiet else warnings:
+        print(f"gguflow: warning: {printable(str(warning))}", file=sys.stderr)
+
+
+def report_data(report: Report) -> dict[str, Any]:
+    """What a conversion did, as JSON-ready data.
+
+    report: of one target.
+    """
+    return {
+        **asdict(replace(report, warnings=())),
+        "output": str(report.output),
+        "files": list(map(str, report.files)),
+        "warnings": warnings_data(report.warnings),
+    }
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Say what a file that was replaced could not hand down.
+
+    notes: sentences.
+    """
+    for note in notes:
+        print(f"gguflow: {printable(note)}", file=sys.stderr)
 
 
 def report_text(report: Report) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguflow import platform
+from gguflow.arguments import choice, file_path
 from gguflow.comparison.measures import Operand, TensorMeasures, measure
 from gguflow.comparison.sides import Side, pairs
 from gguflow.container.header import without_leading_ones
+from gguflow.container.mapped_file import IO_MODES
 from gguflow.errors import UsageError
 from gguflow.models.reading import ModelReader
-from gguflow.threads import check
+from gguflow.threads import resolve as resolve_threads
 
 __all__ = ["Comparison", "TensorComparison", "TensorMeasures", "compare"]
 
@@ -57,6 +58,7 @@ def compare(
     *,
     threads: int | None = None,
     io: str = "mmap",
+    follow_links: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare the weights of b with those of a, which are the reference.
@@ -67,13 +69,15 @@ def compare(
         one of them is a bare .safetensors file, names are those of transformers, otherwise those of GGUF.
     threads: number of threads; None for all processors.
     io: how files are read: "mmap" or "pread".
+    follow_links: whether configuration and tokenizer of a checkpoint may be links to anywhere.
     progress: called after each tensor.
 
     Raises UsageError (nothing in common), FileError, StorageError.
     """
-    threads = platform.available_cpus() if threads is None else threads
-    check(threads)
-    sides = Side.open(a), Side.open(b)
+    threads = resolve_threads(threads)
+    choice(io, "io", IO_MODES)
+    a, b = file_path(a, "a"), file_path(b, "b")
+    sides = Side.open(a, follow_links), Side.open(b, follow_links)
     left, right = pairs(*sides)
     common = [name for name in left if name in right]
     comparable = [
@@ -99,8 +103,8 @@ def compare(
         reader_a.check_unchanged()
         reader_b.check_unchanged()
     return Comparison(
-        a=Path(a),
-        b=Path(b),
+        a=a,
+        b=b,
         tensors=tuple(compared),
         only_a=tuple(name for name in left if name not in right),
         only_b=tuple(name for name in right if name not in left),

@@ -33,8 +33,9 @@ WRITERS = (".html", ".htm", ".png")
 """The suffixes of file names that `write` accepts."""
 
 
-def write(comparison: Comparison, path: str | Path) -> None:
-    """Write the plot, as HTML or PNG by the suffix of `path`, replacing an existing file atomically.
+def write(comparison: Comparison, path: str | Path) -> list[str]:
+    """Write the plot, as HTML or PNG by the suffix of `path`, replacing an existing file atomically. Returns
+    what could not be kept of that file, in sentences.
 
     Raises UsageError, StorageError.
     """
@@ -46,6 +47,7 @@ def write(comparison: Comparison, path: str | Path) -> None:
     with OutputFile(Path(path), len(content), overwrite=True) as file:
         file.write(content, 0)
         file.commit()
+    return file.notes
 
 
 def picture(comparison: Comparison) -> bytes:

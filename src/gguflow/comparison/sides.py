@@ -23,9 +23,9 @@ class Side:
     is_bare: bool
 
     @classmethod
-    def open(cls, path: str | Path) -> Side:
+    def open(cls, path: str | Path, follow_links: bool = False) -> Side:
         """Read the headers. Raises UsageError, FileError, StorageError."""
-        checkpoint = sources.open_checkpoint(path)
+        checkpoint = sources.open_checkpoint(path, follow_links)
         return cls(checkpoint, checkpoint.metadata is None and checkpoint.config is None)
 
     def by_gguf_name(self) -> dict[str, ModelTensor]:

@@ -26,6 +26,9 @@ DIGEST_BYTES = 16
 NAMESPACE = "gguflow."
 """The prefix of keys that only the writer of this program sets."""
 
+MODEL_NAMESPACE = "gguflow.tokenizer."
+"""The prefix of those that are about the model and not about the file: whoever rewrites a file keeps them."""
+
 RECIPE_KEY = "gguflow.recipe"
 RECIPE_VERSION_KEY = "gguflow.recipe.version"
 SOURCE_FILES_KEY = "gguflow.source.files"
@@ -81,7 +84,11 @@ def has_set(metadata: Metadata) -> bool:
 
 def without_set(metadata: Metadata) -> Metadata:
     """The metadata without the key set, which only a writer of the data can fill in."""
-    return {key: value for key, value in metadata.items() if not key.startswith(NAMESPACE)}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.startswith(MODEL_NAMESPACE) or not key.startswith(NAMESPACE)
+    }
 
 
 def hexdigest(content: bytes | memoryview) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LFS_POINTER = b"version https://git-lfs"
+"""How the file begins that Git LFS leaves where the content was not fetched."""
+
 _SIGNS: tuple[tuple[bytes, str], ...] = (
     (b"FUGG", "its magic is reversed: a byte-swapped file, which no program reads"),
     (
@@ -13,7 +16,7 @@ _SIGNS: tuple[tuple[bytes, str], ...] = (
     (b"algg", "a legacy GGLA adapter; convert it again from its original weights"),
     (b"GGML", "a legacy GGML file of 2023; convert the model again from its original weights"),
     (b"GGJT", "a legacy GGJT file of 2023; convert the model again from its original weights"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the model: fetch the file itself (git lfs pull)"),
+    (LFS_POINTER, "a Git LFS pointer, not the content: fetch the file itself (git lfs pull)"),
     (b"\x89PNG", "a PNG image"),
     (b"PK\x03\x04", "a ZIP archive (a PyTorch checkpoint is one)"),
     (b"\x1f\x8b", "compressed with gzip: decompress it first"),

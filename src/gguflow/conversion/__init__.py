@@ -16,7 +16,9 @@ from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
 from gguflow._version import __version__
+from gguflow.arguments import MAX_SIZE, choice, file_path, flag, integer
 from gguflow.container.integrity import shards_id
+from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.shards import ShardName
 from gguflow.conversion import engine, planners
 from gguflow.conversion.engine import Progress
@@ -25,14 +27,19 @@ from gguflow.conversion.jobs import Memory, jobs_of
 from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.splitting import Split, split
-from gguflow.errors import UsageError
+from gguflow.errors import FileWarning, UsageError, gathered_warnings, warn
+from gguflow.models.differences import Difference, by_id
 from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
 from gguflow.quantization import kernels_digest
 from gguflow.sources.base import Checkpoint
+from gguflow.threads import resolve as resolve_threads
 
 DEFAULT_MEMORY_LIMIT = 192 << 20
 """Bytes for buffers, of all threads together."""
+
+_OPEN_FILES = 3
+"""For each output: the partial file, its journal, and the file that it replaces."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,10 @@ class Report:
 
     output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are
     entropy-coded, without coding and as they are stored; None without any.
+    differences: the ids of those intended differences from llama.cpp that applied.
+    warnings: what is doubtful about the source, as of `Prepared`, and what only its weights could tell.
+    notes: what could not be kept of files that were replaced (their owner, other names of theirs), in
+    sentences.
     """
 
     output: Path
@@ -65,6 +76,9 @@ class Report:
     seconds: float
     files: tuple[Path, ...]
     coded: tuple[int, int] | None = None
+    differences: tuple[str, ...] = ()
+    warnings: tuple[FileWarning, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,10 +93,16 @@ class Target:
 class Prepared:
     """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in
     different formats.
+
+    differences: the intended differences from llama.cpp that apply to this checkpoint.
+    warnings: what is doubtful about the source.
     """
 
     checkpoint: Checkpoint
     targets: tuple[Target, ...]
+    differences: tuple[Difference, ...] = ()
+    warnings: tuple[FileWarning, ...] = ()
+    allow_non_finite: bool = False
 
 
 def prepare(
@@ -92,26 +112,43 @@ def prepare(
     type: str = "q4_k_m",
     architecture: str | None = None,
     strip_prefix: str | None = None,
+    skip_tensors: Sequence[str] = (),
+    follow_links: bool = False,
     options: recipes.Options | None = None,
     imatrix: str | Path | None = None,
     shards: Split | None = None,
     integrity: bool = True,
+    allow_non_finite: bool = False,
 ) -> Prepared:
     """Open the source, understand the model, plan the output. Reads headers, config and tokenizer; no
     weights.
 
     output: default llama.cpp's file name for the model, in the current directory; `{type}` in it stands for
     the type.
+    skip_tensors: regular expressions; tensors with one of them anywhere in their name in the source are left
+    out.
+    follow_links: whether configuration, tokenizer and model card may be links to anywhere; otherwise they may
+    lead to a file of the checkpoint, or into a Hugging Face cache.
     type: one, or several with commas between them, which are then written from one reading of the source.
     options: changes to what the type's recipe chooses, and to metadata. imatrix: a file with the importance
     of columns, llama-imatrix's. shards: how the output is cut into several files, whose names end in
     -00001-of-00003.gguf; None for one file.
     integrity: whether the output carries the keys by which it can prove itself.
+    allow_non_finite: keep NaN and infinity in tensors that are copied, or stored as F32, F16 or BF16; the
+    report then names them. Weights that are NaN or infinite are never quantized.
     Raises UsageError, FileError, StorageError.
     """
+    source = file_path(source, "source")
+    output = None if output is None else file_path(output, "output")
+    imatrix = None if imatrix is None else file_path(imatrix, "imatrix")
+    flag(integrity, "integrity")
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
-    checkpoint = sources.open_checkpoint(source)
-    model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
+    with gathered_warnings() as warnings:
+        checkpoint = sources.open_checkpoint(source, follow_links)
+        sources.refuse_lone_shard(checkpoint)
+        model = models.load(
+            checkpoint, architecture=architecture, strip_prefix=strip_prefix, skip_tensors=skip_tensors
+        )
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
     template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
@@ -122,7 +159,8 @@ def prepare(
         raise UsageError(
             f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
         )
-    return Prepared(checkpoint, targets)
+    applied = tuple(map(by_id, model.differences))
+    return Prepared(checkpoint, targets, applied, (*warnings, *model.warnings), allow_non_finite)
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -144,6 +182,7 @@ def run(
     resume: bool = True,
     io: str = "mmap",
     progress: Progress | None = None,
+    allow_non_finite: bool = False,
 ) -> list[Report]:
     """Carry out a prepared conversion; a report for each target. Whatever stops it, each output is then whole
     or as it was.
@@ -153,26 +192,29 @@ def run(
     resume: go on from what an interrupted run of the same conversion left; False forgets it.
     io: "mmap", or "pread" where a source might be truncated by somebody while it is read, which kills a
     process that has it mapped.
+    allow_non_finite: as in `prepare`; either allows it.
     Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another
-    conversion; a tensor needs importance and has none), InvalidError (NaN or Inf in a tensor that is to be
-    quantized; a source that changed while it was read), StorageError.
+    conversion; a tensor needs importance and has none), InvalidError (NaN or Inf in a tensor; weights that
+    would become NaN, Inf or nothing; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
-    threads = platform.available_cpus() if threads is None else threads
-    if threads < 1:
-        raise UsageError(f"threads must be 1 or more, not {threads}")
+    threads = check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     files = [file for target in prepared.targets for file in zip(target.plans, target.paths, strict=True)]
     for plan, path in files:
         plan.check_importance()
         if any(platform.is_same_file(path, file.path) for file in prepared.checkpoint.files):
             raise UsageError(f"{path} is a source of this conversion; choose another output")
     memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
+    platform.allow_open_files(_OPEN_FILES * len(files) + len(prepared.checkpoint.files))
     binding = _binding(prepared.checkpoint)
-    with ExitStack() as stack:
+    allow = allow_non_finite or prepared.allow_non_finite
+    with gathered_warnings() as warnings, ExitStack() as stack:
         reader = stack.enter_context(ModelReader(prepared.checkpoint, io))
         targets = [
             [
-                stack.enter_context(Output(plan, path, binding, overwrite=overwrite, resume=resume))
+                stack.enter_context(
+                    Output(plan, path, binding, overwrite=overwrite, resume=resume, allow_non_finite=allow)
+                )
                 for plan, path in zip(target.plans, target.paths, strict=True)
             ]
             for target in prepared.targets
@@ -182,11 +224,23 @@ def run(
         reader.check_unchanged()
         for target in targets:
             _complete(target)
+            _warn(prepared.checkpoint, target)
         for target in targets:
             for output in reversed(target):  # whoever finds the first shard finds them all
                 output.file.commit()
     seconds = time.perf_counter() - started
-    return [_report(target, seconds) for target in targets]
+    differences = tuple(difference.id for difference in prepared.differences)
+    said = (*prepared.warnings, *warnings)
+    return [_report(target, seconds, differences, said) for target in targets]
+
+
+def check_settings(threads: int | None, memory_limit: int, *, overwrite: bool, resume: bool, io: str) -> int:
+    """The number of threads, where these arguments of `run` are what they must be. Raises UsageError."""
+    integer(memory_limit, "memory_limit", 0, MAX_SIZE)
+    flag(overwrite, "overwrite")
+    flag(resume, "resume")
+    choice(io, "io", IO_MODES)
+    return resolve_threads(threads)
 
 
 def convert(
@@ -196,6 +250,8 @@ def convert(
     type: str = "q4_k_m",
     architecture: str | None = None,
     strip_prefix: str | None = None,
+    skip_tensors: Sequence[str] = (),
+    follow_links: bool = False,
     options: recipes.Options | None = None,
     imatrix: str | Path | None = None,
     shards: Split | None = None,
@@ -206,20 +262,25 @@ def convert(
     resume: bool = True,
     io: str = "mmap",
     progress: Progress | None = None,
+    allow_non_finite: bool = False,
 ) -> Report:
     """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of
     several types, the first one's report.
     """
+    check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     prepared = prepare(
         source,
         output,
         type=type,
         architecture=architecture,
         strip_prefix=strip_prefix,
+        skip_tensors=skip_tensors,
+        follow_links=follow_links,
         options=options,
         imatrix=imatrix,
         shards=shards,
         integrity=integrity,
+        allow_non_finite=allow_non_finite,
     )
     return run(
         prepared,
@@ -257,7 +318,19 @@ def _complete(shards: Sequence[Output]) -> None:
         output.file.flush()
 
 
-def _report(shards: Sequence[Output], seconds: float) -> Report:
+def _warn(checkpoint: Checkpoint, shards: Sequence[Output]) -> None:
+    """Say what is odd about the weights that were written."""
+    for output in shards:
+        for finding in output.warnings():
+            warn(checkpoint.path if finding.rule == "V-005" else output.file.path, finding)
+
+
+def _report(
+    shards: Sequence[Output],
+    seconds: float,
+    differences: tuple[str, ...],
+    warnings: tuple[FileWarning, ...],
+) -> Report:
     tensors = [planned for output in shards for planned in output.plan.tensors]
     n_weights = sum(planned.tensor.n_weights for planned in tensors)
     by_format: dict[recipes.Format, list[PlannedTensor]] = {}
@@ -280,7 +353,10 @@ def _report(shards: Sequence[Output], seconds: float) -> Report:
         },
         seconds=seconds,
         files=tuple(output.file.path for output in shards),
+        notes=tuple(note for output in shards for note in output.file.notes),
         coded=_coded(tensors),
+        differences=differences,
+        warnings=warnings,
     )
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
+from gguflow import platform
 from gguflow.conversion.plan import PlannedTensor
 
 Progress = Callable[[PlannedTensor, int, int], None]
@@ -231,13 +232,30 @@ def _run_alone(loop: _Loop, report: Callable[[], None]) -> None:
 
 def _run_on_threads(loop: _Loop, threads: int, report: Callable[[], None]) -> None:
     with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
-        pending = {pool.submit(loop.work) for _ in range(threads)}
         try:
+            pending = _start(pool, loop.work, threads)
+            if not pending:
+                _run_alone(loop, report)
             while pending:
                 done, pending = wait(pending, PROGRESS_INTERVAL, FIRST_EXCEPTION)
                 report()
                 for future in done:
                     future.result()
         except BaseException as error:
-            loop.stop(error)
+            with platform.interruptions_deferred():  # who leaves now takes files away that threads write to
+                loop.stop(error)
+                pool.shutdown()
+            if isinstance(error, RuntimeError) and isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error  # interrupted again inside of a lock's own clean-up
             raise
+
+
+def _start(pool: ThreadPoolExecutor, work: Callable[[], None], threads: int) -> set[Future[None]]:
+    """Begin to work on as many threads as the system gives, which may have none left."""
+    pending: set[Future[None]] = set()
+    for _ in range(threads):
+        try:
+            pending.add(pool.submit(work))
+        except RuntimeError:  # can't start new thread
+            break
+    return pending

@@ -3,7 +3,7 @@ measured on text.
 
 Two formats hold the same: a GGUF file with the sums of squared activations and how many there were, and the
 older .dat with their means. Both are read as hostile: every count is held against the bytes that remain, and
-no value is used before it is proved to be a finite number, not negative. The rules A-001 to A-015 are in
+no value is used before it is proved to be a finite number, not negative. The rules A-001 to A-018 are in
 spec/imatrix.md. The values are views of the mapped file, averaged when they are asked for, so that the
 experts of a large model cost no memory. Layout and arithmetic: common/imatrix-loader.cpp and
 tools/quantize/quantize.cpp in llama.cpp.
@@ -37,12 +37,15 @@ _I32 = struct.Struct("<i")
 _SMALLEST_ENTRY = 4 + 4 + 4 + 4  # the length of an empty name, calls, the number of values, one value
 _F32_ID = 0
 MAX_ENTRIES = 1 << 16
-"""The largest known model has some thousand matrices; the experts of a block are one."""
+"""A model has fewer tensors, and an entry takes more memory than bytes."""
 _MAX_DATASETS = 1 << 10
 """Names of datasets that are kept; one is recorded."""
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_PROVENANCE_BYTES = 127
 """llama-quantize keeps no more of a string that it writes for itself."""
+
+MOST = float(1 << 64)
+"""The largest importance of a column: with more, sums of squares of ordinary weights leave binary32."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,40 @@ class Imatrix:
             Finding("A-014", message, f"$.entries[{quoted(name)}]", None, importance.sums.size, expected),
         )
 
+    def check_usable(self, name: str, importance: Importance, row: int, *, zeros: bool = False) -> None:
+        """Raise InvalidError where the entry for a tensor would erase weights, or make sums overflow.
+
+        name: of the tensor.
+        importance: what `find` gave for it.
+        row: weights of a row.
+        zeros: whether a matrix may have no importance at all.
+        """
+        sums = importance.sums.reshape(-1, row)
+        for matrix in () if zeros else np.flatnonzero(~sums.any(axis=1)).tolist():
+            if not importance.of_matrix(matrix, row).any():
+                message = (
+                    f"the entry for {printable(name)} is zero in every column of matrix {matrix}: nothing of "
+                    "it would count, and its weights would be lost; leave the entry out, or measure the imatrix again"
+                )
+                raise InvalidError(
+                    self.path, Finding("A-016", message, f"$.entries[{quoted(name)}][{matrix}]")
+                )
+        if float(sums.max(initial=0)) <= MOST:
+            return
+        for matrix in np.flatnonzero(sums.max(axis=1) > MOST).tolist():
+            columns = importance.of_matrix(matrix, row)
+            if float(columns.max()) > MOST:
+                column = int(columns.argmax())
+                message = (
+                    f"the entry for {printable(name)} is too large in column {column} of matrix {matrix}: sums "
+                    "over a row would overflow; leave the entry out, or measure the imatrix again"
+                )
+                where = f"$.entries[{quoted(name)}][{matrix}, {column}]"
+                found = float(columns[column])
+                raise InvalidError(
+                    self.path, Finding("A-017", message, where, None, found, f"{MOST:g} or less")
+                )
+
     def check_is_for(self, names: set[str]) -> None:
         """Raise InvalidError (A-015) where no entry is for a tensor of these names."""
         if not names & self.entries.keys():
@@ -132,8 +169,18 @@ def read(path: str | Path) -> Imatrix:
     Raises MalformedError and InvalidError with the rule that the file breaks (those of GGUF files among
     them), StorageError.
     """
-    content = map_file(path)
-    imatrix = _read_gguf(str(path), content) if bytes(content[:4]) == MAGIC else _read_dat(str(path), content)
+    return parse_imatrix(str(path), map_file(path))
+
+
+def parse_imatrix(path: str, content: memoryview) -> Imatrix:
+    """Parse an imatrix in either format.
+
+    path: as the user named it.
+    content: of the whole file.
+
+    Raises what `read` raises about a file.
+    """
+    imatrix = _read_gguf(path, content) if bytes(content[:4]) == MAGIC else _read_dat(path, content)
     return replace(imatrix, digest=hashlib.sha256(content).hexdigest())
 
 
@@ -279,7 +326,7 @@ def _check_number(path: str, n_entries: int) -> None:
     if n_entries > MAX_ENTRIES:
         message = "more entries than the limit"
         raise LimitError(
-            path, Finding("A-011", message, "$.entries", None, n_entries, f"{MAX_ENTRIES} or fewer")
+            path, Finding("A-018", message, "$.entries", None, n_entries, f"{MAX_ENTRIES} or fewer")
         )
 
 

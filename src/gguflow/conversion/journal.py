@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +22,7 @@ from gguflow.errors import UsageError
 Leaf = tuple[int, int]
 """(tensor, leaf), or (tensor, chunk): both counted from 0, the tensor in the order of the output's table."""
 
-_LINE = re.compile(r"(\d{1,18}) (\d{1,18}) ([0-9a-f]{32})(?: (\d{1,18}))?")
-"""Of numbers that are no longer than any that is written."""
+_LINE = re.compile(r"([0-9]{1,20}) ([0-9]{1,20}) ([0-9a-f]{32})(?: ([0-9]{1,20}))?")
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,21 @@ class Claims:
         return bool(self.leaves or self.chunks)
 
 
+def claims_in(lines: Iterable[str]) -> Claims:
+    """What the lines behind the first one say; a line that is none says nothing.
+
+    lines: without their ends.
+    """
+    claims = Claims()
+    for match in filter(None, map(_LINE.fullmatch, lines)):
+        leaf, digest = (int(match[1]), int(match[2])), bytes.fromhex(match[3])
+        if match[4] is None:
+            claims.leaves[leaf] = digest
+        else:
+            claims.chunks[leaf] = digest, int(match[4])
+    return claims
+
+
 class Journal:
     """The journal of one output; used by one process, which holds the lock of the partial file.
 
@@ -49,17 +63,15 @@ class Journal:
         self.path = path
         self.binding = binding
         self._fd: int | None = None
+        self._pid = os.getpid()
 
     def claims(self) -> Claims:
         """What an earlier process says it wrote; nothing where there was none.
 
-        Raises UsageError where the journal is bound to something else.
+        Raises UsageError where the journal is bound to something else, or is not ours; StorageError.
         """
-        try:
-            with platform.storage_errors("read", self.path):
-                lines = self.path.read_text("ascii", "replace").split("\n") if self.path.exists() else []
-        except UnicodeError:
-            lines = []
+        with platform.storage_errors("read", self.path):
+            lines = (platform.read_own(self.path) or b"").decode("ascii", "replace").split("\n")
         if len(lines) < 2:  # nothing, or a first line that was cut short
             return Claims()
         if lines[0] != self.binding:
@@ -68,28 +80,19 @@ class Journal:
                 "but its sources, settings or version were others; "
                 "run it with those again to continue it, or pass --no-resume (resume=False) to start afresh"
             )
-        claims = Claims()
-        for match in filter(None, map(_LINE.fullmatch, lines[1:-1])):
-            leaf, digest = (int(match[1]), int(match[2])), bytes.fromhex(match[3])
-            if match[4] is None:
-                claims.leaves[leaf] = digest
-            else:
-                claims.chunks[leaf] = digest, int(match[4])
-        return claims
+        return claims_in(lines[1:-1])
 
     def open(self, *, fresh: bool) -> None:
-        """Begin to record. fresh: forget what was claimed."""
+        """Begin to record. Raises UsageError where a file that is not ours has the name, StorageError.
+
+        fresh: forget what was claimed.
+        """
         with platform.storage_errors("write", self.path):
-            flags = (
-                os.O_WRONLY
-                | os.O_CREAT
-                | os.O_APPEND
-                | getattr(os, "O_BINARY", 0)
-                | getattr(os, "O_NOFOLLOW", 0)
-            )
-            self._fd = os.open(self.path, flags | (os.O_TRUNC if fresh else 0), 0o666)
+            self._pid = os.getpid()
+            self._fd = platform.open_own(self.path, os.O_WRONLY | os.O_APPEND)
             if fresh:
-                os.write(self._fd, self.binding.encode("ascii") + b"\n")
+                platform.shorten(self._fd, 0)
+                self._write(self.binding + "\n")
 
     def record_leaves(self, leaves: Mapping[Leaf, bytes]) -> None:
         """These leaves, with their digests, are in the partial file. Thread-safe: one appending write."""
@@ -102,13 +105,24 @@ class Journal:
     def _append(self, lines: str) -> None:
         if self._fd is not None:
             with platform.storage_errors("write", self.path):
-                os.write(self._fd, lines.encode("ascii"))
+                if self._pid != os.getpid():
+                    raise UsageError(f"{self.path} is written by the process that began it, not by its child")
+                self._write(lines)
+
+    def _write(self, lines: str) -> None:
+        """All of it, even where the system takes a part: a torn line is no claim."""
+        rest = lines.encode("ascii")
+        while rest and self._fd is not None:
+            rest = rest[os.write(self._fd, rest) :]
 
     def close(self, *, remove: bool) -> None:
-        """Stop recording; remove the file where nobody needs it any more."""
+        """Stop recording; remove the file where nobody needs it any more. In a child of fork, nothing is
+        removed. What fails here costs nothing: whoever reads the lines proves them.
+        """
         if self._fd is not None:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
             self._fd = None
-        if remove:
+        if remove and self._pid == os.getpid():
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)

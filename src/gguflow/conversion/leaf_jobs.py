@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflow.arrays import largest_magnitude
-from gguflow.blocks import FORMATS, BlockFormat
+from gguflow.blocks import BlockFormat
 from gguflow.container.integrity import LEAF_WEIGHTS, leaf_weights, n_leaves, new_leaf_digest
 from gguflow.conversion.engine import Event, Jobs
 from gguflow.conversion.imatrix import Importance
 from gguflow.conversion.output import Output, WrittenLeaf
 from gguflow.conversion.plan import PlannedTensor
+from gguflow.conversion.proving import prove, weight_error
 from gguflow.conversion.source_digests import SourceDigests
-from gguflow.errors import Finding, InvalidError
+from gguflow.errors import InvalidError
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader, tile_ranges
-from gguflow.quantization import Bytes, Floats, encode, first_non_finite
+from gguflow.quantization import Bytes, Floats, encode
 
 LEAVES_TOGETHER = 4
 """Leaves that are noted together at the most, or half as many as there are threads: what the system is asked
@@ -38,9 +38,6 @@ LEAVES_AHEAD = 8
 
 SECONDS_TOGETHER = 0.02
 """A finished leaf waits no longer for the next one to be noted with."""
-
-_F16_LIMIT = np.float32(65520)
-"""The least magnitude that rounds to infinity in F16."""
 
 
 class _Buffers(threading.local):
@@ -174,7 +171,6 @@ class _Task:
         has_importance = any(p.importance is not None for p in planned)
         self.row = self.tensor.shape[-1] if has_importance else 1
         self.needs_floats = any(target.is_encoded for target in self.targets)
-        self.is_f16 = any(target.format is FORMATS["f16"] for target in self.targets)
         self.events = [(p, target.format.nbytes) for p, target in zip(planned, self.targets, strict=True)]
 
 
@@ -255,32 +251,32 @@ class LeafJob:
             )
 
     def _weights(self, raw: Bytes | None, first: int, last: int) -> Floats | None:
-        """The weights [first, last) as float32, checked for what F16 cannot hold.
-
-        Returns None where every output takes the bytes of the source as they are.
-        """
+        """The weights [first, last) as float32; None where every output takes the source's bytes."""
         task = self.task
         if not task.needs_floats or (raw is not None and task.tensor.source is None):
             return None
         leaves = task.leaves
         out = leaves.buffers.weights_of(last - first) if raw is not None else None
-        weights = leaves.reader.floats(task.tensor, first, last, raw, out)
-        if task.is_f16:
-            _check_f16(task.tensor, first, weights)
-        return weights
+        return leaves.reader.floats(task.tensor, first, last, raw, out)
 
     def _blocks(self, target: _Target, start: int, raw: Bytes | None, weights: Floats | None) -> Bytes:
-        """The tile that begins at weight `start`: encoded, or the source's bytes if these have the format."""
-        planned = target.planned
-        if weights is None or not target.is_encoded:
-            if raw is None:
-                raise ValueError(f"{planned.name} has nothing to write")
-            return raw
-        blocks = self.task.leaves.buffers.blocks_of(target.format.nbytes(weights.size))
-        if planned.importance is None:
-            _encode(planned, start, weights, blocks)
+        """The tile that begins at weight `start`, proved: encoded, or the source's bytes if these have the
+        format.
+        """
+        planned, output = target.planned, target.output
+        encoded = weights if target.is_encoded else None
+        if encoded is not None:
+            blocks = self.task.leaves.buffers.blocks_of(target.format.nbytes(encoded.size))
+            if planned.importance is None:
+                _encode(planned, start, encoded, blocks)
+            else:
+                self._encode_weighted(planned, planned.importance, start, encoded, blocks)
+        elif raw is not None:
+            blocks = raw
         else:
-            self._encode_weighted(planned, planned.importance, start, weights, blocks)
+            raise ValueError(f"{planned.name} has nothing to write")
+        allow = output.allow_non_finite
+        prove(planned, self.task.i, start, blocks, encoded, output.marks, allow_non_finite=allow)
         return blocks
 
     def _encode_weighted(
@@ -326,23 +322,9 @@ def _encode(
     """
     bad = encode(weights, planned.blocks, out, importance)
     if bad >= 0:
-        raise non_finite_error(planned.tensor, first + bad, weights[bad], "cannot be quantized")
+        raise non_finite_error(planned.tensor, first + bad, weights[bad])
 
 
-def _check_f16(tensor: ModelTensor, first: int, weights: Floats) -> None:
-    """Raise InvalidError for NaN, infinity, and what would become infinity."""
-    if largest_magnitude(weights.view(np.uint32)) < _F16_LIMIT.view(np.uint32):
-        return
-    bad = first_non_finite(weights)
-    if bad >= 0:
-        raise non_finite_error(tensor, first + bad, weights[bad], "cannot be quantized")
-    bad = int((np.abs(weights) >= _F16_LIMIT).argmax())
-    raise non_finite_error(tensor, first + bad, weights[bad], "does not fit F16 (choose bf16)")
-
-
-def non_finite_error(tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:
-    """The error that names weight i of a tensor, and says why it cannot be written."""
-    index = [int(k) for k in np.unravel_index(i, tensor.shape)]
-    message = f"tensor {tensor.name!r} holds {weight} at index {index}, which {why}"
-    path = tensor.source.file.path if tensor.source else "the model"
-    return InvalidError(path, Finding("M-100", message, f"$.tensors[{tensor.name!r}]"))
+def non_finite_error(tensor: ModelTensor, i: int, weight: np.float32) -> InvalidError:
+    """The error that names weight i of a tensor, which is NaN or infinite and was to be quantized."""
+    return weight_error("M-100", tensor, i, weight, "which cannot be quantized")

@@ -10,12 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+import numpy as np
+
 from gguflow.container.header import align
 from gguflow.container.integrity import leaf_weights, n_leaves, new_leaf_digest, tensor_digest
-from gguflow.container.output_file import OutputFile, is_worth_keeping
+from gguflow.container.output_file import OutputFile, hidden_sibling, is_worth_keeping
 from gguflow.conversion.journal import Claims, Journal, Leaf
 from gguflow.conversion.plan import Plan, PlannedTensor
-from gguflow.errors import UsageError
+from gguflow.conversion.proving import Marks, prove, warnings
+from gguflow.errors import Finding, StorageError, UsageError
 
 
 class WrittenLeaf(NamedTuple):
@@ -38,18 +41,31 @@ class Output:
     binding: what the journal is bound to beside the plan: one line of text.
     overwrite: whether a file of that name may be replaced.
     resume: whether to go on from what an interrupted run left.
+    allow_non_finite: whether NaN and infinity may stand where they stood in the source, or in plain numbers.
 
+    marks: what was seen of the tensors while they were written.
     places: offset (from the start of the data section) and size of every tensor whose place is known: of all
     of them from the start, unless the plan has payloads, whose sizes may depend on the data; then each tensor
     is placed (`place_tensor`) when all before it are written.
     """
 
-    def __init__(self, plan: Plan, path: Path, binding: str, *, overwrite: bool, resume: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        path: Path,
+        binding: str,
+        *,
+        overwrite: bool,
+        resume: bool,
+        allow_non_finite: bool = False,
+    ) -> None:
         self.plan = plan
+        self.allow_non_finite = allow_non_finite
+        self.marks = Marks()
         self.file = OutputFile(path, plan.nbytes, overwrite=overwrite, resume=resume)
         plan_digest = hashlib.sha256(plan.header).hexdigest()
         self.journal = Journal(
-            path.with_name(f".{path.name}.journal"), f"{binding} {plan_digest} {plan.imatrix_digest}"
+            hidden_sibling(path, ".journal"), f"{binding} {plan_digest} {plan.imatrix_digest}"
         )
         self.claims = Claims()
         self.places: dict[int, tuple[int, int]] = {}
@@ -64,7 +80,7 @@ class Output:
         try:
             try:
                 self.claims = self.journal.claims() if self.file.found else Claims()
-            except UsageError:
+            except (UsageError, StorageError):
                 self.file.keep()
                 raise
             if not self.plan.has_payloads:
@@ -178,7 +194,16 @@ class Output:
         planned = self.planned(leaf[0])
         first, last = leaf_weights(leaf[1], planned.tensor.n_weights)
         found = new_leaf_digest()
-        found.update(self.file.read(self.leaf_nbytes(leaf), self.offset(leaf[0], first)))
+        content = np.frombuffer(self.file.read(self.leaf_nbytes(leaf), self.offset(leaf[0], first)), np.uint8)
+        found.update(content)
         if last == planned.tensor.n_weights:
             found.update(bytes(planned.padding))
-        return bool(found.digest() == digest)
+        if found.digest() != digest:
+            return False
+        allow = self.allow_non_finite
+        prove(planned, leaf[0], first, content, None, self.marks, allow_non_finite=allow)
+        return True
+
+    def warnings(self) -> list[Finding]:
+        """What is to be said of its tensors, now that they are written."""
+        return list(warnings([(i, self.planned(i)) for i in self.tensors()], self.marks))

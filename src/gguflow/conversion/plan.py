@@ -81,7 +81,7 @@ class PlannedTensor:
     @property
     def is_encoded(self) -> bool:
         """Whether its weights are to be encoded, not copied as they are in the source."""
-        return self.tensor.source is None or self.tensor.source.format is not self.format
+        return _is_encoded(self.tensor, self.format)
 
 
 @dataclass(frozen=True)
@@ -329,6 +329,9 @@ def _placed(
             else choice.rule
         )
         used = importance if takes_it else None
+        if imatrix is not None and used is not None and _is_encoded(tensor, choice.format):
+            is_payload = not isinstance(choice.format, BlockFormat)
+            imatrix.check_usable(tensor.name, used, tensor.shape[-1], zeros=is_payload)
         placed.append(
             PlannedTensor(
                 tensor, choice.format, offset, nbytes, rule, alignment, used, choice.needs_importance
@@ -336,6 +339,10 @@ def _placed(
         )
         offset = header.align(offset + nbytes, alignment)
     return placed
+
+
+def _is_encoded(tensor: ModelTensor, chosen: recipes.Format) -> bool:
+    return tensor.source is None or tensor.source.format is not chosen
 
 
 def _as_stored(tensor: ModelTensor) -> ModelTensor:

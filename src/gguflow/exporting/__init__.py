@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gguflow import conversion, models, platform, sources
+from gguflow.arguments import choice, file_path, shown
 from gguflow.conversion import DEFAULT_MEMORY_LIMIT, Prepared, Report, Target
 from gguflow.conversion.engine import Progress
 from gguflow.conversion.plan import Plan, PlannedTensor
@@ -40,23 +41,25 @@ def prepare(
 
     Raises UsageError, FileError, StorageError.
     """
-    if dtype.lower() not in NUMBERS:
-        raise UsageError(f"weights can be exported as {', '.join(NUMBERS)}, not {dtype!r}")
-    if form not in FORMS:
-        raise UsageError(f"unknown form {form!r}; known: {', '.join(FORMS)}")
+    source, output = file_path(source, "source"), file_path(output, "output")
+    if not isinstance(dtype, str) or dtype.lower() not in NUMBERS:
+        raise UsageError(f"weights can be exported as {', '.join(NUMBERS)}, not {shown(dtype)}")
+    choice(form, "form", FORMS)
     checkpoint = sources.open_checkpoint(source)
     if checkpoint.metadata is None:
         raise UsageError(f"{source} is not a GGUF file; only those can be exported")
     model = models.load(checkpoint)
     tensors = original_tensors(model, models.by_name(model.architecture), checkpoint.path)
     entries, metadata = _entries(form, tensors, checkpoint, dtype.lower())
-    is_file = Path(output).suffix == ".safetensors"
-    path = Path(output) if is_file else Path(output) / "model.safetensors"
+    is_file = output.suffix == ".safetensors"
+    path = output if is_file else output / "model.safetensors"
     recipe = dtype.lower() if form == "safetensors" else form
     plan = _plan(path, model.architecture, entries, metadata, recipe)
     if not is_file:
         with platform.storage_errors("create", output):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if platform.mode_of(output) is not None and not output.is_dir():
+                raise UsageError(f"{output} is neither a directory nor a name that ends in .safetensors")
+            output.mkdir(parents=True, exist_ok=True)
     return Prepared(checkpoint, (Target((plan,), (path,)),))
 
 
@@ -74,6 +77,7 @@ def export(
     progress: Progress | None = None,
 ) -> Report:
     """Write the weights of a GGUF file as safetensors; for arguments and errors see `prepare` and `run`."""
+    conversion.check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     prepared = prepare(source, output, dtype=dtype, form=form)
     return conversion.run(
         prepared,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 from gguflow.errors import Finding, InvalidError, UnsupportedError, printable
 
@@ -64,6 +65,13 @@ class Keys:
         if not hasattr(value, "__len__") or isinstance(value, str):
             self._refuse(key, value, "an array")
         return value
+
+    def member(self, key: str, value: object, limit: int) -> int:
+        """An element of the array under a key, as an integer from 0 to limit - 1."""
+        token = operator.index(value) if isinstance(value, SupportsIndex) else -1
+        if isinstance(value, bool) or not 0 <= token < limit:
+            self._refuse(key, value, f"integers from 0 to {limit - 1}")
+        return token
 
     def require(self, key: str, only: bool | int, what: str) -> None:
         """Raise UnsupportedError (X-002) for any value but `only`, which the forward pass supports."""

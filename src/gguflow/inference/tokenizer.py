@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,44 +12,12 @@ from gguflow.inference.byte_pair import BytePair, to_bytes
 from gguflow.inference.keys import Keys
 from gguflow.inference.pre_tokenizers import SPLITTERS, Splitter
 from gguflow.inference.sentencepiece import SPACE, SentencePiece
+from gguflow.models.tokenizers.ends import ALL_ENDS_KEY, ending_texts, exempt_texts
 from gguflow.models.tokenizers.vocabulary import TokenType
 
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 _WRITTEN = {TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN}
 """Types of tokens that decode to their text; unused ones, and those of unknown type, decode to nothing."""
-_ENDING_TEXTS = (
-    *(
-        "</s>",
-        "<eos>",
-        "<EOT>",
-        "_<EOT>",
-        "[EOT]",
-        "[EOS]",
-        "[e~[",
-        "<turn|>",
-        "<end_of_turn>",
-        "<end_of_utterance>",
-        "<｜end▁of▁sentence｜>",  # noqa: RUF001
-    ),
-    *(
-        f"<|{name}|>"
-        for name in (
-            "eot_id",
-            "eom_id",
-            "im_end",
-            "end",
-            "return",
-            "call",
-            "calls",
-            "flush",
-            "endoftext",
-            "end_of_text",
-        )
-    ),
-    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
-    *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"),
-)
-"""Tokens that end a text because of their name: llama.cpp's list."""
 _DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
 """Ids for files that name no special tokens, by tokenizer.ggml.model."""
 
@@ -95,10 +63,11 @@ class Tokenizer:
             int(TokenType.NORMAL)
         ] * len(self.texts)
         ids = {text: token for token, text in enumerate(self.texts)}
-        ends = [ids[text] for text in _ENDING_TEXTS if text in ids]
+        ends = [ids[text] for text in ending_texts(ids)]
         for token in ends:
             self._types[token] = TokenType.CONTROL
-        self.special = self._special(keys, _DEFAULT_IDS[kind], splitter, ends)
+        exempt = {ids[text] for text in exempt_texts(ids)}
+        self.special = self._special(keys, _DEFAULT_IDS[kind], splitter, frozenset(ends), exempt)
         sought = {TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED}
         special = [token for token, of_token in enumerate(self._types) if of_token in sought]
         self._marked = sorted(
@@ -187,17 +156,29 @@ class Tokenizer:
         return parts
 
     def _special(
-        self, keys: Keys, defaults: Mapping[str, int], splitter: Splitter, ends: Sequence[int]
+        self,
+        keys: Keys,
+        defaults: Mapping[str, int],
+        splitter: Splitter,
+        ends: frozenset[int],
+        exempt: Set[int],
     ) -> Special:
-        """The special tokens; ends: the tokens that end a text by their name."""
-        named = (self._id(keys, kind, defaults) for kind in ("eos", "eot", "eom"))
+        """The special tokens; ends: the tokens that end a text by their name; exempt: those that never do."""
+        ids = (self._id(keys, kind, defaults) for kind in ("eos", "eot", "eom"))
+        named = {token for token in ids if token is not None}
         return Special(
             bos=self._id(keys, "bos", defaults),
             eos=self._id(keys, "eos", defaults),
             adds_bos=keys.flag("add_bos_token", splitter.adds_bos),
             adds_eos=keys.flag("add_eos_token", False),
-            ends=frozenset([*ends, *(token for token in named if token is not None)]),
+            ends=ends | (named - exempt) | self._all_ends(keys),
         )
+
+    def _all_ends(self, keys: Keys) -> set[int]:
+        """The tokens that end a text, of a file that has them all under our own key."""
+        prefix, _, name = ALL_ENDS_KEY.rpartition(".")
+        own = Keys(keys.metadata, keys.file, f"{prefix}.")
+        return {own.member(name, token, len(self.texts)) for token in own.array(name)}
 
     def _id(self, keys: Keys, kind: str, defaults: Mapping[str, int]) -> int | None:
         token = keys.integer(f"{kind}_token_id", defaults.get(kind, len(self.texts)))

@@ -8,22 +8,29 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from gguflow.errors import Finding, UnsupportedError, UsageError
+from gguflow.errors import Finding, UnsupportedError, UsageError, gathered_warnings
 from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
+from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
-from gguflow.models.general import ParameterCounts, general_metadata
+from gguflow.models.general import ParameterCounts, general_metadata, read_generation
 from gguflow.models.gguf_limits import check_storable
-from gguflow.models.passthrough import from_gguf, pass_through, strip
+from gguflow.models.passthrough import from_gguf, pass_through, skip, strip
+from gguflow.models.tokenizers.ends import with_ends
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
 
 
 def load(
-    checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefix: str | None = None
+    checkpoint: Checkpoint,
+    *,
+    architecture: str | None = None,
+    strip_prefix: str | None = None,
+    skip_tensors: Sequence[str] = (),
 ) -> Model:
     """Turn a checkpoint into a model: GGUF metadata and GGUF tensors.
 
@@ -34,10 +41,21 @@ def load(
     checkpoint: tensors, configuration and side files.
     architecture: value for `general.architecture`, instead of what config.json says.
     strip_prefix: removed from the names that start with it.
+    skip_tensors: regular expressions; tensors with one of them anywhere in their name, prefix included, are
+        left out.
 
     Raises UsageError (no configuration, and no architecture given), UnsupportedError (unknown family), and
-    InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules.
+    InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules. What is
+    only doubtful is in `Model.warnings`.
     """
+    with gathered_warnings() as warnings:
+        if skip_tensors:
+            checkpoint = skip(checkpoint, skip_tensors)
+        model = _load(checkpoint, architecture, strip_prefix)
+    return replace(model, warnings=(*model.warnings, *warnings))
+
+
+def _load(checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | None) -> Model:
     if strip_prefix:
         checkpoint = strip(checkpoint, strip_prefix)
     if checkpoint.metadata is not None:
@@ -50,12 +68,14 @@ def load(
     if architecture is not None:
         model = pass_through(checkpoint, architecture)
     elif checkpoint.config is None or checkpoint.directory is None:
+        directory = checkpoint.path.parent
+        hint = f", or name its directory {directory}" if (directory / "config.json").is_file() else ""
         raise UsageError(
             f"{checkpoint.path}: no config.json says what the model is; "
-            "pass --arch NAME to set general.architecture and keep the tensor names"
+            f"pass --arch NAME to set general.architecture and keep the tensor names{hint}"
         )
     else:
-        config = Document(checkpoint.directory / "config.json", checkpoint.config)
+        config = text_configuration(checkpoint.directory / "config.json", checkpoint.config)
         model = _understand(checkpoint, checkpoint.directory, config)
     check_storable(model, checkpoint.path)
     return model
@@ -85,9 +105,15 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
     tensors = match_tensors(family, checkpoint, config)
     general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
     n_heads = config.integer("num_attention_heads")
+    tokenizer = with_ends(
+        family.tokenizer(TokenizerFiles.read(config, directory)),
+        config,
+        read_generation(directory),
+        generates=class_name(config).endswith("ForCausalLM"),
+    )
     return Model(
         architecture=family.name,
-        metadata=general | hyper_parameters | family.tokenizer(TokenizerFiles.read(config, directory)),
+        metadata=general | hyper_parameters | tokenizer,
         tensors=tensors,
         n_layers=config.integer("num_hidden_layers"),
         n_heads=n_heads,
@@ -96,6 +122,7 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         if (key := f"{family.name}.expert_count") in hyper_parameters
         else 0,
         file_stem=file_stem,
+        differences=tuple(config.applied.ids),
     )
 
 

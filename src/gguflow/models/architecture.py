@@ -108,6 +108,8 @@ def match_tensors(
             raise _tensor_error(source, "M-013", f"{source.name!r} is a second {name}")
         if source.shape != (shape if expert is None else shape[1:]):
             message = f"the shape of {name} contradicts the hyper-parameters in {config.file.name}"
+            if absent := sorted(config.defaults.keys() - config.values.keys()):
+                message += f" (with the class's defaults for {', '.join(absent)})"
             raise _tensor_error(source, "M-012", message, shape if expert is None else shape[1:])
         if parts and source.dtype != next(iter(parts.values())).dtype:
             raise _tensor_error(source, "M-015", "the experts of a layer have different dtypes")

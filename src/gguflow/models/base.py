@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.container.metadata import Metadata
+from gguflow.errors import FileWarning
 from gguflow.sources.base import SourceTensor
 
 
@@ -110,6 +111,8 @@ class Model:
     n_layers, n_heads, n_kv_heads, n_experts: for recipes; 0 if unknown.
     is_final: whether the tensors come from a GGUF file, so that those not quantized are copied unchanged.
     file_stem: the default output name without suffix, with "{type}" for the type.
+    differences: the ids of the intended differences from llama.cpp (`models.differences`) that applied.
+    warnings: what is doubtful about the checkpoint, from `gguflow.errors.warn`.
     """
 
     architecture: str
@@ -121,6 +124,8 @@ class Model:
     n_experts: int = 0
     is_final: bool = False
     file_stem: str = "model-{type}"
+    warnings: tuple[FileWarning, ...] = ()
+    differences: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Sizes:

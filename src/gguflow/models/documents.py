@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gguflow.container.sniffing import LFS_POINTER, looks_like
 from gguflow.errors import Finding, InvalidError, LimitError, MalformedError
+from gguflow.models.differences import Applied
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
 from gguflow.sources.base import json_path, require_regular
-from gguflow.sources.huggingface import contained
+from gguflow.sources.links import contained
 
 MAX_FILE_NBYTES = 128 << 20
 """The size limit of a side file. The largest known tokenizer.json (262144 tokens) has 35 MB."""
@@ -30,8 +32,8 @@ MAX_FLOAT32 = 3.4028234663852886e38
 def read_bytes(directory: Path, name: str) -> bytes | None:
     """The content of a file in the checkpoint's directory, or None if it does not exist.
 
-    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: not a regular file), LimitError
-    (M-022), StorageError.
+    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: not a regular file), MalformedError
+    (M-021: a Git LFS pointer in its place), LimitError (M-022), StorageError.
     """
     file = contained(directory, name)
     with storage_errors("read", file):
@@ -44,6 +46,8 @@ def read_bytes(directory: Path, name: str) -> bytes | None:
         raise LimitError(
             file, Finding("M-022", f"larger than the {MAX_FILE_NBYTES} bytes that such a file may have")
         )
+    if content.startswith(LFS_POINTER):
+        raise MalformedError(file, Finding("M-021", f"not the file itself{looks_like(content[:512])}"))
     return content
 
 
@@ -81,11 +85,17 @@ class Document:
     file: for messages.
     values: the object.
     where: its path in the file, as JSONPath.
+    applied: collects the intended differences from llama.cpp that its values led to; shared by its parts.
+    defaults: what keys mean that are absent; for `in`, they stay absent.
+    places: for keys that come from another object of the file, its path.
     """
 
     file: Path
     values: Mapping[str, Any]
     where: str = "$"
+    applied: Applied = field(default_factory=Applied, repr=False, compare=False)
+    defaults: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    places: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, directory: Path, name: str) -> Document | None:
@@ -106,7 +116,11 @@ class Document:
 
     def at(self, key: str, index: int | None = None) -> str:
         """The path of a key, or of element `index` of its list."""
-        return self.where + json_path(key).removeprefix("$") + ("" if index is None else f"[{index}]")
+        return (
+            self.places.get(key, self.where)
+            + json_path(key).removeprefix("$")
+            + ("" if index is None else f"[{index}]")
+        )
 
     def wrong(self, key: str, found: object, expected: str, index: int | None = None) -> InvalidError:
         """The error for an invalid value (M-003), or for element `index` of a list."""
@@ -169,7 +183,7 @@ class Document:
         value = self._value(key, {})
         if not isinstance(value, dict):
             raise self.wrong(key, value, "an object")
-        return Document(self.file, value, self.at(key))
+        return Document(self.file, value, self.at(key), self.applied)
 
     def items(self, key: str) -> list[Any]:
         """The list under a key, empty if absent. Raises InvalidError (M-003)."""
@@ -183,10 +197,10 @@ class Document:
         for index, value in enumerate(self.items(key)):
             if not isinstance(value, dict):
                 raise self.wrong(key, value, "an object", index)
-            yield Document(self.file, value, self.at(key, index))
+            yield Document(self.file, value, self.at(key, index), self.applied)
 
     def _value(self, key: str, default: Any) -> Any:
-        value = self.values.get(key)
+        value = self.values.get(key) if key in self.values else self.defaults.get(key)
         if value is not None:
             return value
         if default is None:

@@ -9,7 +9,7 @@ from gguflow.models.architecture import Architecture, Expected, class_name
 from gguflow.models.base import ModelTensor
 from gguflow.models.decoder import ORIGINALS, DecoderSizes, decoder_metadata, decoder_tensors
 from gguflow.models.documents import Document
-from gguflow.models.rope import llama3_factors, rope_type
+from gguflow.models.rope import Rope, llama3_factors
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
@@ -43,7 +43,7 @@ def tensors(config: Document) -> dict[str, Expected]:
 
 def rope_frequencies(config: Document) -> tuple[ModelTensor, ...]:
     """rope_freqs.weight, float32[head_dim / 2], if the config has Llama 3's scaling."""
-    if rope_type(config) != "llama3":
+    if Rope.of(config).kind != "llama3":
         return ()
     factors = llama3_factors(config, DecoderSizes.of(config).head_dim)
     return (ModelTensor("rope_freqs.weight", factors.shape, values=factors),)
@@ -54,7 +54,11 @@ def tokenizer(files: TokenizerFiles) -> Metadata:
     keys: Metadata = {}
     if files.settings is not None and "add_prefix_space" in files.settings:
         keys["tokenizer.ggml.add_space_prefix"] = boolean(files.settings.flag("add_prefix_space"))
-    keys |= sentencepiece_metadata(files) or sentencepiece_json_metadata(files) or bpe_metadata(files)
+    keys |= (
+        sentencepiece_metadata(files)
+        or sentencepiece_json_metadata(files)
+        or bpe_metadata(files, ("tokenizer.json", "tokenizer.model"))
+    )
     if files.n_tokens == 32016:
         keys |= {f"tokenizer.ggml.{kind}_token_id": u32(token) for kind, token in CODE_LLAMA_TOKENS.items()}
     if (

@@ -30,7 +30,21 @@ def stem_from_gguf(name: str) -> str:
     return f"{_TYPE.sub('', name.translate(_BRACES)) or 'model'}-{{type}}"
 
 
+MAX_STEM_NBYTES = 150
+"""Of a default name, without the type: file systems take 255 bytes, and the name is followed by the type, the
+number of a shard and .gguf, and while the file is written it has more around it.
+"""
+
+
 def file_name(stem: str) -> str:
-    """The file name for a stem: always a visible file in the current directory."""
+    """The file name for a stem: always a visible file in the current directory, with a name that file systems
+    take.
+    """
     safe = "".join("-" if c in "/\\:\0" or not c.isprintable() else c for c in stem)
-    return f"{safe.lstrip('.') or 'model-{type}'}.gguf"
+    name, type_, rest = (safe.lstrip(".") or "model-{type}").partition("-{type}")
+    return f"{cut(name, MAX_STEM_NBYTES)}{type_}{rest}.gguf"
+
+
+def cut(text: str, max_nbytes: int) -> str:
+    """The beginning of a text that has at most max_nbytes bytes in UTF-8."""
+    return text.encode("utf-8", "surrogateescape")[:max_nbytes].decode("utf-8", "ignore")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from gguflow.container.metadata import Metadata, ValueType, string
 from gguflow.container.shards import ShardName
-from gguflow.errors import Finding, InvalidError
+from gguflow.errors import Finding, InvalidError, UsageError, listed
 from gguflow.models.base import Model, ModelTensor, Sizes
 from gguflow.models.output_name import stem_from_gguf, stem_from_path
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
+from gguflow.sources.links import repository_id
+from gguflow.sources.weights import Shard, is_index
 
 
 def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
@@ -17,9 +22,7 @@ def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
 
     Tools for diffusion models, for example, read such files: they use the original names.
     """
-    name = (
-        checkpoint.path.resolve().name if checkpoint.path.is_dir() else checkpoint.path.name.partition(".")[0]
-    )
+    name = _name(checkpoint.path)
     return Model(
         architecture=architecture,
         metadata={"general.architecture": string(architecture), "general.name": string(name)},
@@ -28,6 +31,17 @@ def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
         ),
         file_stem=stem_from_path(name),
     )
+
+
+def _name(path: Path) -> str:
+    """What a checkpoint is called, by its path: a snapshot of a Hugging Face cache after its repository."""
+    directory = path if path.is_dir() else path.parent
+    shard = Shard.of(path.name)
+    if (repository := repository_id(directory)) and (path == directory or is_index(path.name)):
+        return repository.rpartition("/")[2]
+    if path == directory:
+        return path.resolve().name
+    return shard.stem if shard is not None else path.name.partition(".")[0]
 
 
 def from_gguf(checkpoint: Checkpoint, metadata: Metadata) -> Model:
@@ -74,6 +88,31 @@ def _gguf_stem(checkpoint: Checkpoint) -> str:
     """The stem for the checkpoint's file: `Model-{type}` for `Model-BF16-00001-of-00003.gguf`."""
     shard = ShardName.of(checkpoint.path) if len(checkpoint.files) > 1 else None
     return stem_from_gguf(shard.stem if shard else checkpoint.path.name.removesuffix(".gguf"))
+
+
+def skip(checkpoint: Checkpoint, patterns: Sequence[str]) -> Checkpoint:
+    """The checkpoint without the tensors that have a pattern anywhere in their name, in either case.
+
+    checkpoint: with all its tensors.
+    patterns: regular expressions.
+
+    Raises UsageError if one is no regular expression, or matches no tensor.
+    """
+    skipped: set[str] = set()
+    for text in patterns:
+        try:
+            pattern = re.compile(text, re.IGNORECASE | re.ASCII)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UsageError(f"--skip-tensor {text!r}: {error} in the regular expression") from error
+        found = {name for name in checkpoint.tensors if pattern.search(name)}
+        if not found:
+            some = listed(list(checkpoint.tensors), 3)
+            raise UsageError(
+                f"--skip-tensor: {text!r} matches no tensor; use the names in the source: {some}"
+            )
+        skipped |= found
+    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in skipped}
+    return replace(checkpoint, tensors=kept)
 
 
 def strip(checkpoint: Checkpoint, prefix: str) -> Checkpoint:

@@ -27,7 +27,7 @@ def tensors(config: Document) -> dict[str, Expected]:
 
 
 def tokenizer(files: TokenizerFiles) -> Metadata:
-    return sentencepiece_metadata(files) or bpe_metadata(files)
+    return sentencepiece_metadata(files) or bpe_metadata(files, ("tokenizer.json", "tokenizer.model"))
 
 
 def rename(name: str, config: Document) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, UnsupportedError
 from gguflow.models.architecture import Architecture, Expected, class_name
+from gguflow.models.card import heading_text
 from gguflow.models.decoder import ORIGINALS, DecoderSizes, decoder_metadata, decoder_tensors
-from gguflow.models.documents import Document, read_text
+from gguflow.models.documents import Document
 from gguflow.models.pooling import pooling_metadata
 from gguflow.models.qwen2 import tokenizer
 
@@ -28,8 +29,8 @@ def metadata(config: Document, directory: Path) -> Metadata:
 def _is_reranker(config: Document, directory: Path) -> bool:
     """Whether this is a reranker, told as in llama.cpp's converter by its name or its card's heading."""
     names = (directory.resolve().name, config.text("_name_or_path", ""))
-    card = read_text(directory, "README.md") or ""
-    return any("qwen3-reranker" in name.lower() for name in names) or "# qwen3-reranker" in card.lower()
+    heading = heading_text(directory).lower()
+    return any("qwen3-reranker" in name.lower() for name in names) or "# qwen3-reranker" in heading
 
 
 def tensors(config: Document) -> dict[str, Expected]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import gguflow.parametric.chunks as chunks
+import gguflow.parametric.proving as proving
 from gguflow.arrays import importance_of_columns, non_finite, output_array
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
 from gguflow.parametric.axes import SourceType
@@ -30,7 +31,7 @@ _SOURCE_TYPES = {
 
 
 def encode(
-    array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None = None, threads: int = 1
+    array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None = None, threads: int | None = None
 ) -> NDArray[np.uint8]:
     """Encode an array of any shape and return its payload: uint8[nbytes].
 
@@ -59,7 +60,8 @@ def encode(
                 .reshape(-1)
                 .view(np.uint8)
             )
-        return np.ascontiguousarray(rows, np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinity
+            return np.ascontiguousarray(rows, np.float32)
 
     def located(error: NonFiniteError, i: int) -> NonFiniteError:
         """The error of a chunk, with its index in the whole array."""
@@ -80,7 +82,10 @@ def encode(
         if encoding.is_fixed_size:
             place = payload[geometry.fixed_offset(i) :][: geometry.chunk_nbytes(geometry.chunk_rows(i))]
         try:
-            parts[i] = encoder.encode_chunk(i, rows_of(i), weights, place)
+            rows = rows_of(i)
+            parts[i] = encoder.encode_chunk(i, rows, weights, place)
+            if not encoding.is_lossless:
+                proving.check_chunk(geometry, encoder.tables, i, rows.reshape(-1), parts[i])
         except NonFiniteError as error:
             raise located(error, i) from None
 
@@ -106,7 +111,7 @@ def joined(encoder: Encoder, parts: Iterable[NDArray[np.uint8]]) -> NDArray[np.u
 
 
 def decode(
-    payload: ArrayLike, name: str = AUTO, threads: int = 1, out: NDArray[Any] | None = None
+    payload: ArrayLike, name: str = AUTO, threads: int | None = None, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
     """Decode a payload into an array of its shape: float32 (float64 for lossless float64).
 

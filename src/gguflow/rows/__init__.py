@@ -4,7 +4,6 @@ codec.py       vectors to rows of bytes and back: what both kinds of row share, 
 formats.py     which formats rows can be kept in
 judging.py     what a file that grows may say
 files.py       made whole, opened under their lock, let go
-
 store.py       RowStore: append, flush, read
 """
 

@@ -13,7 +13,7 @@ from gguflow.arrays import Bytes, Floats
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.families import Encoding
 from gguflow.errors import Finding, NonFiniteError, ShapeError
-from gguflow.quantization import dequantize, encode, first_non_finite
+from gguflow.quantization import dequantize, encode, first_non_finite, first_unsound
 
 PIECE = 1 << 20
 """Numbers that are encoded, decoded or judged at a time."""
@@ -82,7 +82,7 @@ class RowCodec(ABC):
 
     @abstractmethod
     def _encode(self, rows: Floats, out: Bytes) -> int:
-        """Finite rows into blocks. The first number of a block whose scale cannot be held, or -1."""
+        """Finite rows into blocks. A number in the first block whose scale cannot be held, or -1."""
 
     @abstractmethod
     def _decode(self, packed: Bytes, out: Floats) -> None: ...
@@ -111,16 +111,9 @@ class BlockRows(RowCodec):
     format: BlockFormat
 
     def _encode(self, rows: Floats, out: Bytes) -> int:
-        flat, size = out.reshape(-1), self.format.type_size
-        encode(rows.reshape(-1), self.format, flat)
-        for code in self.format.reserved_codes:
-            word = np.dtype(f"<u{code.width}")
-            found = np.ndarray((flat.size // size,), word, flat.data, code.offset, (size,)) & word.type(
-                code.mask
-            )
-            if not code.tolerated and found.max() == code.mask:
-                return int(found.argmax()) * self.format.block_size
-        return -1
+        weights, flat = rows.reshape(-1), out.reshape(-1)
+        encode(weights, self.format, flat)
+        return first_unsound(flat, self.format, weights)
 
     def _decode(self, packed: Bytes, out: Floats) -> None:
-        dequantize(packed, self.format, out=out)
+        dequantize(packed, self.format, threads=1, out=out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from pathlib import Path
 
 from gguflow import platform
@@ -21,11 +22,11 @@ def create(path: Path, codec: RowCodec, *, overwrite: bool) -> None:
     StorageError.
     """
     header = build_header(codec.name, codec.width, codec.type_id, codec.row_length, keys_of(codec))
-    if overwrite and path.is_file():
-        let_go(open_file(path, writable=True))
-    with OutputFile(path, len(header), overwrite=overwrite) as output:
+    with OutputFile(path, len(header), overwrite=overwrite) as output:  # locked as R-112 says
         output.write(header, 0)
         output.commit()
+    for note in output.notes:
+        warnings.warn(note, stacklevel=3)
 
 
 def open_file(path: Path, *, writable: bool) -> int:
@@ -40,7 +41,7 @@ def open_file(path: Path, *, writable: bool) -> int:
             raise InvalidError(path, Finding("C-035", "not a regular file"))
         fd = os.open(path, flags)
         try:
-            if writable and not (platform.try_lock(fd, platform.BEYOND_ALL_FILES) and _leads_to(path, fd)):
+            if writable and not (platform.try_lock(fd, platform.BEYOND_ALL_FILES) and leads_to(path, fd)):
                 raise UsageError(f"another process is writing {path}")
         except BaseException:
             os.close(fd)
@@ -48,14 +49,16 @@ def open_file(path: Path, *, writable: bool) -> int:
     return fd
 
 
-def let_go(fd: int) -> None:
-    """Close the file, and give up its lock even where a map of it lives on."""
-    platform.unlock(fd, platform.BEYOND_ALL_FILES)
+def let_go(fd: int, owner: int) -> None:
+    """Close the file, and give up its lock even where a map of it lives on, or a child of fork has it too.
+
+    owner: the process that opened it; in a child of it, the lock stays.
+    """
+    if os.getpid() == owner:
+        platform.unlock(fd, platform.BEYOND_ALL_FILES)
     os.close(fd)
 
 
-def _leads_to(path: Path, fd: int) -> bool:
-    """Whether the name still leads to the file that is open: it could have been replaced before it was
-    locked.
-    """
+def leads_to(path: Path, fd: int) -> bool:
+    """Whether the name still leads to the file that is open: it may have been replaced. Raises OSError."""
     return os.path.samestat(os.fstat(fd), path.stat())

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import blocks, platform
+from gguflow.arguments import choice, file_path, flag, shown
 from gguflow.arrays import output_array
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.families import Encoding
@@ -26,7 +27,7 @@ from gguflow.container.header import align, parse
 from gguflow.container.mapped_file import Bytes, MappedFile
 from gguflow.container.row_store import COUNT_BYTES, count_position, is_row_store
 from gguflow.errors import Finding, InvalidError, StorageError, UsageError
-from gguflow.rows.files import create, let_go, open_file
+from gguflow.rows.files import create, leads_to, let_go, open_file
 from gguflow.rows.formats import find_codec
 from gguflow.rows.judging import codec_of, judge_rows
 
@@ -46,7 +47,7 @@ class RowStore:
 
     One process writes; any number read, and `refresh` shows them the rows that have been flushed since.
     Threads may share a store. What a killed writer has appended and not flushed is gone; what was flushed is
-    there.
+    there. A child of fork can read a store of its parent; to write, it opens one itself.
 
     path: of the file. format: a block format whose blocks divide the width ("q8_0", "q4_k", "f16"), or an
     encoding of the parametric family of fixed size in which a row stands alone ("int8_row", "affine4_b64",
@@ -71,18 +72,22 @@ class RowStore:
         mode: str = "w",
         overwrite: bool = False,
     ) -> None:
-        if mode not in MODES:
-            raise UsageError(f"mode is {', '.join(MODES)}, not {mode!r}")
-        self.path = Path(path)
+        choice(mode, "mode", MODES)
+        flag(overwrite, "overwrite")
+        self.path = file_path(path, "path")
+        if not self.path.name or not platform.is_possible_name(self.path):
+            raise UsageError(f"{shown(str(self.path))} does not name a file; name one, such as rows.gguf")
+        self._absolute = Path(os.path.abspath(self.path))
         self.mode = mode
         self._append_lock, self._flush_lock = threading.Lock(), threading.Lock()
         self._failure = ""
-        if mode == "w" or (mode == "a" and not self.path.exists()):
+        if mode == "w" or (mode == "a" and not self._exists()):
             if format is None or width is None:
                 raise UsageError("a new store needs a format and a width")
             create(self.path, find_codec(format, width), overwrite=overwrite)
         self._fd = open_file(self.path, writable=self._writes)
-        self._close_fd = weakref.finalize(self, let_go, self._fd)  # for those who never call `close`
+        self._pid = os.getpid()
+        self._close_fd = weakref.finalize(self, let_go, self._fd, self._pid)  # where nobody calls `close`
         try:
             self._read_header()
             self._check_wishes(format, width)
@@ -146,30 +151,35 @@ class RowStore:
         """Have every row that is appended by now on the medium, then counted in the file, the count on the
         medium too; how many there are.
 
-        Raises UsageError (a reader, closed), StorageError; the store then takes no more rows, for what the
-        system could not write it has forgotten.
+        Raises UsageError (a reader, closed, a child of fork), StorageError: the system refused, or the file
+        lost its name (it was replaced, moved or removed), so that nobody would find the rows. The store then
+        takes no more rows, for what the system could not write it has forgotten.
         """
         with self._flush_lock:
             with self._append_lock, self._writing():
                 self._require_writer()
                 n_rows = self._n_rows
                 self._pad()
-            if n_rows != self._n_flushed:
-                try:
-                    with self._writing():
+            try:
+                with self._writing():
+                    if n_rows != self._n_flushed:
                         platform.sync_data(self._fd)
                         platform.pwrite_all(self._fd, struct.pack("<Q", n_rows), self._count_position)
                         platform.sync_data(self._fd)
-                except StorageError as error:
-                    self._failure = str(error)
-                    raise
-                self._n_flushed = n_rows
+                    self._prove_name()
+            except StorageError as error:
+                self._failure = str(error)
+                raise
+            self._n_flushed = n_rows
         return n_rows
 
     def close(self) -> None:
         """Flush, and let the file go. Arrays that `raw` gave stay good. Raises what `flush` raises; the file
         is closed all the same.
         """
+        if self._pid != os.getpid():  # a child of fork: its parent's locks may be taken for ever
+            self._close()
+            return
         try:
             if self._writes and self._fd >= 0 and not self._failure:
                 self.flush()
@@ -297,6 +307,22 @@ class RowStore:
             platform.shorten(self._fd, self._place(self._n_rows))
             self._pad()
 
+    def _exists(self) -> bool:
+        with platform.storage_errors("write", self.path):
+            return self.path.exists()
+
+    def _prove_name(self) -> None:
+        """Raises StorageError where the rows are in a file that its name does not lead to (R-119)."""
+        try:
+            is_there = leads_to(self._absolute, self._fd)
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            raise StorageError(
+                f"{self.path} is not the file any more that rows are appended to: it was replaced, moved or "
+                "removed, and nobody finds these rows under that name"
+            )
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         with platform.storage_errors("write", self.path):
@@ -310,6 +336,11 @@ class RowStore:
         self._require_open()
         if not self._writes:
             raise UsageError(f'{self.path} is open for reading; RowStore(path, mode="a") appends')
+        if self._pid != os.getpid():
+            raise UsageError(
+                f"{self.path} was opened by another process, of which this is a child (fork); one process "
+                "writes to a row store: let it close the store, then open it here"
+            )
         if self._failure:
             raise StorageError(
                 f"{self.path} takes no more rows after a flush that failed: {self._failure}; open it again"

@@ -6,42 +6,67 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from gguflow.errors import UsageError
+from gguflow.errors import StorageError, UsageError
 from gguflow.platform import storage_errors
-from gguflow.sources import gguf, huggingface, quantized, safetensors
+from gguflow.sources import advice, gguf, huggingface, quantized, weights
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
+from gguflow.sources.links import FollowedPath
 from gguflow.sources.reading import TensorReader
 
-__all__ = ["Checkpoint", "SourceFile", "SourceTensor", "TensorReader", "open_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "SourceFile",
+    "SourceTensor",
+    "TensorReader",
+    "open_checkpoint",
+    "refuse_lone_shard",
+]
 
 _ACCEPTED = "a checkpoint directory, a .safetensors file, a .safetensors.index.json, or a .gguf file"
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str], follow_links: bool = False) -> Checkpoint:
     """Open what the user named: a checkpoint directory, the index of one, a lone .safetensors file, or a GGUF
     file.
 
-    Headers only; no weights are read. A GGUF file that is the first of several shards stands for all of them.
-    A lone .safetensors file is tensors without a model: neither config.json nor anything else beside it is
-    looked at. Tensors that bitsandbytes keeps in parts are one tensor each. Raises UsageError (nothing that
-    is read), a FileError with the broken rule, or StorageError.
+    Headers only; no weights are read. A file that is the first of several shards stands for all of them: of
+    GGUF, and of safetensors without an index. A lone .safetensors file is tensors without a model: neither
+    config.json nor anything else beside it is looked at. Tensors that bitsandbytes keeps in parts are one
+    tensor each.
+
+    path: what the user named.
+    follow_links: whether config, tokenizer and model card may be links to anywhere.
+
+    Raises UsageError (nothing that is read), a FileError with the broken rule, or StorageError.
     """
-    path = Path(path)
-    with storage_errors("read", path):
-        path.stat()
+    path = FollowedPath(path) if follow_links else Path(path)
+    try:
+        with storage_errors("read", path):
+            path.stat()
+    except StorageError as error:
+        raise advice.missing(path, error) from error
     if path.suffix == ".gguf" and not path.is_dir():
         return gguf.open_gguf(path)
     found = _open_safetensors(path)
     return replace(found, tensors=quantized.grouped(found.tensors))
 
 
+def refuse_lone_shard(checkpoint: Checkpoint) -> None:
+    """Raise InvalidError (H-017) if only one of several shards was opened.
+
+    checkpoint: from `open_checkpoint`.
+    """
+    error = advice.lone_shard(checkpoint.path) if checkpoint.directory is None else None
+    if error is not None and len(checkpoint.files) == 1 and checkpoint.metadata is None:
+        raise error
+
+
 def _open_safetensors(path: Path) -> Checkpoint:
     """What the headers say, tensor by tensor."""
     if path.is_dir():
         return huggingface.open_directory(path)
-    if path.name.endswith(".index.json"):
+    if weights.is_index(path.name):
         return huggingface.open_index(path)
-    if path.suffix == ".safetensors":
-        file, tensors, _ = safetensors.read_header(path)
-        return Checkpoint(path, tensors, (file,))
+    if path.suffix == weights.SUFFIX:
+        return huggingface.open_file(path)
     raise UsageError(f"{path}: not a source; what is read: {_ACCEPTED}")

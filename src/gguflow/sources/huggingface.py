@@ -1,70 +1,80 @@
 """A checkpoint as the Hugging Face libraries lay it out: config.json, and the weights in one file or in
-shards with an index. Rules H-001 to H-015.
+shards with an index. Rules H-001 to H-018.
 
 Nothing in such a directory is trusted: an index may name any path, a link may lead anywhere, and what is read
-here ends in a file that people publish. So an index gives plain file names only, links stay inside the
-checkpoint, and index and shards must agree on every tensor.
+here ends in a file that people publish. So an index gives plain file names only, links to anything that is
+copied stay inside the checkpoint or lead to where the Hugging Face libraries keep downloads (`links.py`), and
+index and shards must agree on every tensor. Weights may be linked from anywhere: they prove what they are.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gguflow.errors import Finding, InvalidError
+from gguflow.errors import Finding, InvalidError, listed, warn
 from gguflow.platform import storage_errors
-from gguflow.sources import safetensors, strict_json
+from gguflow.sources import advice, safetensors, strict_json
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor, json_path
+from gguflow.sources.links import contained
+from gguflow.sources.weights import Shard, choose, complete_set, found, names_in
 
-INDEX_SUFFIX = ".safetensors.index.json"
 MAX_CONFIG_NBYTES = 16 << 20
 MAX_INDEX_NBYTES = 100_000_000
 
 _PLAIN_NAME = re.compile(r"[^/\\:]+\.safetensors")
-_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 
 
 def open_directory(directory: Path) -> Checkpoint:
     """Read config.json, find the weights of a checkpoint directory, and read every header.
 
-    Raises a FileError with the rule that is broken, or StorageError.
+    directory: of the checkpoint.
+
+    Raises a FileError with the rule that is broken, or StorageError. What was chosen among several is a
+    warning (H-018).
     """
+    with storage_errors("read", directory):
+        names = sorted(os.listdir(directory))
     config = read_config(directory)
     if config is None:
-        raise InvalidError(
-            directory,
-            Finding(
-                "H-001",
-                "no config.json; to convert tensors without a model, name the .safetensors file itself",
-            ),
-        )
-    with storage_errors("read", directory):
-        names = sorted(entry.name for entry in directory.iterdir())
-    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
-    if len(indexes) > 1:
-        raise InvalidError(
-            directory, Finding("H-005", f"several indexes; name the one that is meant: {_listed(indexes)}")
-        )
-    if not indexes:
-        file, tensors, _ = safetensors.read_header(contained(directory, _only_weights(directory, names)))
-        return Checkpoint(directory, tensors, (file,), directory, config)
-    tensors, files = _read_shards(directory / indexes[0])
-    stem, indexed = indexes[0].removesuffix(INDEX_SUFFIX), {file.path.name for file in files}
-    strays = [
-        name
-        for name in names
-        if name not in indexed and (name == f"{stem}.safetensors" or _shard_stem(name) == stem)
-    ]
-    if strays:
-        message = (
-            f"{indexes[0]} does not name {_listed(strays)} beside it: "
-            "two models in one directory; name the index or the file to convert"
-        )
-        raise InvalidError(directory, Finding("H-007", message))
+        raise advice.without_config(directory, names)
+    weights = choose(directory, names)
+    if weights.index is not None:
+        tensors, files = _read_shards(directory / weights.index)
+        strays = weights.others({file.path.name for file in files})
+        if strays:
+            message = (
+                f"{weights.index} does not name {listed(strays)} beside it: "
+                "two models in one directory; name the index or the file to convert"
+            )
+            raise InvalidError(directory, Finding("H-007", message))
+    else:
+        tensors, files = read_set(directory, weights.files)
     return Checkpoint(directory, tensors, files, directory, config)
+
+
+def read_set(directory: Path, names: Sequence[str]) -> tuple[dict[str, SourceTensor], tuple[SourceFile, ...]]:
+    """The tensors of files that belong together without an index, and the files.
+
+    directory: of the files.
+    names: of the files.
+
+    Raises a FileError with the rule that is broken (H-014: a tensor in two files), or StorageError.
+    """
+    tensors: dict[str, SourceTensor] = {}
+    files: list[SourceFile] = []
+    for name in names:
+        file, found, _ = safetensors.read_header(directory / name)
+        for tensor in found:
+            if tensor in tensors:
+                message = f"the tensor is in two shards, {tensors[tensor].file.path.name} and {name}"
+                raise InvalidError(directory, Finding("H-014", message, json_path(tensor)))
+        tensors |= found
+        files.append(file)
+    return tensors, tuple(files)
 
 
 def open_index(path: Path) -> Checkpoint:
@@ -77,6 +87,26 @@ def open_index(path: Path) -> Checkpoint:
     return Checkpoint(path, tensors, files, path.parent, read_config(path.parent))
 
 
+def open_file(path: Path) -> Checkpoint:
+    """Read the header of a lone file; of the first of several shards without an index, all headers.
+
+    path: of the file.
+
+    Raises a FileError with the rule that is broken, or StorageError.
+    """
+    shard, names = Shard.of(path.name), [path.name]
+    if shard is not None and shard.number == 1 and shard.n_shards > 1:
+        beside = names_in(path.parent)
+        copy = found(beside).get(shard.stem)
+        if copy is not None and copy.index is None:
+            names = list(complete_set(beside, shard)) or names
+    if len(names) > 1:
+        message = f"there is no index: all {len(names)} shards of this name are read"
+        warn(path, Finding("H-018", message))
+    tensors, files = read_set(path.parent, names)
+    return Checkpoint(path, tensors, files)
+
+
 def read_config(directory: Path) -> dict[str, Any] | None:
     """config.json, or None where there is none. Raises a FileError or StorageError."""
     path = contained(directory, "config.json")
@@ -86,31 +116,6 @@ def read_config(directory: Path) -> dict[str, Any] | None:
     if not isinstance(config, dict):
         raise InvalidError(path, Finding("H-003", "not a JSON object", found=type(config).__name__))
     return config
-
-
-def contained(directory: Path, name: str) -> Path:
-    """directory / name, proved to stay inside the checkpoint with its links resolved (H-011).
-
-    In a Hugging Face cache the files of `models--*/snapshots/<revision>` are links into `models--*/blobs`:
-    that one directory is inside too. The directory itself may be reached through any link: the user named it.
-    A file that does not exist passes; whoever opens it says so.
-    """
-    path = directory / name
-    root, target = (Path(os.path.realpath(p)) for p in (directory, path))
-    allowed = [root]
-    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
-        allowed.append(root.parent.parent / "blobs")
-    if not any(target.is_relative_to(place) for place in allowed):
-        raise InvalidError(
-            path,
-            Finding(
-                "H-011",
-                "a link that leaves the checkpoint directory",
-                found=str(target),
-                expected=f"inside {root}",
-            ),
-        )
-    return path
 
 
 def _read_shards(index: Path) -> tuple[dict[str, SourceTensor], tuple[SourceFile, ...]]:
@@ -172,65 +177,13 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 
 def _shard(index: Path, name: str) -> Path:
-    path = contained(index.parent, name)
+    path = index.parent / name
     if not _exists(path):
         raise InvalidError(
             index,
             Finding("H-012", f"the shard {name} is missing: the checkpoint is incomplete", "$.weight_map"),
         )
     return path
-
-
-def _only_weights(directory: Path, names: Iterable[str]) -> str:
-    """The one file of weights of a directory without an index.
-
-    Mistral's own copy of the weights (consolidated*.safetensors) does not count beside others;
-    model.safetensors wins over variants (model.fp16.safetensors), as in transformers; shards need their
-    index.
-    """
-    weights = [name for name in names if name.endswith(".safetensors")]
-    weights = [name for name in weights if not name.startswith("consolidated")] or weights
-    if not weights:
-        kinds = sorted(
-            {suffix for name in names if (suffix := Path(name).suffix) in (".bin", ".pt", ".pth", ".gguf")}
-        )
-        hint = (
-            f"; {' and '.join(kinds)} files are there, but only safetensors are read from a directory"
-            if kinds
-            else ""
-        )
-        raise InvalidError(directory, Finding("H-004", f"no .safetensors file{hint}"))
-    for name in weights:
-        match = _SHARD.fullmatch(name)
-        if match and int(match[2]) > 1:
-            raise InvalidError(
-                directory,
-                Finding(
-                    "H-006",
-                    f"{name} is one of several shards, but their index is missing: {match[1]}{INDEX_SUFFIX}",
-                ),
-            )
-    if "model.safetensors" in weights:
-        return "model.safetensors"
-    if len(weights) > 1:
-        raise InvalidError(
-            directory,
-            Finding(
-                "H-005",
-                f"several .safetensors files and no index; name the one that is meant: {_listed(weights)}",
-            ),
-        )
-    return weights[0]
-
-
-def _shard_stem(name: str) -> str | None:
-    match = _SHARD.fullmatch(name)
-    return match[1] if match else None
-
-
-def _listed(names: list[str]) -> str:
-    shown = (name if name.isprintable() else ascii(name) for name in names[:5])
-    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _exists(path: Path) -> bool:

@@ -136,7 +136,9 @@ def _header_length(file: SourceFile, start: bytes) -> int:
             MalformedError,
             file,
             "S-002",
-            "too short to hold the length of a header",
+            "too short to hold the length of a header"
+            if start
+            else "the file is empty, as an interrupted download leaves it; fetch it again",
             offset=0,
             found=f"{len(start)} bytes",
             expected="8 or more",

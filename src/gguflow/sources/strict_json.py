@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflow.container.sniffing import looks_like
 from gguflow.errors import Finding, LimitError, MalformedError
 from gguflow.platform import storage_errors
 from gguflow.sources.base import json_path, require_regular
@@ -162,7 +163,20 @@ def _parsed(text: str, file: Path, offset: int, allow_infinity: bool) -> Any:
             )
     except json.JSONDecodeError as error:
         where = offset + len(text[: error.pos].encode())
-        raise MalformedError(file, Finding("J-002", f"not JSON: {error.msg}", offset=where)) from None
+        message = f"not JSON: {_explained(text, error)}"
+        raise MalformedError(file, Finding("J-002", message, offset=where)) from None
     except RecursionError:
         raise LimitError(file, Finding("J-005", "nested too deeply", offset=offset)) from None
     return document
+
+
+def _explained(text: str, error: json.JSONDecodeError) -> str:
+    """What the parser says, and what happened to a file that is another one, empty, or cut short."""
+    if not text.strip():
+        return "the file is empty, as an interrupted download leaves it; fetch it again"
+    is_json = text.lstrip()[:1] in ("{", "[")
+    if not is_json and (hint := looks_like(text[:512].encode("utf-8", "surrogatepass")[:512])):
+        return f"{error.msg}{hint}"
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+        return f"{error.msg}; it ends too early, as after an interrupted download: fetch it again"
+    return error.msg

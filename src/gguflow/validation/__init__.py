@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from gguflow.arguments import choice, file_path
 from gguflow.blocks import block_sizes
 from gguflow.container.header import Header
 from gguflow.container.limits import DEFAULT_LIMITS, Limits
@@ -28,9 +29,10 @@ from gguflow.container.row_store import is_row_store
 from gguflow.container.rules import error_class, judge
 from gguflow.container.shards import judge_keys, n_shards
 from gguflow.container.verification import check_set
-from gguflow.errors import FileError, Finding, UsageError
+from gguflow.errors import FileError, Finding
 from gguflow.platform import storage_errors
 from gguflow.rows.judging import TAIL, judge_chunks, judge_rows
+from gguflow.threads import resolve as resolve_threads
 from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.bounds import MAX_FINDINGS, bounded, with_notes
 from gguflow.validation.general import judge_general
@@ -76,9 +78,9 @@ def examine(
     threads: int | None = None,
 ) -> tuple[str, list[Finding]]:
     """As `validate`, with a verdict: "valid", "malformed", "invalid", "unsupported" or "limit"."""
-    if level not in LEVELS:
-        raise UsageError(f"unknown level {level!r}; known: {', '.join(LEVELS)}")
-    path = Path(path)
+    choice(level, "level", LEVELS)
+    threads = resolve_threads(threads)
+    path = file_path(path, "path")
     with storage_errors("read", path):
         is_directory = path.is_dir()
     try:

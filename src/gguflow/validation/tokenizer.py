@@ -11,6 +11,7 @@ import numpy as np
 from gguflow.container.metadata import INTEGERS, ValueType
 from gguflow.container.strings import StringArray
 from gguflow.errors import Finding
+from gguflow.models.tokenizers.ends import ALL_ENDS_KEY
 from gguflow.validation.model import Facts
 
 TOKENS = "tokenizer.ggml.tokens"
@@ -80,11 +81,27 @@ def _judge_special_ids(facts: Facts, n_tokens: int) -> Iterator[Finding]:
             yield facts.about_key(
                 "G-013", "a token id outside the vocabulary", key, value.value, f"0 to {n_tokens - 1}"
             )
+    yield from _judge_ends(facts, n_tokens)
     for name, default in _DEFAULT_IDS.get(facts.text(MODEL) or "", {}).items():
         key = f"tokenizer.ggml.{name}_token_id"
         if key not in facts.metadata and default >= n_tokens:
             message = f"{key} is missing, and the default, {default}, is outside the vocabulary"
             yield facts.about_key("G-013", message, key, n_tokens, severity="warning")
+
+
+def _judge_ends(facts: Facts, n_tokens: int) -> Iterator[Finding]:
+    """Findings about our own key with all tokens that end a text."""
+    value = facts.metadata.get(ALL_ENDS_KEY)
+    if value is None:
+        return
+    if value.element_type not in INTEGERS:
+        found = (value.element_type or value.type).name
+        yield facts.about_key("G-013", "token ids that are not integers", ALL_ENDS_KEY, found, "UINT32")
+        return
+    wrong = next((token for token in value.value if not 0 <= token < n_tokens), None)
+    if wrong is not None:
+        message, expected = "a token id outside the vocabulary", f"0 to {n_tokens - 1}"
+        yield facts.about_key("G-013", message, ALL_ENDS_KEY, int(wrong), expected)
 
 
 def _judge_byte_tokens(facts: Facts) -> Iterator[Finding]:

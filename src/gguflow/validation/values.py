@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gguflow import blocks
 from gguflow.arrays import Bytes, largest_magnitude
-from gguflow.blocks import BlockFormat
+from gguflow.blocks import BlockFormat, reserved
 from gguflow.blocks.base import ReservedCode
 from gguflow.container.header import Header, TensorInfo
 from gguflow.container.integrity import LEAF_WEIGHTS, has_set, new_leaf_digest, tensor_digest
@@ -25,7 +25,6 @@ from gguflow.container.rules import BlockSizes, tensor_nbytes
 from gguflow.container.strings import quoted
 from gguflow.container.verification import compare, tensor_leaves
 from gguflow.errors import Finding
-from gguflow.platform import available_cpus
 from gguflow.threads import ordered
 
 _STRIP = 1 << 20
@@ -33,8 +32,6 @@ _STRIP = 1 << 20
 
 _TASK = 1 << 24
 """Bytes that a thread takes at a time: handing them over costs as much as checking half a megabyte."""
-
-_WORD: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
 class _Piece(NamedTuple):
@@ -82,7 +79,7 @@ def judge_values(
 
     strict: whether nonzero padding is an error.
     digests: whether to check the data against the key set, which `check_set` has accepted.
-    threads: number of threads.
+    threads: number of threads; None for all processors.
     """
     data = np.frombuffer(content, np.uint8)
     digests = digests and has_set(header.metadata)
@@ -100,7 +97,7 @@ def judge_values(
             for piece in _pieces(i, tensor, header, block_sizes)
         )
     )
-    for task, looked in zip(tasks, ordered(look, tasks, threads or available_cpus()), strict=True):
+    for task, looked in zip(tasks, ordered(look, tasks, threads), strict=True):
         for piece, (digest, results) in zip(task, looked, strict=True):
             so_far = found.get(piece.tensor, [_Found()] * len(results))
             found[piece.tensor] = [a.then(b) for a, b in zip(so_far, results, strict=True)]
@@ -157,10 +154,7 @@ def _look(data: Bytes, piece: _Piece, digests: bool) -> tuple[bytes, list[_Found
     step = max(_STRIP // size, 1)
     found = [_Found()] * len(codes)
     words = (
-        [
-            np.ndarray((piece.n_blocks,), _WORD[code.width], data.data, piece.start + code.offset, (size,))
-            for code in codes
-        ]
+        [reserved.words(data, piece.start, piece.n_blocks, piece.format, code) for code in codes]
         if piece.n_blocks
         else []
     )

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gguflow.container.metadata import Metadata, ValueType, array
-from gguflow.errors import Finding, InvalidError, UnsupportedError
+from gguflow.errors import Finding, UnsupportedError
 from gguflow.models.documents import Document
-from gguflow.models.tokenizers.files import TokenizerFiles
+from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
 from gguflow.models.tokenizers.pre_tokenizers import pre_tokenizer_name
 from gguflow.models.tokenizers.special_tokens import special_metadata
-from gguflow.models.tokenizers.tokenizer_json import added_tokens, own_tokens
+from gguflow.models.tokenizers.tokenizer_json import added_tokens, merge_pairs, own_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, user_defined
 
 _ENCODED_SPACE = chr(ord(" ") + 256)
 """The letter for a space in byte-level BPE."""
 
 
-def bpe_metadata(files: TokenizerFiles) -> Metadata:
+def bpe_metadata(files: TokenizerFiles, accepted: Sequence[str] = ("tokenizer.json",)) -> Metadata:
     """The keys in llama.cpp's order, padded to config's vocab_size.
+
+    files: of the tokenizer.
+    accepted: the files that would do, for the message where there is none.
 
     Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what special_metadata
     raises.
     """
     tokenizer = files.tokenizer
     if tokenizer is None:
-        message = "there is no tokenizer.json, nor any other tokenizer that this family of models can have"
-        raise InvalidError(files.directory, Finding("M-023", message))
+        raise no_tokenizer(files.directory, *accepted)
     model = tokenizer.section("model")
     require_model(model, "BPE")
     pre = pre_tokenizer_name(tokenizer)
@@ -32,14 +36,19 @@ def bpe_metadata(files: TokenizerFiles) -> Metadata:
     metadata = tokens.metadata("gpt2", pre)
     if merges := _merges(model):
         metadata["tokenizer.ggml.merges"] = array(ValueType.STRING, merges)
-    return metadata | special_metadata(files)
+    return metadata | special_metadata(files, files.n_tokens, peer_limits=False)
 
 
 def require_model(model: Document, kind: str) -> None:
     """Raise UnsupportedError (M-024) for another kind of tokenizer; merges identify BPE in old files."""
     found = model.text("type", "BPE" if "merges" in model else "WordPiece")
     if found != kind:
-        message = "the tokenizer is of a kind that this family of models does not use"
+        advice = (
+            "; Unigram tokenizers are not supported: --arch NAME converts the tensors without a tokenizer"
+            if found == "Unigram"
+            else ""
+        )
+        message = f"the tokenizer is of a kind that this family of models does not use{advice}"
         raise UnsupportedError(
             model.file, Finding("M-024", message, model.at("type"), found=found, expected=kind)
         )
@@ -66,16 +75,7 @@ def _merges(model: Document) -> list[str]:
     """ "a b" for each merge. Newer files have pairs, in which a space would be ambiguous: it is written as
     byte-level BPE writes spaces.
     """
-    merges: list[str] = []
-    for index, merge in enumerate(model.items("merges")):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not (
-            isinstance(pair, list)
-            and len(pair) == 2
-            and isinstance(pair[0], str)
-            and isinstance(pair[1], str)
-        ):
-            raise model.wrong("merges", merge, "two tokens", index)
-        left, right = pair
-        merges.append(f"{left.replace(' ', _ENCODED_SPACE)} {right.replace(' ', _ENCODED_SPACE)}")
-    return merges
+    return [
+        f"{left.replace(' ', _ENCODED_SPACE)} {right.replace(' ', _ENCODED_SPACE)}"
+        for left, right in merge_pairs(model)
+    ]

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Mapping
 
-from gguflow.container.metadata import Metadata
-from gguflow.errors import Finding, MalformedError
+from gguflow.container.metadata import Metadata, boolean
 from gguflow.models.documents import Document, read_bytes
 from gguflow.models.tokenizers.files import TokenizerFiles
-from gguflow.models.tokenizers.special_tokens import special_metadata
-from gguflow.models.tokenizers.tokenizer_json import added_tokens, decoder_ids, named_tokens, own_tokens
+from gguflow.models.tokenizers.sentencepiece_model import read_pieces
+from gguflow.models.tokenizers.special_tokens import special_metadata, steps
+from gguflow.models.tokenizers.tokenizer_json import (
+    added_tokens,
+    decoder_ids,
+    merge_pairs,
+    named_tokens,
+    own_tokens,
+    role_tokens,
+)
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, user_defined
 
 ADDED_SCORE = -1000.0
-"""Score of added tokens: lower than that of every piece, so that no merge makes one."""
+"""Score of tokens added to a `tokenizer.model`, as in llama.cpp's converter."""
+
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+_SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 
 
 def sentencepiece_metadata(files: TokenizerFiles) -> Metadata | None:
     """The keys from `tokenizer.model`, or None if there is no such file.
 
     Tokens beyond config's vocab_size are ignored, missing ones padded; added tokens come from
-    added_tokens.json and tokenizer_config.json.
+    added_tokens.json, tokenizer_config.json and tokenizer.json.
 
     Raises MalformedError (M-021) if the file is not a SentencePiece model, InvalidError (M-002, M-003),
     LimitError, StorageError.
@@ -29,15 +39,20 @@ def sentencepiece_metadata(files: TokenizerFiles) -> Metadata | None:
     content = read_bytes(files.directory, "tokenizer.model")
     if content is None:
         return None
-    vocabulary = _pieces(files.directory / "tokenizer.model", content, files.n_tokens)
+    vocabulary = Vocabulary.padding(files.n_tokens)
+    pieces = read_pieces(content, files.directory / "tokenizer.model")
+    for token, piece in enumerate(pieces[: files.n_tokens]):
+        vocabulary.put(token, piece.text, piece.type, piece.score)
     _add_tokens(vocabulary, files)
+    if files.tokenizer is not None and _add_from_tokenizer_json(vocabulary, files.tokenizer):
+        files.config.applied.add("tokens-of-tokenizer-json")
     return vocabulary.metadata("llama", "default", scores=True) | special_metadata(files, files.n_tokens)
 
 
 def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
     """The keys from a tokenizer.json with a SentencePiece vocabulary, or None if there is none.
 
-    It has no scores: every piece gets the same one, as in llama.cpp's converter.
+    It has merges in the place of scores: `merge_scores`.
 
     Raises InvalidError (M-002, M-003, M-025), and what Document.read raises.
     """
@@ -52,46 +67,86 @@ def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
     ):
         return None
     own = own_tokens(tokenizer, files.n_tokens)
-    special = named_tokens(files.settings) if files.settings is not None else []
+    scores = merge_scores(model, own)
+    lowest = -float(len(scores)) if scores else ADDED_SCORE
     vocabulary = Vocabulary.padding(files.n_tokens)
+    special = set(named_tokens(files.settings)) if files.settings is not None else set()
     for token, text in own.items():
-        if re.fullmatch("<0x[0-9A-Fa-f]{2}>", text):
-            kind = TokenType.BYTE
-        else:
-            kind = TokenType.CONTROL if text in special else TokenType.NORMAL
-        vocabulary.put(token, text, kind, ADDED_SCORE)
+        kind = TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL
+        vocabulary.put(token, text, TokenType.CONTROL if text in special else kind, scores.get(text, lowest))
     for token, added in added_tokens(tokenizer, files.settings, own, files.n_tokens).items():
         if token not in own:
-            vocabulary.put(
-                token,
-                added.text,
-                TokenType.CONTROL if added.text in special else TokenType.USER_DEFINED,
-                ADDED_SCORE,
-            )
-    return vocabulary.metadata("llama", "default", scores=True) | special_metadata(files, files.n_tokens)
+            kind = TokenType.CONTROL if added.text in special else TokenType.USER_DEFINED
+            vocabulary.put(token, added.text, kind, lowest)
+    if _type_listed(vocabulary, tokenizer, own, files.settings):
+        files.config.applied.add("types-from-tokenizer-json")
+    if scores:
+        files.config.applied.add("scores-from-merges")
+    keys = vocabulary.metadata("llama", "default", scores=True)
+    settings = files.settings
+    if (settings is None or "add_prefix_space" not in settings) and not _adds_space(tokenizer):
+        files.config.applied.add("no-space-prefix")
+        keys = {_SPACE_PREFIX: boolean(False)} | keys
+    return keys | special_metadata(files, files.n_tokens)
 
 
-def _pieces(file: Path, content: bytes, n_tokens: int) -> Vocabulary:
-    from sentencepiece import SentencePieceProcessor
+def merge_scores(model: Document, own: Mapping[int, str]) -> dict[str, float]:
+    """The score of every token that a merge makes: 0, -1, -2, ... in the order of the first merge of each.
 
-    vocabulary = Vocabulary.padding(n_tokens)
-    try:
-        processor = SentencePieceProcessor(model_proto=content)
-        for token in range(min(processor.vocab_size(), n_tokens)):
-            if processor.IsUnknown(token):
-                kind = TokenType.UNKNOWN
-            elif processor.IsControl(token):
-                kind = TokenType.CONTROL
-            elif processor.IsUnused(token):
-                kind = TokenType.UNUSED
-            elif processor.IsByte(token):
-                kind = TokenType.BYTE
-            else:
-                kind = TokenType.NORMAL
-            vocabulary.put(token, processor.IdToPiece(token), kind, processor.GetScore(token))
-    except (RuntimeError, ValueError) as error:
-        raise MalformedError(file, Finding("M-021", f"not a SentencePiece model: {error}")) from error
-    return vocabulary
+    llama.cpp merges the neighbours whose joined text has the highest score, the Hugging Face libraries those
+    whose merge comes first; the tokens are the same, since the merges of a SentencePiece model are listed
+    by the scores of what they make.
+
+    model: of tokenizer.json.
+    own: the model's tokens by id.
+
+    Raises InvalidError (M-003: a merge of something, or into something, that is no token).
+    """
+    known = set(own.values())
+    scores: dict[str, float] = {}
+    for index, (left, right) in enumerate(merge_pairs(model)):
+        joined = left + right
+        if not {left, right, joined} <= known:
+            raise model.wrong("merges", f"{left} {right}", "two tokens that together are a token", index)
+        scores.setdefault(joined, -float(len(scores)))
+    return scores
+
+
+def _type_listed(
+    vocabulary: Vocabulary, tokenizer: Document, own: Mapping[int, str], settings: Document | None
+) -> bool:
+    """Give the tokens that tokenizer.json lists as added the type that they have there; whether that changes
+    any.
+
+    A single character of the vocabulary that is not special stays a piece: it is a token wherever it stands.
+    Tokens with a role (`bos_token`, ...) are special whatever the list says.
+    """
+    roles = set(role_tokens(settings)) if settings is not None else set()
+    is_changed = False
+    for entry in tokenizer.sections("added_tokens"):
+        token, text = entry.integer("id", minimum=0), entry.text("content")
+        before = vocabulary.texts[token], vocabulary.types[token]
+        if entry.flag("special", False) or text in roles:
+            vocabulary.types[token] = TokenType.CONTROL
+        elif len(text) == 1 and token in own:
+            vocabulary.types[token] = TokenType.NORMAL
+        else:
+            vocabulary.texts[token], vocabulary.types[token] = user_defined(text), TokenType.USER_DEFINED
+        is_changed |= before != (vocabulary.texts[token], vocabulary.types[token])
+    return is_changed
+
+
+def _adds_space(tokenizer: Document) -> bool:
+    """Whether a tokenizer.json puts a space before a text."""
+    normalizers = steps(tokenizer.section("normalizer"), "normalizers")
+    if any(step.text("type", "") == "Prepend" for step in normalizers):
+        return True
+    return any(
+        step.text("type", "") == "Metaspace"
+        and step.flag("add_prefix_space", True)
+        and step.text("prepend_scheme", "always") != "never"
+        for step in steps(tokenizer.section("pre_tokenizer"), "pretokenizers")
+    )
 
 
 def _add_tokens(vocabulary: Vocabulary, files: TokenizerFiles) -> None:
@@ -104,10 +159,26 @@ def _add_tokens(vocabulary: Vocabulary, files: TokenizerFiles) -> None:
         decoder = files.settings.section("added_tokens_decoder")
         for token in decoder_ids(decoder):
             entry = decoder.section(str(token))
-            text = entry.text("content")
-            if token >= len(vocabulary):
-                continue
-            if entry.flag("special", False) or looks_special(text):
-                vocabulary.put(token, text, TokenType.CONTROL, ADDED_SCORE)
-            else:
-                vocabulary.put(token, user_defined(text), TokenType.USER_DEFINED, ADDED_SCORE)
+            _put_added(vocabulary, token, entry)
+
+
+def _add_from_tokenizer_json(vocabulary: Vocabulary, tokenizer: Document) -> bool:
+    """Add the tokens that tokenizer.json adds and that are not there yet; whether there are any."""
+    is_changed = False
+    for entry in tokenizer.sections("added_tokens"):
+        token, text = entry.integer("id", minimum=0), entry.text("content")
+        if token < len(vocabulary) and vocabulary.texts[token] not in (text, user_defined(text)):
+            _put_added(vocabulary, token, entry)
+            is_changed = True
+    return is_changed
+
+
+def _put_added(vocabulary: Vocabulary, token: int, entry: Document) -> None:
+    """Put an added token, unless it is beyond the vocabulary."""
+    text = entry.text("content")
+    if token >= len(vocabulary):
+        return
+    if entry.flag("special", False) or looks_special(text):
+        vocabulary.put(token, text, TokenType.CONTROL, ADDED_SCORE)
+    else:
+        vocabulary.put(token, user_defined(text), TokenType.USER_DEFINED, ADDED_SCORE)

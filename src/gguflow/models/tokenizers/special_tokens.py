@@ -39,19 +39,24 @@ class _Findings:
     kinds: the special tokens to look for, in order.
     names: by kind, its text or the object that holds it, exactly as in tokenizer_config.json; llama.cpp
         treats an object and its text as different tokens, and so gives some models an end of turn.
+    beyond: the kinds of which an id beyond the vocabulary was ignored.
     """
 
     kinds: list[str] = field(default_factory=lambda: ["bos", "eos", "unk", "sep", "pad", "cls", "mask"])
     names: dict[str, Any] = field(default_factory=dict)
     ids: dict[str, int] = field(default_factory=dict)
+    beyond: set[str] = field(default_factory=set)
     add: dict[str, bool] = field(default_factory=dict)
 
 
-def special_metadata(files: TokenizerFiles, n_tokens: int | None = None) -> Metadata:
+def special_metadata(
+    files: TokenizerFiles, n_tokens: int | None = None, *, peer_limits: bool = True
+) -> Metadata:
     """The special tokens' ids, whether to add them, the chat template, and the normalizer's flags.
 
     files: of the tokenizer.
     n_tokens: ids from this number on are ignored; None for no limit.
+    peer_limits: whether llama.cpp's converter ignores them too; it does not for byte-level BPE.
 
     Raises InvalidError (M-003: a value of the wrong type), MalformedError, LimitError and StorageError as
     read_text.
@@ -68,6 +73,8 @@ def special_metadata(files: TokenizerFiles, n_tokens: int | None = None) -> Meta
         _from_settings(settings, _added_ids(tokenizer), n_tokens, findings)
     for kind in findings.kinds:
         _set_id(findings, kind, files.config.values.get(f"{kind}_token_id"), n_tokens, files.config)
+    if not peer_limits:
+        _leave_out(findings, files)
     metadata = {ID_KEYS[kind]: u32(token) for kind, token in findings.ids.items() if kind in ID_KEYS}
     metadata |= {ADD_KEYS[kind]: boolean(add) for kind, add in findings.add.items() if kind in ADD_KEYS}
     if settings is not None:
@@ -104,11 +111,13 @@ class Normalizer:
 
 def steps(part: Document, key: str) -> Iterator[Document]:
     """The steps of a part of tokenizer.json in order; a `Sequence` of steps under `key` is flattened."""
-    if part.values.get("type") == "Sequence":
-        for step in part.sections(key):
-            yield from steps(step, key)
-    elif part.values:
-        yield part
+    waiting = [part]
+    while waiting:
+        step = waiting.pop()
+        if step.values.get("type") == "Sequence":
+            waiting += reversed(list(step.sections(key)))
+        elif step.values:
+            yield step
 
 
 def _added_ids(tokenizer: Document | None) -> dict[str, Any]:
@@ -124,10 +133,26 @@ def _set_id(findings: _Findings, kind: str, token: Any, n_tokens: int | None, so
     """Keep the first id of each kind; a list (several ends of sequence) or an id out of range is ignored."""
     if not isinstance(token, int) or isinstance(token, bool):
         return
+    if token == -1:  # several programs write it for "none"
+        return
     if token < 0:
         raise source.wrong(f"{kind}_token_id", token, "0 or more")
     if n_tokens is None or token < n_tokens:
         findings.ids.setdefault(kind, token)
+    elif kind not in findings.ids:
+        findings.beyond.add(kind)
+
+
+def _leave_out(findings: _Findings, files: TokenizerFiles) -> None:
+    """Note the difference if llama.cpp's converter would write an id beyond the vocabulary, and add no token
+    that there is not: llama.cpp would take one of its own in its place.
+    """
+    beyond = findings.beyond & ID_KEYS.keys()
+    for kind in beyond - findings.ids.keys():
+        if findings.add.get(kind):
+            findings.add[kind] = False
+    if beyond:
+        files.config.applied.add("special-id-beyond-vocabulary")
 
 
 def _from_settings(

@@ -60,16 +60,35 @@ def added_tokens(
         ids = {text: token for token, text in own.items()} | {
             known.text: token for token, known in added.items()
         }
+        free = max(len(own), max(added, default=-1) + 1)
         for late, is_extra in _late_tokens(settings):
             if is_extra and ids.get(late.text) in added:
                 continue
-            token = ids.setdefault(
-                late.text, max(added, default=-1) + 1 if max(added, default=-1) >= len(own) else len(own)
-            )
+            token = ids.setdefault(late.text, free)
+            free = max(free, token + 1)
             if token >= n_tokens:
                 raise _beyond(settings, late.text, token, n_tokens)
             added[token] = late
     return dict(sorted(added.items()))
+
+
+def merge_pairs(model: Document) -> list[tuple[str, str]]:
+    """The merges of a tokenizer's model in their order, each given as "a b" or as a pair.
+
+    Raises InvalidError (M-003).
+    """
+    merges: list[tuple[str, str]] = []
+    for index, merge in enumerate(model.items("merges")):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and isinstance(pair[0], str)
+            and isinstance(pair[1], str)
+        ):
+            raise model.wrong("merges", merge, "two tokens", index)
+        merges.append((pair[0], pair[1]))
+    return merges
 
 
 def _late_tokens(settings: Document) -> Iterator[tuple[AddedToken, bool]]:
@@ -79,7 +98,7 @@ def _late_tokens(settings: Document) -> Iterator[tuple[AddedToken, bool]]:
         entry = decoder.section(str(token))
         yield AddedToken(entry.text("content"), entry.flag("special", False)), False
     for text in named_tokens(settings):
-        yield AddedToken(text, special=True), text not in _role_tokens(settings)
+        yield AddedToken(text, special=True), text not in role_tokens(settings)
 
 
 def decoder_ids(decoder: Document) -> list[int]:
@@ -97,10 +116,10 @@ def named_tokens(settings: Document) -> list[str]:
         extra = settings.values.get(name)
         extras += extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list) else []
     texts = [token_text(entry) for entry in extras]
-    return list(dict.fromkeys([*_role_tokens(settings), *(text for text in texts if text is not None)]))
+    return list(dict.fromkeys([*role_tokens(settings), *(text for text in texts if text is not None)]))
 
 
-def _role_tokens(settings: Document) -> list[str]:
+def role_tokens(settings: Document) -> list[str]:
     """The named tokens that have a role, such as `bos_token`."""
     return [text for name in NAMED_TOKENS if (text := token_text(settings.values.get(name))) is not None]
 
@@ -112,7 +131,12 @@ def token_text(entry: object) -> str | None:
 
 
 def _beyond(source: Document, text: str, token: int, n_tokens: int) -> InvalidError:
-    message = f"the id of the token {text!r} is beyond the vocabulary of the model"
+    message = (
+        f"the id of the token {text!r} is beyond the vocabulary of the model, so it has no embedding; "
+        f"if the model was not trained with it, remove it from {source.file.name} "
+        "(or use the tokenizer of the model that was fine-tuned); "
+        "otherwise save the model again after model.resize_token_embeddings(len(tokenizer))"
+    )
     return InvalidError(
         source.file, Finding("M-025", message, source.where, found=token, expected=f"below {n_tokens}")
     )

@@ -6,7 +6,7 @@ from gguflow.container.metadata import Metadata, boolean, u32
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.documents import read_text
 from gguflow.models.tokenizers.bpe import require_model, whole_vocabulary
-from gguflow.models.tokenizers.files import TokenizerFiles
+from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
 from gguflow.models.tokenizers.special_tokens import special_metadata
 from gguflow.models.tokenizers.tokenizer_json import named_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary
@@ -57,12 +57,13 @@ def _from_list(files: TokenizerFiles) -> Vocabulary:
     """Tokens from vocab.txt, one per line in the order of ids. Raises InvalidError (M-023, M-025)."""
     text = read_text(files.directory, "vocab.txt")
     if text is None:
-        raise InvalidError(
-            files.directory, Finding("M-023", "there is neither a tokenizer.json nor a vocab.txt")
-        )
+        raise no_tokenizer(files.directory, "tokenizer.json", "vocab.txt")
     lines = text.removesuffix("\n").split("\n")
     if len(lines) > files.n_tokens:
-        message = "more tokens than the model has embeddings"
+        message = (
+            "more tokens than the model has embeddings; use the vocab.txt of the model that was fine-tuned, "
+            "or save the model again after model.resize_token_embeddings(len(tokenizer))"
+        )
         raise InvalidError(
             files.directory / "vocab.txt",
             Finding("M-025", message, found=len(lines), expected=f"{files.n_tokens} at most"),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gguflow.arrays import Bytes, Floats
 from gguflow.container.integrity import LEAF_WEIGHTS, new_leaf_digest, tensor_digest
@@ -20,7 +22,7 @@ from gguflow.conversion.output import Output
 from gguflow.conversion.plan import PlannedTensor
 from gguflow.errors import NonFiniteError, UsageError
 from gguflow.models.reading import ModelReader
-from gguflow.parametric import Encoder, Encoding, chunk_digest, entropy, wide_chunks
+from gguflow.parametric import Encoder, Encoding, chunk_digest, entropy, proving, wide_chunks
 from gguflow.parametric.axes import Entropy
 from gguflow.parametric.chunks import assemble
 from gguflow.parametric.geometry import (
@@ -34,6 +36,9 @@ from gguflow.parametric.stages.planning import geometry_of
 
 READ_BACK = 1 << 20
 """Bytes of what was written that are read at a time."""
+
+_FEW = 4096
+"""Weights of which nearly always one is not zero."""
 
 
 def jobs(reader: ModelReader, output: Output, i: int, most_nbytes: int) -> Jobs:
@@ -121,7 +126,7 @@ class _Payload:
             yield
         except NonFiniteError as error:
             bad = weights[error.index]
-            raise non_finite_error(self.tensor, first + error.index, bad, "cannot be quantized") from None
+            raise non_finite_error(self.tensor, first + error.index, bad) from None
 
     def raw(self, first: int, last: int) -> Bytes:
         """The little-endian bytes of weights [first, last), for lossless encodings."""
@@ -133,6 +138,12 @@ class _Payload:
         number = len(self.sizes)
         self.output.record_chunk(self.i, number, nbytes, digest, self.position)
         return [self._count(nbytes, digest)]
+
+    def mark(self, *content: NDArray[Any]) -> None:
+        """Note whether the tensor holds something else than zeros."""
+        marked = self.output.marks.with_content
+        if self.i not in marked and any(part[:_FEW].any() or part.any() for part in content):
+            marked.add(self.i)
 
     def feed(self, content: Bytes) -> None:
         """The next bytes of the payload, for its digest."""
@@ -176,6 +187,7 @@ class _Payload:
             for content in self._read_back(nbytes):
                 self.feed(content)
             self.output.resumed_nbytes += nbytes
+            self.output.marks.with_content.add(self.i)  # what it holds is not looked at again
             yield self._count(nbytes, digest)
 
     def digest_back(self, nbytes: int) -> bytes:
@@ -306,6 +318,7 @@ class _ChunkJob(_ObserveJob):
         """Codes and scales as the source has them."""
         payload = self.payload
         sections = transcoding.sections(payload.reader, payload.tensor, payload.geometry, self.number)
+        payload.mark(*sections.values())
         rows = payload.geometry.chunk_rows(self.number)
         is_fixed = payload.encoding.is_fixed_size
         room = np.empty(payload.geometry.chunk_nbytes(rows), np.uint8) if is_fixed else None
@@ -314,11 +327,16 @@ class _ChunkJob(_ObserveJob):
     def _encoded(self) -> Bytes:
         payload = self.payload
         if payload.encoding.is_lossless:
-            return payload.encoder.encode_chunk(self.number, payload.raw(self.first, self.last))
+            raw = payload.raw(self.first, self.last)
+            payload.mark(raw)
+            return payload.encoder.encode_chunk(self.number, raw)
         weights = payload.reader.floats(payload.tensor, self.first, self.last)
         with payload.refusing(self.first, weights):
             importance = payload.importance_of(self.first, self.last)
-            return payload.encoder.encode_chunk(self.number, weights, importance)
+            chunk = payload.encoder.encode_chunk(self.number, weights, importance)
+            proving.check_chunk(payload.geometry, payload.encoder.tables, self.number, weights, chunk)
+        payload.mark(weights)
+        return chunk
 
 
 class _PieceJob:
@@ -527,14 +545,19 @@ def _sections(wide: wide_chunks.WideChunk) -> Callable[[_Payload, int, int], Map
         column = first % payload.geometry.columns
         of_piece = None if importance is None else importance[column : column + last - first]
         with payload.refusing(first, weights):
-            return wide.sections(weights, of_piece)
+            found = wide.sections(weights, of_piece)
+            proving.check_sections(payload.encoding, weights, found)
+        payload.mark(weights)
+        return found
 
     return action
 
 
 def _plane(wide: wide_chunks.WideChunk, k: int) -> Callable[[_Payload, int, int], Mapping[str, Bytes]]:
     def action(payload: _Payload, first: int, last: int) -> Mapping[str, Bytes]:
-        return {"codes": wide.planes(payload.raw(first, last))[k]}
+        raw = payload.raw(first, last)
+        payload.mark(raw)
+        return {"codes": wide.planes(raw)[k]}
 
     return action
 

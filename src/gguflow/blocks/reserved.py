@@ -1,0 +1,93 @@
+"""A look at packed blocks, without decoding them: words that no good block holds (NaN and infinity, mostly),
+and blocks whose scales are all zero.
+
+Only the words that a format reserves are read (`BlockFormat.reserved_codes`), a few bytes of each block.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gguflow.arrays import Bytes, largest_magnitude
+from gguflow.blocks.base import HALF_EXPONENT, BlockFormat, ReservedCode
+
+WORDS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
+"""The words of reserved codes by their width."""
+
+_STRIP = 1 << 16
+"""Plain numbers looked at in one call: they stay in the first-level cache between the passes over them."""
+
+_HALF_MAGNITUDE = 0x7FFF
+
+
+class Look(NamedTuple):
+    """What a look at some blocks found.
+
+    code: the reserved code that occurs first, or None; codes that a reader tolerates do not count.
+    block: the number of the block with it.
+    zeros: the numbers of the blocks whose scales are zero, so that they probably hold nothing else.
+    """
+
+    code: ReservedCode | None
+    block: int
+    zeros: NDArray[np.int64]
+
+
+_NO_BLOCKS = np.zeros(0, np.int64)
+
+
+def words(data: Bytes, start: int, n_blocks: int, block_format: BlockFormat, code: ReservedCode) -> Any:
+    """The words of a code in consecutive blocks, a view.
+
+    data: flat bytes.
+    start: where the first block begins.
+    n_blocks: how many there are, 1 or more.
+    block_format: their format.
+    code: one of its reserved codes.
+    """
+    return np.ndarray(
+        (n_blocks,), WORDS[code.width], data.data, start + code.offset, (block_format.type_size,)
+    )
+
+
+def look(packed: Bytes, block_format: BlockFormat) -> Look:
+    """Look at flat packed blocks.
+
+    packed: uint8[n * type_size], contiguous.
+    block_format: the format.
+    """
+    n_blocks = packed.size // block_format.type_size
+    codes = block_format.reserved_codes
+    if not n_blocks or not codes:
+        return Look(None, -1, _NO_BLOCKS)
+    if codes[0].width == block_format.type_size:
+        return _look_at_numbers(words(packed, 0, n_blocks, block_format, codes[0]), codes[0])
+    found, first = None, n_blocks
+    union: Any = None
+    for code in codes:
+        is_half = code.mask == HALF_EXPONENT and code.width == 2
+        scales = words(packed, 0, n_blocks, block_format, code)
+        scales = scales & scales.dtype.type(_HALF_MAGNITUDE if is_half else code.mask)
+        if not code.tolerated and int(scales.max()) >= code.mask:
+            bad = int((scales >= code.mask).argmax())
+            if bad < first:
+                found, first = code, bad
+        union = scales if union is None else union | scales
+    zeros = np.flatnonzero(union == 0) if int(union.min()) == 0 else _NO_BLOCKS
+    return Look(found, first if found is not None else -1, zeros)
+
+
+def _look_at_numbers(numbers: NDArray[Any], code: ReservedCode) -> Look:
+    """Look at plain numbers: all are zeros, or none counts as one."""
+    is_silent = True
+    for i in range(0, len(numbers), _STRIP):
+        strip = numbers[i : i + _STRIP]
+        largest = largest_magnitude(strip)
+        is_silent = is_silent and largest == 0
+        if largest >= code.mask:
+            bad = (strip & strip.dtype.type(code.mask)) == code.mask
+            return Look(code, i + int(bad.argmax()), _NO_BLOCKS)
+    return Look(None, -1, np.arange(len(numbers)) if is_silent else _NO_BLOCKS)

@@ -1,0 +1,238 @@
+"""Where our files differ from llama.cpp's on purpose: one table, and the collector of what applied.
+
+llama.cpp's converter is followed to the byte except where it is silently wrong, or writes what it should
+refuse. Every such case is a row of `DIFFERENCES`. From it come docs/differences.md (tools/render_docs), the
+notes at a conversion, and what comparisons with llama.cpp excuse (tools/compare peer): a difference without
+a row is an error, and so is a row that was applied and changed nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+class Scope(enum.Enum):
+    """What a difference depends on.
+
+    CHECKPOINT: it applies to some checkpoints; the model names it (`Model.differences`), the user is told.
+    EVERY_FILE: it applies to every file that is written.
+    NO_FILE: it is in no key and no tensor that both write: an input that we refuse, the order of tensors, or
+        the arithmetic of some builds of llama.cpp. Comparisons excuse nothing.
+    """
+
+    CHECKPOINT = "some checkpoints"
+    EVERY_FILE = "every file"
+    NO_FILE = "no key or tensor"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row of the table.
+
+    id: by which it is named, in words with hyphens; never reused.
+    scope: what it depends on.
+    condition: when it applies; the beginning of a sentence, without a full stop.
+    ours: what we do; a sentence's end, after "gguflow".
+    peer: what llama.cpp does; a sentence's end, after "llama.cpp".
+    reason: why; a whole sentence.
+    keys: regular expressions; metadata keys that fully match one of them may differ.
+    tensors: the same for names of tensors.
+    """
+
+    id: str
+    scope: Scope
+    condition: str
+    ours: str
+    peer: str
+    reason: str
+    keys: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What the user is told when it applies: one line."""
+        return f"{self.condition}: gguflow {self.ours}; llama.cpp {self.peer}"
+
+    def covers(self, name: str) -> bool:
+        """Whether it excuses a difference of this metadata key or tensor.
+
+        name: of the key or tensor.
+        """
+        return self._pattern.fullmatch(name) is not None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        patterns = [*self.keys, *self.tensors]
+        return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or r"(?!)")
+
+
+@dataclass
+class Applied:
+    """The differences that have been applied so far, while one checkpoint is understood.
+
+    ids: in the order in which they were first applied.
+    """
+
+    ids: list[str] = field(default_factory=list)
+
+    def add(self, identifier: str) -> None:
+        """Note that a difference makes this checkpoint's output differ from llama.cpp's.
+
+        identifier: of a row of `DIFFERENCES` with the scope CHECKPOINT.
+        """
+        if by_id(identifier).scope is not Scope.CHECKPOINT:
+            raise KeyError(identifier)
+        if identifier not in self.ids:
+            self.ids.append(identifier)
+
+
+def by_id(identifier: str) -> Difference:
+    """The row with an id. Raises KeyError if there is none.
+
+    identifier: `Difference.id`.
+    """
+    return _BY_ID[identifier]
+
+
+def unexplained(names: Iterable[str], applied: Sequence[str]) -> list[str]:
+    """Those of the names that no row covers; a comparison with llama.cpp fails for each.
+
+    names: of metadata keys and tensors that differ from llama.cpp's.
+    applied: the ids that the model gives (`Model.differences`).
+    """
+    rows = [row for row in DIFFERENCES if row.scope is Scope.EVERY_FILE or row.id in applied]
+    return [name for name in names if not any(row.covers(name) for row in rows)]
+
+
+def idle(names: Iterable[str], applied: Sequence[str]) -> list[str]:
+    """Those of the applied rows that changed nothing; a comparison with llama.cpp fails for each.
+
+    names: of metadata keys and tensors that differ from llama.cpp's.
+    applied: the ids that the model gives (`Model.differences`).
+    """
+    names = list(names)
+    return [identifier for identifier in applied if not any(map(by_id(identifier).covers, names))]
+
+
+DIFFERENCES = (
+    Difference(
+        "own-keys",
+        Scope.EVERY_FILE,
+        "In every file, unless --no-integrity is given",
+        "writes keys under `gguflow.`, which other readers ignore",
+        "has none",
+        "With them a file can be verified.",
+        keys=(r"gguflow\..*",),
+    ),
+    Difference(
+        "ends-of-text",
+        Scope.CHECKPOINT,
+        "`eos_token_id` is a list, or in generation_config.json only",
+        "writes the first id as the end of a text, and further ones as end of turn and of message",
+        "ignores it",
+        "Without the key llama.cpp stops at a token of its own choice, or not at all.",
+        keys=(r"tokenizer\.ggml\.(eos|eot|eom)_token_id",),
+    ),
+    Difference(
+        "rope-both",
+        Scope.CHECKPOINT,
+        "config.json has both `rope_parameters` and `rope_scaling`",
+        "merges them, and `rope_scaling` decides where they contradict each other",
+        "takes the base of the frequencies from its default",
+        "`rope_scaling` is what instructions tell users to add to extend the context; the base stays.",
+        keys=(r"[^.]+\.rope\..*",),
+        tensors=(r"rope_freqs\.weight",),
+    ),
+    Difference(
+        "scores-from-merges",
+        Scope.CHECKPOINT,
+        "A SentencePiece vocabulary is there as tokenizer.json only, which has merges and no scores",
+        "writes the rank of a token's merge, negated, as its score, so that text is split as by transformers",
+        "gives every token the same score",
+        "With equal scores merges happen from left to right, and text becomes other tokens than in training.",
+        keys=(r"tokenizer\.ggml\.scores",),
+    ),
+    Difference(
+        "types-from-tokenizer-json",
+        Scope.CHECKPOINT,
+        "A SentencePiece vocabulary is there as tokenizer.json only, and lists some of its tokens as added",
+        "makes them control tokens or user-defined ones, as they are listed",
+        "takes them for ordinary pieces, or makes all that tokenizer_config.json names control tokens",
+        "Otherwise special tokens in a prompt are split, and ordinary ones vanish from the output.",
+        keys=(r"tokenizer\.ggml\.token_type", r"tokenizer\.ggml\.tokens"),
+    ),
+    Difference(
+        "no-space-prefix",
+        Scope.CHECKPOINT,
+        "A SentencePiece vocabulary is there as tokenizer.json only, which puts no space before a text",
+        "says so in the file",
+        "says nothing, so that a space is added",
+        "The space would change the first token of every text.",
+        keys=(r"tokenizer\.ggml\.add_space_prefix",),
+    ),
+    Difference(
+        "tokens-of-tokenizer-json",
+        Scope.CHECKPOINT,
+        "tokenizer.json adds tokens that tokenizer.model and the other files do not have",
+        "takes them from it",
+        "writes unused tokens in their place",
+        "transformers 5 saves added tokens in tokenizer.json only.",
+        keys=tuple(rf"tokenizer\.ggml\.{name}" for name in ("tokens", "token_type", "scores")),
+    ),
+    Difference(
+        "special-id-beyond-vocabulary",
+        Scope.CHECKPOINT,
+        "A special token of a byte-level BPE vocabulary has an id beyond it",
+        "leaves the id out, and does not add such a token to texts",
+        "writes it",
+        "No program can load such a file, or look the token up.",
+        keys=(r"tokenizer\.ggml\.[a-z]+_token_id", r"tokenizer\.ggml\.add_[a-z]+_token"),
+    ),
+    Difference(
+        "non-finite",
+        Scope.NO_FILE,
+        "Where a weight is NaN or Inf, or does not fit into F16 in an F16 output",
+        "refuses it",
+        "writes it",
+        "Such a model gives nothing but NaN.",
+    ),
+    Difference(
+        "tensor-type-unused",
+        Scope.NO_FILE,
+        "Where the pattern of --tensor-type matches nothing, or names an unquantized type",
+        "refuses it",
+        "ignores it",
+        "The option has no effect, which is never what was meant.",
+    ),
+    Difference(
+        "tensor-order",
+        Scope.NO_FILE,
+        "In a file that is made from a checkpoint in one step",
+        "writes tensors in the order in which llama-quantize processes them",
+        "writes them in this order in its second step only",
+        "So one step gives the same file as two.",
+    ),
+    Difference(
+        "rope-factors",
+        Scope.NO_FILE,
+        "In the rope factors of Llama 3, for unusual bases and head sizes",
+        "computes powers by its own function, the same on every machine",
+        "takes those of torch",
+        "Of 26,240 that were tried, 3 differ by 1 or 2 units in the last place, none of a released model.",
+    ),
+    Difference(
+        "fused-multiply-add",
+        Scope.NO_FILE,
+        "With a build of ggml that contracts multiplication and addition, or for weights of 2^22 and more",
+        "follows the source without contraction, as the stock builds for x86-64 do",
+        "gives other bytes than its stock builds",
+        "Two builds of ggml differ from each other there, see [k-quants](../spec/blocks/k-quants.md).",
+    ),
+)
+"""One row for each difference."""
+
+_BY_ID = {difference.id: difference for difference in DIFFERENCES}
