@@ -335,7 +335,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no equals sign": ({"recipe": "q8_0", "tensor_types": ("attn",)}, "REGEX=FORMAT"),
     "no format": ({"recipe": "q8_0", "tensor_types": ("attn=",)}, "REGEX=FORMAT"),
     "a wrong expression": ({"recipe": "q8_0", "tensor_types": ("attn(=q8_0",)}, "in the regular expression"),
-    "a POSIX class": ({"recipe": "q8_0", "tensor_types": ("[[:digit:]]=q8_0",)}, "write \\[0-9\\]"),
+    "a POSIX class by itself": (
+        {"recipe": "q8_0", "tensor_types": ("[:digit:]=q8_0",)},
+        r"write \[\[:digit:\]\]",
+    ),
+    "a POSIX class that there is not": (
+        {"recipe": "q8_0", "tensor_types": ("[[:digits:]]=q8_0",)},
+        r"there is no class \[:digits:\]; known: alnum",
+    ),
     "an unknown format": (
         {"recipe": "q8_0", "output_tensor_type": "q4_k_m"},
         "unknown block format 'q4_k_m'; known: .*q4_k",

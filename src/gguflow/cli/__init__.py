@@ -120,7 +120,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; for an unknown option, name the command's option that is closest to it."""
     arguments, unknown = parser().parse_known_args(argv)
     if unknown:
-        options = (word.split("=")[0] for word in unknown if word.startswith("-"))
+        options = [word.split("=")[0] for word in unknown if word.startswith("-")]
+        elsewhere = commands()[arguments.command].elsewhere
+        for option in options:
+            if option in elsewhere:
+                arguments.parser.error(f"there is no {option}: {elsewhere[option]}")
         hints = (suggestion(option, arguments.parser.option_names()) for option in options)
         hint = next(filter(None, hints), "")
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")

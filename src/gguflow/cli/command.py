@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from gguflow.errors import ExitStatus
 
@@ -21,6 +21,7 @@ class Command:
     run: carries it out. Raises errors of the package, which become exit codes; returns None for OK.
     epilog: the text below its options, for examples.
     resumes: whether running it again after an interruption goes on from where it stopped.
+    elsewhere: options that another program has in its place, and what to use instead of each.
     """
 
     name: str
@@ -31,3 +32,4 @@ class Command:
     run: Callable[[argparse.Namespace], ExitStatus | None]
     epilog: str = ""
     resumes: bool = False
+    elsewhere: Mapping[str, str] = field(default_factory=dict)

@@ -48,6 +48,13 @@ examples:
 
 _SHOWN_NAMES = 50
 
+_ELSEWHERE = {
+    "--prune-layers": "layers are not pruned here; run llama-quantize --prune-layers with the type COPY "
+    "first, and convert its output",
+    "--keep-split": "--split-max-size and --split-max-tensors split the output",
+}
+"""Options of llama-quantize that are not here, and what to use instead."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command.
@@ -69,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--type",
         default="q4_k_m",
         metavar="TYPE",
-        help="a recipe, block format or encoding, or several, separated by commas (default: %(default)s)",
+        help="a recipe, block format or encoding, or several, separated by commas; a recipe also by its "
+        "number in llama.cpp (15 for q4_k_m) (default: %(default)s)",
     )
     parser.add_argument("--arch", metavar="NAME", help="set general.architecture, and keep tensor names")
     parser.add_argument(
@@ -156,6 +164,20 @@ def _add_recipe_options(group: argparse._ArgumentGroup) -> None:
         "--imatrix", metavar="FILE", help="importance matrix from llama-imatrix (GGUF, or the older .dat)"
     )
     group.add_argument(
+        "--include-weights",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="use importance only for tensors with NAME in their name (ffn_down); may be repeated",
+    )
+    group.add_argument(
+        "--exclude-weights",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="use no importance for tensors with NAME in their name; may be repeated",
+    )
+    group.add_argument(
         "--override-kv",
         action="append",
         default=[],
@@ -182,6 +204,8 @@ def run(arguments: argparse.Namespace) -> None:
         follow_links=arguments.follow_links,
         options=_recipe_options(arguments),
         imatrix=arguments.imatrix,
+        include_weights=arguments.include_weights,
+        exclude_weights=arguments.exclude_weights,
         shards=_split(arguments),
         integrity=not arguments.no_integrity,
         allow_non_finite=arguments.allow_non_finite,
@@ -316,4 +340,5 @@ COMMAND = Command(
     add_arguments=add_arguments,
     run=run,
     resumes=True,
+    elsewhere=_ELSEWHERE,
 )

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
 from gguflow._version import __version__
-from gguflow.arguments import MAX_SIZE, choice, file_path, flag, integer
+from gguflow.arguments import MAX_SIZE, choice, file_path, flag, integer, texts
 from gguflow.container.integrity import shards_id
 from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.shards import ShardName
 from gguflow.conversion import engine, planners
 from gguflow.conversion.engine import Progress
+from gguflow.conversion.imatrix import Imatrix
 from gguflow.conversion.imatrix import read as read_imatrix
 from gguflow.conversion.jobs import Memory, jobs_of
 from gguflow.conversion.judging import check_header, check_meaning
@@ -118,6 +119,8 @@ def prepare(
     follow_links: bool = False,
     options: recipes.Options | None = None,
     imatrix: str | Path | None = None,
+    include_weights: Sequence[str] = (),
+    exclude_weights: Sequence[str] = (),
     shards: Split | None = None,
     integrity: bool = True,
     allow_non_finite: bool = False,
@@ -133,8 +136,9 @@ def prepare(
     lead to a file of the checkpoint, or into a Hugging Face cache.
     type: one, or several with commas between them, which are then written from one reading of the source.
     options: changes to what the type's recipe chooses, and to metadata. imatrix: a file with the importance
-    of columns, llama-imatrix's. shards: how the output is cut into several files, whose names end in
-    -00001-of-00003.gguf; None for one file.
+    of columns, llama-imatrix's. include_weights, exclude_weights: use only its entries with one of these
+    texts in their names, or those with none.
+    shards: how the output is cut into several files, whose names end in -00001-of-00003.gguf; None for one file.
     integrity: whether the output carries the keys by which it can prove itself.
     allow_non_finite: keep NaN and infinity in tensors that are copied, or stored as F32, F16 or BF16; the
     report then names them. Weights that are NaN or infinite are never quantized.
@@ -153,7 +157,9 @@ def prepare(
         model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
     template = str(output) if output is not None else file_name(model.file_stem)
-    importance = read_imatrix(imatrix) if imatrix is not None else None
+    importance = _importance(
+        imatrix, texts(include_weights, "include_weights"), texts(exclude_weights, "exclude_weights")
+    )
     plans = [make(model, recipe, options, importance, integrity=integrity, sources=read) for recipe in chosen]
     is_understood = checkpoint.config is not None and architecture is None
     doubts = [
@@ -180,6 +186,14 @@ def _once(*warnings: FileWarning) -> tuple[FileWarning, ...]:
         mild = replace(warning, finding=replace(warning.finding, severity="warning"))
         found += [mild] if mild not in found else []
     return tuple(found)
+
+
+def _importance(path: Path | None, included: Sequence[str], excluded: Sequence[str]) -> Imatrix | None:
+    if path is None:
+        if included or excluded:
+            raise UsageError("--include-weights and --exclude-weights are for the entries of --imatrix")
+        return None
+    return read_imatrix(path).only(included, excluded)
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -273,6 +287,8 @@ def convert(
     follow_links: bool = False,
     options: recipes.Options | None = None,
     imatrix: str | Path | None = None,
+    include_weights: Sequence[str] = (),
+    exclude_weights: Sequence[str] = (),
     shards: Split | None = None,
     integrity: bool = True,
     threads: int | None = None,
@@ -297,6 +313,8 @@ def convert(
         follow_links=follow_links,
         options=options,
         imatrix=imatrix,
+        include_weights=include_weights,
+        exclude_weights=exclude_weights,
         shards=shards,
         integrity=integrity,
         allow_non_finite=allow_non_finite,

@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow import blocks
+from gguflow.arguments import shown
 from gguflow.container.header import MAGIC, Header, TensorInfo, parse
 from gguflow.container.metadata import Metadata, ValueType, string, u32
 from gguflow.container.reader import map_file
 from gguflow.container.rules import judge, raise_first
 from gguflow.container.strings import quoted
-from gguflow.errors import Finding, InvalidError, LimitError, MalformedError, printable
+from gguflow.errors import Finding, InvalidError, LimitError, MalformedError, UsageError, printable
 
 Floats = NDArray[np.float32]
 
@@ -136,6 +137,34 @@ class Imatrix:
                 raise InvalidError(
                     self.path, Finding("A-017", message, where, None, found, f"{MOST:g} or less")
                 )
+
+    def only(self, included: Sequence[str] = (), excluded: Sequence[str] = ()) -> Imatrix:
+        """The entries whose names have one of the texts in them, or have none, as in llama-quantize.
+
+        included: texts of which a name has one; empty for all names.
+        excluded: texts of which a name has none.
+
+        Raises UsageError if both are given, if a text is in no name, or if no entry is left.
+        """
+        if included and excluded:
+            raise UsageError("--include-weights and --exclude-weights cannot be used together")
+        for text in (*included, *excluded):
+            if not any(text in name for name in self.entries):
+                option = "--include-weights" if included else "--exclude-weights"
+                raise UsageError(f"{option}: {shown(text)} is in no name of {self.path}")
+        kept = {
+            name: importance
+            for name, importance in self.entries.items()
+            if (not included or any(text in name for text in included))
+            and not any(text in name for text in excluded)
+        }
+        if not kept:
+            raise UsageError("--exclude-weights leaves nothing of the imatrix; omit --imatrix")
+        if len(kept) == len(self.entries):
+            return self
+        names = "".join(f"{len(name)}:{name}" for name in kept)
+        digest = hashlib.sha256(f"{self.digest} {names}".encode("utf-8", "surrogateescape")).hexdigest()
+        return replace(self, entries=kept, digest=digest)
 
     def check_is_for(self, names: set[str]) -> None:
         """Raise InvalidError (A-015) where no entry is for a tensor of these names."""

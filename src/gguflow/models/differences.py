@@ -203,7 +203,7 @@ DIFFERENCES = (
     Difference(
         "tensor-type-unused",
         Scope.NO_FILE,
-        "Where the pattern of --tensor-type matches nothing, or names an unquantized type",
+        "Where the pattern of --tensor-type matches nothing, or the type of the output is unquantized",
         "refuses it",
         "ignores it",
         "The option has no effect, which is never what was meant.",

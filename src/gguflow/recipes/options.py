@@ -98,10 +98,6 @@ def _tensor_type(text: str) -> tuple[NamePattern, Format]:
     pattern, equals, name = text.partition("=")
     if not pattern or not equals or not name:
         raise UsageError(f"--tensor-type must be REGEX=FORMAT (attn_v=q6_k), not {shown(text)}")
-    if "[:" in pattern:
-        raise UsageError(
-            f"--tensor-type {shown(text)}: character classes like [:digit:] are not supported; write [0-9]"
-        )
     try:
         return NamePattern(pattern), _format(name)
     except UsageError as error:

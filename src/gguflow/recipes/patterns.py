@@ -3,7 +3,8 @@
 Python's matcher tries one way after another, and for "(a+)+b" the number of ways doubles with every letter of
 the name. This one follows all ways at once: what has been matched so far is a set of positions in the name,
 kept as the bits of an integer, and every part of the pattern turns one set into another. The syntax is that
-of Python's `re`, without back-references, look-behind and atomic groups.
+of Python's `re`, without back-references, look-behind and atomic groups, and with the POSIX classes
+that llama.cpp's regular expressions have ([[:digit:]]).
 """
 
 from __future__ import annotations
@@ -63,10 +64,61 @@ class NamePattern:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                re.compile(self.pattern, _FLAGS)
+                text = _without_posix_classes(self.pattern)
+                re.compile(text, _FLAGS)
         except (re.error, RecursionError, OverflowError) as error:
             raise UsageError(f"{error} in the regular expression {shown(self.pattern)}") from None
-        return _Reader(self.pattern).whole()
+        return _Reader(text).whole()
+
+
+_POSIX = {
+    "alnum": "a-zA-Z0-9",
+    "alpha": "a-zA-Z",
+    "blank": r" \t",
+    "cntrl": r"\x00-\x1f\x7f",
+    "d": "0-9",
+    "digit": "0-9",
+    "graph": r"\x21-\x7e",
+    "lower": "a-z",
+    "print": r"\x20-\x7e",
+    "punct": r"\x21-\x2f\x3a-\x40\x5b-\x60\x7b-\x7e",
+    "s": r"\s",
+    "space": r"\s",
+    "upper": "A-Z",
+    "w": r"\w",
+    "xdigit": "0-9a-fA-F",
+}
+"""The classes of characters, as Python writes them between brackets."""
+
+_CLASS_IN_CLASS = re.compile(r"\[([:.=])(.*?)\1\]")
+
+
+def _without_posix_classes(text: str) -> str:
+    """The pattern with its POSIX classes written out: [0-9_] for [[:digit:]_]. Raises re.error for one that
+    there is not, and for one without brackets around it.
+    """
+    found: list[str] = []
+    at, is_inside = 0, False
+    while at < len(text):
+        inner = _CLASS_IN_CLASS.match(text, at)
+        is_class = inner is not None and inner[1] == ":" and inner[2] in _POSIX
+        if inner is not None and is_class and not is_inside:
+            raise re.error(f"{inner[0]} without brackets around it; write [{inner[0]}]")
+        if inner is not None and is_inside:
+            if not is_class:
+                raise re.error(f"there is no class {inner[0]}; known: {', '.join(_POSIX)}")
+            found.append(_POSIX[inner[2]])
+            at = inner.end()
+            continue
+        width = 2 if text[at] == "\\" else 1
+        if not is_inside and text[at] == "[":
+            is_inside = True
+            width = 3 if text.startswith("[^]", at) else 2 if text[at + 1 : at + 2] in ("]", "^") else 1
+        elif is_inside and text[at] == "]":
+            is_inside = False
+        found.append(text[at : at + width])
+        at += width
+    return "".join(found)
 
 
 class _Name:

@@ -305,6 +305,8 @@ _TABLE = (
 
 RECIPES = MappingProxyType({recipe.name: recipe for recipe in _TABLE})
 
+_BY_FILE_TYPE = {str(recipe.file_type): recipe.name for recipe in reversed(_TABLE)}
+
 _GUESSED = 1024
 """llama.cpp's file type for "guessed from the tensors"."""
 
@@ -341,13 +343,14 @@ def resolve(name: str) -> Recipe:
     """The recipe with this name, in any case.
 
     The name of a block format means that format for every quantized tensor, the name of a parametric encoding
-    means that encoding for every matrix but the embeddings.
+    means that encoding for every matrix but the embeddings. A number is llama.cpp's file type ("15" for
+    q4_k_m).
 
     Raises UnknownFormatError, which lists all names.
     """
     if not isinstance(name, str):
         raise UnknownFormatError(f'a type is a name, like "q4_k_m", not {shown(name)}')
-    key = name.lower()
+    key = _BY_FILE_TYPE.get(name.strip(), name).lower()
     base, plus, suffix = key.partition("+")
     if plus and (base in RECIPES or base in blocks.FORMATS):
         message = (
