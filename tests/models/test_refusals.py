@@ -16,6 +16,7 @@ import gguflow
 from gguflow import models
 from gguflow.blocks import FORMATS
 from gguflow.cli import main
+from gguflow.conversion.skipping import without
 from gguflow.errors import FileError, InvalidError, UnsupportedError, UsageError
 from gguflow.models.refusals import common_prefix
 from gguflow.sources import open_checkpoint
@@ -140,11 +141,8 @@ def test_the_advice_works(prefix: str, tmp_path: Path) -> None:
         "vision_tower.a.weight": (2, 2),
         "v_head.weight": (1, 32),
     }
-    model = models.load(
-        checkpoint(tmp_path, files("llama"), tensors),
-        strip_prefix=prefix,
-        skip_tensors=[r"^vision_tower\.", "^V_HEAD"],
-    )
+    source = checkpoint(tmp_path, files("llama"), tensors)
+    model = models.load(without(source, [r"^vision_tower\.", "^V_HEAD"]), strip_prefix=prefix)
     assert [(t.name, t.shape) for t in model.tensors] == [(t.name, t.shape) for t in wanted.tensors]
 
 
@@ -160,7 +158,7 @@ def test_no_prefix_is_named_that_does_not_help() -> None:
 def test_a_required_tensor_cannot_be_skipped(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, files("llama"), shapes("llama"))
     with pytest.raises(InvalidError, match=r"M-010.*blk\.0\.attn_q\.weight"):
-        models.load(source, skip_tensors=[r"layers\.0\.self_attn\.q_proj"])
+        models.load(without(source, [r"layers\.0\.self_attn\.q_proj"]))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +174,7 @@ def test_a_required_tensor_cannot_be_skipped(tmp_path: Path) -> None:
 def test_a_pattern_must_match(pattern: str, says: str, tmp_path: Path) -> None:
     source = checkpoint(tmp_path, files("llama"), shapes("llama"))
     with pytest.raises(UsageError) as caught:
-        models.load(source, skip_tensors=[pattern])
+        without(source, [pattern])
     assert says in str(caught.value)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
 from gguflow.models.general import ParameterCounts, general_metadata, read_generation
 from gguflow.models.gguf_limits import check_storable
-from gguflow.models.passthrough import from_gguf, pass_through, skip, strip
+from gguflow.models.passthrough import from_gguf, pass_through, strip
 from gguflow.models.refusals import refuse_quantized
 from gguflow.models.tokenizers.ends import with_ends
 from gguflow.models.tokenizers.files import TokenizerFiles
@@ -27,11 +27,7 @@ from gguflow.sources.base import Checkpoint
 
 
 def load(
-    checkpoint: Checkpoint,
-    *,
-    architecture: str | None = None,
-    strip_prefix: str | None = None,
-    skip_tensors: Sequence[str] = (),
+    checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefix: str | None = None
 ) -> Model:
     """Turn a checkpoint into a model: GGUF metadata and GGUF tensors.
 
@@ -42,16 +38,12 @@ def load(
     checkpoint: tensors, configuration and side files.
     architecture: value for `general.architecture`, instead of what config.json says.
     strip_prefix: removed from the names that start with it.
-    skip_tensors: regular expressions; tensors with one of them anywhere in their name, prefix included, are
-        left out.
 
     Raises UsageError (no configuration, and no architecture given), UnsupportedError (unknown family), and
     InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules. What is
     only doubtful is in `Model.warnings`.
     """
     with gathered_warnings() as warnings:
-        if skip_tensors:
-            checkpoint = skip(checkpoint, skip_tensors)
         model = _load(checkpoint, architecture, strip_prefix)
     return replace(model, warnings=(*model.warnings, *warnings))
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gguflow.container.metadata import Metadata, ValueType, string
 from gguflow.container.shards import ShardName
-from gguflow.errors import Finding, InvalidError, UsageError, listed
+from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import Model, ModelTensor, Sizes
 from gguflow.models.output_name import stem_from_gguf, stem_from_path
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
@@ -130,31 +128,6 @@ def _gguf_stem(checkpoint: Checkpoint) -> str:
     """The stem for the checkpoint's file: `Model-{type}` for `Model-BF16-00001-of-00003.gguf`."""
     shard = ShardName.of(checkpoint.path) if len(checkpoint.files) > 1 else None
     return stem_from_gguf(shard.stem if shard else checkpoint.path.name.removesuffix(".gguf"))
-
-
-def skip(checkpoint: Checkpoint, patterns: Sequence[str]) -> Checkpoint:
-    """The checkpoint without the tensors that have a pattern anywhere in their name, in either case.
-
-    checkpoint: with all its tensors.
-    patterns: regular expressions.
-
-    Raises UsageError if one is no regular expression, or matches no tensor.
-    """
-    skipped: set[str] = set()
-    for text in patterns:
-        try:
-            pattern = re.compile(text, re.IGNORECASE | re.ASCII)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise UsageError(f"--skip-tensor {text!r}: {error} in the regular expression") from error
-        found = {name for name in checkpoint.tensors if pattern.search(name)}
-        if not found:
-            some = listed(list(checkpoint.tensors), 3)
-            raise UsageError(
-                f"--skip-tensor: {text!r} matches no tensor; use the names in the source: {some}"
-            )
-        skipped |= found
-    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in skipped}
-    return replace(checkpoint, tensors=kept)
 
 
 def strip(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
