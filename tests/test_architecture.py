@@ -35,7 +35,7 @@ UNITS: dict[str, set[str]] = {
     "platform": set(),
     "threads": {"platform"},
     "blocks": set(),
-    "kernels": {"blocks"},
+    "kernels": {"blocks", "platform"},
     "container": {"platform", "threads"},
     "parametric": {"blocks", "kernels", "threads"},
     "recipes": {"blocks"},
@@ -48,6 +48,7 @@ UNITS: dict[str, set[str]] = {
     "editing": {"blocks", "container", "platform", "threads", "validation"},
     "conversion": {
         *("blocks", "container", "models", "platform", "quantization", "recipes", "sources", "threads"),
+        "validation",
     },
     "comparison": {"blocks", "container", "models", "quantization", "sources", "threads"},
     "runtime": {

@@ -1,4 +1,4 @@
-"""Calls of the system that fail under a process of its own: a few of those that `tools/faults calls` tries."""
+"""Calls of the system that fail under a process: a few of those that `tools/faults calls` tries."""
 
 from __future__ import annotations
 

@@ -30,10 +30,8 @@ from gguflow.container.verification import check_set, compare, tensor_digests
 from gguflow.container.writer import build
 from gguflow.errors import Finding, InvalidError, UsageError
 from gguflow.threads import resolve as resolve_threads
-from gguflow.validation.architectures import judge_architecture
-from gguflow.validation.general import judge_general
+from gguflow.validation.meaning import judge_meaning
 from gguflow.validation.model import Facts
-from gguflow.validation.tokenizer import judge_tokenizer
 
 TYPES = {
     "u8": ValueType.UINT8,
@@ -266,10 +264,7 @@ def _judged(header: Header) -> Iterator[Finding]:
     """The broken rules about the header and, if the whole model is in this file, about its meaning."""
     yield from rules.judge(header, block_sizes, None)
     if "split.count" not in header.metadata:
-        facts = Facts.of(header)
-        yield from judge_general(facts)
-        yield from judge_tokenizer(facts, strict=False)
-        yield from judge_architecture(facts)
+        yield from judge_meaning(Facts.of(header), strict=False)
 
 
 def _header_bytes(header: Header, nbytes: int, digests: Sequence[bytes]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Protocol, cast
 
@@ -26,6 +27,7 @@ from gguflow.arrays import (
     too_large,
 )
 from gguflow.blocks import BlockFormat, reserved
+from gguflow.blocks.base import HALF_EXPONENT
 from gguflow.blocks.families import Encoding, family_at, family_of, find_encoding, part
 from gguflow.errors import ShapeError, UnknownFormatError, UsageError
 from gguflow.threads import check as check_threads
@@ -55,6 +57,13 @@ def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats 
     importance: one value for each weight of a row; x then holds whole rows (some formats weight errors by the
         mean square of the row).
     """
+    return encode_and_look(x, block_format, out, importance)[0]
+
+
+def encode_and_look(
+    x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None
+) -> tuple[int, reserved.Look]:
+    """As `encode`, and what a look at the blocks found; the fastest encoders look while they encode."""
     from gguflow import kernels
 
     kernel = kernels.load(block_format)
@@ -62,23 +71,65 @@ def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats 
         done = kernel.quantize_blocks(read_only(x), out)
     else:
         done = kernel.quantize_blocks_weighted(read_only(x), read_only(importance), out)
-    if done is None or done == x.size:
-        return -1
-    return int(done) + first_non_finite(x[done:])
+    if done is not None and 0 <= done < x.size:
+        return int(done) + first_non_finite(x[done:]), reserved.NOTHING
+    if done == x.size and importance is None and getattr(kernel, "WATCHES_SCALES", False):
+        return -1, reserved.NOTHING
+    return -1, look(out, block_format)
+
+
+@functools.cache
+def _scale_places(block_format: BlockFormat) -> tuple[int, int] | None:
+    return reserved.half_places(block_format)
+
+
+def look(packed: Bytes, block_format: BlockFormat) -> reserved.Look:
+    """As `gguflow.blocks.reserved.look`, by kernels, where there is nothing to be found.
+
+    packed: uint8[n * type_size], contiguous.
+    block_format: the format.
+    """
+    places = _scale_places(block_format)
+    is_aligned = packed.ctypes.data % 4 == 0
+    if places is not None and is_aligned:
+        from gguflow.kernels import scale_words
+
+        words = read_only(packed).view(np.uint16)
+        largest, smallest = scale_words.extremes(words, block_format.type_size // 2, *places)
+        return (
+            reserved.NOTHING if largest < HALF_EXPONENT and smallest else reserved.look(packed, block_format)
+        )
+    if block_format.key in _LARGEST and is_aligned:
+        from gguflow.kernels import scale_words
+
+        size, infinity = _LARGEST[block_format.key]
+        numbers: Any = read_only(packed).view(f"u{size}")
+        found = scale_words.largest_half(numbers) if size == 2 else scale_words.largest_single(numbers)
+        if 0 < found < infinity:
+            return reserved.NOTHING
+    return reserved.look(packed, block_format)
+
+
+_LARGEST = {"f16": (2, 0x7C00), "bf16": (2, 0x7F80), "f32": (4, 0x7F800000)}
+"""Bytes of a number, and the bits of infinity."""
 
 
 def first_unsound(
-    packed: Bytes, block_format: BlockFormat, weights: Floats, importance: Floats | None = None
+    found: reserved.Look,
+    packed: Bytes,
+    block_format: BlockFormat,
+    weights: Floats,
+    importance: Floats | None = None,
 ) -> int:
     """The index of the weight that does most to make a block decode to NaN or infinity, or to nothing
     (`first_vanished`); of the first such block, or -1.
 
+    found: by the look at the blocks.
     packed: uint8, flat: what `encode` made.
     block_format: the format.
     weights: that were encoded, float32, flat.
     importance: of the columns of a row, with which `weights` begins.
     """
-    found = reserved.look(packed, block_format)
     if found.code is None:
         return first_vanished(packed, block_format, weights, found.zeros, importance)
     first = found.block * block_format.block_size
@@ -303,9 +354,9 @@ class _Rows:
         """Encode weights [first, last) into out. Raises NonFiniteError."""
         source = self._source_format
         weights = as_floats(self._raw[first * source.type_size : last * source.type_size], source)
-        bad = encode(weights, self._format, out, self.importance)
+        bad, found = encode_and_look(weights, self._format, out, self.importance)
         if bad < 0 and not self._allow_non_finite:
-            bad = first_unsound(out, self._format, weights, self.importance)
+            bad = first_unsound(found, out, self._format, weights, self.importance)
             if bad >= 0 and np.isfinite(weights[bad]):
                 raise too_large(weights[bad], first + bad, self._shape, self._format.name)
         if bad >= 0:

@@ -114,8 +114,9 @@ class Imatrix:
         for matrix in () if zeros else np.flatnonzero(~sums.any(axis=1)).tolist():
             if not importance.of_matrix(matrix, row).any():
                 message = (
-                    f"the entry for {printable(name)} is zero in every column of matrix {matrix}: "
-                    "nothing of it would count, and its weights would be lost; leave the entry out, or measure the imatrix again"
+                    f"the entry for {printable(name)} is zero in every column of matrix {matrix}: nothing of "
+                    "it would count, and its weights would be lost; leave the entry out, or measure "
+                    "the imatrix again"
                 )
                 raise InvalidError(
                     self.path, Finding("A-016", message, f"$.entries[{quoted(name)}][{matrix}]")

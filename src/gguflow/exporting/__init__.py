@@ -17,6 +17,7 @@ from gguflow.exporting.entries import NUMBERS, Entry, numbers
 from gguflow.exporting.safetensors_header import build_header
 from gguflow.models.base import ModelTensor
 from gguflow.models.hf_names import original_tensors
+from gguflow.models.passthrough import with_original_shapes
 from gguflow.models.reading import ModelReader
 from gguflow.sources import safetensors
 from gguflow.sources.base import Checkpoint, SourceFile, json_path
@@ -48,7 +49,7 @@ def prepare(
     checkpoint = sources.open_checkpoint(source)
     if checkpoint.metadata is None:
         raise UsageError(f"{source} is not a GGUF file; only those can be exported")
-    model = models.load(checkpoint)
+    model = with_original_shapes(models.load(checkpoint), checkpoint.path)
     tensors = original_tensors(model, models.by_name(model.architecture), checkpoint.path)
     entries, metadata = _entries(form, tensors, checkpoint, dtype.lower())
     is_file = output.suffix == ".safetensors"

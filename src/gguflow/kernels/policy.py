@@ -1,7 +1,7 @@
-"""How every kernel is compiled and cached: one decorator, one policy.
+"""How every kernel is compiled and cached: one policy.
 
 nogil         threads run kernels side by side (a ThreadPoolExecutor over rows; Numba's own threading layers
-              stay out of it).
+              stay out of it). Only `short_kernel` keeps the interpreter's lock.
 error_model   "numpy": division by zero gives infinity or NaN, as in C, and costs no branch.
 fastmath      never: the order and rounding of every float operation is part of the format.
 boundscheck   off; callers prove their sizes (the test suite runs kernels with NUMBA_BOUNDSCHECK=1 as well).
@@ -41,6 +41,8 @@ from numba.core import caching
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
+from gguflow import platform
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -51,10 +53,20 @@ def kernel(function: F) -> F:
     """Compile `function` with Numba at its first call, under the policy of this module, with cached machine
     code.
     """
-    dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=False)(function)
+    return _cached(numba.njit(nogil=True, error_model="numpy", fastmath=False)(function), function)
+
+
+def short_kernel(function: F) -> F:
+    """As `kernel`, for what takes some 20 us: it keeps the interpreter's lock, as letting it go and getting
+    it back costs more.
+    """
+    return _cached(numba.njit(nogil=False, error_model="numpy", fastmath=False)(function), function)
+
+
+def _cached(dispatcher: F, function: F) -> F:
     if cache_directory() is not None:
         with contextlib.suppress(RuntimeError):  # "no locator available": run uncached
-            dispatcher._cache = _KernelCache(function)
+            dispatcher._cache = _KernelCache(function)  # type: ignore[attr-defined]
     return dispatcher
 
 
@@ -227,7 +239,7 @@ def _write_proved(path: str, content: bytes) -> None:
     try:
         with open(fd, "wb") as file:
             file.write(_digest(path, content) + content)
-        os.replace(temporary, path)
+        platform.replace_file(Path(temporary), Path(path))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

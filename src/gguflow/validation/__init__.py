@@ -33,13 +33,11 @@ from gguflow.errors import FileError, Finding
 from gguflow.platform import storage_errors
 from gguflow.rows.judging import TAIL, judge_chunks, judge_rows
 from gguflow.threads import resolve as resolve_threads
-from gguflow.validation.architectures import judge_architecture
 from gguflow.validation.bounds import MAX_FINDINGS, bounded, with_notes
-from gguflow.validation.general import judge_general
+from gguflow.validation.meaning import judge_meaning
 from gguflow.validation.model import Facts
 from gguflow.validation.payloads import decoded, judge_payloads, verdict_of
 from gguflow.validation.shards import Shard, is_first, judge_shards
-from gguflow.validation.tokenizer import judge_tokenizer
 from gguflow.validation.values import judge_values
 
 LEVELS = ("structure", "values", "strict")
@@ -121,11 +119,8 @@ def judge_gguf(
             of_set, shards, facts = judge_shards(shards[0])
             yield from of_set
     if is_first(header):
-        yield from judge_general(facts)
-        yield from judge_tokenizer(facts, strict=level == "strict")
-        yield from judge_architecture(
-            decoded(facts, [(shard.header, shard.content) for shard in shards] if is_sound else ())
-        )
+        files = [(shard.header, shard.content) for shard in shards] if is_sound else []
+        yield from judge_meaning(facts, decoded(facts, files), strict=level == "strict")
         if is_row_store(header.metadata):
             yield from judge_chunks(header, content) if is_sound and level != "structure" else ()
         else:
