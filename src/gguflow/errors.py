@@ -60,7 +60,7 @@ class Finding:
         text += f" (at {self.path}"
         if self.offset is not None:
             text += f", byte {self.offset}"
-        return text + ")"
+        return printable(text + ")")
 
 
 _MAX_SHOWN = 200
@@ -164,9 +164,14 @@ def gathered_warnings() -> Iterator[list[FileWarning]]:
 
 
 class GguflowError(Exception):
-    """The base class of all errors that the package raises on purpose."""
+    """The base class of all errors that the package raises on purpose. Its text is one line, whatever names
+    from files are in it: control characters are escaped, line feeds too.
+    """
 
     exit_status = ExitStatus.FAILED
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UsageError(GguflowError, ValueError):
@@ -259,4 +264,4 @@ class StorageError(GguflowError, OSError):
         super().__init__(errno, message)
 
     def __str__(self) -> str:
-        return str(self.strerror)
+        return printable(str(self.strerror))

@@ -112,7 +112,7 @@ def _run(argv: Sequence[str] | None, interruptions: _Interruptions) -> int:
 
 
 def _failed(message: str, status: ExitStatus) -> int:
-    print("gguflow: " + printable(message, keep="\n"), file=sys.stderr)
+    print("gguflow: " + printable(message), file=sys.stderr)
     return int(status)
 
 

@@ -10,7 +10,7 @@ from gguflow.cli.command import Command
 from gguflow.cli.options import add_follow_links, add_io, add_threads, print_json
 from gguflow.cli.text import nbytes_text, table
 from gguflow.cli.writing import print_notes
-from gguflow.errors import UsageError, listed
+from gguflow.errors import UsageError, listed, printable
 
 if TYPE_CHECKING:
     from gguflow.comparison import Comparison
@@ -129,8 +129,8 @@ def comparison_text(comparison: Comparison) -> str:
         n = comparison.total.n_non_finite
         parts.append(f"{n:,} pairs of weights contain NaN or infinity; their errors count as zero")
     for what, names in (
-        (f"only in {comparison.a}", comparison.only_a),
-        (f"only in {comparison.b}", comparison.only_b),
+        (f"only in {printable(str(comparison.a))}", comparison.only_a),
+        (f"only in {printable(str(comparison.b))}", comparison.only_b),
         ("with different shapes", comparison.other_shape),
     ):
         if names:

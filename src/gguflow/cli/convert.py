@@ -216,7 +216,9 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"gguflow: {note}", file=sys.stderr)
     if not arguments.quiet:
         for difference in prepared.differences:
-            print(f"gguflow: unlike llama.cpp ({difference.id}): {difference.note}", file=sys.stderr)
+            print(
+                f"gguflow: unlike llama.cpp ({difference.id}): {printable(difference.note)}", file=sys.stderr
+            )
     if arguments.dry_run:
         if arguments.json:
             shared = {
@@ -307,7 +309,8 @@ def plan_text(plan: Plan, *, explain: bool = False) -> str:
     bound = "at most " if plan.is_bound else ""
     columns = len(titles) if explain else len(titles) - 1
     total = (
-        f"{plan.architecture}, {plan.recipe}: {len(plan.tensors)} tensors, {plan.n_weights:,} weights, "
+        f"{printable(plan.architecture)}, {plan.recipe}: {len(plan.tensors)} tensors, "
+        f"{plan.n_weights:,} weights, "
         f"{bound}{plan.bits_per_weight:.3f} bits per weight, {bound}{plan.nbytes:,} bytes"
     )
     return table(titles[:columns], [row[:columns] for row in rows], right=(3, 4)) + "\n\n" + total

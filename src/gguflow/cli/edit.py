@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gguflow.cli.command import Command
 from gguflow.cli.options import add_threads
-from gguflow.cli.text import table, value_text, value_type_text
+from gguflow.cli.text import path_text, table, value_text, value_type_text
 from gguflow.cli.writing import print_notes
 from gguflow.errors import printable
 
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.quiet:
         print(changes_text(edited.changes), file=sys.stderr)
     print_notes(edited.notes)
-    print(edited.output)
+    print(path_text(edited.output))
 
 
 def changes_text(changes: Iterable[tuple[str, Value | None, Value | None]]) -> str:

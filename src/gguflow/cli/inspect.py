@@ -162,7 +162,7 @@ def header_text(
     per_weight = f", {8 * nbytes / n_weights:.3f} bits per weight" if n_weights else ""
     counts = f"{len(keys)} keys, {len(rows)} tensors, {n_weights:,} weights{per_weight}"
     tensors = table(("tensor", "format", "shape", "size", "offset"), rows, right=(3, 4))
-    head = f"{path}: GGUF v{header.version}, {counts}"
+    head = f"{printable(str(path))}: GGUF v{header.version}, {counts}"
     return "\n\n".join([head, table(("key", "type", "value"), keys), tensors])
 
 

@@ -9,6 +9,7 @@ import textwrap
 from typing import Any, NoReturn
 
 from gguflow.arguments import suggestion
+from gguflow.errors import printable
 
 _MIN_SECOND_COLUMN = 24
 """Columns that the explanation in a list needs beside its term; with fewer, it goes below."""
@@ -43,6 +44,10 @@ class HelpFormatter(argparse.HelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that suggests the right word for a misspelt command or choice."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with a message about the arguments, which a shell may have made of the names of files."""
+        super().error(printable(message))
 
     def option_names(self) -> list[str]:
         """All options, in all their spellings."""

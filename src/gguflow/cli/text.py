@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gguflow.errors import FileWarning, Finding, printable
@@ -36,6 +38,14 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
         for row in [titles, *rows]
     ]
     return "\n".join(line.rstrip() for line in aligned)
+
+
+def path_text(path: Path) -> str:
+    """The path of an output: as it is for programs that read stdout, escaped on a terminal.
+
+    path: a result, which may be called after a name in a file.
+    """
+    return printable(str(path)) if sys.stdout.isatty() else str(path)
 
 
 def nbytes_text(nbytes: float) -> str:

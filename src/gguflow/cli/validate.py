@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     worst = ExitStatus.OK
     for file in arguments.files:
         result = report(file, arguments.level, threads=arguments.threads)
-        print(json.dumps(result.data()) if arguments.json else printable(result.text(), keep="\n"))
+        print(json.dumps(result.data()) if arguments.json else result.text())
         worst = max(worst, result.exit_status)
     return worst
 
@@ -92,12 +92,12 @@ class Report:
         }
 
     def text(self) -> str:
-        """A line for the file, a line for each finding."""
+        """A line for the file, a line for each finding; what comes from files makes no line of its own."""
         n_warnings = sum(finding.severity != "error" for finding in self.findings)
         with_warnings = f", {n_warnings} warning{'s' if n_warnings > 1 else ''}" if n_warnings else ""
         return "\n".join(
             [
-                f"{self.file}: {self.verdict}{with_warnings}",
+                f"{printable(self.file)}: {self.verdict}{with_warnings}",
                 *(f"  {finding.severity} {finding}" for finding in self.findings),
             ]
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguflow.cli import progress
 from gguflow.cli.options import add_io, add_threads, parse_size, print_json
-from gguflow.cli.text import nbytes_text, table, warnings_data
+from gguflow.cli.text import nbytes_text, path_text, table, warnings_data
 from gguflow.errors import FileWarning, printable
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def write(prepared: Prepared, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(*map(report_data, reports))
     else:
-        print(*(file for report in reports for file in report.files), sep="\n")
+        print(*(path_text(file) for report in reports for file in report.files), sep="\n")
 
 
 def show_warnings(warnings: Sequence[FileWarning], arguments: argparse.Namespace) -> None:

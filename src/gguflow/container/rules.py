@@ -323,8 +323,11 @@ def _type_in_words(type_id: int) -> str:
 
 
 def _is_finite(value: Value) -> bool:
+    """Whether a number, or every number of an array, is finite; an integer in its place is, of any size."""
     kind: Any = value.element_type if value.type is ValueType.ARRAY else value.type
-    return kind not in (ValueType.FLOAT32, ValueType.FLOAT64) or bool(np.isfinite(value.value).all())
+    if kind not in (ValueType.FLOAT32, ValueType.FLOAT64) or isinstance(value.value, int):
+        return True
+    return bool(np.isfinite(value.value).all())
 
 
 def key_path(key: str) -> str:

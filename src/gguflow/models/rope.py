@@ -212,8 +212,8 @@ def _merged(config: Document, sections: list[Document]) -> Document:
     places: dict[str, str] = {}
     for section in sections:
         for key, value in section.values.items():
-            before = values.get(key, value)
-            if before != value and not (key == "rope_type" and before == "default"):
+            before = values.get(key)
+            if key in values and before != value and not (key == "rope_type" and before == "default"):
                 message = (
                     f"{key!r} contradicts {places[key]}, where it has another value; {section.where} counts"
                 )
