@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
 from gguflow._version import __version__
-from gguflow.arguments import MAX_SIZE, choice, file_path, flag, integer
+from gguflow.arguments import MAX_SIZE, choice, file_path, flag, integer, texts
 from gguflow.container.integrity import shards_id
 from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.shards import ShardName
@@ -141,7 +141,13 @@ def prepare(
     source = file_path(source, "source")
     output = None if output is None else file_path(output, "output")
     imatrix = None if imatrix is None else file_path(imatrix, "imatrix")
-    flag(integrity, "integrity")
+    for name, is_set in (
+        ("follow_links", follow_links),
+        ("integrity", integrity),
+        ("allow_non_finite", allow_non_finite),
+    ):
+        flag(is_set, name)
+    skip_tensors = texts(skip_tensors, "skip_tensors")
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
     with gathered_warnings() as warnings:
         checkpoint = sources.open_checkpoint(source, follow_links)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gguflow.arguments import shown
 from gguflow.container.metadata import Metadata, ValueType, string
 from gguflow.container.shards import ShardName
 from gguflow.errors import Finding, InvalidError, UsageError, listed
 from gguflow.models.base import Model, ModelTensor, Sizes
 from gguflow.models.output_name import stem_from_gguf, stem_from_path
+from gguflow.name_patterns import NamePattern
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
 from gguflow.sources.links import repository_id
 from gguflow.sources.weights import Shard, is_index
@@ -101,14 +102,14 @@ def skip(checkpoint: Checkpoint, patterns: Sequence[str]) -> Checkpoint:
     skipped: set[str] = set()
     for text in patterns:
         try:
-            pattern = re.compile(text, re.IGNORECASE | re.ASCII)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise UsageError(f"--skip-tensor {text!r}: {error} in the regular expression") from error
+            pattern = NamePattern(text)
+        except UsageError as error:
+            raise UsageError(f"--skip-tensor {shown(text)}: {error}") from None
         found = {name for name in checkpoint.tensors if pattern.search(name)}
         if not found:
             some = listed(list(checkpoint.tensors), 3)
             raise UsageError(
-                f"--skip-tensor: {text!r} matches no tensor; use the names in the source: {some}"
+                f"--skip-tensor: {shown(text)} matches no tensor; use the names in the source: {some}"
             )
         skipped |= found
     kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in skipped}

@@ -1,4 +1,4 @@
-"""Regular expressions over tensor names, matched in a time that the pattern cannot make long.
+"""Regular expressions over tensor names (--tensor-type, --skip-tensor), in a time that no pattern makes long.
 
 Python's matcher tries one way after another, and for "(a+)+b" the number of ways doubles with every letter of
 the name. This one follows all ways at once: what has been matched so far is a set of positions in the name,
