@@ -24,13 +24,14 @@ from testing.checkpoints import TINY
 
 PACKAGE = Path(gguflow.__file__).resolve().parent
 
-GROUND = {"_version", "errors", "arguments", "arrays"}
+GROUND = {"_version", "errors", "arguments", "arrays", "name_patterns"}
 """What every unit may import."""
 
 UNITS: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
     "arguments": set(),
+    "name_patterns": set(),
     "arrays": set(),
     "platform": set(),
     "threads": {"platform"},

@@ -502,6 +502,18 @@ MISUSES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "memory, text": (lambda model: gguflow.convert(TINY, memory_limit="1G"), "not '1G'"),  # type: ignore[arg-type]
     "memory, too little": (lambda model: gguflow.convert(TINY, memory_limit=0), "is too small"),
+    "skip_tensors, one text": (
+        lambda model: gguflow.convert(TINY, skip_tensors="abc"),
+        "tuple of texts",
+    ),
+    "tensor_types, one text": (
+        lambda model: gguflow.Options(tensor_types="a=q4_k"),  # type: ignore[arg-type]
+        "tuple of texts",
+    ),
+    "pure, text": (lambda model: gguflow.Options(pure="no"), "pure must be True or False"),  # type: ignore[arg-type]
+    "edit, a number": (lambda model: gguflow.edit(model, [("general.name", 1)]), "gguflow's Value"),  # type: ignore[list-item]
+    "edit, a text": (lambda model: gguflow.edit(model, "a=str:b"), "gguflow's Value"),  # type: ignore[arg-type]
+    "edit, remove a text": (lambda model: gguflow.edit(model, [], "general.name"), "tuple of texts"),
     "overwrite": (lambda model: gguflow.convert(TINY, overwrite="no"), "True or False"),  # type: ignore[arg-type]
     "shards, huge": (lambda model: Split(max_nbytes=HUGE), "max_nbytes must be an integer"),
     "shards, float": (lambda model: Split(max_tensors=1.5), "max_tensors must be an integer"),  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gguflow import platform
-from gguflow.arguments import file_path, flag, shown, suggestion
+from gguflow.arguments import file_path, flag, shown, suggestion, texts
 from gguflow.blocks import block_sizes
 from gguflow.container import rules
 from gguflow.container.header import VERSION, Header, align, parse
@@ -142,6 +142,13 @@ def edit(
     flag(overwrite, "overwrite")
     flag(integrity, "integrity")
     threads = resolve_threads(threads)
+    remove = texts(remove, "remove")
+    for pair in assign:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Value)):
+            raise UsageError(
+                "assign must hold pairs of a key and gguflow's Value; parse_assignment makes one of "
+                f"KEY=TYPE:VALUE. Found {shown(pair)}"
+            )
     with platform.storage_errors("read", path):
         if output is None and path.is_symlink():
             raise UsageError(

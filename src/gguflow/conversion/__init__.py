@@ -147,8 +147,13 @@ def prepare(
     source = file_path(source, "source")
     output = None if output is None else file_path(output, "output")
     imatrix = None if imatrix is None else file_path(imatrix, "imatrix")
-    flag(integrity, "integrity")
-    flag(follow_links, "follow_links")
+    for name, is_set in (
+        ("follow_links", follow_links),
+        ("integrity", integrity),
+        ("allow_non_finite", allow_non_finite),
+    ):
+        flag(is_set, name)
+    skip_tensors = texts(skip_tensors, "skip_tensors")
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
     with gathered_warnings() as warnings:
         checkpoint = sources.open_checkpoint(source, follow_links)

@@ -12,7 +12,7 @@ from gguflow import blocks
 from gguflow.arguments import flag, number_in, shown, suggestion, texts
 from gguflow.blocks.families import Format, find_encoding
 from gguflow.errors import UnknownFormatError, UsageError
-from gguflow.recipes.patterns import NamePattern
+from gguflow.name_patterns import NamePattern
 
 _MAX_U32 = (1 << 32) - 1
 _MAX_KEY_BYTES = (1 << 16) - 1

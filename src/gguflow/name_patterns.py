@@ -1,4 +1,4 @@
-"""Regular expressions over tensor names, matched in a time that the pattern cannot make long.
+"""Regular expressions over tensor names (--tensor-type, --skip-tensor), in a time that no pattern makes long.
 
 Python's matcher tries one way after another, and for "(a+)+b" the number of ways doubles with every letter of
 the name. This one follows all ways at once: what has been matched so far is a set of positions in the name,
@@ -127,6 +127,7 @@ class _Name:
     def __init__(self, text: str) -> None:
         self.text = text
         self._places: dict[re.Pattern[str], int] = {}
+        self._matches: dict[tuple[Step, int], bool] = {}
 
     def places(self, part: re.Pattern[str]) -> int:
         """The positions at which a part matches that has one character, or none."""
@@ -134,6 +135,13 @@ class _Name:
         if found is None:
             found = sum(1 << i for i in range(len(self.text) + 1) if part.match(self.text, i))
             self._places[part] = found
+        return found
+
+    def matches(self, step: Step, position: int) -> bool:
+        """Whether a part matches at a position, as the bit of it; looked for once, whatever looks ahead."""
+        found = self._matches.get((step, position))
+        if found is None:
+            found = self._matches[step, position] = step(self, position) != 0
         return found
 
 
@@ -265,7 +273,7 @@ def _ahead(step: Step, *, is_wanted: bool) -> Step:
 
     def follow(name: _Name, before: int) -> int:
         places = (1 << i for i in range(before.bit_length()) if before >> i & 1)
-        return sum(place for place in places if (step(name, place) != 0) is is_wanted)
+        return sum(place for place in places if name.matches(step, place) is is_wanted)
 
     return follow
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from gguflow.errors import UsageError
-from gguflow.recipes.patterns import MAX_LENGTH, NamePattern
+from gguflow.name_patterns import MAX_LENGTH, NamePattern
 
 NAMES = (
     "",
