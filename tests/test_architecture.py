@@ -35,7 +35,7 @@ UNITS: dict[str, set[str]] = {
     "platform": set(),
     "threads": {"platform"},
     "blocks": set(),
-    "kernels": {"blocks"},
+    "kernels": {"blocks", "platform"},
     "container": {"platform", "threads"},
     "parametric": {"blocks", "kernels", "threads"},
     "recipes": {"blocks"},

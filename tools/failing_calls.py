@@ -9,7 +9,6 @@ gives the bytes of one that nothing disturbed.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import shutil
 import subprocess
@@ -90,24 +89,22 @@ def compiled(directory: Path) -> Path | None:
     return None if done.returncode else library
 
 
-def jobs(directory: Path, source: Path, out: Path) -> dict[str, Job]:
+def jobs(source: Path, out: Path, only: Iterable[str]) -> dict[str, Job]:
     """A conversion in leaves, one of payloads, an edit, a row store; each done once without a fault."""
     gguflow = [sys.executable, "-m", "gguflow"]
     convert = [*gguflow, "convert", str(source), "--arch", "any", "--overwrite", "-q", "-o", str(out), "-t"]
-    edit = [*gguflow, "edit", str(out), "--set", "general.name=str:edited", "-q"]
-    leaves = undisturbed([*convert, "q8_0"], out, None)
+    commands: dict[str, tuple[list[str], bytes | None]] = {
+        "leaves": ([*convert, "q8_0"], b"old"),
+        "payloads": ([*convert, "int4_b128+zstd"], None),
+        "rows": ([sys.executable, "-c", ROWS, str(out)], None),
+    }
+    if not only or "edit" in only:
+        edit = [*gguflow, "edit", str(out), "--set", "general.name=str:edited", "-q"]
+        commands["edit"] = edit, undisturbed([*convert, "q8_0"], out, None)
     return {
-        "leaves": Job([*convert, "q8_0"], b"old", leaves),
-        "payloads": Job(
-            [*convert, "int4_b128+zstd"], None, undisturbed([*convert, "int4_b128+zstd"], out, None)
-        ),
-        "edit": Job(edit, leaves, undisturbed(edit, out, leaves)),
-        "rows": Job(
-            [sys.executable, "-c", ROWS, str(out)],
-            None,
-            undisturbed([sys.executable, "-c", ROWS, str(out)], out, None),
-            grows=True,
-        ),
+        name: Job(command, old, undisturbed(command, out, old), grows=name == "rows")
+        for name, (command, old) in commands.items()
+        if not only or name in only
     }
 
 
@@ -131,8 +128,8 @@ def prepare(out: Path, old: bytes | None) -> None:
 def check_calls(
     library: Path, out: Path, job: Job, call: str, numbers: Iterable[int], errors: dict[str, int]
 ) -> Iterator[str]:
-    """Let the calls with these numbers fail, one in each run, until there are no more. Yields what came of
-    each: "refused", "done all the same".
+    """Let the calls with these numbers fail, one in each run, until there are not so many. Yields what came
+    of each: "refused", "done all the same".
     """
     mark = out.parent.with_name("mark")
     for name, number in errors.items():
@@ -171,11 +168,6 @@ def again(job: Job, out: Path, where: str) -> None:
         raise Failed(f"run again after {where}: left behind: {left}")
 
 
-def _write_as_nobody(path: Path) -> None:
-    path.write_bytes(b"x")
-    os.chown(path, 65534, 65534)
-
-
 def check_strangers(out: Path, job: Job) -> Iterator[str]:
     """Temporary files that are not ours: each stops the command, and is as it was afterwards."""
     partial, victim = out.with_name(f".{out.name}.partial"), out.with_name("victim")
@@ -185,7 +177,7 @@ def check_strangers(out: Path, job: Job) -> Iterator[str]:
         "a pipe": lambda: os.mkfifo(partial),
     }
     if os.geteuid() == 0:
-        makers["of another user"] = functools.partial(_write_as_nobody, partial)
+        makers["of another user"] = lambda: give_away(partial)
     for name, make in makers.items():
         prepare(out, job.old)
         victim.write_bytes(b"precious")
@@ -204,10 +196,16 @@ def check_strangers(out: Path, job: Job) -> Iterator[str]:
         yield "strange temporary file refused"
 
 
+def give_away(path: Path) -> None:
+    """A file of nobody's."""
+    path.write_bytes(b"x")
+    os.chown(path, 65534, 65534)
+
+
 def run(
     directory: Path,
     source: Path,
-    only: Iterable[str],
+    only: list[str],
     calls: Iterable[str],
     numbers: Iterable[int],
     n_errors: int,
@@ -222,14 +220,11 @@ def run(
     out = directory / "run" / "model.gguf"
     counts: Counter[str] = Counter()
     errors = dict(list(ERRORS.items())[:n_errors])
-    for name, job in jobs(directory, source, out).items():
-        if only and name not in only:
-            continue
+    for job in jobs(source, out, only).values():
         for call in calls:
             counts.update(check_calls(library, out, job, call, numbers, errors))
         for call in ("write", "read"):
-            counts.update(
-                f"short: {said}" for said in check_calls(library, out, job, call, (0,), {"short": 0})
-            )
+            came = check_calls(library, out, job, call, (0,), {"short": 0})
+            counts.update(f"short {call}s: {said}" for said in came)
         counts.update(check_strangers(out, job))
     return dict(counts)

@@ -131,7 +131,8 @@ def test_the_first_tokens_are_the_first(most: int, kind: int, loaded: list[tuple
 def test_no_word_behind_the_last_token_is_merged(
     kind: int, loaded: list[tuple[Tokenizer, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer, asked = loaded[kind][0], []
+    tokenizer = loaded[kind][0]
+    asked: list[str] = []
     ids_of = tokenizer.model._ids_of
 
     def noted(word: str) -> Any:

@@ -27,6 +27,7 @@ from gguflow.conversion.jobs import Memory, jobs_of
 from gguflow.conversion.judging import check_header, check_meaning
 from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make
+from gguflow.conversion.skipping import without
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import FileWarning, UsageError, gathered_warnings, warn
 from gguflow.models.differences import Difference, by_id
@@ -143,13 +144,13 @@ def prepare(
     output = None if output is None else file_path(output, "output")
     imatrix = None if imatrix is None else file_path(imatrix, "imatrix")
     flag(integrity, "integrity")
+    flag(follow_links, "follow_links")
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
     with gathered_warnings() as warnings:
         checkpoint = sources.open_checkpoint(source, follow_links)
         sources.refuse_lone_shard(checkpoint)
-        model = models.load(
-            checkpoint, architecture=architecture, strip_prefix=strip_prefix, skip_tensors=skip_tensors
-        )
+        checkpoint = without(checkpoint, skip_tensors)
+        model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
     template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None

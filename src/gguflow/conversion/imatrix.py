@@ -12,6 +12,7 @@ tools/quantize/quantize.cpp in llama.cpp.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import struct
 from collections.abc import Mapping
@@ -28,17 +29,17 @@ from gguflow.container.metadata import Metadata, ValueType, string, u32
 from gguflow.container.reader import map_file
 from gguflow.container.rules import judge, raise_first
 from gguflow.container.strings import quoted
-from gguflow.errors import Finding, InvalidError, LimitError, MalformedError
+from gguflow.errors import Finding, InvalidError, LimitError, MalformedError, printable
 
 Floats = NDArray[np.float32]
 
 _I32 = struct.Struct("<i")
+_SMALLEST_ENTRY = 4 + 4 + 4 + 4  # the length of an empty name, calls, the number of values, one value
 _F32_ID = 0
 MAX_ENTRIES = 1 << 16
-"""The most entries of a .dat file: a model has fewer tensors, and an entry takes more memory than bytes."""
-
-_LEAST_ENTRY_BYTES = 16
-
+"""A model has fewer tensors, and an entry takes more memory than bytes."""
+_MAX_DATASETS = 1 << 10
+"""Names of datasets that are kept; one is recorded."""
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_PROVENANCE_BYTES = 127
 """llama-quantize keeps no more of a string that it writes for itself."""
@@ -93,9 +94,12 @@ class Imatrix:
             return importance
         if name in ("token_embd.weight", "per_layer_token_embd.weight"):
             return None
-        message = f"the entry for {name} is for a tensor of another size: an imatrix of another model"
+        message = (
+            f"the entry for {printable(name)} is for a tensor of another size: an imatrix of another model"
+        )
         raise InvalidError(
-            self.path, Finding("A-014", message, f"$.entries[{name!r}]", None, importance.sums.size, expected)
+            self.path,
+            Finding("A-014", message, f"$.entries[{quoted(name)}]", None, importance.sums.size, expected),
         )
 
     def check_usable(self, name: str, importance: Importance, row: int, *, zeros: bool = False) -> None:
@@ -110,10 +114,13 @@ class Imatrix:
         for matrix in () if zeros else np.flatnonzero(~sums.any(axis=1)).tolist():
             if not importance.of_matrix(matrix, row).any():
                 message = (
-                    f"the entry for {name} is zero in every column of matrix {matrix}: nothing of it would "
-                    "count, and its weights would be lost; leave the entry out, or measure the imatrix again"
+                    f"the entry for {printable(name)} is zero in every column of matrix {matrix}: nothing of "
+                    "it would count, and its weights would be lost; leave the entry out, or measure "
+                    "the imatrix again"
                 )
-                raise InvalidError(self.path, Finding("A-016", message, f"$.entries[{name!r}][{matrix}]"))
+                raise InvalidError(
+                    self.path, Finding("A-016", message, f"$.entries[{quoted(name)}][{matrix}]")
+                )
         if float(sums.max(initial=0)) <= MOST:
             return
         for matrix in np.flatnonzero(sums.max(axis=1) > MOST).tolist():
@@ -121,10 +128,10 @@ class Imatrix:
             if float(columns.max()) > MOST:
                 column = int(columns.argmax())
                 message = (
-                    f"the entry for {name} is too large in column {column} of matrix {matrix}: sums over a "
-                    "row would overflow; leave the entry out, or measure the imatrix again"
+                    f"the entry for {printable(name)} is too large in column {column} of matrix {matrix}: "
+                    "sums over a row would overflow; leave the entry out, or measure the imatrix again"
                 )
-                where = f"$.entries[{name!r}][{matrix}, {column}]"
+                where = f"$.entries[{quoted(name)}][{matrix}, {column}]"
                 found = float(columns[column])
                 raise InvalidError(
                     self.path, Finding("A-017", message, where, None, found, f"{MOST:g} or less")
@@ -191,6 +198,7 @@ def _read_gguf(path: str, content: memoryview) -> Imatrix:
         name.removesuffix(suffix) for suffix in (_SUMS, _COUNTS) for name in tensors if name.endswith(suffix)
     ]
     entries = {}
+    _check_number(path, len(set(named)))
     for name in sorted(set(named)):
         sums, counts = (_values(path, header, content, tensors, name + suffix) for suffix in (_SUMS, _COUNTS))
         if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
@@ -230,7 +238,8 @@ def _gguf_metadata(path: str, header: Header) -> tuple[tuple[str, ...], int]:
             raise InvalidError(
                 path, Finding("A-008", message, f"$.metadata['imatrix.{key}']", None, found, expected)
             )
-    return tuple(header.metadata["imatrix.datasets"].value), int(header.metadata["imatrix.chunk_count"].value)
+    datasets = itertools.islice(header.metadata["imatrix.datasets"].value, _MAX_DATASETS)
+    return tuple(datasets), int(header.metadata["imatrix.chunk_count"].value)
 
 
 def _values(
@@ -292,10 +301,8 @@ def _read_dat(path: str, content: memoryview) -> Imatrix:
     cursor = _Cursor(path, content)
     entries: dict[str, Importance] = {}
     n_entries = cursor.count("the number of entries", 1)
-    if n_entries > MAX_ENTRIES and n_entries * _LEAST_ENTRY_BYTES <= len(content):
-        raise LimitError(
-            path, Finding("A-018", "too many entries", "$", 0, n_entries, f"{MAX_ENTRIES} or fewer")
-        )
+    if n_entries * _SMALLEST_ENTRY <= len(content):  # else it is cut short
+        _check_number(path, n_entries)
     for i in range(n_entries):
         name = cursor.text(f"the name of entry {i}")
         if name in entries:
@@ -314,6 +321,14 @@ def _read_dat(path: str, content: memoryview) -> Imatrix:
     if not cursor.is_at_end:
         cursor.fail("A-005", f"{len(content) - cursor.position} bytes behind the end")
     return Imatrix(path, entries, tuple(filter(None, datasets)), n_chunks)
+
+
+def _check_number(path: str, n_entries: int) -> None:
+    if n_entries > MAX_ENTRIES:
+        message = "more entries than the limit"
+        raise LimitError(
+            path, Finding("A-018", message, "$.entries", None, n_entries, f"{MAX_ENTRIES} or fewer")
+        )
 
 
 def _check_values(path: str, name: str, values: Floats) -> None:

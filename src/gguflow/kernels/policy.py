@@ -41,6 +41,8 @@ from numba.core import caching
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
+from gguflow import platform
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -237,7 +239,7 @@ def _write_proved(path: str, content: bytes) -> None:
     try:
         with open(fd, "wb") as file:
             file.write(_digest(path, content) + content)
-        os.replace(temporary, path)
+        platform.replace_file(Path(temporary), Path(path))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

@@ -93,6 +93,22 @@ def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[s
             offset=8 + len(content),
             expected=8 + length,
         )
+    file = replace(file, header_digest=hexdigest(start + content))
+    kept = [content]
+    del content  # the parser frees the bytes once it has the text
+    return file, *prove(kept.pop(), file)
+
+
+def prove(content: bytes, file: SourceFile) -> tuple[dict[str, SourceTensor], dict[str, str]]:
+    """The tensors and the texts of a header, proved to be those of a file of so many bytes.
+
+    content: the header, without its length.
+    file: read, or to be written.
+
+    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the rule that is broken.
+    """
+    length = len(content)
+    _check_length(length, file)
     if not content.startswith(b"{"):
         _fail(
             MalformedError,
@@ -102,16 +118,15 @@ def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[s
             offset=8,
             found=content[:1].decode("latin-1"),
         )
-    file = replace(file, header_digest=hexdigest(start + content))
     kept = [content]
-    del content  # the parser frees the bytes once it has the text
-    header = strict_json.parse(kept.pop(), path, offset=8)
+    del content
+    header = strict_json.parse(kept.pop(), file.path, offset=8)
     metadata = _metadata(header.pop("__metadata__", {}), file)
     tensors = {name: _tensor(name, entry, file, 8 + length) for name, entry in header.items()}
     _check_coverage(
         tensors, {name: entry["data_offsets"][1] for name, entry in header.items()}, file, 8 + length
     )
-    return file, tensors, metadata
+    return tensors, metadata
 
 
 def _header_length(file: SourceFile, start: bytes) -> int:
@@ -143,6 +158,11 @@ def _header_length(file: SourceFile, start: bytes) -> int:
             found=f"{length} bytes",
             expected=f"at most the {file.nbytes - 8} that remain",
         )
+    _check_length(length, file)
+    return length
+
+
+def _check_length(length: int, file: SourceFile) -> None:
     if length > MAX_HEADER_NBYTES:
         _fail(
             LimitError,
@@ -153,7 +173,6 @@ def _header_length(file: SourceFile, start: bytes) -> int:
             found=f"{length} bytes",
             expected=f"at most {MAX_HEADER_NBYTES}",
         )
-    return length
 
 
 def _metadata(entry: object, file: SourceFile) -> dict[str, str]:
