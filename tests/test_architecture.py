@@ -46,7 +46,7 @@ UNITS: dict[str, set[str]] = {
     "models": {"blocks", "container", "platform", "quantization", "sources"},
     "rows": {"blocks", "container", "platform", "quantization"},
     "validation": {"blocks", "container", "models", "platform", "recipes", "rows", "sources", "threads"},
-    "editing": {"blocks", "container", "platform", "threads", "validation"},
+    "editing": {"blocks", "container", "platform", "recipes", "threads", "validation"},
     "conversion": {
         *("blocks", "container", "models", "platform", "quantization", "recipes", "sources", "threads"),
         "validation",

@@ -7,6 +7,7 @@ written.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -16,19 +17,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguflow import platform
+from gguflow import platform, recipes
 from gguflow.arguments import file_path, flag, shown, suggestion, texts
 from gguflow.blocks import block_sizes
 from gguflow.container import rules
 from gguflow.container.header import VERSION, Header, align, parse
-from gguflow.container.integrity import NAMESPACE, completed_header, has_set, new_leaf_digest, without_set
-from gguflow.container.metadata import SCALAR_CODES, Metadata, Value, ValueType, boolean, string
+from gguflow.container.integrity import (
+    NAMESPACE,
+    completed_header,
+    has_set,
+    hexdigest,
+    new_leaf_digest,
+    placeholder,
+    without_set,
+)
+from gguflow.container.metadata import (
+    SCALAR_CODES,
+    Metadata,
+    Value,
+    ValueType,
+    array,
+    boolean,
+    integer_under,
+    string,
+)
 from gguflow.container.output_file import OutputFile
 from gguflow.container.payload_keys import keys_of_payloads
 from gguflow.container.reader import map_file
-from gguflow.container.verification import check_set, compare, tensor_digests
+from gguflow.container.row_store import is_row_store
+from gguflow.container.shards import COUNT_KEY
+from gguflow.container.verification import check_set, compare, stale, tensor_digests
 from gguflow.container.writer import build
-from gguflow.errors import Finding, InvalidError, UsageError
+from gguflow.errors import Finding, InvalidError, UsageError, warn
 from gguflow.threads import resolve as resolve_threads
 from gguflow.validation.meaning import judge_meaning
 from gguflow.validation.model import Facts
@@ -52,7 +72,12 @@ TYPES = {
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
+_ARRAY = re.compile(r"arr\[(\w+)\]")
+
 _ALIGNMENT = "general.alignment"
+
+_LISTS = {"general.tags", "general.languages", "general.datasets"}
+"""Keys that hold arrays of strings, whether the file has them or not."""
 
 PIECE = 1 << 20
 """Bytes that a thread copies at a time."""
@@ -84,7 +109,8 @@ class Edited:
 
 
 def parse_assignment(text: str) -> tuple[str, Value]:
-    """Parse KEY=TYPE:VALUE. A string @FILE is read from that file; @@TEXT means @TEXT.
+    """Parse KEY=TYPE:VALUE. A string @FILE is read from that file; @@TEXT means @TEXT. TYPE arr[str], or of
+    another type, takes an array in JSON.
 
     Raises UsageError if the text has another form, TYPE is unknown or VALUE does not fit it, or FILE is no
     regular file or longer than MAX_TEXT_NBYTES; StorageError.
@@ -96,6 +122,8 @@ def parse_assignment(text: str) -> tuple[str, Value]:
             f"{shown(text)} is not an assignment; "
             "write KEY=TYPE:VALUE, as in tokenizer.ggml.eos_token_id=u32:2"
         )
+    if (of_array := _ARRAY.fullmatch(name)) is not None and of_array[1] in TYPES:
+        return key, _parsed_array(key, of_array[1], written)
     if name not in TYPES:
         raise UsageError(
             f"unknown type {shown(name)} for {shown(key)}; known: {', '.join(TYPES)}{suggestion(name, TYPES)}"
@@ -117,6 +145,7 @@ def edit(
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     integrity: bool = True,
+    renew_integrity: bool = False,
     threads: int | None = None,
 ) -> Edited:
     """Set and remove metadata keys of a GGUF file, in place or into `output`.
@@ -131,16 +160,22 @@ def edit(
     overwrite: whether to replace an existing output.
     integrity: whether to check the file against its integrity keys, if it has them, and renew them; False
         removes them without checking.
+    renew_integrity: whether to compute integrity keys from the file as it is, whatever keys it has: their
+        recipe is then "copy", and their source the file. Otherwise keys that are stale, because another tool
+        rewrote the file, are removed, with a warning (`gguflow.errors.gathered_warnings`).
     threads: number of threads; None for all processors.
 
     Raises UsageError (a key that does not exist or must not be changed; an output that exists), a FileError
-    if the file is not valid, does not match its digests (I-001 to I-007), or would break a rule with these
+    if the file is not valid, its data does not match its digests (I-006), or it would break a rule with these
     changes; StorageError.
     """
     path = file_path(path, "path")
     output = None if output is None else file_path(output, "output")
     flag(overwrite, "overwrite")
     flag(integrity, "integrity")
+    flag(renew_integrity, "renew_integrity")
+    if renew_integrity and not integrity:
+        raise UsageError("integrity keys cannot be both renewed and left out")
     threads = resolve_threads(threads)
     remove = texts(remove, "remove")
     for pair in assign:
@@ -155,15 +190,19 @@ def edit(
                 f"{path} is a symbolic link, which a file would replace; "
                 f"name the file itself ({path.resolve()}), or an output (-o)"
             )
-    if not assign and not remove and integrity:
+    if not assign and not remove and integrity and not renew_integrity:
         raise UsageError("nothing to change; name keys to set or to remove")
     target = path if output is None else output
     with platform.storage_errors("read", path):
         status = os.stat(path)
-    old, head = _read_header(path, verified=integrity)
+    old, head, doubt = _read_header(path, verified=integrity and not renew_integrity)
     metadata = _changed(old.metadata, assign, remove)
-    if not integrity:
+    if doubt is not None:
+        warn(path, doubt)
+    if doubt is not None or renew_integrity or not integrity:
         metadata = without_set(metadata) | keys_of_payloads(metadata)
+    if renew_integrity:
+        metadata |= _new_set(path, old, head)
     new = _planned(old, metadata, target)
     written = OutputFile(target, new.data_offset + _data_nbytes(old), overwrite=overwrite or output is None)
     with platform.storage_errors("read", path), path.open("rb") as source, written:
@@ -171,7 +210,7 @@ def edit(
             raise InvalidError(path, Finding("R-002", "the file changed while it was read"))
         copy = _copier(source.fileno(), path, written, new.data_offset - old.data_offset)
         digests = list(tensor_digests(old, block_sizes, copy, threads))
-        for finding in compare(old, digests) if has_set(metadata) else ():
+        for finding in compare(old, digests) if has_set(metadata) and not renew_integrity else ():
             raise InvalidError(path, finding)
         _check_same(path, status)
         source.close()  # Windows cannot replace an open file
@@ -181,6 +220,40 @@ def edit(
         (key, old.metadata.get(key), metadata.get(key)) for key in (*remove, *(key for key, _ in assign))
     )
     return Edited(target, written.nbytes, changes, has_set(metadata), tuple(written.notes))
+
+
+def _parsed_array(key: str, name: str, written: str) -> Value:
+    """An array of values of the type `name`, given as JSON. Raises UsageError."""
+    kind, text = TYPES[name], _text(written)
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, list):
+        example = '["a","b"]' if kind is ValueType.STRING else "[1,2]"
+        raise UsageError(f"{shown(text)} is no array for {shown(key)}; write it as JSON, as in {example}")
+    elements = []
+    for i, element in enumerate(given):
+        value = _element(kind, element)
+        if value is None:
+            raise UsageError(
+                f"element {i} of the array for {shown(key)} is no value of type {name}: "
+                f"{shown(str(element))}; expected {_domain(kind)}"
+            )
+        elements.append(value.value)
+    return array(kind, elements)
+
+
+def _element(kind: ValueType, element: object) -> Value | None:
+    """A value of a type from what JSON has for it; None where it is another."""
+    if kind is ValueType.STRING:
+        is_text = isinstance(element, str) and element.encode("utf-8", "ignore").decode("utf-8") == element
+        return string(element) if is_text and isinstance(element, str) else None
+    if kind is ValueType.BOOL:
+        return boolean(element) if isinstance(element, bool) else None
+    if isinstance(element, bool) or not isinstance(element, int | float):
+        return None
+    return _parsed(kind, repr(element))
 
 
 def _parsed(kind: ValueType, text: str) -> Value | None:
@@ -214,6 +287,8 @@ def _text(text: str) -> str:
 
 def _domain(kind: ValueType) -> str:
     """The values of a type, for a message."""
+    if kind is ValueType.STRING:
+        return "text"
     if kind is ValueType.BOOL:
         return "true or false"
     if kind in (ValueType.FLOAT32, ValueType.FLOAT64):
@@ -225,14 +300,28 @@ def _domain(kind: ValueType) -> str:
     return f"an integer from {low} to {high}"
 
 
-def _read_header(path: Path, *, verified: bool) -> tuple[Header, bytes]:
-    """The header, checked also against its digest, and detached from the map of the file; and its bytes."""
+def _read_header(path: Path, *, verified: bool) -> tuple[Header, bytes, Finding | None]:
+    """The header, detached from the map of the file; its bytes; and where it is to be checked also against
+    its digest, what is stale about that.
+    """
     content = map_file(path)
     header = parse(content, str(path))
     rules.raise_first(path, rules.judge(header, block_sizes, len(content)))
-    for finding in check_set(header, content) if verified else ():
-        raise rules.error_class(finding.rule)(path, finding)
-    return header.detached(content, str(path)), bytes(content[: header.data_offset])
+    of_set = list(check_set(header, content)) if verified else []
+    rules.raise_first(path, of_set)
+    return header.detached(content, str(path)), bytes(content[: header.data_offset]), stale(of_set)
+
+
+def _new_set(path: Path, header: Header, head: bytes) -> Metadata:
+    """The integrity keys of a file that claims nothing but itself, to be filled in. Raises UsageError."""
+    if (integer_under(header.metadata, COUNT_KEY) or 1) > 1:
+        raise UsageError(
+            f"{path} is one of several files, whose integrity keys belong together; "
+            "`gguflow convert FIRST -t copy` writes all of them anew"
+        )
+    if is_row_store(header.metadata):
+        raise UsageError(f"{path} is a row store, which has no integrity keys while it may grow")
+    return placeholder(len(header.tensors), "copy", recipes.VERSION, [(path.name, hexdigest(head))])
 
 
 def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Sequence[str]) -> Metadata:
@@ -253,7 +342,25 @@ def _changed(metadata: Metadata, assign: Sequence[tuple[str, Value]], remove: Se
     for key in remove:
         if key not in metadata:
             raise UsageError(f"there is no key {key!r} to remove")
+    for key, value in assign:
+        _check_kind(key, metadata.get(key), value)
     return {**{key: value for key, value in metadata.items() if key not in remove}, **dict(assign)}
+
+
+def _check_kind(key: str, old: Value | None, new: Value) -> None:
+    """Raise UsageError where a single value would take the place of an array; arrays of the tokenizer have
+    rules of their own.
+    """
+    if (
+        new.type is ValueType.ARRAY
+        or key.startswith("tokenizer.")
+        or not (key in _LISTS or (old is not None and old.type is ValueType.ARRAY))
+    ):
+        return
+    element = old.element_type if old is not None and old.element_type is not None else ValueType.STRING
+    name = next((name for name, kind in TYPES.items() if kind is element), "str")
+    example = '["a","b"]' if element is ValueType.STRING else "[1,2]"
+    raise UsageError(f"{key} is an array; write {key}=arr[{name}]:{example}")
 
 
 def _planned(old: Header, metadata: Metadata, target: Path) -> Header:

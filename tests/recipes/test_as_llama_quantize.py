@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguflow.recipes.patterns import NamePattern
 
 import gguflow
 from gguflow import conversion, recipes
 from gguflow.cli import main
 from gguflow.conversion.imatrix import Imatrix, Importance
 from gguflow.errors import UnknownFormatError, UsageError
+from gguflow.name_patterns import NamePattern
 from gguflow.recipes.table import RECIPES
 from testing.checkpoints import tiny_llama
 

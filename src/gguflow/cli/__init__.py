@@ -24,7 +24,7 @@ from gguflow.arguments import suggestion
 from gguflow.cli import streams
 from gguflow.cli.command import Command
 from gguflow.cli.parsing import HelpFormatter, Parser
-from gguflow.errors import ExitStatus, GguflowError, printable
+from gguflow.errors import ExitStatus, GguflowError, gathered_warnings, printable
 
 _DESCRIPTION = "Convert safetensors to GGUF in one streaming pass; inspect, check and run GGUF files."
 
@@ -92,7 +92,8 @@ def _run(argv: Sequence[str] | None, interruptions: _Interruptions) -> int:
         arguments = _parse(argv)
         command = commands()[arguments.command]
         hint = "; run the same command again to resume" if command.resumes else ""
-        status = command.run(arguments)
+        with _shown_warnings(quiet=getattr(arguments, "quiet", False)):
+            status = command.run(arguments)
         sys.stdout.flush()
         return int(status or ExitStatus.OK)
     except GguflowError as error:
@@ -109,6 +110,17 @@ def _run(argv: Sequence[str] | None, interruptions: _Interruptions) -> int:
         if not interruptions.came:
             raise
         return _failed(f"interrupted{hint}", ExitStatus.INTERRUPTED)  # in the midst of a lock, twice
+
+
+@contextlib.contextmanager
+def _shown_warnings(*, quiet: bool) -> Iterator[None]:
+    """Print the warnings of a command that it does not print itself, once it has ended."""
+    with gathered_warnings() as warnings:
+        try:
+            yield
+        finally:
+            for warning in () if quiet else warnings:
+                print(f"gguflow: warning: {printable(str(warning))}", file=sys.stderr)
 
 
 def _failed(message: str, status: ExitStatus) -> int:

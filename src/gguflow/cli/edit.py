@@ -20,10 +20,13 @@ _DESCRIPTION = """\
 Change the metadata of a GGUF file: a chat template or the id of a special token, for example. FILE is
 replaced in one step, or OUT is written; weights are copied unchanged. If the command fails or is stopped
 (Ctrl-C, a full disk), FILE stays as it was. FILE keeps its owner, mode and extended attributes. If it has
-integrity keys, its data is verified while it is copied, and the keys are updated.
+integrity keys, its data is verified while it is copied, and the keys are updated. Keys that another tool has
+made stale by rewriting the file are removed, with a warning; --renew-integrity computes them anew.
 
-TYPE is u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, bool (true or false) or str. If a str VALUE has the
-form @PATH, the value is read from that file (at most 64 MiB); @@ stands for a literal @. An edit that would
+TYPE is u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, bool (true or false) or str; arr[str], or arr of
+another of them, is an array, and VALUE then JSON: 'general.tags=arr[str]:["code","chat"]'. If a str VALUE has
+the form @PATH, the value is read from that file (at most 64 MiB), and so is an array; @@ stands for a literal
+@. An edit that would
 break a rule of the format is refused, and so are edits of general.alignment and of keys that begin with
 "gguflow."."""
 
@@ -59,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-integrity", action="store_true", help="omit the integrity keys, and do not verify the data"
     )
+    parser.add_argument(
+        "--renew-integrity",
+        action="store_true",
+        help="compute the integrity keys anew from FILE as it is: of one that another tool has rewritten, or "
+        "that has none; no other change is needed",
+    )
     add_threads(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="do not show the changes")
 
@@ -77,6 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
         output=arguments.output,
         overwrite=arguments.overwrite,
         integrity=not arguments.no_integrity,
+        renew_integrity=arguments.renew_integrity,
         threads=arguments.threads,
     )
     if not arguments.quiet:

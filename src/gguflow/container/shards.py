@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -201,7 +201,11 @@ def judge_sibling(name: str, header: Header, number: int, first: Header) -> Iter
         None if (value := one.metadata.get(SHARDS_KEY)) is None else value.value for one in (header, first)
     )
     if ours != theirs:
-        yield _about(SHARDS_KEY, header, "C-044", f"shard {name} is of another conversion", ours, theirs)
+        message = f"shard {name} is of another conversion"
+        if ours is None or theirs is None:  # another tool wrote one of them
+            message = f"shard {name} is perhaps of another conversion: one of the two does not say"
+        finding = _about(SHARDS_KEY, header, "C-044", message, ours, theirs)
+        yield finding if ours is not None and theirs is not None else replace(finding, severity="warning")
     if header.alignment != first.alignment:
         yield Finding(
             "C-044",

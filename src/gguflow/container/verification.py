@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain, islice
+from typing import Any
 
 from gguflow.container.header import Header, TensorInfo
 from gguflow.container.integrity import (
@@ -38,6 +40,11 @@ from gguflow.threads import ordered
 
 _REWRITTEN = "rewritten by another tool, or damaged"
 
+_RENEWAL = (
+    "the set is stale, and the weights cannot be verified by it; `gguflow edit FILE --renew-integrity` (or "
+    "`gguflow convert FILE -t copy`) computes it anew from the file as it is"
+)
+
 _TYPES: dict[str, tuple[ValueType, ValueType | None]] = {
     RECIPE_KEY: (ValueType.STRING, None),
     RECIPE_VERSION_KEY: (ValueType.STRING, None),
@@ -58,6 +65,9 @@ LeafDigest = Callable[[int, int], bytes]
 def check_set(header: Header, content: memoryview) -> Iterator[Finding]:
     """Findings about a key set that is incomplete or of another file; none for a file without a set.
 
+    Such a set is stale, and the findings are warnings: the file may be as good as ever. Only a version of the
+    keys that is not known is an error.
+
     header: of the file.
     content: the whole file; its data section is not read.
     """
@@ -72,6 +82,12 @@ def check_set(header: Header, content: memoryview) -> Iterator[Finding]:
     yield from malformed
     if not malformed:
         yield from _check_agreement(header, content)
+
+
+def stale(findings: Iterable[Finding]) -> Finding | None:
+    """One warning for all that `check_set` found, with what to do about it; None where that is nothing."""
+    first = next((finding for finding in findings if finding.severity == "warning"), None)
+    return None if first is None else replace(first, message=f"{first.message}; {_RENEWAL}")
 
 
 def compare(header: Header, digests: Iterable[bytes]) -> Iterator[Finding]:
@@ -106,11 +122,12 @@ def _check_presence(header: Header) -> Iterator[Finding]:
     there = next(key for key in (*KEY_SET, SHARDS_KEY) if key in header.metadata)
     for key in KEY_SET:
         if key not in header.metadata:
-            yield Finding("I-001", f"{key} is missing, and {there} is there: {_REWRITTEN}", key_path(key))
+            message = f"{key} is missing, and {there} is there: {_REWRITTEN}"
+            yield _warning("I-001", message, key_path(key))
     count = header.metadata.get("split.count")
     is_shard = count is not None and isinstance(count.value, int) and count.value > 1
     if is_shard and SHARDS_KEY not in header.metadata:
-        yield Finding(
+        yield _warning(
             "I-007",
             f"{SHARDS_KEY} is missing, and the model is in several files: {_REWRITTEN}",
             key_path(SHARDS_KEY),
@@ -124,7 +141,7 @@ def _check_types(header: Header) -> Iterator[Finding]:
             continue
         path, at = _where(header, key)
         if (value.type, value.element_type) != expected:
-            yield Finding(
+            yield _warning(
                 "I-003",
                 f"{key} has the wrong type",
                 path,
@@ -133,7 +150,7 @@ def _check_types(header: Header) -> Iterator[Finding]:
                 _type_name(*expected),
             )
         elif key in (HEADER_KEY, SHARDS_KEY) and not _DIGEST.fullmatch(value.value):
-            yield Finding("I-003", f"{key} is not a digest", path, at, value.value, "32 hexadecimal digits")
+            yield _warning("I-003", f"{key} is not a digest", path, at, value.value, "32 hexadecimal digits")
         elif key == SOURCE_DIGESTS_KEY:
             yield from _check_sources(header, value)
 
@@ -147,10 +164,10 @@ def _check_sources(header: Header, digests: Value) -> Iterator[Finding]:
         and len(files.value) != len(digests.value)
     ):
         message = f"{SOURCE_DIGESTS_KEY} does not have one digest for each of {SOURCE_FILES_KEY}"
-        yield Finding("I-003", message, path, at, len(digests.value), len(files.value))
+        yield _warning("I-003", message, path, at, len(digests.value), len(files.value))
     wrong = next((digest for digest in digests.value if not _DIGEST.fullmatch(digest)), None)
     if wrong is not None:
-        yield Finding(
+        yield _warning(
             "I-003",
             f"{SOURCE_DIGESTS_KEY} contains something other than digests",
             path,
@@ -165,7 +182,7 @@ def _check_agreement(header: Header, content: memoryview) -> Iterator[Finding]:
     path, at = _where(header, LENGTH_KEY)
     length = header.metadata[LENGTH_KEY].value
     if length != len(content):
-        yield Finding(
+        yield _warning(
             "I-004",
             f"{_REWRITTEN}: the file does not have the length that it was written with",
             path,
@@ -176,7 +193,7 @@ def _check_agreement(header: Header, content: memoryview) -> Iterator[Finding]:
     path, at = _where(header, TENSORS_KEY)
     n_words = len(header.metadata[TENSORS_KEY].value)
     if n_words != 2 * len(header.tensors):
-        yield Finding(
+        yield _warning(
             "I-004",
             f"{_REWRITTEN}: the digests are of another tensor table",
             path,
@@ -187,7 +204,7 @@ def _check_agreement(header: Header, content: memoryview) -> Iterator[Finding]:
     path, at = _where(header, HEADER_KEY)
     found, stored = header_digest(header, content), header.metadata[HEADER_KEY].value
     if found != stored:
-        yield Finding("I-005", f"{_REWRITTEN}: the header is not as it was written", path, at, found, stored)
+        yield _warning("I-005", f"{_REWRITTEN}: the header is not as it was written", path, at, found, stored)
 
 
 def header_digest(header: Header, content: memoryview) -> str:
@@ -209,6 +226,10 @@ def leaf_digest(content: memoryview, first: int, last: int) -> bytes:
     digest = new_leaf_digest()
     digest.update(content[first:last])
     return bytes(digest.digest())
+
+
+def _warning(rule: str, message: str, path: str, *about: Any) -> Finding:
+    return replace(Finding(rule, message, path, *about), severity="warning")
 
 
 def _where(header: Header, key: str) -> tuple[str, int | None]:

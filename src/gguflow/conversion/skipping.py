@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gguflow.arguments import shown, texts
 from gguflow.errors import UsageError, listed
-from gguflow.recipes.patterns import NamePattern
+from gguflow.name_patterns import NamePattern
 from gguflow.sources.base import Checkpoint
 
 

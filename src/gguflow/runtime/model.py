@@ -25,8 +25,8 @@ from gguflow.container.payload_keys import payload_names
 from gguflow.container.reader import GgufFile, open_file
 from gguflow.container.row_store import is_row_store
 from gguflow.container.shards import RaiseFirst, open_shards
-from gguflow.container.verification import compare, leaf_digest, tensor_digests
-from gguflow.errors import Finding, InvalidError, UsageError, printable
+from gguflow.container.verification import check_set, compare, leaf_digest, stale, tensor_digests
+from gguflow.errors import FileWarning, Finding, InvalidError, UsageError, printable, warn
 from gguflow.rows.codec import PayloadRows
 from gguflow.rows.judging import codec_of
 from gguflow.runtime.tensor import Tensor
@@ -76,9 +76,12 @@ def _open_files(path: Path, verify: bool, io: str) -> Model:
         open_one = functools.partial(_open_file, io=io)
         for opened in open_shards(open_one(path), open_one, RaiseFirst(_refuse)):
             files.append(opened)
+        doubts = tuple(filter(None, map(_stale_set, files)))
+        for doubt in doubts:
+            warn(doubt.file, doubt.finding)
         for opened in files if verify else ():
             _verify(opened)
-        return Model([opened.detached() for opened in files] if io == "pread" else files)
+        return Model([opened.detached() for opened in files] if io == "pread" else files, doubts)
     except BaseException:
         for opened in files:
             opened.file.close()
@@ -111,11 +114,13 @@ class Values(Mapping[str, Any]):
 class Model(Mapping[str, Tensor]):
     """The tensors of an open model by name, in the order of the file. Threads may share it.
 
-    path: as the first file is named. metadata: of the model, by key. Arrays that it gave keep the map alive
+    path: as the first file is named. warnings: what is doubtful about the files, as that their digests are
+    no longer theirs. metadata: of the model, by key. Arrays that it gave keep the map alive
     after `close`; tensors then refuse.
     """
 
-    def __init__(self, files: list[GgufFile]) -> None:
+    def __init__(self, files: list[GgufFile], warnings: tuple[FileWarning, ...] = ()) -> None:
+        self.warnings = warnings
         self.path = str(files[0].path)
         self.metadata = Values(files[0].header.metadata)
         self._files = files
@@ -272,13 +277,22 @@ def _refuse(path: Path, findings: Iterable[Finding]) -> None:
             raise error_class_of(finding.rule)(path, finding)
 
 
+def _stale_set(opened: GgufFile) -> FileWarning | None:
+    found = stale(check_set(opened.header, opened.file.map_all()))
+    return None if found is None else FileWarning(str(opened.path), found)
+
+
 def _verify(opened: GgufFile) -> None:
-    """Hold all tensors against their digests. Raises InvalidError (I-006), UsageError without any."""
+    """Hold all tensors against their digests. Raises InvalidError (I-006, or for a set that is stale),
+    UsageError without any.
+    """
     header = opened.header
     if not has_set(header.metadata):
         raise UsageError(
             f"{opened.path} holds no digests: there is nothing to verify it by; open it without verify, "
             "or convert it anew"
         )
+    for finding in check_set(header, opened.file.map_all()):
+        raise InvalidError(opened.path, finding)
     digest_leaf = functools.partial(leaf_digest, opened.file.map_all())
     _refuse(opened.path, compare(header, tensor_digests(header, block_sizes, digest_leaf)))

@@ -18,8 +18,8 @@ from gguflow.container.payload_keys import keys_of_payloads, payload_names
 from gguflow.container.reader import map_file, open_file
 from gguflow.container.row_store import is_row_store
 from gguflow.container.shards import RaiseFirst, judge_keys, open_shards
-from gguflow.container.verification import check_set
-from gguflow.errors import Finding, UnsupportedError
+from gguflow.container.verification import check_set, stale
+from gguflow.errors import Finding, UnsupportedError, warn
 from gguflow.sources.base import Checkpoint, Proof, SourceFile, SourceTensor
 from gguflow.sources.payloads import decoded
 
@@ -83,7 +83,10 @@ def _open(path: Path) -> _Opened:
     opened = open_file(path)
     header, content = opened.header, opened.file.map_all()
     rules.raise_first(path, rules.judge(header, blocks.block_sizes, len(content)))
-    is_sound = has_set(header.metadata) and not any(check_set(header, content))
+    of_set = list(check_set(header, content))
+    if (doubt := stale(of_set)) is not None:
+        warn(path, doubt)
+    is_sound = has_set(header.metadata) and not of_set
     file = SourceFile(path, *opened.file.identity, hexdigest(content[: header.data_offset]))
     digests = tuple(stored_digests(header)) if is_sound else None
     return _Opened(file, header.detached(content, str(path)), digests)

@@ -42,17 +42,36 @@ _BESIDE_THE_TABLE = re.compile(
 
 
 def judge_architecture(facts: Facts) -> Iterator[Finding]:
-    """Findings about a model of a known family; none for other families."""
+    """Findings about a model of a known family; none for other families, and none for a file that is no model
+    by itself (`is_model`).
+    """
+    if not is_model(facts):
+        return
     name = facts.text("general.architecture")
     family = next((family for family in models.architectures().values() if family.name == name), None)
     if family is None or any(
         facts.integer(f"{name}.{key}") for key in ("expert_count", "nextn_predict_layers")
     ):
         return
-    wrong = list(_judge_hyper_parameters(family.name, facts))
+    is_vocabulary = not facts.tensors and TOKENS in facts.metadata
+    wrong = [
+        finding
+        for finding in _judge_hyper_parameters(family.name, facts)
+        if not (is_vocabulary and finding.rule == "G-003")
+    ]
     yield from wrong
     if not wrong and facts.tensors:
         yield from _judge_tensors(family, facts)
+
+
+def is_model(facts: Facts) -> bool:
+    """Whether a file is a model, and no adapter, projector, control vector or importance matrix, which name
+    the family that they belong to.
+    """
+    kind = facts.text("general.type")
+    if kind is not None and kind.lower() not in ("model", ""):
+        return False
+    return "adapter.type" not in facts.metadata
 
 
 def _judge_hyper_parameters(name: str, facts: Facts) -> Iterator[Finding]:
