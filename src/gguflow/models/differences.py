@@ -107,6 +107,15 @@ DIFFERENCES = (
         keys=(r"gguflow\..*",),
     ),
     Difference(
+        "chat-template-file",
+        Scope.CHECKPOINT,
+        "chat_template.jinja is beside another template (or null) in tokenizer_config.json, or without it",
+        "writes the one in the file, as transformers does",
+        "writes the other one, or none",
+        "The file is the newer of the two.",
+        keys=(r"tokenizer\.chat_template.*",),
+    ),
+    Difference(
         "ends-of-text",
         Scope.CHECKPOINT,
         "`eos_token_id` is a list, or in generation_config.json only",
