@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,16 +29,16 @@ CHATML = (
 GOOD = {
     "plain": CHATML,
     "text alone": "hello",
-    "only alternating roles": "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user!') }}{% endif %}"
+    "only alternating roles": "{% if messages[0]['role'] != 'user' %}{{ raise_exception('no') }}{% endif %}"
     "{{ bos_token }}{{ messages[0]['content'] }}",
-    "needs a system message": "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no') }}{% endif %}",
+    "needs a system message": "{% if messages[0]['role'] != 'system' %}{{ raise_exception('') }}{% endif %}",
     "content in parts": "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}",
     "tools": "{{ tools[0]['function']['name'] + (tools | tojson(indent=4)) }}",
     "documents": "{% for d in documents %}{{ d['title'] + d['text'] }}{% endfor %}",
     "loop controls": "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{% endfor %}",
     "generation blocks": "{% generation %}{{ messages[0]['content'] }}{% endgeneration %}",
     "dates": "{{ strftime_now('%Y') }}",
-    "namespaces": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = 1 %}{% endfor %}{{ ns.n }}",
+    "namespaces": "{% set a = namespace(n=0) %}{% for m in messages %}{% set a.n = 1 %}{% endfor %}{{ a.n }}",
     "names Python's internals, so it is not tried": "{{ ''.__class__ }",
 }
 BAD = {
@@ -94,7 +95,7 @@ def test_where_no_process_can_be_started_nothing_is_said(monkeypatch: pytest.Mon
         raise PermissionError("no processes here")
 
     monkeypatch.setattr(template_check, "is_available", lambda: True)
-    monkeypatch.setattr(template_check.subprocess, "run", refuse)
+    monkeypatch.setattr(subprocess, "run", refuse)
     assert template_faults(["{% if %}"]) == [None]
 
 
@@ -153,7 +154,7 @@ def test_opening_a_model_tries_no_template(tmp_path: Path, monkeypatch: pytest.M
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(template_check, "is_available", lambda: True)
-    monkeypatch.setattr(template_check.subprocess, "run", refuse)
+    monkeypatch.setattr(subprocess, "run", refuse)
     with gguflow.open(path) as model:
         assert model.metadata["tokenizer.chat_template"] == "x"
 

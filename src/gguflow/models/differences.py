@@ -188,6 +188,14 @@ DIFFERENCES = (
         "Such a model gives nothing but NaN.",
     ),
     Difference(
+        "activation",
+        Scope.NO_FILE,
+        "Where `hidden_act` is not the activation that llama.cpp computes for the family",
+        "refuses the checkpoint",
+        "ignores it",
+        "The model would compute something else.",
+    ),
+    Difference(
         "tensor-type-unused",
         Scope.NO_FILE,
         "Where the pattern of --tensor-type matches nothing, or names an unquantized type",
