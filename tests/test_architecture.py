@@ -85,6 +85,7 @@ LIBRARIES: dict[str, set[str]] = {
     "tqdm": {"cli/progress.py"},
     "xxhash": {"container/integrity.py", "parametric/"},
     "zstandard": {"parametric/entropy.py"},
+    "jinja2": {"models/tokenizers/rendering.py"},
     "matplotlib": {"comparison/plot.py"},
     "yaml": {"models/card.py"},
     "torch": {"torch/"},
@@ -96,7 +97,15 @@ is imported.
 OPTIONAL = {"torch"}
 """Units that need a library which the package does not ask for: without it, they do not import."""
 
-ONLY_WHEN_CALLED = {"gguflow.kernels", "gguflow.kernels.lanes", "gguf", "sentencepiece", "tqdm", "yaml"}
+ONLY_WHEN_CALLED = {
+    "gguflow.kernels",
+    "gguflow.kernels.lanes",
+    "gguf",
+    "sentencepiece",
+    "tqdm",
+    "yaml",
+    "jinja2",
+}
 """Imported inside functions only (kernels import each other freely): whoever does not need them does not wait
 for them.
 """

@@ -163,6 +163,9 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
         "M-004",
         "--arch",
     ),
+    "another activation": ("llama", config(hidden_act="gelu"), UnsupportedError, "M-009", "SiLU"),
+    "another activation of BERT": ("bert", config(hidden_act="relu"), UnsupportedError, "M-009", "GELU"),
+    "an activation that is a number": ("qwen2", config(hidden_act=7), InvalidError, "M-003", "hidden_act"),
     "an unknown rope": (
         "llama",
         config(rope_scaling={"rope_type": "longrope"}),

@@ -476,9 +476,43 @@ def test_special_tokens(
 
 
 TEMPLATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "in the settings": (
-        {"tokenizer_config.json": {"chat_template": "A"}, "chat_template.jinja": "B"},
+    "in the settings": ({"tokenizer_config.json": {"chat_template": "A"}}, {"": "A"}),
+    "in the settings and in a JSON file": (
+        {"tokenizer_config.json": {"chat_template": "A"}, "chat_template.json": {"chat_template": "C"}},
         {"": "A"},
+    ),
+    "in the settings and a file": (
+        {"tokenizer_config.json": {"chat_template": "A"}, "chat_template.jinja": "B"},
+        {"": "B"},
+    ),
+    "a list in the settings and a file": (
+        {
+            "tokenizer_config.json": {"chat_template": [{"name": "rag", "template": "A"}]},
+            "chat_template.jinja": "B",
+        },
+        {"": "B"},
+    ),
+    "null in the settings and a file": (
+        {"tokenizer_config.json": {"chat_template": None}, "chat_template.jinja": "B"},
+        {"": "B"},
+    ),
+    "null in the settings and a JSON file": (
+        {"tokenizer_config.json": {"chat_template": None}, "chat_template.json": {"chat_template": "C"}},
+        {"": "C"},
+    ),
+    "a file and no settings": ({"chat_template.jinja": "B"}, {"": "B"}),
+    "a JSON file and no settings": ({"chat_template.json": {"chat_template": "C"}}, {"": "C"}),
+    "both files": (
+        {"chat_template.jinja": "B", "chat_template.json": {"chat_template": "C"}},
+        {"": "B"},
+    ),
+    "an empty file": (
+        {"tokenizer_config.json": {"chat_template": "A"}, "chat_template.jinja": ""},
+        {},
+    ),
+    "files beside the settings": (
+        {"tokenizer_config.json": {"chat_template": "A"}, "additional_chat_templates/rag.jinja": "B"},
+        {"": "A", ".rag": "B", "s": ["rag"]},
     ),
     "a file": ({"tokenizer_config.json": {}, "chat_template.jinja": "{{ 'B' }}\r\n"}, {"": "{{ 'B' }}\n"}),
     "a JSON file": ({"tokenizer_config.json": {}, "chat_template.json": {"chat_template": "C"}}, {"": "C"}),

@@ -185,7 +185,7 @@ def test_any_bytes_give_a_verdict(content: bytes, level: str) -> None:
 
 def test_templates_are_data(tmp_path: Path) -> None:
     """P-004: a template that would not end, and one that would act, are judged as text; nothing that renders
-    is loaded.
+    is loaded. Others are tried (G-018): tests/models/test_chat_templates.py.
     """
     template = "{% for i in range(10**12) %}{{ ''.__class__ }}{% endfor %}"
     path = write(

@@ -10,9 +10,13 @@ from gguflow.models.documents import Document
 from gguflow.models.pooling import pooling_metadata
 from gguflow.models.tokenizers.wordpiece import wordpiece_metadata
 
+_GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_accurate", "gelu_pytorch_tanh")
+"""The spellings and approximations of one function."""
+
 
 def metadata(config: Document, directory: Path) -> Metadata:
     """The hyper-parameters' keys in the order of llama.cpp's converter."""
+    config.require("hidden_act", _GELU, "M-009", "llama.cpp computes GELU in all models of this family")
     keys: Metadata = {
         "bert.block_count": u32(config.integer("num_hidden_layers", maximum=MAX_LAYERS)),
         "bert.context_length": u32(config.integer("max_position_embeddings")),

@@ -84,6 +84,8 @@ def decoder_metadata(name: str, config: Document, sizes: DecoderSizes, *, head_d
 
     head_dim: whether to write key_length and value_length.
     """
+    message = "llama.cpp computes SiLU in all models of this family"
+    config.require("hidden_act", ("silu", "swish"), "M-009", message)
     metadata: Metadata = {
         f"{name}.block_count": u32(sizes.n_layers),
         f"{name}.context_length": u32(config.integer("max_position_embeddings")),

@@ -129,6 +129,15 @@ DIFFERENCES = (
         keys=(r"gguflow\..*",),
     ),
     Difference(
+        "chat-template-file",
+        Scope.CHECKPOINT,
+        "chat_template.jinja is beside another template (or null) in tokenizer_config.json, or without it",
+        "writes the one in the file, as transformers does",
+        "writes the other one, or none",
+        "The file is the newer of the two.",
+        keys=(r"tokenizer\.chat_template.*",),
+    ),
+    Difference(
         "ends-of-text",
         Scope.CHECKPOINT,
         "`eos_token_id` is a list, or in generation_config.json only",
@@ -199,6 +208,14 @@ DIFFERENCES = (
         "refuses it",
         "writes it",
         "Such a model gives nothing but NaN.",
+    ),
+    Difference(
+        "activation",
+        Scope.NO_FILE,
+        "Where `hidden_act` is not the activation that llama.cpp computes for the family",
+        "refuses the checkpoint",
+        "ignores it",
+        "The model would compute something else.",
     ),
     Difference(
         "tensor-type-unused",

@@ -7,13 +7,13 @@ the key. No other module of this package uses raw JSON without checking its type
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gguflow.container.sniffing import LFS_POINTER, looks_like
-from gguflow.errors import Finding, InvalidError, LimitError, MalformedError
+from gguflow.errors import Finding, InvalidError, LimitError, MalformedError, UnsupportedError
 from gguflow.models.differences import Applied
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
@@ -177,6 +177,16 @@ class Document:
         if not isinstance(value, str):
             raise self.wrong(key, value, "a string")
         return value
+
+    def require(self, key: str, known: Container[str], rule: str, message: str) -> None:
+        """Raise UnsupportedError for a string under a key that is not one of those known; absent is fine.
+
+        key: of the string.
+        known: all that is supported.
+        rule, message: of the error.
+        """
+        if key in self and (found := self.text(key)) not in known:
+            raise UnsupportedError(self.file, Finding(rule, message, self.at(key), found=found))
 
     def section(self, key: str) -> Document:
         """The object under a key, empty if absent. Raises InvalidError (M-003)."""

@@ -34,6 +34,7 @@ from gguflow.platform import storage_errors
 from gguflow.rows.judging import TAIL, judge_chunks, judge_rows
 from gguflow.threads import resolve as resolve_threads
 from gguflow.validation.bounds import MAX_FINDINGS, bounded, with_notes
+from gguflow.validation.chat_template import judge_chat_templates
 from gguflow.validation.meaning import judge_meaning
 from gguflow.validation.model import Facts
 from gguflow.validation.payloads import decoded, judge_payloads, verdict_of
@@ -92,6 +93,8 @@ def examine(
         return error.verdict, [error.finding]
     judged = judge_gguf(path, opened.file.map_all(), opened.header, level, limits, threads)
     findings = list(with_notes(judged))
+    if is_first(opened.header):
+        findings += judge_chat_templates(Facts.of(opened.header))
     return _verdict(findings), findings
 
 

@@ -77,8 +77,7 @@ def special_metadata(
         _leave_out(findings, files)
     metadata = {ID_KEYS[kind]: u32(token) for kind, token in findings.ids.items() if kind in ID_KEYS}
     metadata |= {ADD_KEYS[kind]: boolean(add) for kind, add in findings.add.items() if kind in ADD_KEYS}
-    if settings is not None:
-        metadata |= chat_template(files.directory, settings)
+    metadata |= chat_template(files.directory, settings, files.config.applied)
     if normalizer.lowercase is not None:
         metadata["tokenizer.ggml.normalizer.lowercase"] = boolean(normalizer.lowercase)
     if normalizer.strip_accents is not None:
