@@ -138,7 +138,7 @@ def prepare(
     options: changes to what the type's recipe chooses, and to metadata. imatrix: a file with the importance
     of columns, llama-imatrix's. include_weights, exclude_weights: use only its entries with one of these
     texts in their names, or those with none.
-    shards: how the output is cut into several files, whose names end in -00001-of-00003.gguf; None for one file.
+    shards: how the output is cut into several files, whose names end in -00001-of-00003.gguf; None for one.
     integrity: whether the output carries the keys by which it can prove itself.
     allow_non_finite: keep NaN and infinity in tensors that are copied, or stored as F32, F16 or BF16; the
     report then names them. Weights that are NaN or infinite are never quantized.
