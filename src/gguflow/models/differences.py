@@ -218,6 +218,22 @@ DIFFERENCES = (
         "The model would compute something else.",
     ),
     Difference(
+        "card-left-out",
+        Scope.NO_FILE,
+        "Where README.md or generation_config.json cannot be used, or a part of it",
+        "leaves that part out with a warning",
+        "fails, or writes values of the wrong type",
+        "A model works without them.",
+    ),
+    Difference(
+        "snapshot-name",
+        Scope.NO_FILE,
+        "Where the checkpoint is a snapshot in a Hugging Face cache and no name is given for the output",
+        "names the output after the repository",
+        "names it after the commit",
+        "A commit's digest says nothing to anybody.",
+    ),
+    Difference(
         "tensor-type-unused",
         Scope.NO_FILE,
         "Where the pattern of --tensor-type matches nothing, or the type of the output is unquantized",
