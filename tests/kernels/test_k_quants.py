@@ -23,8 +23,8 @@ K_QUANTS = [pytest.param(FORMATS[name], id=name) for name in ("q2_k", "q3_k", "q
 
 
 def special_importances() -> dict[str, NDArray[np.float32] | None]:
-    """Those of the conformance suite, one that spans most of what is allowed, and one that leaves a single weight of
-    each sub-block to fit.
+    """Those of the conformance suite, one that spans most of what is allowed, and one that leaves a single
+    weight of each sub-block to fit.
     """
     very_wide = np.exp(np.clip(np.random.default_rng(5).standard_normal(N) * 20, -80, 44)).astype(np.float32)
     one_in_16 = np.where(np.arange(N) % 16, 0, 1).astype(np.float32)
