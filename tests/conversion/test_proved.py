@@ -304,7 +304,9 @@ def test_arrays_have_ggmls_bytes_where_that_is_allowed(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["q4_k", "q2_k", "q5_0"])
 def test_an_importance_that_overflows(kind: str) -> None:
     with pytest.raises(NonFiniteError, match="smaller importance"):
-        quantize(weights_of(6e4), kind, np.full(SHAPE[1], 3e38, f32))
+        quantize(weights_of(1e12), kind, np.full(SHAPE[1], 1e19, f32))
+    with pytest.raises(UsageError, match="importance must not be above"):
+        quantize(weights_of(1.0), kind, np.full(SHAPE[1], 3e38, f32))
 
 
 @pytest.mark.parametrize("block_format", FLOATS, ids=lambda f: f.key)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from gguflow import blocks
 from gguflow.arguments import shown
+from gguflow.arrays import MOST_IMPORTANCE
 from gguflow.container.header import MAGIC, Header, TensorInfo, parse
 from gguflow.container.metadata import Metadata, ValueType, string, u32
 from gguflow.container.reader import map_file
@@ -44,9 +45,6 @@ _MAX_DATASETS = 1 << 10
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_PROVENANCE_BYTES = 127
 """llama-quantize keeps no more of a string that it writes for itself."""
-
-MOST = float(1 << 64)
-"""The largest importance of a column: with more, sums of squares of ordinary weights leave binary32."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,11 @@ class Imatrix:
                 raise InvalidError(
                     self.path, Finding("A-016", message, f"$.entries[{quoted(name)}][{matrix}]")
                 )
-        if float(sums.max(initial=0)) <= MOST:
+        if float(sums.max(initial=0)) <= MOST_IMPORTANCE:
             return
-        for matrix in np.flatnonzero(sums.max(axis=1) > MOST).tolist():
+        for matrix in np.flatnonzero(sums.max(axis=1) > MOST_IMPORTANCE).tolist():
             columns = importance.of_matrix(matrix, row)
-            if float(columns.max()) > MOST:
+            if float(columns.max()) > MOST_IMPORTANCE:
                 column = int(columns.argmax())
                 message = (
                     f"the entry for {printable(name)} is too large in column {column} of matrix {matrix}: "
@@ -135,7 +133,7 @@ class Imatrix:
                 where = f"$.entries[{quoted(name)}][{matrix}, {column}]"
                 found = float(columns[column])
                 raise InvalidError(
-                    self.path, Finding("A-017", message, where, None, found, f"{MOST:g} or less")
+                    self.path, Finding("A-017", message, where, None, found, f"{MOST_IMPORTANCE:g} or less")
                 )
 
     def only(self, included: Sequence[str] = (), excluded: Sequence[str] = ()) -> Imatrix:
