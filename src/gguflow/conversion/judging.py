@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gguflow.blocks import block_sizes
 from gguflow.container import rules
-from gguflow.container.header import TensorInfo, parse
+from gguflow.container.header import MAGIC, TensorInfo, parse
 from gguflow.container.integrity import HEADER_KEY
 from gguflow.container.metadata import Metadata, ValueType
 from gguflow.container.shards import judge_keys
@@ -18,6 +18,8 @@ from gguflow.conversion.plan import Plan
 from gguflow.errors import FileWarning, Finding, InvalidError, UsageError
 from gguflow.models.base import Model
 from gguflow.recipes import Options
+from gguflow.sources.base import SourceFile
+from gguflow.sources.safetensors import prove
 from gguflow.validation.meaning import judge_meaning
 from gguflow.validation.model import Facts
 
@@ -56,7 +58,7 @@ def check_meaning(
 
 
 def check_header(plan: Plan, content: bytes, path: Path) -> None:
-    """Judge the header that is about to be written.
+    """Judge the header that is about to be written, by the rules of its format: GGUF, or safetensors.
 
     plan: of the file, as it was carried out.
     content: its header.
@@ -64,6 +66,9 @@ def check_header(plan: Plan, content: bytes, path: Path) -> None:
 
     Raises InvalidError and its siblings for the first rule that the file would break.
     """
+    if not content.startswith(MAGIC):
+        prove(content[8:], SourceFile(path, plan.nbytes, 0))
+        return
     header = parse(content, str(path))
     rules.raise_first(path, rules.judge(header, block_sizes, plan.nbytes))
     rules.raise_first(path, judge_keys(header, path))
