@@ -24,6 +24,7 @@ QUICK = {
     "sources/test_rules.py": "",
     "sources/test_safetensors.py": "not mutated",
     "test_architecture.py": "",
+    "test_arguments.py": "",
     "test_corpus.py": "",
     "test_layout.py": "",
     "test_spec.py": "",

@@ -24,17 +24,18 @@ from testing.checkpoints import TINY
 
 PACKAGE = Path(gguflow.__file__).resolve().parent
 
-GROUND = {"_version", "errors", "arrays"}
+GROUND = {"_version", "errors", "arguments", "arrays"}
 """What every unit may import."""
 
 UNITS: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
+    "arguments": set(),
     "arrays": set(),
     "platform": set(),
-    "threads": set(),
+    "threads": {"platform"},
     "blocks": set(),
-    "kernels": {"blocks"},
+    "kernels": {"blocks", "platform"},
     "container": {"platform", "threads"},
     "parametric": {"blocks", "kernels", "threads"},
     "recipes": {"blocks"},
@@ -45,13 +46,16 @@ UNITS: dict[str, set[str]] = {
     "rows": {"blocks", "container", "platform", "quantization"},
     "validation": {"blocks", "container", "models", "platform", "recipes", "rows", "sources", "threads"},
     "editing": {"blocks", "container", "platform", "threads", "validation"},
-    "conversion": {"blocks", "container", "models", "platform", "quantization", "recipes", "sources"},
-    "comparison": {"blocks", "container", "models", "platform", "quantization", "sources", "threads"},
+    "conversion": {
+        *("blocks", "container", "models", "platform", "quantization", "recipes", "sources", "threads"),
+        "validation",
+    },
+    "comparison": {"blocks", "container", "models", "quantization", "sources", "threads"},
     "runtime": {
         *("blocks", "container", "models", "packed_matmul", "platform", "quantization", "rows"),
         *("threads", "validation"),
     },
-    "inference": {"blocks", "models", "quantization"},
+    "inference": {"blocks", "models", "quantization", "threads"},
     "parametric/stages": {
         *("blocks", "container", "conversion", "kernels", "models", "packed_matmul", "parametric"),
         *("quantization", "rows", "runtime", "sources", "threads"),
@@ -77,7 +81,6 @@ LIBRARIES: dict[str, set[str]] = {
     "construct": {"blocks/", "container/grammar.py", "parametric/grammar.py"},
     "numpy": {""},
     "gguf": {"models/"},
-    "sentencepiece": {"models/tokenizers/"},
     "tqdm": {"cli/progress.py"},
     "xxhash": {"container/integrity.py", "parametric/"},
     "zstandard": {"parametric/entropy.py"},
@@ -137,18 +140,18 @@ START_UP: dict[str, tuple[list[str], set[str]]] = {
     "--version": (["--version"], {"numpy", "numba", "torch", "construct"}),
     "convert --help": (["convert", "--help"], {"numpy", "numba", "torch", "construct"}),
     "run --help": (["run", "--help"], {"numpy", "numba", "torch", "construct"}),
-    "inspect": (["inspect", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
-    "inspect --json": (["inspect", "MODEL", "--json"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
-    "validate": (["validate", "MODEL"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
+    "inspect": (["inspect", "MODEL"], {"numba", "torch", "gguf", "tqdm"}),
+    "inspect --json": (["inspect", "MODEL", "--json"], {"numba", "torch", "gguf", "tqdm"}),
+    "validate": (["validate", "MODEL"], {"numba", "torch", "gguf", "tqdm"}),
     "validate --level strict": (
         ["validate", "MODEL", "--level", "strict", "--json"],
-        {"numba", "torch", "gguf", "sentencepiece", "tqdm"},
+        {"numba", "torch", "gguf", "tqdm"},
     ),
     "edit": (
         ["edit", "MODEL", "--set", "general.name=str:x"],
-        {"numba", "torch", "gguf", "sentencepiece", "tqdm"},
+        {"numba", "torch", "gguf", "tqdm"},
     ),
-    "formats": (["formats"], {"numba", "torch", "gguf", "sentencepiece", "tqdm"}),
+    "formats": (["formats"], {"numba", "torch", "gguf", "tqdm"}),
     "convert --dry-run": (["convert", str(TINY), "--dry-run", "--json"], {"numba", "torch", "tqdm"}),
 }
 """Commands, and what must not be loaded when they have run. MODEL stands for a small GGUF file."""

@@ -268,7 +268,7 @@ BAD = {
     "no equals sign": ("a.key", "write KEY=TYPE:VALUE"),
     "no type": ("a.key=1", "write KEY=TYPE:VALUE"),
     "no key": ("=u8:1", "write KEY=TYPE:VALUE"),
-    "unknown type": ("a.key=int:1", "unknown type 'int' for a.key; known: u8"),
+    "unknown type": ("a.key=int:1", "unknown type 'int' for 'a.key'; known: u8"),
     "too large": ("a.key=u8:256", "an integer from 0 to 255"),
     "too small": ("a.key=i16:-32769", "an integer from -32768 to 32767"),
     "negative": ("a.key=u64:-1", "an integer from 0 to 18446744073709551615"),

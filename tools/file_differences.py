@@ -16,6 +16,7 @@ from gguflow import blocks
 from gguflow.blocks import block_sizes
 from gguflow.container.metadata import Value
 from gguflow.container.reader import map_file, read_header
+from gguflow.models.differences import idle, unexplained
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,32 @@ class _Tensor:
     content: NDArray[np.uint8]
 
 
-def compare_files(ours: Path, peer: Path) -> Iterator[str]:
-    """What differs, one line for each key and each tensor; what describes the file itself (`gguflow.*`) does
-    not count.
+def compare_files(ours: Path, peer: Path, applied: Sequence[str] = ()) -> Iterator[str]:
+    """What differs, one line for each key and each tensor that no intended difference explains, and one for
+    each intended difference that changed nothing. applied: the ids of those that the checkpoint has.
     """
+    found = dict(_differences(ours, peer))
+    yield from (f"{name}: {found[name]}" for name in unexplained(found, applied))
+    yield from (f"{row}: is said to apply, but nothing differs" for row in idle(found, applied))
+
+
+def _differences(ours: Path, peer: Path) -> Iterator[tuple[str, str]]:
+    """Each key and each tensor that differs, and how."""
     (our_keys, our_tensors), (peer_keys, peer_tensors) = _contents(ours), _contents(peer)
     for key in sorted(our_keys.keys() | peer_keys.keys()):
         found, expected = our_keys.get(key, "absent"), peer_keys.get(key, "absent")
         if found != expected:
-            yield f"{key}: {_shown(found)}, not {_shown(expected)}"
+            yield key, f"{_shown(found)}, not {_shown(expected)}"
     for name in sorted(our_tensors.keys() | peer_tensors.keys()):
         if name not in our_tensors or name not in peer_tensors:
-            yield f"{name}: only in {'the peer' if name in peer_tensors else 'our'}'s file"
+            yield name, f"only in {'the peer' if name in peer_tensors else 'our'}'s file"
             continue
         a, b = our_tensors[name], peer_tensors[name]
         if a.layout != b.layout:
-            yield f"{name}: {a.layout}, not {b.layout}"
+            yield name, f"{a.layout}, not {b.layout}"
         elif not np.array_equal(a.content, b.content):
             n_different = np.count_nonzero(a.content != b.content)
-            yield f"{name}: {n_different} of {a.content.size} bytes differ ({a.layout})"
+            yield name, f"{n_different} of {a.content.size} bytes differ ({a.layout})"
 
 
 def _contents(path: Path) -> tuple[dict[str, tuple[str, Any]], dict[str, _Tensor]]:
@@ -60,9 +68,7 @@ def _contents(path: Path) -> tuple[dict[str, tuple[str, Any]], dict[str, _Tensor
         tensors[tensor.name] = _Tensor(
             f"{block_format} {list(tensor.shape)}", content[start : start + nbytes]
         )
-    return {
-        key: _typed(value) for key, value in header.metadata.items() if not key.startswith("gguflow.")
-    }, tensors
+    return {key: _typed(value) for key, value in header.metadata.items()}, tensors
 
 
 def _typed(value: Value) -> tuple[str, Any]:

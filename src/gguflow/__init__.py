@@ -101,12 +101,18 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home, attribute = _HOMES.get(name, ("gguflow.errors", name))
-    return getattr(importlib.import_module(home), attribute)
+if not TYPE_CHECKING:  # else type checkers would take any name for one of the package
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            from gguflow.arguments import suggestion
+
+            hint = suggestion(name, __all__)
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+        home, attribute = _HOMES.get(name, ("gguflow.errors", name))
+        return getattr(importlib.import_module(home), attribute)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    """The public names only, for completion in a shell."""
+    return sorted([*__all__, "__doc__", "__version__"])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gguflow import platform
+from gguflow.arguments import file_path, flag, shown, suggestion
 from gguflow.blocks import block_sizes
 from gguflow.container import rules
 from gguflow.container.header import VERSION, Header, align, parse
@@ -28,11 +29,9 @@ from gguflow.container.reader import map_file
 from gguflow.container.verification import check_set, compare, tensor_digests
 from gguflow.container.writer import build
 from gguflow.errors import Finding, InvalidError, UsageError
-from gguflow.threads import check
-from gguflow.validation.architectures import judge_architecture
-from gguflow.validation.general import judge_general
+from gguflow.threads import resolve as resolve_threads
+from gguflow.validation.meaning import judge_meaning
 from gguflow.validation.model import Facts
-from gguflow.validation.tokenizer import judge_tokenizer
 
 TYPES = {
     "u8": ValueType.UINT8,
@@ -94,14 +93,18 @@ def parse_assignment(text: str) -> tuple[str, Value]:
     name, colon, written = typed.partition(":")
     if not key or not equals or not colon:
         raise UsageError(
-            f"{text!r} is not an assignment; write KEY=TYPE:VALUE, as in tokenizer.ggml.eos_token_id=u32:2"
+            f"{shown(text)} is not an assignment; "
+            "write KEY=TYPE:VALUE, as in tokenizer.ggml.eos_token_id=u32:2"
         )
     if name not in TYPES:
-        raise UsageError(f"unknown type {name!r} for {key}; known: {', '.join(TYPES)}")
+        raise UsageError(
+            f"unknown type {shown(name)} for {shown(key)}; known: {', '.join(TYPES)}{suggestion(name, TYPES)}"
+        )
     value = _parsed(TYPES[name], written)
     if value is None:
         raise UsageError(
-            f"{written!r} is not a value of type {name} for {key}; expected {_domain(TYPES[name])}"
+            f"{shown(written)} is not a value of type {name} for {shown(key)}; "
+            f"expected {_domain(TYPES[name])}"
         )
     return key, value
 
@@ -134,7 +137,11 @@ def edit(
     if the file is not valid, does not match its digests (I-001 to I-007), or would break a rule with these
     changes; StorageError.
     """
-    path = Path(path)
+    path = file_path(path, "path")
+    output = None if output is None else file_path(output, "output")
+    flag(overwrite, "overwrite")
+    flag(integrity, "integrity")
+    threads = resolve_threads(threads)
     with platform.storage_errors("read", path):
         if output is None and path.is_symlink():
             raise UsageError(
@@ -143,9 +150,7 @@ def edit(
             )
     if not assign and not remove and integrity:
         raise UsageError("nothing to change; name keys to set or to remove")
-    if threads is not None:
-        check(threads)
-    target = path if output is None else Path(output)
+    target = path if output is None else output
     with platform.storage_errors("read", path):
         status = os.stat(path)
     old, head = _read_header(path, verified=integrity)
@@ -259,10 +264,7 @@ def _judged(header: Header) -> Iterator[Finding]:
     """The broken rules about the header and, if the whole model is in this file, about its meaning."""
     yield from rules.judge(header, block_sizes, None)
     if "split.count" not in header.metadata:
-        facts = Facts.of(header)
-        yield from judge_general(facts)
-        yield from judge_tokenizer(facts, strict=False)
-        yield from judge_architecture(facts)
+        yield from judge_meaning(Facts.of(header), strict=False)
 
 
 def _header_bytes(header: Header, nbytes: int, digests: Sequence[bytes]) -> bytes:

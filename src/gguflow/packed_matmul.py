@@ -16,10 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gguflow.arrays import Bytes, Floats, output_array, read_only
+from gguflow.arguments import choice
+from gguflow.arrays import Bytes, Floats, as_array, output_array, read_only, separate
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.errors import NonFiniteError, ShapeError, UsageError
-from gguflow.quantization import decode, encode, first_non_finite, resolve
+from gguflow.quantization import DECODED_PER_ENCODED, decode, encode, first_non_finite, resolve
+from gguflow.threads import check as check_threads
+from gguflow.threads import resolve as resolve_threads
 from gguflow.threads import run
 
 Q8_0 = FORMATS["q8_0"]
@@ -47,7 +50,7 @@ def matmul(
     x: ArrayLike,
     *,
     activations: str = "float32",
-    threads: int = 1,
+    threads: int | None = None,
     out: Floats | None = None,
 ) -> Floats:
     """Multiply vectors with a packed matrix: x @ dequantize(packed).T as float32[..., rows].
@@ -62,8 +65,10 @@ def matmul(
     activations: "float32", or "int8": x rounded to eight bits in blocks as in llama.cpp (Q8_0, or Q8_K for
         super-blocks of 256; no rounding for plain numbers), and integer products for up to FEW vectors of the
         most common formats.
-    threads: number of threads; BLAS has its own.
-    out: the array to fill, C-contiguous float32[..., rows]; None allocates one.
+    threads: number of threads; None for all processors, or for one where the work is not worth more. BLAS
+        has its own.
+    out: the array to fill, C-contiguous float32[..., rows]; None allocates one. It may overlap the matrix
+        and x.
 
     Raises ShapeError, UnknownFormatError, UsageError (an integer format), NonFiniteError (values that cannot
     be rounded to eight bits).
@@ -71,19 +76,21 @@ def matmul(
     block_format = resolve(format)
     if block_format.number_type is not None and block_format.number_type.kind == "i":
         raise UsageError(f"{block_format.name} stores integers, not the weights of a matrix")
-    if activations not in ("float32", "int8"):
-        raise UsageError(f"activations must be float32 or int8, not {activations!r}")
+    choice(activations, "activations", ("float32", "int8"))
+    check_threads(threads)
     n = _columns(packed, block_format)
+    packed = as_array(packed, "packed")
     vectors = _vectors(x, n)
     result = output_array(out, (*vectors.shape[:-1], len(packed)), np.dtype(np.float32))
-    if np.may_share_memory(result, vectors):
-        vectors = vectors.copy()
+    if out is not None:
+        vectors, packed = separate(vectors, result), separate(packed, result)
     if not n or not result.size:
         result.fill(0)
         return result
     vectors, sums = vectors.reshape(-1, n), result.reshape(-1, len(packed))
     work = _work(block_format, vectors, activations == "int8" and block_format.is_quantized)
     matrix = read_only(packed)
+    threads = resolve_threads(threads, len(vectors) * len(packed) * n // DECODED_PER_ENCODED)
     step = _rows_per_piece(packed.shape, _rows_per_tile(vectors.shape), threads)
 
     def do(first: int, last: int) -> None:
@@ -114,7 +121,7 @@ def _columns(packed: Bytes, block_format: BlockFormat) -> int:
 
 def _vectors(x: ArrayLike, n: int) -> Floats:
     """x as C-contiguous float32[..., n]."""
-    array = np.asarray(x)
+    array = as_array(x, "x")
     if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise ShapeError(f"activations are float32, float16, bfloat16 or float64, not {array.dtype.name}")
     if array.ndim == 0 or array.shape[-1] != n:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Protocol, cast
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import blocks
+from gguflow.arguments import shown
 from gguflow.arrays import (
     Bytes as Bytes,
 )
@@ -16,22 +18,31 @@ from gguflow.arrays import (
     Floats as Floats,
 )
 from gguflow.arrays import (
+    as_array,
     importance_of_columns,
     non_finite,
     output_array,
     read_only,
+    separate,
     too_large,
 )
 from gguflow.blocks import BlockFormat, reserved
+from gguflow.blocks.base import HALF_EXPONENT
 from gguflow.blocks.families import Encoding, family_at, family_of, find_encoding, part
-from gguflow.errors import ShapeError, UsageError
+from gguflow.errors import ShapeError, UnknownFormatError, UsageError
+from gguflow.threads import check as check_threads
 from gguflow.threads import pieces, run
+from gguflow.threads import resolve as resolve_threads
 
 AUTO = "auto"
 """In place of an encoding's name: what the payload says."""
 
 SMALLEST_PIECE = 1 << 17
 """The fewest weights for a thread at a time; with fewer, passing on the interpreter's lock costs more."""
+
+
+DECODED_PER_ENCODED = 4
+"""Weights that are decoded in the time in which one is encoded, or more."""
 
 
 def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None) -> int:
@@ -46,6 +57,13 @@ def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats 
     importance: one value for each weight of a row; x then holds whole rows (some formats weight errors by the
         mean square of the row).
     """
+    return encode_and_look(x, block_format, out, importance)[0]
+
+
+def encode_and_look(
+    x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None
+) -> tuple[int, reserved.Look]:
+    """As `encode`, and what a look at the blocks found; the fastest encoders look while they encode."""
     from gguflow import kernels
 
     kernel = kernels.load(block_format)
@@ -53,23 +71,65 @@ def encode(x: Floats, block_format: BlockFormat, out: Bytes, importance: Floats 
         done = kernel.quantize_blocks(read_only(x), out)
     else:
         done = kernel.quantize_blocks_weighted(read_only(x), read_only(importance), out)
-    if done is None or done == x.size:
-        return -1
-    return int(done) + first_non_finite(x[done:])
+    if done is not None and 0 <= done < x.size:
+        return int(done) + first_non_finite(x[done:]), reserved.NOTHING
+    if done == x.size and importance is None and getattr(kernel, "WATCHES_SCALES", False):
+        return -1, reserved.NOTHING
+    return -1, look(out, block_format)
+
+
+@functools.cache
+def _scale_places(block_format: BlockFormat) -> tuple[int, int] | None:
+    return reserved.half_places(block_format)
+
+
+def look(packed: Bytes, block_format: BlockFormat) -> reserved.Look:
+    """As `gguflow.blocks.reserved.look`, by kernels, where there is nothing to be found.
+
+    packed: uint8[n * type_size], contiguous.
+    block_format: the format.
+    """
+    places = _scale_places(block_format)
+    is_aligned = packed.ctypes.data % 4 == 0
+    if places is not None and is_aligned:
+        from gguflow.kernels import scale_words
+
+        words = read_only(packed).view(np.uint16)
+        largest, smallest = scale_words.extremes(words, block_format.type_size // 2, *places)
+        return (
+            reserved.NOTHING if largest < HALF_EXPONENT and smallest else reserved.look(packed, block_format)
+        )
+    if block_format.key in _LARGEST and is_aligned:
+        from gguflow.kernels import scale_words
+
+        size, infinity = _LARGEST[block_format.key]
+        numbers: Any = read_only(packed).view(f"u{size}")
+        found = scale_words.largest_half(numbers) if size == 2 else scale_words.largest_single(numbers)
+        if 0 < found < infinity:
+            return reserved.NOTHING
+    return reserved.look(packed, block_format)
+
+
+_LARGEST = {"f16": (2, 0x7C00), "bf16": (2, 0x7F80), "f32": (4, 0x7F800000)}
+"""Bytes of a number, and the bits of infinity."""
 
 
 def first_unsound(
-    packed: Bytes, block_format: BlockFormat, weights: Floats, importance: Floats | None = None
+    found: reserved.Look,
+    packed: Bytes,
+    block_format: BlockFormat,
+    weights: Floats,
+    importance: Floats | None = None,
 ) -> int:
     """The index of the weight that does most to make a block decode to NaN or infinity, or to nothing
     (`first_vanished`); of the first such block, or -1.
 
+    found: by the look at the blocks.
     packed: uint8, flat: what `encode` made.
     block_format: the format.
     weights: that were encoded, float32, flat.
     importance: of the columns of a row, with which `weights` begins.
     """
-    found = reserved.look(packed, block_format)
     if found.code is None:
         return first_vanished(packed, block_format, weights, found.zeros, importance)
     first = found.block * block_format.block_size
@@ -150,7 +210,7 @@ def quantize(
     x: ArrayLike,
     format: str | BlockFormat,
     importance: ArrayLike | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     out: Bytes | None = None,
     *,
     allow_non_finite: bool = False,
@@ -165,8 +225,8 @@ def quantize(
         "sb:bits=3,block=16"). Then x can have any shape, and the result is uint8[nbytes], a self-describing
         payload.
     importance: float32[n], the weight of errors in each column, or None; see `BlockFormat.importance`.
-    threads: number of threads.
-    out: the array to fill, C-contiguous uint8[..., row_bytes]; None allocates one.
+    threads: number of threads; None for all processors, or one for fewer than 2**18 weights.
+    out: the array to fill, C-contiguous uint8[..., row_bytes]; None allocates one. It may overlap x.
     allow_non_finite: whether the result may decode to NaN or infinity, as ggml lets it: F16, BF16, F32 and
         F64 then take NaN and infinity, and scales may overflow. Quantized formats cannot hold weights that
         are NaN or infinite, with it or without.
@@ -175,12 +235,13 @@ def quantize(
     is NaN or infinite, or would be decoded so: 7e4 in F16, 1e6 in Q4_0; or of one that is 1 or more, and
     would become zero with its whole block), UnknownFormatError, UsageError.
     """
+    check_threads(threads)
     if (encoding := _encoding(format)) is not None:
         if out is not None:
             raise UsageError(
                 f"a payload of {format} has a size of its own, and is returned: out cannot be given"
             )
-        return payload_arrays(encoding).encode(np.asarray(x), encoding, importance, threads)
+        return payload_arrays(encoding).encode(as_array(x, "x"), encoding, importance, threads)
     block_format = resolve(format)
     array = _with_rows(x)
     shape = (*array.shape[:-1], block_format.row_bytes(array.shape[-1]))
@@ -190,7 +251,11 @@ def quantize(
         numbers = _same_numbers(array, block_format.name, number_type, allow_non_finite)
         packed[...] = numbers.view(np.uint8).reshape(shape)
         return packed
-    rows, target = _Rows(array, block_format, importance, allow_non_finite), packed.reshape(-1)
+    if out is not None:
+        array = separate(array, packed)
+    threads = resolve_threads(threads, array.size)
+    rows = _Rows(array, block_format, importance, packed, allow_non_finite)
+    target = packed.reshape(-1)
 
     def work(first: int, last: int) -> None:
         rows.run(first, last, target[rows.place(first) : rows.place(last)])
@@ -203,7 +268,7 @@ def fake_quantize(
     x: ArrayLike,
     format: str | BlockFormat,
     importance: ArrayLike | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     out: Floats | None = None,
     *,
     allow_non_finite: bool = False,
@@ -214,14 +279,16 @@ def fake_quantize(
     chunks may depend on each other, is made as a whole.
 
     x, format, importance, threads, allow_non_finite: as in `quantize`.
-    out: the array to fill, C-contiguous float32 of x's shape, or x itself; incomplete after an error.
+    out: the array to fill, C-contiguous float32 of x's shape, or x itself; incomplete after an error. It may
+        overlap x in any way.
 
     Raises what `quantize` raises, and UsageError for integer formats and F64, which do not approximate
     float32.
     """
+    check_threads(threads)
     if (encoding := _encoding(format)) is not None:
-        array = np.asarray(x)
-        narrow = array.astype(np.float32) if array.dtype == np.float64 else array
+        array = as_array(x, "x")
+        narrow = _narrow(array) if array.dtype == np.float64 else array
         arrays = payload_arrays(encoding)
         return arrays.decode(arrays.encode(narrow, encoding, importance, threads), AUTO, threads, out)
     block_format = resolve(format)
@@ -232,11 +299,11 @@ def fake_quantize(
     array = _with_rows(x)
     block_format.row_bytes(array.shape[-1])
     weights = output_array(out, array.shape, np.dtype(np.float32))
-    if np.may_share_memory(array, weights) and array.__array_interface__ != weights.__array_interface__:
-        array = (
-            array.copy()
-        )  # they overlap, but not weight for weight: a piece would be written before another has been read
-    rows, target = _Rows(array, block_format, importance, allow_non_finite), weights.reshape(-1)
+    if out is not None and array.__array_interface__ != weights.__array_interface__:
+        array = separate(array, weights)  # not weight for weight: a piece is written before another is read
+    threads = resolve_threads(threads, array.size)
+    rows = _Rows(array, block_format, importance, weights, allow_non_finite)
+    target = weights.reshape(-1)
 
     def work(first: int, last: int) -> None:
         packed = np.empty(rows.place(last) - rows.place(first), np.uint8)
@@ -257,9 +324,11 @@ class _Rows:
         array: NDArray[Any],
         block_format: BlockFormat,
         importance: ArrayLike | None,
+        out: NDArray[Any],
         allow_non_finite: bool,
     ) -> None:
-        self.importance = _importance(importance, block_format, array.shape[-1])
+        columns = _importance(importance, block_format, array.shape[-1])
+        self.importance = None if columns is None else separate(columns, out)
         self._allow_non_finite = allow_non_finite
         self._format = block_format
         self._shape = array.shape
@@ -285,9 +354,9 @@ class _Rows:
         """Encode weights [first, last) into out. Raises NonFiniteError."""
         source = self._source_format
         weights = as_floats(self._raw[first * source.type_size : last * source.type_size], source)
-        bad = encode(weights, self._format, out, self.importance)
+        bad, found = encode_and_look(weights, self._format, out, self.importance)
         if bad < 0 and not self._allow_non_finite:
-            bad = first_unsound(out, self._format, weights, self.importance)
+            bad = first_unsound(found, out, self._format, weights, self.importance)
             if bad >= 0 and np.isfinite(weights[bad]):
                 raise too_large(weights[bad], first + bad, self._shape, self._format.name)
         if bad >= 0:
@@ -295,7 +364,7 @@ class _Rows:
 
 
 def dequantize(
-    blocks: ArrayLike, format: str | BlockFormat, threads: int = 1, out: NDArray[Any] | None = None
+    blocks: ArrayLike, format: str | BlockFormat, threads: int | None = None, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
     """Dequantize packed rows: uint8[..., row_bytes] -> float32[..., n], bit-identical to ggml.
 
@@ -304,20 +373,18 @@ def dequantize(
 
     blocks: the packed rows.
     format: the block format; for a payload its encoding, or "auto".
-    threads: number of threads.
-    out: the array to fill, C-contiguous, of that type and shape; None allocates one.
+    threads: number of threads; None for all processors, or one for fewer than 2**20 weights.
+    out: the array to fill, C-contiguous, of that type and shape; None allocates one. It may overlap the
+        blocks.
 
     Raises ShapeError if row_bytes is not a multiple of the block's bytes, UnknownFormatError, UsageError, and
     FileError if a payload breaks a rule.
     """
+    check_threads(threads)
     if isinstance(format, str) and (format.lower() == AUTO or family_of(format) is not None):
         return _decode_payload(blocks, format, threads, out)
     block_format = resolve(format)
-    array = np.asarray(blocks)
-    if array.dtype != np.uint8 or array.ndim == 0:
-        raise ShapeError(
-            f"packed blocks are uint8[..., row_bytes], not {array.dtype.name}{list(array.shape)}"
-        )
+    array = _packed_rows(blocks)
     if array.shape[-1] % block_format.type_size:
         raise ShapeError(
             f"a row of {array.shape[-1]} bytes does not divide into "
@@ -332,7 +399,10 @@ def dequantize(
         weights[...] = raw.view(number_type).reshape(shape)
         return weights
     weights = output_array(out, shape, np.dtype(np.float32))
+    if out is not None:
+        raw = separate(raw, weights)
     target = weights.reshape(-1)
+    threads = resolve_threads(threads, target.size // DECODED_PER_ENCODED)
 
     def work(first: int, last: int) -> None:
         start, stop = block_format.nbytes(first), block_format.nbytes(last)
@@ -353,17 +423,33 @@ def dequantize(
     return weights
 
 
+def _packed_rows(blocks: ArrayLike) -> NDArray[Any]:
+    """Packed rows as an array of bytes, one dimension or more."""
+    if isinstance(blocks, (bytes, bytearray, memoryview)):
+        raise ShapeError(
+            "packed blocks are uint8[..., row_bytes]; np.frombuffer(blocks, np.uint8) makes them"
+        )
+    array = as_array(blocks, "blocks")
+    if array.dtype != np.uint8 or array.ndim == 0:
+        raise ShapeError(
+            f"packed blocks are uint8[..., row_bytes], not {array.dtype.name}{list(array.shape)}"
+        )
+    return array
+
+
 def _encoding(format: str | BlockFormat) -> Encoding | None:
     """The encoding that a name means, None for a block format."""
     return find_encoding(format) if isinstance(format, str) else None
 
 
-def _decode_payload(payload: ArrayLike, name: str, threads: int, out: NDArray[Any] | None) -> NDArray[Any]:
+def _decode_payload(
+    payload: ArrayLike, name: str, threads: int | None, out: NDArray[Any] | None
+) -> NDArray[Any]:
     """A payload of the encoding of this name, or of whatever it says of itself."""
-    raw = np.asarray(payload)
+    raw = as_array(payload, "blocks")
     head = raw.reshape(-1)[:16].tobytes() if raw.dtype == np.uint8 else b""
     family = family_of(name) or family_at(head)
-    decoded: NDArray[Any] = part(family.name, "arrays").decode(payload, name, threads, out)
+    decoded: NDArray[Any] = part(family.name, "arrays").decode(raw, name, threads, out)
     return decoded
 
 
@@ -371,11 +457,13 @@ class PayloadArrays(Protocol):
     """What is asked of a family for whole arrays: its module `arrays`."""
 
     def encode(
-        self, array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None, threads: int
+        self, array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None, threads: int | None
     ) -> Bytes:
         """The payload of an array: uint8[nbytes]. Raises ShapeError, NonFiniteError, UsageError."""
 
-    def decode(self, payload: ArrayLike, name: str, threads: int, out: NDArray[Any] | None) -> NDArray[Any]:
+    def decode(
+        self, payload: ArrayLike, name: str, threads: int | None, out: NDArray[Any] | None
+    ) -> NDArray[Any]:
         """The array in a payload, in its shape.
 
         name: of the encoding that it must have, or AUTO.
@@ -399,23 +487,40 @@ def _copied_type(block_format: BlockFormat) -> np.dtype[Any] | None:
 
 
 def _with_rows(x: ArrayLike) -> NDArray[Any]:
-    array = np.asarray(x)
+    array = as_array(x, "x")
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise _not_floats(array)
     if array.ndim == 0:
         raise ShapeError("a scalar has no rows to quantize; pass an array of one dimension or more")
     return array
 
 
 def resolve(format: str | BlockFormat) -> BlockFormat:
-    return format if isinstance(format, BlockFormat) else blocks.by_name(format)
+    """The block format that an argument means. Raises UnknownFormatError."""
+    if isinstance(format, BlockFormat):
+        return format
+    if isinstance(format, str):
+        return blocks.by_name(format)
+    raise UnknownFormatError(f'a format is a name, like "q4_k", or a BlockFormat, not {shown(format)}')
+
+
+def _not_floats(array: NDArray[Any]) -> ShapeError:
+    return ShapeError(f"cannot quantize {array.dtype.name}; pass float32, float16, bfloat16 or float64")
+
+
+def _narrow(array: NDArray[Any]) -> NDArray[Any]:
+    """float64 as float32; what is too large becomes infinite, and is refused as such."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def _as_blocks(array: NDArray[Any]) -> tuple[BlockFormat, Bytes]:
     """A float array as flat bytes of its own number format, without a copy if it is contiguous."""
     if array.dtype == np.float64:
-        array = array.astype(np.float32)
+        array = _narrow(array)
     name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(array.dtype.name)
     if name is None:
-        raise ShapeError(f"cannot quantize {array.dtype.name}; pass float32, float16, bfloat16 or float64")
+        raise _not_floats(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     return blocks.FORMATS[name], np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -445,9 +550,8 @@ def _importance(importance: ArrayLike | None, block_format: BlockFormat, n: int)
                 f"pass importance=float32[{n}]"
             )
         return None
-    if block_format.importance == "unused":
-        return None
-    return importance_of_columns(importance, n)
+    columns = importance_of_columns(importance, n)
+    return None if block_format.importance == "unused" else columns
 
 
 def _piece_size(size: int, threads: int, reads_twice: bool) -> int:

@@ -13,16 +13,45 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
+from gguflow.arguments import integer, shown
 from gguflow.errors import UsageError
+from gguflow.platform import available_cpus
+
+MOST = 1024
+"""The most threads that may be asked for."""
+
+WORTHWHILE = 1 << 18
+"""Weights from which quantizing on several threads is faster: below, the second one comes too late."""
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
-def check(threads: int) -> None:
-    """Raise UsageError unless the number of threads is 1 or more."""
-    if threads < 1:
-        raise UsageError(f"threads must be 1 or more, not {threads}")
+def check(threads: int | None) -> None:
+    """Raise UsageError for what `resolve` refuses."""
+    if threads is not None:
+        resolve(threads)
+
+
+def resolve(threads: int | None, size: int = WORTHWHILE) -> int:
+    """The number of threads to use: every public function takes the argument in this way.
+
+    threads: 1 to MOST; None for as many as there are processors that this process may use.
+    size: of the work, as the number of weights that are quantized in the same time; for less than WORTHWHILE,
+        None is one thread.
+
+    Raises UsageError for everything else, booleans among it.
+    """
+    if threads is None:
+        return 1 if size < WORTHWHILE else min(available_cpus(), MOST)
+    if type(threads) is int and 1 <= threads <= MOST:
+        return threads
+    try:
+        return integer(threads, "threads", 1, MOST)
+    except UsageError:
+        raise UsageError(
+            f"threads must be an integer from 1 to {MOST}, or None for every processor, not {shown(threads)}"
+        ) from None
 
 
 def pieces(size: int, row: int, block_size: int, target: int) -> Iterator[tuple[int, int]]:
@@ -42,13 +71,13 @@ def pieces(size: int, row: int, block_size: int, target: int) -> Iterator[tuple[
             yield from ((start + first, start + min(first + step, row)) for first in range(0, row, step))
 
 
-def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int) -> None:
+def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads: int | None) -> None:
     """Call `work` for each piece on `threads` threads, including the caller's own.
 
     A thread that has finished a piece takes the next one itself, without waking the caller. If several pieces
     fail, the error of the first in order is raised.
     """
-    check(threads)
+    threads = resolve(threads)
     if threads == 1 or len(pieces) < 2:
         for piece in pieces:
             work(*piece)
@@ -86,12 +115,12 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
         raise min(errors, key=lambda error: error[:2])[2]
 
 
-def ordered(action: Callable[[T], U], items: Iterable[T], threads: int) -> Iterator[U]:
+def ordered(action: Callable[[T], U], items: Iterable[T], threads: int | None) -> Iterator[U]:
     """The results of `action` for each item, in order, computed on threads a little ahead of the caller.
 
     What ends the iteration early, an error or an interruption included, cancels what has not started.
     """
-    check(threads)
+    threads = resolve(threads)
     rest = iter(items)
     with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
         try:

@@ -5,6 +5,7 @@ disagreement that it finds.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import struct
 import tempfile
@@ -15,9 +16,11 @@ import numpy as np
 
 from gguflow.container import grammar
 from gguflow.container.header import parse
-from gguflow.container.limits import DEFAULT_LIMITS
+from gguflow.container.limits import DEFAULT_LIMITS, Limits
 from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.payload_keys import payload_names
+from gguflow.conversion import imatrix
+from gguflow.conversion.journal import Journal
 from gguflow.errors import FileError, InvalidError, LimitError, NonFiniteError, ShapeError, UsageError
 from gguflow.inference.generation import Generation
 from gguflow.inference.sampling import Sampler
@@ -26,9 +29,10 @@ from gguflow.inference.transformer import Transformer
 from gguflow.parametric import Payload, chunk_digest, descriptor, judging
 from gguflow.parametric.geometry import INDEX_ENTRY_BYTES
 from gguflow.runtime import Tensor, open_model
-from gguflow.sources import TensorReader, open_checkpoint
+from gguflow.sources import TensorReader, open_checkpoint, safetensors, strict_json
 from gguflow.validation import judge_gguf
 from testing.fuzzing.models import PROMPT, models
+from testing.fuzzing.small_files import BINDING, OWN_SEEDS
 
 Target = Callable[[bytes], None]
 
@@ -72,6 +76,84 @@ def blocks(data: bytes) -> None:
     except FileError:
         return
     list(judge_gguf(Path("fuzzed.gguf"), memoryview(data), header, "strict", DEFAULT_LIMITS, 1))
+
+
+def limits(data: bytes) -> None:
+    """The parser with small limits: what it reads, it reads as without them; what it refuses, the same
+    parser refuses too, or a limit is the reason.
+    """
+    small = Limits(header_bytes=600, string_bytes=64, n_elements=16, n_keys=6, n_tensors=3)
+    try:
+        header = parse(data, "fuzzed", small)
+    except LimitError:
+        return
+    except FileError as error:
+        try:
+            parse(data, "fuzzed")
+        except FileError as without:
+            if without.finding == error.finding:
+                return
+        raise AssertionError("a small limit changes what is malformed") from error
+    whole = parse(data, "fuzzed")
+    if (header.tensors, header.key_positions, header.end) != (whole.tensors, whole.key_positions, whole.end):
+        raise AssertionError("limits change what is read")
+    if header.end > small.header_bytes or len(header.metadata) > small.n_keys:
+        raise AssertionError("more is read than a limit allows")
+
+
+def json_document(data: bytes) -> None:
+    """A document, which must be what Python's own parser makes of it."""
+    for allow_infinity in (False, True):
+        try:
+            document = strict_json.parse(data, Path("fuzzed.json"), allow_infinity=allow_infinity)
+        except FileError:
+            continue
+        if repr(document) != repr(json.loads(data, parse_int=_integer)):
+            raise AssertionError("another document than that of Python's parser")
+        json.dumps(document, ensure_ascii=False).encode()
+
+
+def _integer(digits: str) -> float:
+    return -0.0 if digits == "-0" else int(digits)
+
+
+def safetensors_header(data: bytes) -> None:
+    """The header of a safetensors file; and with its length made right, without which little gets past it."""
+    length = max(data.find(b"}}") + 2 - 8, 0)
+    path = _scratch()
+    for content in (data, length.to_bytes(8, "little") + data[8:]):
+        path.write_bytes(content)
+        with contextlib.suppress(FileError):
+            file, tensors, _ = safetensors.read_header(path)
+            if sum(tensor.nbytes for tensor in tensors.values()) > file.nbytes:
+                raise AssertionError("tensors of more bytes than the file has")
+
+
+def importance(data: bytes) -> None:
+    """An importance matrix, in either format, and what a conversion asks of it."""
+    path = _scratch().with_suffix(".imatrix")
+    path.write_bytes(data)
+    with contextlib.suppress(FileError):
+        matrix = imatrix.read(path)
+        matrix.provenance()
+        for name, entry in matrix.entries.items():
+            matrix.find(name, (1, entry.sums.size))
+            values = entry.of_matrix(0, entry.sums.size)
+            if not (values >= 0).all():
+                raise AssertionError(f"the importance of {name!r} is not a number")
+
+
+def journal(data: bytes) -> None:
+    """What a journal claims: numbers that are no larger than those that are written."""
+    path = _scratch().with_suffix(".journal")
+    path.write_bytes(data)
+    try:
+        claims = Journal(path, BINDING).claims()
+    except UsageError:
+        return
+    for numbers in (*claims.leaves, *claims.chunks, *((nbytes,) for _, nbytes in claims.chunks.values())):
+        if not all(0 <= number < 10**20 for number in numbers):
+            raise AssertionError("a number that no journal has")
 
 
 def safetensors_file(data: bytes) -> None:
@@ -191,6 +273,11 @@ def _scratch() -> Path:
 TARGETS: dict[str, Target] = {
     "reader": reader,
     "agreement": agreement,
+    "limits": limits,
+    "json": json_document,
+    "safetensors-header": safetensors_header,
+    "imatrix-file": importance,
+    "journal-file": journal,
     "blocks": blocks,
     "safetensors": safetensors_file,
     "loader": loader,
@@ -201,12 +288,18 @@ TARGETS: dict[str, Target] = {
 
 def seeds(target: str, corpus: Path) -> list[bytes]:
     """What the mutations of a target begin with: the small files of the corpus that it understands, or the
-    payloads in them; or models that run.
+    payloads in them; files of its own format, all valid; or models that run.
     """
     if target == "running":
         return models()
-    paths = sorted(corpus.rglob("*.safetensors" if target == "safetensors" else "*.gguf"))
+    if target in OWN_SEEDS:
+        return OWN_SEEDS[target]()
+    paths = sorted(corpus.rglob("*.safetensors" if target.startswith("safetensors") else "*.gguf"))
     files = [path.read_bytes() for path in paths if path.stat().st_size < 1 << 14]
-    return (
-        [payload for content in files for payload in payloads_in(content)] if target == "payload" else files
-    )
+    if target == "payload":
+        return [payload for content in files for payload in payloads_in(content)]
+    if target in ("limits", "safetensors-header"):  # half of what is mutated is valid
+        valid = [path.read_bytes() for path in paths if path.parent.name == "valid"]
+        valid = [content for content in valid if len(content) < 1 << 14]
+        return files + valid * (max(len(files) // len(valid), 1))
+    return files

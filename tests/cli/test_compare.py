@@ -61,7 +61,7 @@ BAD_CALLS = {
     "no threads": (
         ["compare", "x.safetensors", "x.safetensors", "--threads", "0"],
         2,
-        "threads must be 1 or more",
+        "threads must be an integer from 1",
     ),
     "weights that are none": (["compare", "x.safetensors", "bool.safetensors"], 3, "S-019"),
 }

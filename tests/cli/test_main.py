@@ -56,7 +56,7 @@ ERRORS = {
     "no threads": (
         ["convert", "checkpoint", "-o", "out.gguf", "--threads", "0"],
         2,
-        "threads must be 1 or more",
+        "threads must be an integer from 1",
     ),
 }
 

@@ -22,7 +22,7 @@ from gguflow.errors import GguflowError, StorageError, UsageError
 from gguflow.exporting import export
 from gguflow.rows import RowStore
 from testing.checkpoints import write_safetensors
-from testing.row_stores import store_of, vectors
+from testing.row_stores import vectors
 
 posix = pytest.mark.skipif(os.name == "nt", reason="owners, pipes and links of POSIX")
 root = pytest.mark.skipif(
@@ -316,65 +316,6 @@ def test_what_the_new_file_does_not_keep_is_said(
         (notes,) = WAYS[way](source, out)
         assert "its owner (was 65534, is 0), its group (was 65534, is 0)" in notes
         assert stat.S_IMODE(out.stat().st_mode) == 0o644, "no program of another owner"
-
-
-# --- who writes it
-
-
-def test_a_row_store_that_is_written_to_is_not_replaced(tmp_path: Path, source: Path) -> None:
-    """R-120. The rows that its writer goes on to append and flush are there."""
-    path = store_of(tmp_path / "rows.gguf", width=32)
-    with RowStore(path, mode="a") as store:
-        for work in (
-            lambda: edit(path, [("a.b", string("c"))]),
-            lambda: convert(source, path),
-            lambda: RowStore(path, "q8_0", 32, overwrite=True),
-        ):
-            with pytest.raises(UsageError, match="another process is writing"):
-                work()
-        store.append(vectors(5, 32))
-        assert store.flush() == 15
-    edit(path, [("a.b", string("c"))])
-    assert len(RowStore.open(path)) == 15
-
-
-def test_nobody_writes_to_a_row_store_while_it_is_replaced(tmp_path: Path) -> None:
-    path = store_of(tmp_path / "rows.gguf", width=32)
-    with (
-        OutputFile(path, 3, overwrite=True),
-        pytest.raises(UsageError, match="another process is writing"),
-    ):
-        RowStore(path, mode="a")
-    RowStore(path, mode="a").close()
-
-
-@pytest.mark.parametrize("how", ["replaced", "moved", "removed"])
-@pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files under their names")
-def test_a_flush_proves_that_the_rows_can_be_found(tmp_path: Path, how: str) -> None:
-    """R-119."""
-    path = store_of(tmp_path / "rows.gguf", width=32)
-    store = RowStore(path, mode="a")
-    store.append(vectors(5, 32))
-    if how == "replaced":
-        os.replace(store_of(tmp_path / "other.gguf", width=32), path)
-    elif how == "moved":
-        path.rename(tmp_path / "elsewhere.gguf")
-    else:
-        path.unlink()
-    with pytest.raises(StorageError, match="not the file any more"):
-        store.flush()
-    with pytest.raises(StorageError, match="takes no more rows"):
-        store.append(vectors(5, 32))
-    store.close()
-
-
-def test_a_flush_after_the_directory_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store_of(tmp_path / "rows.gguf", width=32)
-    monkeypatch.chdir(tmp_path)
-    with RowStore("rows.gguf", mode="a") as store:
-        monkeypatch.chdir("/")
-        store.append(vectors(5, 32))
-        assert store.flush() == 15
 
 
 # --- how many at once

@@ -105,7 +105,7 @@ def test_the_context_ends(tmp_path: Path) -> None:
         list(generation)
         assert generation.stopped == "context"
         assert len(generation.prompt_tokens) + len(generation.tokens) == 65
-        with pytest.raises(UsageError, match="context 64"):
+        with pytest.raises(UsageError, match="more than the 64 tokens"):
             Generation(transformer, tokenizer, "c b a " * 65, 1)
 
 

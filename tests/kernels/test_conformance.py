@@ -105,7 +105,8 @@ def test_encode_reference_equals_kernel(block_format: BlockFormat) -> None:
     for name, row in adversarial(n).items():
         importance = default_importance(block_format, n)
         expected = reference_encode(block_format, row, importance)
-        assert (quantize(row, block_format, importance) == expected).all(), name
+        ours = quantize(row, block_format, importance, allow_non_finite=True)
+        assert (ours == expected).all(), name
 
 
 @ggml_formats
@@ -116,7 +117,7 @@ def test_encode_equals_ggml_on_adversarial_rows(block_format: BlockFormat) -> No
     for name, row in rows.items():
         if block_format.name in GGML_STOPS.get(name, ()):
             continue
-        ours = quantize(row[None], block_format, importance)
+        ours = quantize(row[None], block_format, importance, allow_non_finite=True)
         theirs = ggml.quantize(row[None], block_format, importance)
         assert (ours == theirs).all(), name
 

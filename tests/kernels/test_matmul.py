@@ -243,7 +243,7 @@ ERRORS: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] 
         r"float32\[3\], not float32\[4\]",
     ),
     "out of another type": ((BLOCKS, "q4_k", X), {"out": np.zeros(3)}, ShapeError, "not float64"),
-    "no threads": ((BLOCKS, "q4_k", X), {"threads": 0}, UsageError, "threads must be 1 or more"),
+    "no threads": ((BLOCKS, "q4_k", X), {"threads": 0}, UsageError, "threads must be an integer from 1"),
 }
 
 

@@ -394,6 +394,8 @@ def test_every_rule_of_the_spec_has_a_checkpoint_that_breaks_it() -> None:
         "M-022",
         "M-026",
         "M-030",
+        "M-061",
+        "M-062",
     }
     rows = re.findall(r"^\| (M-0\d{2}) \|.*\| (\w+) \|$", spec.read_text(encoding="utf-8"), re.MULTILINE)
     warnings = {rule for rule, verdict in rows if verdict == "warning"}

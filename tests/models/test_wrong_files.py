@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -129,6 +130,16 @@ NOT_JSON: dict[str, tuple[bytes, str]] = {
 def test_a_json_file_that_is_none(name: str, content: bytes, says: str, tmp_path: Path) -> None:
     with pytest.raises(MalformedError, match=f"{name}: (J-002|M-021): .*{says}"):
         load(tmp_path, files("llama"), {name: content})
+
+
+@pytest.mark.parametrize(("content", "says"), NOT_JSON.values(), ids=NOT_JSON.keys())
+def test_recommended_parameters_that_are_no_json_are_left_out(
+    content: bytes, says: str, tmp_path: Path
+) -> None:
+    """What generation_config.json recommends is left out with a warning: a model works without it."""
+    model = load(tmp_path, files("llama"), {"generation_config.json": content})
+    (warning,) = [warning for warning in model.warnings if warning.finding.rule == "M-042"]
+    assert re.search(says.partition(", byte")[0], str(warning))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "model.safetensors"])

@@ -344,7 +344,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "override without a type": ({"recipe": "q8_0", "override_kv": ("k=1",)}, "KEY=TYPE:VALUE"),
     "override of an unknown type": ({"recipe": "q8_0", "override_kv": ("k=u8:1",)}, "KEY=TYPE:VALUE"),
     "override, negative": ({"recipe": "q8_0", "override_kv": ("k=int:-1",)}, "from 0 to 4294967295"),
-    "override, no number": ({"recipe": "q8_0", "override_kv": ("k=float:x",)}, "could not convert"),
+    "override, no number": ({"recipe": "q8_0", "override_kv": ("k=float:x",)}, "is not a number"),
     "override, infinite": ({"recipe": "q8_0", "override_kv": ("k=float:1e39",)}, "finite"),
     "override, no truth": ({"recipe": "q8_0", "override_kv": ("k=bool:1",)}, "true or false"),
 }

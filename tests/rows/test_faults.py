@@ -169,3 +169,19 @@ def test_a_flush_that_fails_is_the_last(
     with RowStore(path, mode="a") as store:
         assert len(store) == there
         np.testing.assert_array_equal(store.raw(0, 10), gguflow.quantize(vectors(10, 64), "q8_0"))
+
+
+def test_a_close_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was flushed is on the medium, so nobody needs to hear of it."""
+    store = RowStore(tmp_path / "x.gguf", "q8_0", 64)
+    store.append(vectors(5, 64))
+    close = os.close
+
+    def refuse(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "close", refuse)
+        store.close()
+    assert len(RowStore.open(tmp_path / "x.gguf")) == 5

@@ -250,10 +250,10 @@ def test_products(model_path: Path) -> None:
 
 
 def test_an_empty_tensor_of_a_huge_shape(tmp_path: Path) -> None:
-    """Valid, and more than NumPy can make."""
-    path = one_tensor(tmp_path / "model.gguf", FORMATS["f32"], (0, 1 << 61), b"")
+    """Valid, and as floats more than NumPy can make."""
+    path = one_tensor(tmp_path / "model.gguf", FORMATS["q8_0"], (0, 1 << 62), b"")
     with gguflow.open(path) as model:
-        for touched in (model["t"].dequantize, model["t"].numpy, lambda: model["t"].raw):
+        for touched in (model["t"].dequantize, model["t"].numpy):
             with pytest.raises(ShapeError, match=r"more than an array can be|cannot have the shape"):
                 touched()
 

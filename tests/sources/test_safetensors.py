@@ -75,7 +75,7 @@ BROKEN: dict[str, Case] = {
         file_bytes({"w": entry(shape=[2**32, 2**32], data_offsets=[0, 0])}),
     ),
     "bits wrap to 128 in 64 bits": (
-        "S-012",
+        "S-015",
         InvalidError,
         file_bytes({"w": entry(shape=[2**59 + 4], data_offsets=[0, 16])}, DATA),
     ),

@@ -12,6 +12,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 
+from gguflow.arguments import shown
 from gguflow.blocks.base import BlockFormat
 from gguflow.errors import UnknownFormatError
 
@@ -43,11 +44,22 @@ def _declared(module: ModuleType) -> tuple[BlockFormat, ...]:
     return (block_format,)
 
 
+class _NoSuchFormat(UnknownFormatError, KeyError):
+    """What a look-up raises, so that `in` and `get` work; it reads as every other error."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class _Formats(Mapping[str, BlockFormat]):
-    """All block formats by lower-case name, in the order of their ids; read on first use."""
+    """All block formats by name, in any case, in the order of their ids; read on first use."""
 
     def __getitem__(self, name: str) -> BlockFormat:
-        return _discovered()[name]
+        """Raises UnknownFormatError, which is a KeyError here too."""
+        found = _discovered().get(name.lower()) if isinstance(name, str) else None
+        if found is None:
+            raise _NoSuchFormat(_unknown(name))
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(_discovered())
@@ -63,13 +75,22 @@ FORMATS: Mapping[str, BlockFormat] = _Formats()
 
 
 def by_name(name: str) -> BlockFormat:
-    """The format of this name, in any case. Raises UnknownFormatError, which lists the known names."""
-    try:
-        return _discovered()[name.lower()]
-    except KeyError:
-        raise UnknownFormatError(
-            f"unknown block format {name!r}; known: {', '.join(_discovered())}"
-        ) from None
+    """The format of this name, in any case.
+
+    Raises UnknownFormatError, which lists the known names and suggests the one that is closest.
+    """
+    found = _discovered().get(name.lower()) if isinstance(name, str) else None
+    if found is None:
+        raise UnknownFormatError(_unknown(name))
+    return found
+
+
+def _unknown(name: object) -> str:
+    """The words of an error; what was meant may also be an encoding."""
+    from gguflow.blocks.families import closest_format
+
+    hint = closest_format(name) if isinstance(name, str) else ""
+    return f"unknown block format {shown(name)}; known: {', '.join(_discovered())}{hint}"
 
 
 def by_id(type_id: int) -> BlockFormat | None:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Protocol
 
+from gguflow import blocks
+from gguflow.arguments import suggestion
 from gguflow.blocks.base import BlockFormat, Importance
 
 
@@ -120,6 +122,16 @@ def find_encoding(name: str) -> Encoding | None:
     """The encoding of this name; None where no family knows such names. Raises what `Family.find` raises."""
     family = family_of(name)
     return None if family is None else family.find(name)
+
+
+def closest_format(name: str, others: Iterable[str] = ()) -> str:
+    """The end of an error message that suggests what a misspelt name may mean; "" if nothing is close.
+
+    name: as it was written.
+    others: names beside those of block formats and encodings.
+    """
+    encodings = (preset for family in families() for preset in family.presets())
+    return suggestion(name, (*others, *blocks.FORMATS, *encodings))
 
 
 def as_encoding(format: Format) -> Encoding | None:

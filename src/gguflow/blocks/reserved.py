@@ -23,6 +23,22 @@ _STRIP = 1 << 16
 _HALF_MAGNITUDE = 0x7FFF
 
 
+def half_places(block_format: BlockFormat) -> tuple[int, int] | None:
+    """Where the one or two binary16 scales of a block are, in 16-bit words (twice the same for one); None
+    where its reserved codes are others.
+    """
+    codes = block_format.reserved_codes
+    if block_format.is_quantized and 1 <= len(codes) <= 2 and block_format.type_size % 2 == 0:
+        places = [code.offset // 2 for code in codes if _is_half(code) and code.offset % 2 == 0]
+        if len(places) == len(codes):
+            return places[0], places[-1]
+    return None
+
+
+def _is_half(code: ReservedCode) -> bool:
+    return code.mask == HALF_EXPONENT and code.width == 2
+
+
 class Look(NamedTuple):
     """What a look at some blocks found.
 
@@ -37,6 +53,9 @@ class Look(NamedTuple):
 
 
 _NO_BLOCKS = np.zeros(0, np.int64)
+
+NOTHING = Look(None, -1, _NO_BLOCKS)
+"""Blocks with sound scales, none of them zero."""
 
 
 def words(data: Bytes, start: int, n_blocks: int, block_format: BlockFormat, code: ReservedCode) -> Any:
@@ -68,9 +87,8 @@ def look(packed: Bytes, block_format: BlockFormat) -> Look:
     found, first = None, n_blocks
     union: Any = None
     for code in codes:
-        is_half = code.mask == HALF_EXPONENT and code.width == 2
         scales = words(packed, 0, n_blocks, block_format, code)
-        scales = scales & scales.dtype.type(_HALF_MAGNITUDE if is_half else code.mask)
+        scales = scales & scales.dtype.type(_HALF_MAGNITUDE if _is_half(code) else code.mask)
         if not code.tolerated and int(scales.max()) >= code.mask:
             bad = int((scales >= code.mask).argmax())
             if bad < first:

@@ -20,9 +20,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from gguflow._version import __version__
+from gguflow.arguments import suggestion
 from gguflow.cli import streams
 from gguflow.cli.command import Command
-from gguflow.cli.parsing import HelpFormatter, Parser, suggestion
+from gguflow.cli.parsing import HelpFormatter, Parser
 from gguflow.errors import ExitStatus, GguflowError, printable
 
 _DESCRIPTION = "Convert safetensors to GGUF in one streaming pass; inspect, check and run GGUF files."

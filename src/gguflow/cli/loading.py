@@ -49,8 +49,6 @@ def load(model: Model, arguments: argparse.Namespace) -> tuple[Transformer, Toke
     """
     from gguflow.inference.tokenizer import Tokenizer
     from gguflow.inference.transformer import Transformer
-    from gguflow.platform import available_cpus
 
-    threads = available_cpus() if arguments.threads is None else arguments.threads
-    transformer = Transformer(model, activations=arguments.activations, threads=threads)
+    transformer = Transformer(model, activations=arguments.activations, threads=arguments.threads)
     return transformer, Tokenizer(model.metadata, model.path)

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from gguflow.arguments import MAX_SIZE, shown
 from gguflow.errors import UsageError
 
 _MAX_TEXT_NBYTES = 1 << 30
@@ -48,10 +49,15 @@ def parse_size(text: str, kilo: int = 1024) -> int:
     kilo: what K stands for.
     Raises UsageError.
     """
-    match = re.fullmatch(r"(\d+)([KMG]?)", text.strip().upper().removesuffix("IB").removesuffix("B"))
-    if match is None:
-        raise UsageError(f"not a size: {text!r}; give a number of bytes, or a number with K, M or G")
-    return int(match[1]) * int(kilo ** " KMG".index(match[2] or " "))
+    written = text.strip().upper().removesuffix("IB").removesuffix("B")
+    match = re.fullmatch(r"0*([0-9]{1,20})([KMG]?)", written)
+    nbytes = int(match[1]) * int(kilo ** " KMG".index(match[2] or " ")) if match else 0
+    if match is None or nbytes > MAX_SIZE:
+        raise UsageError(
+            f"not a size: {shown(text)}; give a number of bytes, or a number with K, M or G (192M), "
+            "less than 2**63 bytes"
+        )
+    return nbytes
 
 
 def read_text(path: str) -> str:

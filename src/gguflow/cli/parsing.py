@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import itertools
 import re
 import textwrap
-from collections.abc import Iterable
 from typing import Any, NoReturn
+
+from gguflow.arguments import suggestion
 
 _MIN_SECOND_COLUMN = 24
 """Columns that the explanation in a list needs beside its term; with fewer, it goes below."""
@@ -58,16 +58,6 @@ class Parser(argparse.ArgumentParser):
         if isinstance(action, argparse._SubParsersAction):
             self.error(f"unknown command {value!r}{hint or known}")
         raise argparse.ArgumentError(action, f"invalid choice {value!r}{known}{hint}")
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """The end of an error message, "; did you mean X?" with the known word that is closest; "" without one.
-
-    word: what was written.
-    known: the words that it could have been.
-    """
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def wrap_line(line: str, width: int) -> list[str]:

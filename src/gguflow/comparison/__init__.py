@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguflow import platform
+from gguflow.arguments import choice, file_path
 from gguflow.comparison.measures import Operand, TensorMeasures, measure
 from gguflow.comparison.sides import Side, pairs
 from gguflow.container.header import without_leading_ones
+from gguflow.container.mapped_file import IO_MODES
 from gguflow.errors import UsageError
 from gguflow.models.reading import ModelReader
-from gguflow.threads import check
+from gguflow.threads import resolve as resolve_threads
 
 __all__ = ["Comparison", "TensorComparison", "TensorMeasures", "compare"]
 
@@ -73,8 +74,9 @@ def compare(
 
     Raises UsageError (nothing in common), FileError, StorageError.
     """
-    threads = platform.available_cpus() if threads is None else threads
-    check(threads)
+    threads = resolve_threads(threads)
+    choice(io, "io", IO_MODES)
+    a, b = file_path(a, "a"), file_path(b, "b")
     sides = Side.open(a, follow_links), Side.open(b, follow_links)
     left, right = pairs(*sides)
     common = [name for name in left if name in right]
@@ -101,8 +103,8 @@ def compare(
         reader_a.check_unchanged()
         reader_b.check_unchanged()
     return Comparison(
-        a=Path(a),
-        b=Path(b),
+        a=a,
+        b=b,
         tensors=tuple(compared),
         only_a=tuple(name for name in left if name not in right),
         only_b=tuple(name for name in right if name not in left),

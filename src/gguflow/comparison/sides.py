@@ -9,6 +9,7 @@ from pathlib import Path
 from gguflow import models, sources
 from gguflow.models.base import ModelTensor
 from gguflow.models.hf_names import original_tensors
+from gguflow.models.passthrough import with_original_shapes
 from gguflow.sources.base import Checkpoint
 
 
@@ -30,7 +31,10 @@ class Side:
 
     def by_gguf_name(self) -> dict[str, ModelTensor]:
         """The stored tensors under GGUF's names. Raises what `models.load` raises."""
-        return _by_name(models.load(self.checkpoint).tensors)
+        model = models.load(self.checkpoint)
+        if self.checkpoint.metadata is not None:
+            model = with_original_shapes(model, self.checkpoint.path)
+        return _by_name(model.tensors)
 
     def by_original_name(self) -> dict[str, ModelTensor]:
         """The tensors under the names of a checkpoint; those of a GGUF file if its architecture is known."""
@@ -39,7 +43,7 @@ class Side:
                 ModelTensor(source.name, source.shape, (source,))
                 for source in self.checkpoint.tensors.values()
             )
-        model = models.load(self.checkpoint)
+        model = with_original_shapes(models.load(self.checkpoint), self.checkpoint.path)
         return _by_name(original_tensors(model, models.by_name(model.architecture), self.checkpoint.path))
 
 

@@ -34,7 +34,6 @@ from gguflow.container.integrity import (
 from gguflow.container.metadata import Value, ValueType
 from gguflow.container.rules import BlockSizes, key_path
 from gguflow.errors import Finding
-from gguflow.platform import available_cpus
 from gguflow.threads import ordered
 
 _REWRITTEN = "rewritten by another tool, or damaged"
@@ -98,7 +97,7 @@ def tensor_digests(
     """The digests of all tensors in table order, computed leaf by leaf on threads."""
     leaves = [tensor_leaves(header, tensor, block_sizes) for tensor in header.tensors]
     every = chain.from_iterable(leaves)
-    digests = ordered(lambda leaf: digest_leaf(*leaf), every, threads or available_cpus())
+    digests = ordered(lambda leaf: digest_leaf(*leaf), every, threads)
     for own in leaves:
         yield tensor_digest(islice(digests, len(own)))
 

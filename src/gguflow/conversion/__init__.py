@@ -11,19 +11,23 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
 from gguflow._version import __version__
+from gguflow.arguments import MAX_SIZE, choice, file_path, flag, integer
 from gguflow.container.integrity import shards_id
+from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.shards import ShardName
 from gguflow.conversion import engine, planners
 from gguflow.conversion.engine import Progress
 from gguflow.conversion.imatrix import read as read_imatrix
 from gguflow.conversion.jobs import Memory, jobs_of
+from gguflow.conversion.judging import check_header, check_meaning
 from gguflow.conversion.output import Output
 from gguflow.conversion.plan import Plan, PlannedTensor, make
+from gguflow.conversion.skipping import without
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import FileWarning, UsageError, gathered_warnings, warn
 from gguflow.models.differences import Difference, by_id
@@ -31,6 +35,7 @@ from gguflow.models.output_name import file_name
 from gguflow.models.reading import ModelReader
 from gguflow.quantization import kernels_digest
 from gguflow.sources.base import Checkpoint
+from gguflow.threads import resolve as resolve_threads
 
 DEFAULT_MEMORY_LIMIT = 192 << 20
 """Bytes for buffers, of all threads together."""
@@ -135,17 +140,27 @@ def prepare(
     report then names them. Weights that are NaN or infinite are never quantized.
     Raises UsageError, FileError, StorageError.
     """
+    source = file_path(source, "source")
+    output = None if output is None else file_path(output, "output")
+    imatrix = None if imatrix is None else file_path(imatrix, "imatrix")
+    flag(integrity, "integrity")
+    flag(follow_links, "follow_links")
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
     with gathered_warnings() as warnings:
         checkpoint = sources.open_checkpoint(source, follow_links)
         sources.refuse_lone_shard(checkpoint)
-        model = models.load(
-            checkpoint, architecture=architecture, strip_prefix=strip_prefix, skip_tensors=skip_tensors
-        )
+        checkpoint = without(checkpoint, skip_tensors)
+        model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
     template = str(output) if output is not None else file_name(model.file_stem)
     importance = read_imatrix(imatrix) if imatrix is not None else None
     plans = [make(model, recipe, options, importance, integrity=integrity, sources=read) for recipe in chosen]
+    is_understood = checkpoint.config is not None and architecture is None
+    doubts = [
+        doubt
+        for plan in plans
+        for doubt in check_meaning(plan, model, options, checkpoint.path, is_understood=is_understood)
+    ]
     paths = [Path(template.replace("{type}", recipe.label)) for recipe in chosen]
     targets = tuple(_target(plan, path, shards) for plan, path in zip(plans, paths, strict=True))
     if len(set(paths)) < len(targets):
@@ -153,7 +168,18 @@ def prepare(
             f"{len(targets)} types need as many files; put {{type}} into the output's name ({template})"
         )
     applied = tuple(map(by_id, model.differences))
-    return Prepared(checkpoint, targets, applied, (*warnings, *model.warnings), allow_non_finite)
+    return Prepared(
+        checkpoint, targets, applied, _once(*warnings, *model.warnings, *doubts), allow_non_finite
+    )
+
+
+def _once(*warnings: FileWarning) -> tuple[FileWarning, ...]:
+    """Warnings, each of them once; as such, whatever their severity was in the source."""
+    found: list[FileWarning] = []
+    for warning in warnings:
+        mild = replace(warning, finding=replace(warning.finding, severity="warning"))
+        found += [mild] if mild not in found else []
+    return tuple(found)
 
 
 def _target(plan: Plan, path: Path, shards: Split | None) -> Target:
@@ -191,9 +217,7 @@ def run(
     would become NaN, Inf or nothing; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
-    threads = platform.available_cpus() if threads is None else threads
-    if threads < 1:
-        raise UsageError(f"threads must be 1 or more, not {threads}")
+    threads = check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     files = [file for target in prepared.targets for file in zip(target.plans, target.paths, strict=True)]
     for plan, path in files:
         plan.check_importance()
@@ -229,6 +253,15 @@ def run(
     return [_report(target, seconds, differences, said) for target in targets]
 
 
+def check_settings(threads: int | None, memory_limit: int, *, overwrite: bool, resume: bool, io: str) -> int:
+    """The number of threads, where these arguments of `run` are what they must be. Raises UsageError."""
+    integer(memory_limit, "memory_limit", 0, MAX_SIZE)
+    flag(overwrite, "overwrite")
+    flag(resume, "resume")
+    choice(io, "io", IO_MODES)
+    return resolve_threads(threads)
+
+
 def convert(
     source: str | Path,
     output: str | Path | None = None,
@@ -253,6 +286,7 @@ def convert(
     """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of
     several types, the first one's report.
     """
+    check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     prepared = prepare(
         source,
         output,
@@ -298,7 +332,9 @@ def _complete(shards: Sequence[Output]) -> None:
     common = shards_id([digest for each in digests for digest in each])
     for output, own in zip(shards, digests, strict=True):
         output.plan = output.final_plan()
-        output.file.write(output.plan.completed_header(own, common), 0)
+        header = output.plan.completed_header(own, common)
+        check_header(output.plan, header, output.file.path)
+        output.file.write(header, 0)
         output.file.shorten(output.plan.nbytes)
         output.file.flush()
 

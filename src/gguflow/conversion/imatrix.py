@@ -3,7 +3,7 @@ measured on text.
 
 Two formats hold the same: a GGUF file with the sums of squared activations and how many there were, and the
 older .dat with their means. Both are read as hostile: every count is held against the bytes that remain, and
-no value is used before it is proved to be a finite number, not negative. The rules A-001 to A-017 are in
+no value is used before it is proved to be a finite number, not negative. The rules A-001 to A-018 are in
 spec/imatrix.md. The values are views of the mapped file, averaged when they are asked for, so that the
 experts of a large model cost no memory. Layout and arithmetic: common/imatrix-loader.cpp and
 tools/quantize/quantize.cpp in llama.cpp.
@@ -12,6 +12,7 @@ tools/quantize/quantize.cpp in llama.cpp.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import struct
 from collections.abc import Mapping
@@ -27,12 +28,18 @@ from gguflow.container.header import MAGIC, Header, TensorInfo, parse
 from gguflow.container.metadata import Metadata, ValueType, string, u32
 from gguflow.container.reader import map_file
 from gguflow.container.rules import judge, raise_first
-from gguflow.errors import Finding, InvalidError, MalformedError
+from gguflow.container.strings import quoted
+from gguflow.errors import Finding, InvalidError, LimitError, MalformedError, printable
 
 Floats = NDArray[np.float32]
 
 _I32 = struct.Struct("<i")
+_SMALLEST_ENTRY = 4 + 4 + 4 + 4  # the length of an empty name, calls, the number of values, one value
 _F32_ID = 0
+MAX_ENTRIES = 1 << 16
+"""A model has fewer tensors, and an entry takes more memory than bytes."""
+_MAX_DATASETS = 1 << 10
+"""Names of datasets that are kept; one is recorded."""
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_PROVENANCE_BYTES = 127
 """llama-quantize keeps no more of a string that it writes for itself."""
@@ -87,9 +94,12 @@ class Imatrix:
             return importance
         if name in ("token_embd.weight", "per_layer_token_embd.weight"):
             return None
-        message = f"the entry for {name} is for a tensor of another size: an imatrix of another model"
+        message = (
+            f"the entry for {printable(name)} is for a tensor of another size: an imatrix of another model"
+        )
         raise InvalidError(
-            self.path, Finding("A-014", message, f"$.entries[{name!r}]", None, importance.sums.size, expected)
+            self.path,
+            Finding("A-014", message, f"$.entries[{quoted(name)}]", None, importance.sums.size, expected),
         )
 
     def check_usable(self, name: str, importance: Importance, row: int, *, zeros: bool = False) -> None:
@@ -104,10 +114,13 @@ class Imatrix:
         for matrix in () if zeros else np.flatnonzero(~sums.any(axis=1)).tolist():
             if not importance.of_matrix(matrix, row).any():
                 message = (
-                    f"the entry for {name} is zero in every column of matrix {matrix}: nothing of it would "
-                    "count, and its weights would be lost; leave the entry out, or measure the imatrix again"
+                    f"the entry for {printable(name)} is zero in every column of matrix {matrix}: nothing of "
+                    "it would count, and its weights would be lost; leave the entry out, or measure "
+                    "the imatrix again"
                 )
-                raise InvalidError(self.path, Finding("A-016", message, f"$.entries[{name!r}][{matrix}]"))
+                raise InvalidError(
+                    self.path, Finding("A-016", message, f"$.entries[{quoted(name)}][{matrix}]")
+                )
         if float(sums.max(initial=0)) <= MOST:
             return
         for matrix in np.flatnonzero(sums.max(axis=1) > MOST).tolist():
@@ -115,10 +128,10 @@ class Imatrix:
             if float(columns.max()) > MOST:
                 column = int(columns.argmax())
                 message = (
-                    f"the entry for {name} is too large in column {column} of matrix {matrix}: sums over a "
-                    "row would overflow; leave the entry out, or measure the imatrix again"
+                    f"the entry for {printable(name)} is too large in column {column} of matrix {matrix}: "
+                    "sums over a row would overflow; leave the entry out, or measure the imatrix again"
                 )
-                where = f"$.entries[{name!r}][{matrix}, {column}]"
+                where = f"$.entries[{quoted(name)}][{matrix}, {column}]"
                 found = float(columns[column])
                 raise InvalidError(
                     self.path, Finding("A-017", message, where, None, found, f"{MOST:g} or less")
@@ -157,8 +170,18 @@ def read(path: str | Path) -> Imatrix:
     Raises MalformedError and InvalidError with the rule that the file breaks (those of GGUF files among
     them), StorageError.
     """
-    content = map_file(path)
-    imatrix = _read_gguf(str(path), content) if bytes(content[:4]) == MAGIC else _read_dat(str(path), content)
+    return parse_imatrix(str(path), map_file(path))
+
+
+def parse_imatrix(path: str, content: memoryview) -> Imatrix:
+    """Parse an imatrix in either format.
+
+    path: as the user named it.
+    content: of the whole file.
+
+    Raises what `read` raises about a file.
+    """
+    imatrix = _read_gguf(path, content) if bytes(content[:4]) == MAGIC else _read_dat(path, content)
     return replace(imatrix, digest=hashlib.sha256(content).hexdigest())
 
 
@@ -175,13 +198,14 @@ def _read_gguf(path: str, content: memoryview) -> Imatrix:
         name.removesuffix(suffix) for suffix in (_SUMS, _COUNTS) for name in tensors if name.endswith(suffix)
     ]
     entries = {}
+    _check_number(path, len(set(named)))
     for name in sorted(set(named)):
         sums, counts = (_values(path, header, content, tensors, name + suffix) for suffix in (_SUMS, _COUNTS))
         if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
             _fail(
                 path,
                 "A-010",
-                f"{name}: the sums do not divide among the counts",
+                f"{quoted(name)}: the sums do not divide among the counts",
                 name,
                 sums.size,
                 f"a multiple of {counts.size}",
@@ -214,7 +238,8 @@ def _gguf_metadata(path: str, header: Header) -> tuple[tuple[str, ...], int]:
             raise InvalidError(
                 path, Finding("A-008", message, f"$.metadata['imatrix.{key}']", None, found, expected)
             )
-    return tuple(header.metadata["imatrix.datasets"].value), int(header.metadata["imatrix.chunk_count"].value)
+    datasets = itertools.islice(header.metadata["imatrix.datasets"].value, _MAX_DATASETS)
+    return tuple(datasets), int(header.metadata["imatrix.chunk_count"].value)
 
 
 def _values(
@@ -224,7 +249,7 @@ def _values(
     tensor = tensors.get(name)
     if tensor is None or tensor.type_id != _F32_ID:
         found = "no such tensor" if tensor is None else f"type {tensor.type_id}"
-        _fail(path, "A-009", f"{name}: sums and counts go together, and are F32", name, found)
+        _fail(path, "A-009", f"{quoted(name)}: sums and counts go together, and are F32", name, found)
     values = np.frombuffer(content, "<f4", tensor.n_weights, header.data_offset + tensor.offset)
     _check_values(path, name, values)
     return values
@@ -275,10 +300,13 @@ class _Cursor:
 def _read_dat(path: str, content: memoryview) -> Imatrix:
     cursor = _Cursor(path, content)
     entries: dict[str, Importance] = {}
-    for i in range(cursor.count("the number of entries", 1)):
+    n_entries = cursor.count("the number of entries", 1)
+    if n_entries * _SMALLEST_ENTRY <= len(content):  # else it is cut short
+        _check_number(path, n_entries)
+    for i in range(n_entries):
         name = cursor.text(f"the name of entry {i}")
         if name in entries:
-            _fail(path, "A-004", f"two entries for {name!r}", name)
+            _fail(path, "A-004", f"two entries for {quoted(name)}", name)
         n_calls = cursor.integer(f"the number of calls of entry {i}")
         n_values = cursor.count(f"the number of values of entry {i}", 1)
         values = np.frombuffer(cursor.take(4 * n_values, f"{n_values} values of entry {i}"), "<f4")
@@ -295,13 +323,21 @@ def _read_dat(path: str, content: memoryview) -> Imatrix:
     return Imatrix(path, entries, tuple(filter(None, datasets)), n_chunks)
 
 
+def _check_number(path: str, n_entries: int) -> None:
+    if n_entries > MAX_ENTRIES:
+        message = "more entries than the limit"
+        raise LimitError(
+            path, Finding("A-018", message, "$.entries", None, n_entries, f"{MAX_ENTRIES} or fewer")
+        )
+
+
 def _check_values(path: str, name: str, values: Floats) -> None:
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if bad.size:
         _fail(
             path,
             "A-006",
-            f"{name}: value {bad[0]} is not possible",
+            f"{quoted(name)}: value {bad[0]} is not possible",
             name,
             float(values[bad[0]]),
             "a finite number, not negative",
@@ -312,5 +348,5 @@ def _fail(
     path: str, rule: str, message: str, name: str, found: object = None, expected: object = None
 ) -> NoReturn:
     raise InvalidError(
-        path, Finding(rule, message, f"$.entries[{name!r}]" if name else "$", None, found, expected)
+        path, Finding(rule, message, f"$.entries[{quoted(name)}]" if name else "$", None, found, expected)
     )

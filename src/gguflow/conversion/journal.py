@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from gguflow.errors import UsageError
 Leaf = tuple[int, int]
 """(tensor, leaf), or (tensor, chunk): both counted from 0, the tensor in the order of the output's table."""
 
-_LINE = re.compile(r"(\d+) (\d+) ([0-9a-f]{32})(?: (\d+))?")
+_LINE = re.compile(r"([0-9]{1,20}) ([0-9]{1,20}) ([0-9a-f]{32})(?: ([0-9]{1,20}))?")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,21 @@ class Claims:
 
     def __bool__(self) -> bool:
         return bool(self.leaves or self.chunks)
+
+
+def claims_in(lines: Iterable[str]) -> Claims:
+    """What the lines behind the first one say; a line that is none says nothing.
+
+    lines: without their ends.
+    """
+    claims = Claims()
+    for match in filter(None, map(_LINE.fullmatch, lines)):
+        leaf, digest = (int(match[1]), int(match[2])), bytes.fromhex(match[3])
+        if match[4] is None:
+            claims.leaves[leaf] = digest
+        else:
+            claims.chunks[leaf] = digest, int(match[4])
+    return claims
 
 
 class Journal:
@@ -65,14 +80,7 @@ class Journal:
                 "but its sources, settings or version were others; "
                 "run it with those again to continue it, or pass --no-resume (resume=False) to start afresh"
             )
-        claims = Claims()
-        for match in filter(None, map(_LINE.fullmatch, lines[1:-1])):
-            leaf, digest = (int(match[1]), int(match[2])), bytes.fromhex(match[3])
-            if match[4] is None:
-                claims.leaves[leaf] = digest
-            else:
-                claims.chunks[leaf] = digest, int(match[4])
-        return claims
+        return claims_in(lines[1:-1])
 
     def open(self, *, fresh: bool) -> None:
         """Begin to record. Raises UsageError where a file that is not ours has the name, StorageError.

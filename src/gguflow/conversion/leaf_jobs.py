@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflow.blocks import BlockFormat
+from gguflow.blocks.reserved import Look
 from gguflow.container.integrity import LEAF_WEIGHTS, leaf_weights, n_leaves, new_leaf_digest
 from gguflow.conversion.engine import Event, Jobs
 from gguflow.conversion.imatrix import Importance
@@ -26,7 +27,7 @@ from gguflow.conversion.source_digests import SourceDigests
 from gguflow.errors import InvalidError
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader, tile_ranges
-from gguflow.quantization import Bytes, Floats, encode
+from gguflow.quantization import Bytes, Floats, encode_and_look, look
 
 LEAVES_TOGETHER = 4
 """Leaves that are noted together at the most, or half as many as there are threads: what the system is asked
@@ -264,19 +265,20 @@ class LeafJob:
         format.
         """
         planned, output = target.planned, target.output
-        encoded = weights if target.is_encoded else None
+        encoded, found = weights if target.is_encoded else None, None
         if encoded is not None:
             blocks = self.task.leaves.buffers.blocks_of(target.format.nbytes(encoded.size))
             if planned.importance is None:
-                _encode(planned, start, encoded, blocks)
+                found = _encode(planned, start, encoded, blocks)
             else:
                 self._encode_weighted(planned, planned.importance, start, encoded, blocks)
         elif raw is not None:
             blocks = raw
         else:
             raise ValueError(f"{planned.name} has nothing to write")
+        seen = look(blocks, target.format) if found is None else found
         allow = output.allow_non_finite
-        prove(planned, self.task.i, start, blocks, encoded, output.marks, allow_non_finite=allow)
+        prove(planned, self.task.i, start, blocks, encoded, seen, output.marks, allow_non_finite=allow)
         return blocks
 
     def _encode_weighted(
@@ -315,14 +317,15 @@ class LeafJob:
 
 def _encode(
     planned: PlannedTensor, first: int, weights: Floats, out: Bytes, importance: Floats | None = None
-) -> None:
-    """Encode the weights from number `first` on.
+) -> Look:
+    """Encode the weights from number `first` on. Returns what a look at the blocks found.
 
     Raises InvalidError for NaN and infinity where the format is a quantized one.
     """
-    bad = encode(weights, planned.blocks, out, importance)
+    bad, found = encode_and_look(weights, planned.blocks, out, importance)
     if bad >= 0:
         raise non_finite_error(planned.tensor, first + bad, weights[bad])
+    return found
 
 
 def non_finite_error(tensor: ModelTensor, i: int, weight: np.float32) -> InvalidError:

@@ -19,6 +19,7 @@ from gguflow.conversion.journal import Claims, Journal, Leaf
 from gguflow.conversion.plan import Plan, PlannedTensor
 from gguflow.conversion.proving import Marks, prove, warnings
 from gguflow.errors import Finding, StorageError, UsageError
+from gguflow.quantization import look
 
 
 class WrittenLeaf(NamedTuple):
@@ -201,7 +202,8 @@ class Output:
         if found.digest() != digest:
             return False
         allow = self.allow_non_finite
-        prove(planned, leaf[0], first, content, None, self.marks, allow_non_finite=allow)
+        found = look(content, planned.blocks)
+        prove(planned, leaf[0], first, content, None, found, self.marks, allow_non_finite=allow)
         return True
 
     def warnings(self) -> list[Finding]:

@@ -75,7 +75,7 @@ class PlannedTensor:
     @property
     def info(self) -> TensorInfo:
         """Its entry in the tensor table."""
-        dims = (self.nbytes,) if self.encoding is not None else _stored_dims(self.shape)
+        dims = (self.nbytes,) if self.encoding is not None else self.tensor.stored_shape[::-1]
         return TensorInfo(self.name, dims, self.blocks.id, self.offset)
 
     @property
@@ -359,11 +359,3 @@ def _nbytes(tensor: ModelTensor, chosen: recipes.Format) -> int:
         return planner_of(chosen).payload_nbytes(chosen, tensor)
     row = tensor.shape[-1] if tensor.shape else 1
     return tensor.n_weights // row * chosen.row_bytes(row) if row else 0
-
-
-def _stored_dims(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """File order, row length first, without the leading ones of the shape, as ggml stores it."""
-    dims = shape[::-1]
-    while len(dims) > 1 and dims[-1] == 1:
-        dims = dims[:-1]
-    return dims

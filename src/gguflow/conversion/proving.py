@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gguflow.blocks import BlockFormat, reserved
-from gguflow.blocks.reserved import Look
+from gguflow.blocks import BlockFormat
+from gguflow.blocks.reserved import NOTHING, Look
 from gguflow.conversion.plan import PlannedTensor
 from gguflow.errors import Finding, InvalidError, listed
 from gguflow.models.base import ModelTensor
@@ -42,6 +42,7 @@ def prove(
     first: int,
     packed: Bytes,
     weights: Floats | None,
+    found: Look,
     marks: Marks,
     *,
     allow_non_finite: bool,
@@ -53,13 +54,15 @@ def prove(
     first: the number of the piece's first weight.
     packed: its blocks, flat.
     weights: from which they were encoded; None where they are the source's.
+    found: by the look at the blocks.
     marks: of the output.
     allow_non_finite: whether NaN and infinity may stand where they stood in the source, or in plain numbers.
 
     Raises InvalidError (M-100 to M-102) with the index of a weight.
     """
+    if found is NOTHING and i in marks.with_content:
+        return
     block_format = planned.blocks
-    found = reserved.look(packed, block_format)
     if found.code is not None:
         if not allow_non_finite or (block_format.is_quantized and weights is not None):
             raise _unsound(planned, first, packed, weights, found)

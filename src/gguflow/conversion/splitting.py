@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gguflow.arguments import flag, integer
 from gguflow.container.integrity import for_shard, without_set
 from gguflow.container.payload_keys import keys_of_payloads
 from gguflow.container.shards import MAX_SHARDS, shard_metadata
@@ -27,10 +28,10 @@ class Split:
     def __post_init__(self) -> None:
         if (self.max_nbytes is None) == (self.max_tensors is None):
             raise UsageError("to split, pass either --split-max-size or --split-max-tensors")
-        if (self.max_nbytes or self.max_tensors or 0) < 1:
-            raise UsageError(
-                "a shard must have room for something: --split-max-size and --split-max-tensors are 1 or more"
-            )
+        flag(self.is_first_empty, "is_first_empty")
+        for name in ("max_nbytes", "max_tensors"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, integer(value, name, 1))
 
 
 def split(whole: Plan, how: Split) -> tuple[Plan, ...]:

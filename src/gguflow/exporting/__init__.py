@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gguflow import conversion, models, platform, sources
+from gguflow.arguments import choice, file_path, shown
 from gguflow.conversion import DEFAULT_MEMORY_LIMIT, Prepared, Report, Target
 from gguflow.conversion.engine import Progress
 from gguflow.conversion.plan import Plan, PlannedTensor
-from gguflow.errors import UsageError
+from gguflow.errors import Finding, InvalidError, UsageError
 from gguflow.exporting import absmax, bitsandbytes
 from gguflow.exporting.entries import NUMBERS, Entry, numbers
 from gguflow.exporting.safetensors_header import build_header
 from gguflow.models.base import ModelTensor
 from gguflow.models.hf_names import original_tensors
+from gguflow.models.passthrough import with_original_shapes
 from gguflow.models.reading import ModelReader
-from gguflow.sources.base import Checkpoint
+from gguflow.sources import safetensors
+from gguflow.sources.base import Checkpoint, SourceFile, json_path
 
 FORMS = {
     "safetensors": "all weights decoded",
@@ -40,27 +42,26 @@ def prepare(
 
     Raises UsageError, FileError, StorageError.
     """
-    if dtype.lower() not in NUMBERS:
-        raise UsageError(f"weights can be exported as {', '.join(NUMBERS)}, not {dtype!r}")
-    if form not in FORMS:
-        raise UsageError(f"unknown form {form!r}; known: {', '.join(FORMS)}")
+    source, output = file_path(source, "source"), file_path(output, "output")
+    if not isinstance(dtype, str) or dtype.lower() not in NUMBERS:
+        raise UsageError(f"weights can be exported as {', '.join(NUMBERS)}, not {shown(dtype)}")
+    choice(form, "form", FORMS)
     checkpoint = sources.open_checkpoint(source)
     if checkpoint.metadata is None:
         raise UsageError(f"{source} is not a GGUF file; only those can be exported")
-    model = models.load(checkpoint)
+    model = with_original_shapes(models.load(checkpoint), checkpoint.path)
     tensors = original_tensors(model, models.by_name(model.architecture), checkpoint.path)
     entries, metadata = _entries(form, tensors, checkpoint, dtype.lower())
-    path = Path(output)
-    if not os.fspath(output):
-        raise UsageError("the output has no name; name a file, or a directory")
-    if path.suffix != ".safetensors":
-        with platform.storage_errors("create", path):
-            if platform.mode_of(path) is not None and not path.is_dir():
-                raise UsageError(f"{path} is neither a directory nor a name that ends in .safetensors")
-            path.mkdir(parents=True, exist_ok=True)
-        path = path / "model.safetensors"
+    is_file = output.suffix == ".safetensors"
+    path = output if is_file else output / "model.safetensors"
     recipe = dtype.lower() if form == "safetensors" else form
-    return Prepared(checkpoint, (Target((_plan(model.architecture, entries, metadata, recipe),), (path,)),))
+    plan = _plan(path, model.architecture, entries, metadata, recipe)
+    if not is_file:
+        with platform.storage_errors("create", output):
+            if platform.mode_of(output) is not None and not output.is_dir():
+                raise UsageError(f"{output} is neither a directory nor a name that ends in .safetensors")
+            output.mkdir(parents=True, exist_ok=True)
+    return Prepared(checkpoint, (Target((plan,), (path,)),))
 
 
 def export(
@@ -77,6 +78,7 @@ def export(
     progress: Progress | None = None,
 ) -> Report:
     """Write the weights of a GGUF file as safetensors; for arguments and errors see `prepare` and `run`."""
+    conversion.check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     prepared = prepare(source, output, dtype=dtype, form=form)
     return conversion.run(
         prepared,
@@ -116,8 +118,14 @@ def _entries(
     return found, metadata
 
 
-def _plan(architecture: str, entries: Sequence[Entry], metadata: Mapping[str, str], form: str) -> Plan:
-    """Plan the file: numbers of the largest size first, then by name, so that all tensors are aligned."""
+def _plan(
+    path: Path, architecture: str, entries: Sequence[Entry], metadata: Mapping[str, str], form: str
+) -> Plan:
+    """Plan the file: numbers of the largest size first, then by name, so that all tensors are aligned.
+
+    Raises InvalidError, LimitError or MalformedError if the file would break a rule of safetensors.
+    """
+    _check_names(path, entries)
     placed: list[PlannedTensor] = []
     header: list[tuple[str, str, tuple[int, ...], int, int]] = []
     offset = 0
@@ -126,4 +134,25 @@ def _plan(architecture: str, entries: Sequence[Entry], metadata: Mapping[str, st
         header.append((entry.tensor.name, entry.dtype, entry.shape, offset, offset + entry.nbytes))
         offset += entry.nbytes
     start = build_header(header, metadata)
+    safetensors.prove(start[8:], SourceFile(path, len(start) + offset, 0))
     return Plan(architecture, form, {}, tuple(placed), (), 1, start, len(start) + offset)
+
+
+def _check_names(path: Path, entries: Sequence[Entry]) -> None:
+    """A name stands once: two tensors of a GGUF file may have the same in a checkpoint."""
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        name = entry.tensor.name
+        if name == "__metadata__":
+            message = "a tensor cannot have this name in a safetensors file; rename it"
+            raise InvalidError(path, Finding("S-006", message, json_path(name)))
+        other = first.setdefault(name, entry)
+        if other is not entry:
+            both = " and ".join(repr(_source_name(one)) for one in (other, entry))
+            message = f"two tensors would have one name in the file, those of {both}; rename or leave out one"
+            raise InvalidError(path, Finding("J-003", message, json_path(name)))
+
+
+def _source_name(entry: Entry) -> str:
+    """The tensor of the source that an entry comes from."""
+    return entry.tensor.sources[0].name if entry.tensor.sources else entry.tensor.name

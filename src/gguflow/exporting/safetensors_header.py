@@ -12,12 +12,18 @@ def build_header(
     """The bytes before the data of a new file, padded with spaces to a multiple of 8 so that the data is
     aligned.
 
-    tensors: name, dtype, shape, and the bytes [begin, end) in the data, in the order of the data. metadata:
-    texts of `__metadata__`.
+    tensors: name, dtype, shape, and the bytes [begin, end) in the data, in the order of the data.
+    metadata: texts of `__metadata__`.
+
+    Names are written as they are, twice where they stand twice: whoever plans the file proves the result.
     """
-    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    members = [_member("__metadata__", dict(metadata))] if metadata else []
     for name, dtype, shape, begin, end in tensors:
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
-    content = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        members.append(_member(name, {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}))
+    content = f"{{{','.join(members)}}}".encode()
     content += b" " * (-len(content) % 8)
     return len(content).to_bytes(8, "little") + content
+
+
+def _member(name: str, value: object) -> str:
+    return ":".join(json.dumps(part, separators=(",", ":"), ensure_ascii=False) for part in (name, value))

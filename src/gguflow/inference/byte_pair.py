@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from gguflow.inference.merging import merge
 from gguflow.inference.pre_tokenizers import Splitter
@@ -40,9 +40,11 @@ class BytePair:
         self._splitter = splitter
         self._known: dict[str, list[int]] = {}
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, without looking for special tokens; bytes without a token are left out."""
-        return [token for word in self._splitter.words(text) for token in self._ids_of(word)]
+    def encode(self, text: str) -> Iterator[list[int]]:
+        """The ids of a text, word by word, without looking for special tokens; bytes without a token are left
+        out.
+        """
+        return map(self._ids_of, self._splitter.words(text))
 
     def _ids_of(self, word: str) -> list[int]:
         known = self._known.get(word)

@@ -84,9 +84,9 @@ class PackedKVCache:
         if last > self.capacity:
             raise UsageError(f"the cache has room for {self.capacity} tokens, and this would be token {last}")
         for packed, new in zip(self._packed[layer], (keys, values), strict=True):
-            quantize(new.reshape(n, -1), self.format, out=packed[self.length : last])
+            quantize(new.reshape(n, -1), self.format, threads=1, out=packed[self.length : last])
         kept = (
-            dequantize(packed[:last], self.format).reshape(last, *self._heads)
+            dequantize(packed[:last], self.format, threads=1).reshape(last, *self._heads)
             for packed in self._packed[layer]
         )
         return next(kept), next(kept)

@@ -39,16 +39,14 @@ class Generation:
 
     def __post_init__(self) -> None:
         """Raises UsageError for an empty prompt without a first token, or one longer than the context."""
-        self.prompt_tokens = self.tokenizer.encode(self.prompt)
         context = self.transformer.sizes.context_length
+        self.prompt_tokens = self.tokenizer.encode(self.prompt, most=context + 1)
         if not self.prompt_tokens:
             raise UsageError(
                 "there is nothing to go on with: the prompt is empty, and the model has no first token"
             )
         if len(self.prompt_tokens) > context:
-            raise UsageError(
-                f"the prompt has {len(self.prompt_tokens)} tokens, the model's context {context}"
-            )
+            raise UsageError(f"the prompt has more than the {context} tokens of the model's context")
 
     def __iter__(self) -> Iterator[str]:
         """Raises what `Transformer.forward` raises, and UsageError if there is no memory for the cache."""

@@ -106,7 +106,7 @@ def score(
             f"a model with {transformer.sizes.n_tokens} tokens cannot be compared with a reference "
             f"with {reference.sizes.n_tokens}"
         )
-    chunks = cut(tokenizer, text, context)[:max_chunks]
+    chunks = cut(tokenizer, text, context, max_chunks)
     tally = _Tally()
     for done, chunk in enumerate(chunks, 1):
         ours = _log_probabilities(transformer, chunk, cache)
@@ -162,17 +162,24 @@ class _Tally:
         )
 
 
-def cut(tokenizer: Tokenizer, text: str, context: int) -> list[list[int]]:
+def cut(tokenizer: Tokenizer, text: str, context: int, max_chunks: int | None = None) -> list[list[int]]:
     """The chunks of a text, each with the first token that the file wants.
 
-    Raises UsageError if there are fewer than two.
+    tokenizer: of the model.
+    text: no more of it is tokenized than the chunks need.
+    context: tokens of a chunk.
+    max_chunks: the most chunks to make; None for all.
+
+    Raises UsageError if there are fewer than two in the text.
     """
-    tokens = tokenizer.encode(text, parse_special=False)
+    most = None if max_chunks is None else max(max_chunks, 2) * context
+    tokens = tokenizer.encode(text, parse_special=False, most=most)
     if len(tokens) < 2 * context:
         raise UsageError(
             f"the text has {len(tokens)} tokens; two chunks of {context} at least are needed to say anything"
         )
     chunks = [tokens[first : first + context] for first in range(0, len(tokens) - context + 1, context)]
+    chunks = chunks[:max_chunks]
     if tokenizer.special.adds_bos and tokenizer.special.bos is not None:
         for chunk in chunks:
             chunk[0] = tokenizer.special.bos

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.arguments import integer, real
 from gguflow.arrays import Floats
 from gguflow.errors import UsageError
+
+MAX_SEED = (1 << 128) - 1
+"""The most that a seed may be: what the generator of random numbers keeps of it."""
 
 
 @dataclass
@@ -32,14 +37,14 @@ class Sampler:
     _random: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise UsageError(f"temperature must be 0 or more, not {self.temperature}")
-        if self.top_k < 0 or (self.seed is not None and self.seed < 0):
-            raise UsageError(f"top_k and seed must be 0 or more, not {self.top_k} and {self.seed}")
-        if not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
-            raise UsageError(
-                f"top_p must be above 0 and at most 1, min_p from 0 to 1; not {self.top_p} and {self.min_p}"
-            )
+        self.temperature = real(self.temperature, "temperature", 0, math.inf)
+        self.top_k = integer(self.top_k, "top_k", 0)
+        self.top_p = real(self.top_p, "top_p", 0, 1)
+        self.min_p = real(self.min_p, "min_p", 0, 1)
+        if self.seed is not None:
+            self.seed = integer(self.seed, "seed", 0, MAX_SEED)
+        if self.top_p == 0:
+            raise UsageError("top_p must be above 0: no token at all would be good enough")
         self._random = np.random.default_rng(self.seed)
 
     def pick(self, logits: Floats) -> int:
@@ -47,7 +52,7 @@ class Sampler:
         if self.temperature == 0:
             return int(logits.argmax())
         tokens = self._good_enough(logits)
-        return int(self._random.choice(tokens, p=_softmax(logits[tokens] / self.temperature)))
+        return int(self._random.choice(tokens, p=_softmax(logits[tokens], self.temperature)))
 
     def _good_enough(self, logits: Floats) -> NDArray[np.intp]:
         """The tokens from which one is drawn, best first; at least one."""
@@ -59,7 +64,11 @@ class Sampler:
         return good
 
 
-def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    powers = np.exp(logits.astype(np.float64) - float(logits.max()))
+def _softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Probabilities. The best token's logit is taken away before the division: by a temperature near 0, the
+    others' become infinite, and its own stays 0.
+    """
+    with np.errstate(over="ignore"):
+        powers = np.exp((logits.astype(np.float64) - float(logits.max())) / temperature)
     probabilities: NDArray[np.float64] = powers / powers.sum()
     return probabilities

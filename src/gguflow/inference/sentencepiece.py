@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from gguflow.inference.merging import merge
@@ -29,9 +29,9 @@ class SentencePiece:
         self._inside = {pair for text in ids for pair in pairwise(text)}
         self._known: dict[str, list[int]] = {}
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, without looking for special tokens or adding a leading space."""
-        return [token for piece in self._pieces(text.replace(" ", SPACE)) for token in self._ids_of(piece)]
+    def encode(self, text: str) -> Iterator[list[int]]:
+        """The ids of a text, piece by piece, without looking for special tokens or adding a leading space."""
+        return map(self._ids_of, self._pieces(text.replace(" ", SPACE)))
 
     def _pieces(self, text: str) -> list[str]:
         """Split the text between characters that no token contains as neighbours: no merge crosses these."""

@@ -83,11 +83,15 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True, most: int | None = None
+    ) -> list[int]:
         """The ids of a text.
 
+        text: any.
         add_special: whether to add the first and last token that the file wants.
         parse_special: whether "</s>" in the text is that token instead of four characters.
+        most: the first so many tokens are enough, and no word behind them is looked at; None for all.
 
         Raises UsageError for a text that is not valid Unicode (lone surrogates).
         """
@@ -106,14 +110,16 @@ class Tokenizer:
         for part in self._parts(text, parse_special):
             if isinstance(part, int):
                 ids.append(part)
-            elif self._is_byte_level:
-                ids += self.model.encode(part)
             else:
-                ids += self.model.encode(" " + part if self._adds_space and is_after_special else part)
+                adds_space = self._adds_space and is_after_special and not self._is_byte_level
+                for word in self.model.encode(" " + part if adds_space else part):
+                    ids += word
+                    if most is not None and len(ids) >= most:
+                        return ids[:most]
             is_after_special = isinstance(part, int)
         if add_special and self.special.adds_eos and self.special.eos is not None:
             ids.append(self.special.eos)
-        return ids
+        return ids[:most]
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of a token; for control and unknown tokens none, or their name if `special`."""

@@ -14,6 +14,7 @@ from gguflow.inference.cache import KVCache, PackedKVCache
 from gguflow.inference.hyperparameters import Hyperparameters
 from gguflow.inference.rope import Rope, Rotation
 from gguflow.inference.weights import Layer, MatmulOptions, Weights
+from gguflow.threads import resolve as resolve_threads
 
 if TYPE_CHECKING:
     from gguflow.runtime import Model
@@ -31,7 +32,7 @@ class Transformer:
     sizes: its hyper-parameters.
     """
 
-    def __init__(self, model: Model, *, activations: str = "float32", threads: int = 1) -> None:
+    def __init__(self, model: Model, *, activations: str = "float32", threads: int | None = None) -> None:
         """Prepare a model to be run.
 
         model: an open model, which must stay open.
@@ -42,7 +43,7 @@ class Transformer:
         """
         self.sizes = Hyperparameters.of(model)
         self._rope = Rope.of(model, self.sizes)
-        self._weights = Weights.of(model, self.sizes, MatmulOptions(activations, threads))
+        self._weights = Weights.of(model, self.sizes, MatmulOptions(activations, resolve_threads(threads)))
 
     def cache(self, capacity: int, format: str = "f16") -> PackedKVCache:
         """An empty cache for up to `capacity` tokens. Raises UsageError as PackedKVCache does."""

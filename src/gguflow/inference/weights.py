@@ -24,7 +24,7 @@ class MatmulOptions:
     """
 
     activations: str = "float32"
-    threads: int = 1
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

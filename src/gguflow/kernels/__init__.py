@@ -14,7 +14,8 @@ importance: float32[m * block_size]; block i uses entry i % m.
 blocks: uint8[n * type_size], the blocks to decode.
 out: uint8[n * type_size] or float32[n * block_size], written.
 done: how many weights are encoded: all, or those before a batch that holds NaN or infinity; no search ever
-    sees one. F32, F16 and BF16 do not look, and return nothing.
+    sees one. F32, F16 and BF16 do not look, and return nothing. Where a module says WATCHES_SCALES,
+    `quantize_blocks` returns -1 (scale_words.LOOK) if all are encoded and a scale is zero, infinite or NaN.
 
 The kernels trust their sizes: `gguflow.quantization` proves them.
 

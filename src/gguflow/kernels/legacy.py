@@ -25,6 +25,7 @@ from gguflow.kernels.lanes import (
 )
 from gguflow.kernels.nibbles import bottom_and_top, load_codes, signed_peak, store_codes
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.scale_words import done_or_look
 from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
@@ -45,6 +46,7 @@ def quantize_symmetric(x: F32s, out: U8s, bits: int) -> int:
     inverses = np.empty(BATCH, np.float32)
     rounders = np.empty(BATCH, np.float32)
     scales = np.empty(BATCH, np.int32)
+    largest_scale, smallest_scale = splat(0), splat(0x7FFF)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
         if not is_finite(x, first * BLOCK_SIZE, count * BLOCK_SIZE):
@@ -61,7 +63,11 @@ def quantize_symmetric(x: F32s, out: U8s, bits: int) -> int:
         # where it is zero, 1/d counts as zero
         store(rounders, 0, where(usable | (d == f32(0)), splat(half_range + f32(0.5)), f32(0)))
         store(inverses, 0, where(usable, inverse, f32(0)))
-        store_i32(scales, 0, float_to_half(d))
+        scale = float_to_half(d)
+        store_i32(scales, 0, scale)
+        scale = scale & 0x7FFF
+        largest_scale = where(scale > largest_scale, scale, largest_scale)
+        smallest_scale = where(scale < smallest_scale, scale, smallest_scale)
         for k in range(count):
             i = (first + k) * BLOCK_SIZE
             o = (first + k) * type_size
@@ -71,7 +77,7 @@ def quantize_symmetric(x: F32s, out: U8s, bits: int) -> int:
             low = where(low < top_code, low, top_code)
             high = where(high < top_code, high, top_code)
             store_codes(out, o + 2, low, high, bits)
-    return x.size
+    return done_or_look(x.size, largest_scale, smallest_scale)
 
 
 @kernel
@@ -85,6 +91,7 @@ def quantize_affine(x: F32s, out: U8s, bits: int) -> int:
     inverses = np.empty(BATCH, np.float32)
     scales = np.empty(BATCH, np.int32)
     mins = np.empty(BATCH, np.int32)
+    largest_scale, smallest_scale = splat(0), splat(0x7FFF)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
         if not is_finite(x, first * BLOCK_SIZE, count * BLOCK_SIZE):
@@ -97,8 +104,13 @@ def quantize_affine(x: F32s, out: U8s, bits: int) -> int:
         d = vabs(load(tops, 0) - load(bottoms, 0)) / f32(top_code)
         inverse = f32(1) / d
         store(inverses, 0, where(inverse < f32(np.inf), inverse, f32(0)))
-        store_i32(scales, 0, float_to_half(d))
-        store_i32(mins, 0, float_to_half(load(bottoms, 0)))
+        scale, lowest = float_to_half(d), float_to_half(load(bottoms, 0))
+        store_i32(scales, 0, scale)
+        store_i32(mins, 0, lowest)
+        lowest = lowest & 0x7FFF
+        largest_scale = where(scale > largest_scale, scale, largest_scale)
+        largest_scale = where(lowest > largest_scale, lowest, largest_scale)
+        smallest_scale = where((scale | lowest) < smallest_scale, scale | lowest, smallest_scale)
         for k in range(count):
             i = (first + k) * BLOCK_SIZE
             o = (first + k) * type_size
@@ -114,7 +126,7 @@ def quantize_affine(x: F32s, out: U8s, bits: int) -> int:
             low = where(low < top_code, low, top_code)
             high = where(high < top_code, high, top_code)
             store_codes(out, o + 4, low, high, bits)
-    return x.size
+    return done_or_look(x.size, largest_scale, smallest_scale)
 
 
 @kernel

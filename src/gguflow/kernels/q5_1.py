@@ -8,6 +8,8 @@ from gguflow.kernels import legacy, legacy_search
 from gguflow.kernels.policy import kernel
 from gguflow.kernels.types import F32s, U8s
 
+WATCHES_SCALES = True
+
 
 @kernel
 def quantize_blocks(x: F32s, out: U8s) -> int:

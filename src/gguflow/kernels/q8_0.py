@@ -16,6 +16,7 @@ from gguflow.kernels.lanes import (
     load_i32,
     mask_bits,
     prefetch,
+    splat,
     store,
     store_i32,
     store_onward,
@@ -24,6 +25,7 @@ from gguflow.kernels.lanes import (
     where,
 )
 from gguflow.kernels.policy import kernel
+from gguflow.kernels.scale_words import done_or_look
 from gguflow.kernels.types import F32s, U8s
 
 f32 = np.float32
@@ -34,6 +36,8 @@ BATCH = 16
 INFINITE = 0x7F800000  # the bits of infinity
 AHEAD = 2048  # weights, 8 KiB: what is fetched into the cache while a batch is computed
 
+WATCHES_SCALES = True
+
 
 @kernel
 def quantize_blocks(x: F32s, out: U8s) -> int:
@@ -42,6 +46,7 @@ def quantize_blocks(x: F32s, out: U8s) -> int:
     peaks = np.zeros(BATCH, np.int32)
     inverses = np.empty(BATCH, np.float32)
     halves = np.empty(BATCH, np.int32)
+    largest_scale, smallest_scale = splat(0), splat(0x7FFF)
     for first in range(0, n_blocks, BATCH):
         count = min(BATCH, n_blocks - first)
         for k in range(count):
@@ -56,7 +61,10 @@ def quantize_blocks(x: F32s, out: U8s) -> int:
         # where d is zero or denormal; ggml's products overflow to infinity and NaN, which x86 converts to the
         # code 0
         store(inverses, 0, where(inverse < f32(np.inf), inverse, f32(0)))
-        store_i32(halves, 0, float_to_half(d))
+        half = float_to_half(d)
+        store_i32(halves, 0, half)
+        largest_scale = where(half > largest_scale, half, largest_scale)
+        smallest_scale = where(half < smallest_scale, half, smallest_scale)
         for k in range(count):
             i = (first + k) * BLOCK_SIZE
             o = (first + k) * TYPE_SIZE
@@ -65,7 +73,7 @@ def quantize_blocks(x: F32s, out: U8s) -> int:
             store_u16_scalar(out, o, halves[k])
             store_u8(out, o + 2, round_half_away(load(x, i) * inverses[k]))
             store_u8(out, o + 18, round_half_away(load(x, i + 16) * inverses[k]))
-    return x.size
+    return done_or_look(x.size, largest_scale, smallest_scale)
 
 
 @kernel

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 F32s: TypeAlias = NDArray[np.float32]
 U8s: TypeAlias = NDArray[np.uint8]
 U16s: TypeAlias = NDArray[np.uint16]
+U32s: TypeAlias = NDArray[np.uint32]
 I32s: TypeAlias = NDArray[np.int32]
 I64s: TypeAlias = NDArray[np.int64]
 

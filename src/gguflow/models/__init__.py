@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,18 +19,15 @@ from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
 from gguflow.models.general import ParameterCounts, general_metadata, read_generation
 from gguflow.models.gguf_limits import check_storable
-from gguflow.models.passthrough import from_gguf, pass_through, skip, strip
+from gguflow.models.passthrough import from_gguf, pass_through, strip
+from gguflow.models.refusals import refuse_quantized
 from gguflow.models.tokenizers.ends import with_ends
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
 
 
 def load(
-    checkpoint: Checkpoint,
-    *,
-    architecture: str | None = None,
-    strip_prefix: str | None = None,
-    skip_tensors: Sequence[str] = (),
+    checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefix: str | None = None
 ) -> Model:
     """Turn a checkpoint into a model: GGUF metadata and GGUF tensors.
 
@@ -41,16 +38,12 @@ def load(
     checkpoint: tensors, configuration and side files.
     architecture: value for `general.architecture`, instead of what config.json says.
     strip_prefix: removed from the names that start with it.
-    skip_tensors: regular expressions; tensors with one of them anywhere in their name, prefix included, are
-        left out.
 
     Raises UsageError (no configuration, and no architecture given), UnsupportedError (unknown family), and
     InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules. What is
     only doubtful is in `Model.warnings`.
     """
     with gathered_warnings() as warnings:
-        if skip_tensors:
-            checkpoint = skip(checkpoint, skip_tensors)
         model = _load(checkpoint, architecture, strip_prefix)
     return replace(model, warnings=(*model.warnings, *warnings))
 
@@ -100,7 +93,7 @@ def by_name(name: str) -> Architecture | None:
 def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
     """Match tensors before reading the tokenizer: the embedding matrix limits the size of the vocabulary."""
     family = _family(config)
-    _refuse_quantized(config)
+    refuse_quantized(config, checkpoint.tensors)
     hyper_parameters = family.metadata(config, directory)
     tensors = match_tensors(family, checkpoint, config)
     general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
@@ -124,22 +117,6 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         file_stem=file_stem,
         differences=tuple(config.applied.ids),
     )
-
-
-def _refuse_quantized(config: Document) -> None:
-    """Raise UnsupportedError (M-007) if weights are quantized, except by bitsandbytes to 4 bits."""
-    if "quantization_config" not in config:
-        return
-    values = config.section("quantization_config").values
-    method = values.get("quant_method")
-    if method != "bitsandbytes" or values.get("load_in_4bit") is not True:
-        message = (
-            "the weights are already quantized, and not by bitsandbytes to 4 bits; "
-            "convert the original checkpoint instead"
-        )
-        raise UnsupportedError(
-            config.file, Finding("M-007", message, "$.quantization_config.quant_method", found=method)
-        )
 
 
 def _family(config: Document) -> Architecture:

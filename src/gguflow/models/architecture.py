@@ -11,6 +11,7 @@ from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import ModelTensor, RopeOrder
 from gguflow.models.documents import Document
+from gguflow.models.refusals import missing_tensor_hint, require_numbers, unknown_tensor_hint
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
 
@@ -85,6 +86,11 @@ def match_tensors(
     expected = architecture.tensors(config)
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     names = gguf.get_tensor_name_map(arch, config.integer("num_hidden_layers", maximum=MAX_LAYERS))
+
+    def is_known(name: str) -> bool:
+        renamed, _ = _without_expert(architecture.rename(name, config))
+        return names.get_name(renamed, try_suffixes=(".weight", ".bias")) in expected
+
     matched: dict[str, dict[int, SourceTensor]] = {}
     for source in checkpoint.tensors.values():
         hf_name = architecture.rename(source.name, config)
@@ -93,11 +99,9 @@ def match_tensors(
         hf_name, expert = _without_expert(hf_name)
         name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
         if name not in expected:
-            raise _tensor_error(
-                source,
-                "M-011",
-                f"{architecture.name} has no tensor {source.name!r}, and none of this name to skip",
-            )
+            hint = unknown_tensor_hint(source, checkpoint, is_known)
+            raise _tensor_error(source, "M-011", f"{architecture.name} has no tensor {source.name!r}{hint}")
+        require_numbers(source)
         shape = expected[name].shape
         if expert is not None and expert >= shape[0]:
             raise _tensor_error(
@@ -114,12 +118,16 @@ def match_tensors(
         if parts and source.dtype != next(iter(parts.values())).dtype:
             raise _tensor_error(source, "M-015", "the experts of a layer have different dtypes")
         parts[expert or 0] = source
-    for name, rule in expected.items():
-        if name not in matched and rule.required:
-            message = f"{architecture.name} needs a tensor {name}, but no tensor of the checkpoint maps to it"
-            raise InvalidError(
-                checkpoint.path, Finding("M-010", message, json_path(name), expected=list(rule.shape))
-            )
+    missing = [name for name, rule in expected.items() if name not in matched and rule.required]
+    if missing:
+        name, hint = missing[0], missing_tensor_hint(missing[0], len(missing), config)
+        message = (
+            f"{architecture.name} needs a tensor {name}, but no tensor of the checkpoint maps to it{hint}"
+        )
+        expected_shape = list(expected[name].shape)
+        raise InvalidError(
+            checkpoint.path, Finding("M-010", message, json_path(name), expected=expected_shape)
+        )
     tensors = tuple(_join_experts(checkpoint, name, expected[name], parts) for name, parts in matched.items())
     return architecture.computed(config) + tensors
 

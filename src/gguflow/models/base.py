@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.container.limits import MAX_DIMS
 from gguflow.container.metadata import Metadata
 from gguflow.errors import FileWarning
 from gguflow.sources.base import SourceTensor
@@ -58,6 +59,7 @@ class ModelTensor:
     sources: usually one; several are stacked along the leading axis (the experts of a layer), in one format.
     values: float32, or flat uint8 for bytes that are written unchanged.
     row_order: how the rows of the only source are rearranged in the output, or None.
+    keeps_ones: whether dimensions of one at the front are stored; otherwise they are left out, as ggml does.
     """
 
     name: str
@@ -65,6 +67,15 @@ class ModelTensor:
     sources: tuple[SourceTensor, ...] = ()
     values: NDArray[Any] | None = field(default=None, repr=False, compare=False)
     row_order: RopeOrder | None = None
+    keeps_ones: bool = False
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape in a GGUF file, in NumPy order."""
+        shape = self.shape
+        while shape[:1] == (1,) and len(shape) > (MAX_DIMS if self.keeps_ones else 1):
+            shape = shape[1:]
+        return shape
 
     @property
     def source(self) -> SourceTensor | None:

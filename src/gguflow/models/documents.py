@@ -69,10 +69,13 @@ def read_text(directory: Path, name: str) -> str | None:
 def read_json(directory: Path, name: str) -> Any:
     """The value in a JSON file, or None if the file does not exist.
 
-    Raises MalformedError and LimitError (J-001 to J-006), and what read_bytes raises.
+    Raises MalformedError and LimitError (J-001 to J-009), and what read_bytes raises.
     """
-    content = read_bytes(directory, name)
-    return None if content is None else strict_json.parse(content, directory / name, allow_infinity=True)
+    if (content := read_bytes(directory, name)) is None:
+        return None
+    kept = [content]
+    del content  # the parser frees the bytes once it has the text
+    return strict_json.parse(kept.pop(), directory / name, allow_infinity=True)
 
 
 @dataclass(frozen=True)

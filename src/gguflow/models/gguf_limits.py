@@ -7,17 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gguflow.container.limits import MAX_DIMS
 from gguflow.container.metadata import SCALAR_CODES, Value, ValueType
 from gguflow.container.rules import MAX_NAME_BYTES
-from gguflow.errors import Finding, InvalidError
+from gguflow.errors import Finding, InvalidError, UnsupportedError
 from gguflow.models.base import Model
+from gguflow.sources.base import json_path
 
 
 def check_storable(model: Model, path: Path) -> None:
     """Check that GGUF can store the names and values of a model; path is for messages.
 
     Raises InvalidError if a tensor's name is longer than 63 bytes or not valid Unicode (M-014), or if a value
-    does not fit its type (M-030).
+    does not fit its type (M-030); UnsupportedError if a tensor has more than four dimensions (M-061).
     """
     for tensor in model.tensors:
         n_bytes = _utf8_bytes(tensor.name)
@@ -33,6 +35,15 @@ def check_storable(model: Model, path: Path) -> None:
             raise InvalidError(
                 path,
                 Finding("M-014", message, found=f"{n_bytes} bytes", expected=f"at most {MAX_NAME_BYTES}"),
+            )
+        if len(tensor.stored_shape) > MAX_DIMS:
+            message = (
+                f"{tensor.name} has {len(tensor.shape)} dimensions, and a GGUF file takes {MAX_DIMS}; leave "
+                "it out (--skip-tensor), or reshape it in the checkpoint"
+            )
+            found, source = list(tensor.shape), path if tensor.source is None else tensor.source.file.path
+            raise UnsupportedError(
+                source, Finding("M-061", message, json_path(tensor.name, "shape"), found=found)
             )
     for key, value in model.metadata.items():
         if _utf8_bytes(key) is None or not _fits(value):

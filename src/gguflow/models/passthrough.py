@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from gguflow.container.metadata import Metadata, ValueType, string
 from gguflow.container.shards import ShardName
-from gguflow.errors import Finding, InvalidError, UsageError, listed
+from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import Model, ModelTensor, Sizes
 from gguflow.models.output_name import stem_from_gguf, stem_from_path
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
 from gguflow.sources.links import repository_id
+from gguflow.sources.safetensors import MAX_DIMENSIONS
 from gguflow.sources.weights import Shard, is_index
+
+_INTEGERS = (ValueType.INT32, ValueType.UINT32, ValueType.INT64, ValueType.UINT64)
 
 
 def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
@@ -26,9 +28,7 @@ def pass_through(checkpoint: Checkpoint, architecture: str) -> Model:
     return Model(
         architecture=architecture,
         metadata={"general.architecture": string(architecture), "general.name": string(name)},
-        tensors=tuple(
-            ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()
-        ),
+        tensors=_unchanged(checkpoint, architecture),
         file_stem=stem_from_path(name),
     )
 
@@ -49,15 +49,55 @@ def from_gguf(checkpoint: Checkpoint, metadata: Metadata) -> Model:
 
     metadata: of the file, or of its first shard.
     """
+    sizes = sizes_of(metadata)
     return Model(
         metadata={key: value for key, value in metadata.items() if not key.startswith("split.")},
-        tensors=tuple(
-            ModelTensor(source.name, source.shape, (source,)) for source in checkpoint.tensors.values()
-        ),
+        tensors=_unchanged(checkpoint, sizes.architecture),
         is_final=True,
         file_stem=_gguf_stem(checkpoint),
-        **sizes_of(metadata)._asdict(),
+        **sizes._asdict(),
     )
+
+
+def _unchanged(checkpoint: Checkpoint, architecture: str) -> tuple[ModelTensor, ...]:
+    """The tensors under their own names. Dimensions of one at the front are kept, unless llama.cpp knows the
+    architecture: its tools leave them out.
+    """
+    sources = checkpoint.tensors.values()
+    keeps_ones = False
+    if any(len(source.shape) > 1 and source.shape[0] == 1 for source in sources):
+        import gguf
+
+        keeps_ones = architecture not in gguf.MODEL_ARCH_NAMES.values()
+    return tuple(
+        ModelTensor(source.name, source.shape, (source,), keeps_ones=keeps_ones) for source in sources
+    )
+
+
+def with_original_shapes(model: Model, path: Path) -> Model:
+    """The model with the shapes that its tensors had in their checkpoint, where the file says so: converters
+    for ComfyUI store some tensors in another shape, and the original as `comfy.gguf.orig_shape.NAME`.
+
+    model: of a GGUF file.
+    path: of the file, for messages.
+
+    Raises InvalidError (M-062) if an original shape is not one of the same number of weights.
+    """
+    tensors = []
+    for tensor in model.tensors:
+        key = f"comfy.gguf.orig_shape.{tensor.name}"
+        value = model.metadata.get(key)
+        if value is None:
+            tensors.append(tensor)
+            continue
+        is_shape = value.element_type in _INTEGERS and 0 < len(value.value) <= MAX_DIMENSIONS
+        shape = tuple(int(n) for n in value.value) if is_shape else ()
+        if not shape or min(shape) < 1 or math.prod(shape) != tensor.n_weights:
+            message = f"the original shape of {tensor.name} is not one of its {tensor.n_weights} weights"
+            found = list(value.value[:MAX_DIMENSIONS]) if value.element_type is not None else value.value
+            raise InvalidError(path, Finding("M-062", message, f"$.metadata[{key!r}]", found=found))
+        tensors.append(replace(tensor, shape=shape))
+    return replace(model, tensors=tuple(tensors))
 
 
 def sizes_of(metadata: Metadata) -> Sizes:
@@ -88,31 +128,6 @@ def _gguf_stem(checkpoint: Checkpoint) -> str:
     """The stem for the checkpoint's file: `Model-{type}` for `Model-BF16-00001-of-00003.gguf`."""
     shard = ShardName.of(checkpoint.path) if len(checkpoint.files) > 1 else None
     return stem_from_gguf(shard.stem if shard else checkpoint.path.name.removesuffix(".gguf"))
-
-
-def skip(checkpoint: Checkpoint, patterns: Sequence[str]) -> Checkpoint:
-    """The checkpoint without the tensors that have a pattern anywhere in their name, in either case.
-
-    checkpoint: with all its tensors.
-    patterns: regular expressions.
-
-    Raises UsageError if one is no regular expression, or matches no tensor.
-    """
-    skipped: set[str] = set()
-    for text in patterns:
-        try:
-            pattern = re.compile(text, re.IGNORECASE | re.ASCII)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise UsageError(f"--skip-tensor {text!r}: {error} in the regular expression") from error
-        found = {name for name in checkpoint.tensors if pattern.search(name)}
-        if not found:
-            some = listed(list(checkpoint.tensors), 3)
-            raise UsageError(
-                f"--skip-tensor: {text!r} matches no tensor; use the names in the source: {some}"
-            )
-        skipped |= found
-    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in skipped}
-    return replace(checkpoint, tensors=kept)
 
 
 def strip(checkpoint: Checkpoint, prefix: str) -> Checkpoint:

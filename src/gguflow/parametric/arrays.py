@@ -31,7 +31,7 @@ _SOURCE_TYPES = {
 
 
 def encode(
-    array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None = None, threads: int = 1
+    array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None = None, threads: int | None = None
 ) -> NDArray[np.uint8]:
     """Encode an array of any shape and return its payload: uint8[nbytes].
 
@@ -60,7 +60,8 @@ def encode(
                 .reshape(-1)
                 .view(np.uint8)
             )
-        return np.ascontiguousarray(rows, np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinity
+            return np.ascontiguousarray(rows, np.float32)
 
     def located(error: NonFiniteError, i: int) -> NonFiniteError:
         """The error of a chunk, with its index in the whole array."""
@@ -110,7 +111,7 @@ def joined(encoder: Encoder, parts: Iterable[NDArray[np.uint8]]) -> NDArray[np.u
 
 
 def decode(
-    payload: ArrayLike, name: str = AUTO, threads: int = 1, out: NDArray[Any] | None = None
+    payload: ArrayLike, name: str = AUTO, threads: int | None = None, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
     """Decode a payload into an array of its shape: float32 (float64 for lossless float64).
 

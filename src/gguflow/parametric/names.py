@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+from gguflow.arguments import number_in, shown, suggestion
 from gguflow.errors import UnknownFormatError, UsageError
 from gguflow.parametric.axes import Codebook, Entropy, Granularity, Nesting, Quantizer, Range, ScaleType
 from gguflow.parametric.encoding import Encoding
@@ -16,8 +18,16 @@ from gguflow.parametric.encoding import Encoding
 FREE_PREFIX = "sb:"
 """The prefix of an encoding's text form."""
 
+MAX_LENGTH = 400
+"""The longest name, in characters; that of every encoding is shorter."""
+
 SQUARE_ROOT_OF_TWO = 1.41421353816986083984375
 """In binary32: two steps of log4 are an octave."""
+
+_PARAMETERS = (
+    *("bits", "block", "per", "codebook", "quantizer", "super", "scale_bits", "min_bits", "nesting", "scale"),
+    *("base", "percentile", "clip", "range"),
+)
 
 E = TypeVar("E", bound=enum.IntEnum)
 
@@ -71,6 +81,8 @@ def find(name: str) -> Encoding:
     Raises UnknownFormatError (no such preset), UsageError (a text form that does not parse, parameters that
     contradict each other).
     """
+    if len(name) > MAX_LENGTH:
+        raise UsageError(f"the name of an encoding has at most {MAX_LENGTH} characters, not {shown(name)}")
     base, *suffixes = name.lower().split("+")
     if base.startswith(FREE_PREFIX):
         encoding = _parse(base[len(FREE_PREFIX) :])
@@ -79,11 +91,15 @@ def find(name: str) -> Encoding:
     else:
         known = ", ".join(presets())
         raise UnknownFormatError(
-            f"unknown encoding {name!r}; known: {known}, each with +zstd or +outliers=0.5%, "
-            "and sb:bits=4,block=64,..."
+            f"unknown encoding {shown(name)}; known: {known}, each with +zstd or +outliers=0.5%, "
+            f"and sb:bits=4,block=64,...{suggestion(base, presets())}"
         )
+    seen = set()
     for suffix in suffixes:
         key, _, value = suffix.partition("=")
+        if key in seen:
+            raise UsageError(f"+{key} stands twice in {shown(name)}; write each suffix once")
+        seen.add(key)
         if key == "zstd" and not value:
             encoding = dataclasses.replace(encoding, entropy=Entropy.ZSTD)
         elif key == "outliers" and value.endswith("%"):
@@ -92,7 +108,8 @@ def find(name: str) -> Encoding:
             encoding = dataclasses.replace(encoding, outlier_threshold=_binary32(value[1:]))
         else:
             raise UsageError(
-                f"unknown suffix +{suffix} in {name!r}; known: +zstd, +outliers=0.5%, +outliers=>4.0"
+                f"unknown suffix {shown('+' + suffix)} in {shown(name)}; "
+                "known: +zstd, +outliers=0.5%, +outliers=>4.0"
             )
     return encoding
 
@@ -160,6 +177,10 @@ def _default_quantizer(min_bits: int, codebook: Codebook) -> Quantizer:
 def _parse(text: str) -> Encoding:
     """The encoding that a text form without its prefix describes."""
     words = dict(_words(text))
+    for word in words:
+        if word not in _PARAMETERS:
+            hint = suggestion(word, _PARAMETERS)
+            raise UsageError(f"unknown parameter {shown(word)} in {shown(FREE_PREFIX + text)}{hint}")
     codebook = _member(Codebook, words.pop("codebook", "none"))
     min_bits = _integer(words.pop("min_bits", "0"))
     default = _default_quantizer(min_bits, codebook)
@@ -167,11 +188,11 @@ def _parse(text: str) -> Encoding:
     super_block = _integer(words.pop("super", "0"))
     ranges = {Range.PERCENTILE: words.pop("percentile", ""), Range.CLIP: words.pop("clip", "")}
     chosen = [mode for mode, value in ranges.items() if value] + (
-        [Range.SEARCH] if words.pop("range", "full") == "search" else []
+        [Range.SEARCH] if _is_searched(words.pop("range", "full")) else []
     )
     if len(chosen) > 1:
         raise UsageError("give only one range: percentile, clip or search")
-    encoding = Encoding(
+    return Encoding(
         quantizer=quantizer,
         bits=_integer(words.pop("bits", "1" if quantizer is Quantizer.SIGN else "0")),
         granularity=_member(Granularity, words.pop("per", "block")),
@@ -187,9 +208,13 @@ def _parse(text: str) -> Encoding:
         percentile=_millionths(ranges[Range.PERCENTILE] or "0", 10_000),
         clip=_binary32(ranges[Range.CLIP] or "0"),
     )
-    if words:
-        raise UsageError(f"unknown parameter {next(iter(words))!r} in {FREE_PREFIX}{text}")
-    return encoding
+
+
+def _is_searched(text: str) -> bool:
+    """What range=... says: the other ranges are given by their number."""
+    if text not in ("full", "search"):
+        raise UsageError(f"{shown(text)} is not a range: write range=full or range=search")
+    return text == "search"
 
 
 def _words(text: str) -> Iterator[tuple[str, str]]:
@@ -197,7 +222,9 @@ def _words(text: str) -> Iterator[tuple[str, str]]:
     for word in text.split(","):
         key, equals, value = word.partition("=")
         if not equals or key in seen:
-            raise UsageError(f"{word!r} in {FREE_PREFIX}{text}: write each parameter once, as key=value")
+            raise UsageError(
+                f"{shown(word)} in {shown(FREE_PREFIX + text)}: write each parameter once, as key=value"
+            )
         seen.add(key)
         yield key, value
 
@@ -206,22 +233,21 @@ def _member(kind: type[E], text: str) -> E:
     try:
         return kind[text.upper()]
     except KeyError:
-        raise UsageError(
-            f"{text!r} is not one of {', '.join(member.name.lower() for member in kind)}"
-        ) from None
+        words = [member.name.lower() for member in kind]
+        raise UsageError(f"{shown(text)} is not one of {', '.join(words)}{suggestion(text, words)}") from None
 
 
 def _integer(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UsageError(f"{text!r} is not an integer from 0 to 999999999")
+        raise UsageError(f"{shown(text)} is not an integer from 0 to 999999999")
     return int(text)
 
 
 def _float(text: str) -> float:
     try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{text!r} is not a number") from None
+        return number_in(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _millionths(text: str, factor: int) -> int:
@@ -237,12 +263,16 @@ def _binary32(text: str) -> float:
     try:
         (value,) = struct.unpack("<f", struct.pack("<f", _float(text)))
     except OverflowError:
-        raise UsageError(f"{text} is out of range for binary32") from None
+        value = math.inf
+    if math.isinf(value):
+        raise UsageError(f"{text} is out of range for binary32")
     return float(value)
 
 
 def _shortest(value: float) -> str:
-    """The shortest text that parses back to the same binary32 (or multiple of a ten-thousandth)."""
-    return next(
-        text for digits in range(1, 10) if _binary32(text := f"{value:.{digits}g}") == _binary32(repr(value))
-    )
+    """The shortest text that parses back to the same binary32 (or multiple of a ten-thousandth).
+
+    An exponent is written without +, which would begin a suffix.
+    """
+    texts = (f"{value:.{digits}g}".replace("e+", "e") for digits in range(1, 10))
+    return next(text for text in texts if _binary32(text) == _binary32(repr(value)))

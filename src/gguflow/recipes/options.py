@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gguflow import blocks
+from gguflow.arguments import flag, number_in, shown, suggestion, texts
 from gguflow.blocks.families import Format, find_encoding
-from gguflow.errors import UsageError
+from gguflow.errors import UnknownFormatError, UsageError
+from gguflow.recipes.patterns import NamePattern
 
 _MAX_U32 = (1 << 32) - 1
+_MAX_KEY_BYTES = (1 << 16) - 1
 _MAX_F32 = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
 
 
@@ -21,7 +24,8 @@ class Options:
     """The options of llama-quantize, checked when the object is made.
 
     pure: use the recipe's base format for every tensor.
-    tensor_types: "REGEX=FORMAT"; the first that matches part of a tensor's name decides, in either case.
+    tensor_types: "REGEX=FORMAT"; the first that matches part of a tensor's name decides, in either case. The
+        expressions are those of `NamePattern`.
     output_tensor_type: format of output.weight.
     token_embedding_type: format of the token embeddings.
     leave_output_tensor: do not quantize output.weight.
@@ -40,10 +44,14 @@ class Options:
     override_kv: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("pure", "leave_output_tensor", "allow_requantize"):
+            flag(getattr(self, name), name)
+        for name in ("tensor_types", "override_kv"):
+            object.__setattr__(self, name, texts(getattr(self, name), name))
         _ = self.patterns, self.output_format, self.token_embedding_format, self.overrides
 
     @cached_property
-    def patterns(self) -> tuple[tuple[re.Pattern[str], Format], ...]:
+    def patterns(self) -> tuple[tuple[NamePattern, Format], ...]:
         return tuple(_tensor_type(text) for text in self.tensor_types)
 
     @cached_property
@@ -59,7 +67,7 @@ class Options:
         """override_kv by key; the last one counts."""
         return dict(_override(text) for text in self.override_kv)
 
-    def named_format(self, name: str) -> tuple[re.Pattern[str], Format] | None:
+    def named_format(self, name: str) -> tuple[NamePattern, Format] | None:
         """The first of `patterns` that matches part of a tensor's name, and its format."""
         return next(
             ((pattern, block_format) for pattern, block_format in self.patterns if pattern.search(name)), None
@@ -70,12 +78,14 @@ class Options:
         for pattern, _ in self.patterns:
             if not any(pattern.search(name) for name in names):
                 raise UsageError(
-                    f"--tensor-type: {pattern.pattern!r} matches no tensor; "
+                    f"--tensor-type: {shown(pattern.pattern)} matches no tensor; "
                     "use the names in the output (--dry-run shows them)"
                 )
 
 
 def _format(name: str) -> Format:
+    if not isinstance(name, str):
+        raise UnknownFormatError(f'a format is a name, like "q6_k", not {shown(name)}')
     if (encoding := find_encoding(name)) is not None:
         return encoding
     block_format = blocks.by_name(name)
@@ -84,32 +94,35 @@ def _format(name: str) -> Format:
     return block_format
 
 
-def _tensor_type(text: str) -> tuple[re.Pattern[str], Format]:
+def _tensor_type(text: str) -> tuple[NamePattern, Format]:
     pattern, equals, name = text.partition("=")
     if not pattern or not equals or not name:
-        raise UsageError(f"--tensor-type must be REGEX=FORMAT (attn_v=q6_k), not {text!r}")
+        raise UsageError(f"--tensor-type must be REGEX=FORMAT (attn_v=q6_k), not {shown(text)}")
     if "[:" in pattern:
         raise UsageError(
-            f"--tensor-type {text!r}: character classes like [:digit:] are not supported; write [0-9]"
+            f"--tensor-type {shown(text)}: character classes like [:digit:] are not supported; write [0-9]"
         )
     try:
-        return re.compile(pattern, re.IGNORECASE | re.ASCII), _format(name)
-    except re.error as error:
-        raise UsageError(f"--tensor-type {text!r}: {error} in the regular expression") from error
+        return NamePattern(pattern), _format(name)
+    except UsageError as error:
+        raise type(error)(f"--tensor-type {shown(text)}: {error}") from None
 
 
 def _override(text: str) -> tuple[str, int | float | bool | str]:
     key, equals, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
     if not key or not equals or not colon or kind not in _READERS:
+        hint = suggestion(kind, _READERS) if colon else ""
         raise UsageError(
             "--override-kv must be KEY=TYPE:VALUE with TYPE int, float, bool or str "
-            f"(llama.context_length=int:4096), not {text!r}"
+            f"(llama.context_length=int:4096), not {shown(text)}{hint}"
         )
     try:
+        if len(key.encode()) > _MAX_KEY_BYTES:
+            raise ValueError(f"a key has at most {_MAX_KEY_BYTES} bytes")
         return key, _READERS[kind](value)
-    except ValueError as error:
-        raise UsageError(f"--override-kv {text!r}: {error}") from error
+    except ValueError as error:  # also: text that is not Unicode
+        raise UsageError(f"--override-kv {shown(text)}: {error}") from error
 
 
 def _u32(text: str) -> int:
@@ -119,10 +132,15 @@ def _u32(text: str) -> int:
 
 
 def _f32(text: str) -> float:
-    value = float(text)
+    value = number_in(text)
     if not abs(value) <= _MAX_F32:
         raise ValueError("a float must be finite and fit F32")
     return value
+
+
+def _str(text: str) -> str:
+    text.encode()
+    return text
 
 
 def _bool(text: str) -> bool:
@@ -135,5 +153,5 @@ _READERS: dict[str, Callable[[str], int | float | bool | str]] = {
     "int": _u32,
     "float": _f32,
     "bool": _bool,
-    "str": str,
+    "str": _str,
 }

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from gguflow import blocks
-from gguflow.blocks.families import Encoding, families, find_encoding
+from gguflow.arguments import shown
+from gguflow.blocks.families import Encoding, closest_format, families, find_encoding
 from gguflow.errors import UnknownFormatError, UsageError
 
 VERSION = "llama-quantize 2026-09"
@@ -311,8 +312,21 @@ COPY = Recipe("copy", _GUESSED, "f32", is_copy=True)
 """Every tensor keeps its format: for merging shards or splitting a file."""
 
 
+MAX_TYPES_LENGTH = 4000
+"""Characters of a list of types: more than all of them together have."""
+
+
 def split_names(text: str) -> list[str]:
-    """The names in a comma-separated list, in which sb:bits=3,block=16 is one name."""
+    """The names in a comma-separated list, in which sb:bits=3,block=16 is one name.
+
+    text: the list.
+
+    Raises UsageError for a list that is none, or too long.
+    """
+    if not isinstance(text, str) or len(text) > MAX_TYPES_LENGTH:
+        raise UsageError(
+            f'a type is a name, or several with commas between them ("q4_k_m,q8_0"), not {shown(text)}'
+        )
     names: list[str] = []
     prefixes = tuple(family.free_prefix for family in families())
     for part in text.split(","):
@@ -331,10 +345,14 @@ def resolve(name: str) -> Recipe:
 
     Raises UnknownFormatError, which lists all names.
     """
+    if not isinstance(name, str):
+        raise UnknownFormatError(f'a type is a name, like "q4_k_m", not {shown(name)}')
     key = name.lower()
     base, plus, suffix = key.partition("+")
     if plus and (base in RECIPES or base in blocks.FORMATS):
-        message = f"{base} does not take +{suffix}: suffixes are for encodings of the parametric family"
+        message = (
+            f"{base} does not take {shown('+' + suffix)}: suffixes are for encodings of the parametric family"
+        )
         raise UsageError(
             message
             + (
@@ -352,7 +370,8 @@ def resolve(name: str) -> Recipe:
     if block_format is None or not block_format.is_quantized:
         known = sorted({*RECIPES, COPY.name, *(f.key for f in blocks.FORMATS.values() if f.is_quantized)})
         raise UnknownFormatError(
-            f"unknown type {name!r}; known: {', '.join(known)}; "
+            f"unknown type {shown(name)}; known: {', '.join(known)}; "
             "and the encodings that `gguflow formats` lists (nf4_b64, lossless, ...)"
+            + closest_format(name, known)
         )
     return Recipe(key, file_types.get(key, _GUESSED), key, is_pure=True)

@@ -13,7 +13,7 @@ from gguflow.arrays import Bytes, Floats
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.families import Encoding
 from gguflow.errors import Finding, NonFiniteError, ShapeError
-from gguflow.quantization import dequantize, encode, first_non_finite, first_unsound
+from gguflow.quantization import dequantize, encode_and_look, first_non_finite, first_unsound
 
 PIECE = 1 << 20
 """Numbers that are encoded, decoded or judged at a time."""
@@ -112,8 +112,8 @@ class BlockRows(RowCodec):
 
     def _encode(self, rows: Floats, out: Bytes) -> int:
         weights, flat = rows.reshape(-1), out.reshape(-1)
-        encode(weights, self.format, flat)
-        return first_unsound(flat, self.format, weights)
+        _, found = encode_and_look(weights, self.format, flat)
+        return first_unsound(found, flat, self.format, weights)
 
     def _decode(self, packed: Bytes, out: Floats) -> None:
-        dequantize(packed, self.format, out=out)
+        dequantize(packed, self.format, threads=1, out=out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import warnings
@@ -51,12 +52,14 @@ def open_file(path: Path, *, writable: bool) -> int:
 
 def let_go(fd: int, owner: int) -> None:
     """Close the file, and give up its lock even where a map of it lives on, or a child of fork has it too.
+    What the system says to that is too late to matter: what was flushed is on the medium.
 
     owner: the process that opened it; in a child of it, the lock stays.
     """
     if os.getpid() == owner:
         platform.unlock(fd, platform.BEYOND_ALL_FILES)
-    os.close(fd)
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def leads_to(path: Path, fd: int) -> bool:

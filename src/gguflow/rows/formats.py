@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from gguflow import blocks
+from gguflow.arguments import shown
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.families import Encoding, find_encoding, part
-from gguflow.errors import ShapeError, UsageError
+from gguflow.errors import ShapeError, UnknownFormatError, UsageError
 from gguflow.rows.codec import BlockRows, PayloadRows, RowCodec
 
 MAX_WIDTH = 1 << 28
@@ -18,7 +19,9 @@ def find_codec(name: str | BlockFormat | Encoding, width: int) -> RowCodec:
     which a row does not stand alone).
     """
     if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MAX_WIDTH:
-        raise ShapeError(f"a row has 1 to {MAX_WIDTH} numbers, not {width!r}")
+        raise ShapeError(f"a row has 1 to {MAX_WIDTH} numbers, not {shown(width)}")
+    if not isinstance(name, (str, BlockFormat)) and not hasattr(name, "family"):
+        raise UnknownFormatError(f'a format is a name, like "q8_0", or a BlockFormat, not {shown(name)}')
     encoding = (
         find_encoding(name) if isinstance(name, str) else None if isinstance(name, BlockFormat) else name
     )

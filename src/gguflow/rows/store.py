@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import blocks, platform
+from gguflow.arguments import choice, file_path, flag, shown
 from gguflow.arrays import output_array
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.families import Encoding
@@ -71,11 +72,11 @@ class RowStore:
         mode: str = "w",
         overwrite: bool = False,
     ) -> None:
-        if mode not in MODES:
-            raise UsageError(f"mode is {', '.join(MODES)}, not {mode!r}")
-        self.path = Path(path)
+        choice(mode, "mode", MODES)
+        flag(overwrite, "overwrite")
+        self.path = file_path(path, "path")
         if not self.path.name or not platform.is_possible_name(self.path):
-            raise UsageError(f"{os.fspath(path)!r} does not name a file; name one, such as rows.gguf")
+            raise UsageError(f"{shown(str(self.path))} does not name a file; name one, such as rows.gguf")
         self._absolute = Path(os.path.abspath(self.path))
         self.mode = mode
         self._append_lock, self._flush_lock = threading.Lock(), threading.Lock()

@@ -13,12 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gguflow.arguments import choice, file_path, flag
 from gguflow.blocks import block_sizes, by_id
 from gguflow.blocks.families import family_at, part
 from gguflow.container.header import TensorInfo
 from gguflow.container.integrity import has_set
 from gguflow.container.limits import DEFAULT_LIMITS
-from gguflow.container.mapped_file import Identity
+from gguflow.container.mapped_file import IO_MODES, Identity
 from gguflow.container.metadata import Metadata
 from gguflow.container.payload_keys import payload_names
 from gguflow.container.reader import GgufFile, open_file
@@ -64,7 +65,9 @@ def open_model(
             raise UsageError(f"io and mode are one option: io={io!r} and mode={mode!r} cannot both be given")
         warnings.warn("mode is called io now: gguflow.open(path, io=...)", DeprecationWarning, stacklevel=2)
         io = mode
-    return _open_files(Path(path), verify, io if io is not None else "mmap")
+    flag(verify, "verify")
+    chosen = choice("mmap" if io is None else io, "io", IO_MODES)
+    return _open_files(file_path(path, "path"), verify, chosen)
 
 
 def _open_files(path: Path, verify: bool, io: str) -> Model:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import packed_matmul
+from gguflow.arguments import choice
 from gguflow.arrays import output_array
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.blocks.families import Encoding
@@ -17,8 +18,9 @@ from gguflow.container.header import TensorInfo
 from gguflow.container.mapped_file import Bytes
 from gguflow.container.reader import GgufFile
 from gguflow.errors import Finding, ShapeError, UnsupportedError, UsageError, printable
-from gguflow.quantization import Floats, as_floats, decode, encode
+from gguflow.quantization import SMALLEST_PIECE, Floats, as_floats, decode, encode
 from gguflow.threads import pieces, run
+from gguflow.threads import resolve as resolve_threads
 
 Rows = int | slice | Sequence[int] | NDArray[np.integer[Any]]
 """Which entries of the first axis: one, a slice, or any of them in any order."""
@@ -123,7 +125,7 @@ class Tensor:
         *,
         out: NDArray[Any] | None = None,
         dtype: str = "float32",
-        threads: int = 1,
+        threads: int | None = None,
     ) -> NDArray[Any]:
         """The weights, or those of some rows, as float32[...] (float16 is rounded from it, bfloat16 too: its
         bits, as uint16).
@@ -134,8 +136,8 @@ class Tensor:
         rows are read.
         Raises ShapeError (rows of a tensor of one dimension, out), IndexError, and what `raw` raises.
         """
-        if dtype not in DTYPES:
-            raise UsageError(f"dtype is {', '.join(DTYPES)}, not {dtype!r}")
+        choice(dtype, "dtype", DTYPES)
+        threads = resolve_threads(threads)
         self._known()
         shape, ranges = self._ranges(rows)
         target = output_array(out, shape, DTYPES[dtype])
@@ -150,11 +152,16 @@ class Tensor:
             for first, last, place in cut[i:j]:
                 self._decode(first, last, flat[place : place + last - first])
 
-        run(work, [(i, i + 1) for i in range(len(cut))] if threads != 1 else [(0, len(cut))], threads)
+        run(work, _shared(cut) if threads != 1 else [(0, len(cut))], threads)
         return target
 
     def matmul(
-        self, x: ArrayLike, *, activations: str = "float32", threads: int = 1, out: Floats | None = None
+        self,
+        x: ArrayLike,
+        *,
+        activations: str = "float32",
+        threads: int | None = None,
+        out: Floats | None = None,
     ) -> Floats:
         """x times the transposed matrix, from its packed blocks: float32[..., n] -> float32[..., rows].
         Otherwise as `gguflow.packed_matmul.matmul`.
@@ -292,7 +299,7 @@ def matmul(
     *,
     format: str | BlockFormat | None = None,
     activations: str = "float32",
-    threads: int = 1,
+    threads: int | None = None,
     out: Floats | None = None,
 ) -> Floats:
     """Multiply vectors with a packed matrix: x float32[..., n] -> float32[..., rows], without a decoded copy
@@ -306,6 +313,17 @@ def matmul(
     if format is None:
         raise UsageError("packed rows need their format: matmul(rows, x, format=...)")
     return packed_matmul.matmul(matrix, format, x, activations=activations, threads=threads, out=out)
+
+
+def _shared(steps: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Steps [i, j) that a thread does at a time, of SMALLEST_PIECE weights or more."""
+    shares, start, n_weights = [], 0, 0
+    for i, (first, last, _) in enumerate(steps):
+        n_weights += last - first
+        if n_weights >= SMALLEST_PIECE or i + 1 == len(steps):
+            shares.append((start, i + 1))
+            start, n_weights = i + 1, 0
+    return shares
 
 
 def _shaped(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

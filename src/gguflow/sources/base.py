@@ -155,7 +155,8 @@ class SourceTensor:
         if self.format is None:
             finding = Finding(
                 "S-019",
-                f"tensors of dtype {self.dtype} cannot be converted",
+                f"tensors of dtype {self.dtype} cannot be converted; --skip-tensor leaves them out, "
+                "or save the model in BF16",
                 json_path(self.name, "dtype"),
                 found=self.dtype,
             )

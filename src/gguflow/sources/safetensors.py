@@ -13,6 +13,7 @@ The header is proved in full here, in Python's integers, before anybody maps the
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,22 @@ def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[s
             offset=8 + len(content),
             expected=8 + length,
         )
+    file = replace(file, header_digest=hexdigest(start + content))
+    kept = [content]
+    del content  # the parser frees the bytes once it has the text
+    return file, *prove(kept.pop(), file)
+
+
+def prove(content: bytes, file: SourceFile) -> tuple[dict[str, SourceTensor], dict[str, str]]:
+    """The tensors and the texts of a header, proved to be those of a file of so many bytes.
+
+    content: the header, without its length.
+    file: read, or to be written.
+
+    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the rule that is broken.
+    """
+    length = len(content)
+    _check_length(length, file)
     if not content.startswith(b"{"):
         _fail(
             MalformedError,
@@ -101,14 +118,15 @@ def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[s
             offset=8,
             found=content[:1].decode("latin-1"),
         )
-    file = replace(file, header_digest=hexdigest(start + content))
-    header = strict_json.parse(content, path, offset=8)
+    kept = [content]
+    del content
+    header = strict_json.parse(kept.pop(), file.path, offset=8)
     metadata = _metadata(header.pop("__metadata__", {}), file)
     tensors = {name: _tensor(name, entry, file, 8 + length) for name, entry in header.items()}
     _check_coverage(
         tensors, {name: entry["data_offsets"][1] for name, entry in header.items()}, file, 8 + length
     )
-    return file, tensors, metadata
+    return tensors, metadata
 
 
 def _header_length(file: SourceFile, start: bytes) -> int:
@@ -140,6 +158,11 @@ def _header_length(file: SourceFile, start: bytes) -> int:
             found=f"{length} bytes",
             expected=f"at most the {file.nbytes - 8} that remain",
         )
+    _check_length(length, file)
+    return length
+
+
+def _check_length(length: int, file: SourceFile) -> None:
     if length > MAX_HEADER_NBYTES:
         _fail(
             LimitError,
@@ -150,7 +173,6 @@ def _header_length(file: SourceFile, start: bytes) -> int:
             found=f"{length} bytes",
             expected=f"at most {MAX_HEADER_NBYTES}",
         )
-    return length
 
 
 def _metadata(entry: object, file: SourceFile) -> dict[str, str]:
@@ -238,36 +260,34 @@ def _whole_numbers(value: object, file: SourceFile, name: str, key: str) -> tupl
 
 
 def _n_bits(shape: tuple[int, ...], dtype: str, file: SourceFile, name: str) -> int:
-    """Bits of the tensor. Zeros are left out of the check of its size: an array that only a zero makes small
-    can be held by nobody.
+    """Bits of the tensor. Zeros are left out of the check of its size, as in GGUF (C-015): an array that only
+    a zero makes small can be held by nobody.
     """
-    product = DTYPE_BITS[dtype]
-    for dimension in shape:
-        product *= dimension or 1
-        if product >= 2**63:
-            _fail(
-                InvalidError,
-                file,
-                "S-012",
-                "a shape of 2**63 bits or more",
-                json_path(name, "shape"),
-                8,
-                found=list(shape),
-            )
-    return 0 if 0 in shape else product
+    n_weights = math.prod(dimension or 1 for dimension in shape)
+    if n_weights >= 2**63 or n_weights * DTYPE_BITS[dtype] >= 8 * 2**63:
+        _fail(
+            InvalidError,
+            file,
+            "S-012",
+            "a shape of 2**63 weights or bytes, or more",
+            json_path(name, "shape"),
+            8,
+            found=list(shape),
+        )
+    return 0 if 0 in shape else n_weights * DTYPE_BITS[dtype]
 
 
 def _range(value: object, file: SourceFile, name: str, data_start: int) -> tuple[int, int]:
     """The pair [begin, end), counted from the start of the data, proved to lie inside the file."""
     pair = _whole_numbers(value, file, name, "data_offsets")
-    path = json_path(name, "data_offsets")
     if len(pair) != 2 or pair[0] > pair[1]:
-        _fail(InvalidError, file, "S-013", "not a pair [begin, end] with begin <= end", path, 8, found=value)
+        path, message = json_path(name, "data_offsets"), "not a pair [begin, end] with begin <= end"
+        _fail(InvalidError, file, "S-013", message, path, 8, found=value)
     begin, end = pair
     remain = file.nbytes - data_start
     if end > remain:
         message = f"the tensor ends {end} bytes into the data, of which the file has {remain}"
-        _fail(InvalidError, file, "S-014", message, path, data_start + begin)
+        _fail(InvalidError, file, "S-014", message, json_path(name, "data_offsets"), data_start + begin)
     return begin, end
 
 
@@ -277,7 +297,8 @@ def _check_coverage(
     """Every byte of the data belongs to one tensor. ends: of each tensor, from the start of the data."""
     position, previous = data_start, ""
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, ends[tensor.name])):
-        path = json_path(tensor.name, "data_offsets")
+        if tensor.offset != position:
+            path = json_path(tensor.name, "data_offsets")
         if tensor.offset < position:
             message = f"the tensor overlaps {json_path(previous)}"
             _fail(

@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from gguflow.arguments import choice, file_path
 from gguflow.blocks import block_sizes
 from gguflow.container.header import Header
 from gguflow.container.limits import DEFAULT_LIMITS, Limits
@@ -28,17 +29,16 @@ from gguflow.container.row_store import is_row_store
 from gguflow.container.rules import error_class, judge
 from gguflow.container.shards import judge_keys, n_shards
 from gguflow.container.verification import check_set
-from gguflow.errors import FileError, Finding, UsageError
+from gguflow.errors import FileError, Finding
 from gguflow.platform import storage_errors
 from gguflow.rows.judging import TAIL, judge_chunks, judge_rows
-from gguflow.validation.architectures import judge_architecture
+from gguflow.threads import resolve as resolve_threads
 from gguflow.validation.bounds import MAX_FINDINGS, bounded, with_notes
 from gguflow.validation.chat_template import judge_chat_templates
-from gguflow.validation.general import judge_general
+from gguflow.validation.meaning import judge_meaning
 from gguflow.validation.model import Facts
 from gguflow.validation.payloads import decoded, judge_payloads, verdict_of
 from gguflow.validation.shards import Shard, is_first, judge_shards
-from gguflow.validation.tokenizer import judge_tokenizer
 from gguflow.validation.values import judge_values
 
 LEVELS = ("structure", "values", "strict")
@@ -77,9 +77,9 @@ def examine(
     threads: int | None = None,
 ) -> tuple[str, list[Finding]]:
     """As `validate`, with a verdict: "valid", "malformed", "invalid", "unsupported" or "limit"."""
-    if level not in LEVELS:
-        raise UsageError(f"unknown level {level!r}; known: {', '.join(LEVELS)}")
-    path = Path(path)
+    choice(level, "level", LEVELS)
+    threads = resolve_threads(threads)
+    path = file_path(path, "path")
     with storage_errors("read", path):
         is_directory = path.is_dir()
     try:
@@ -122,11 +122,8 @@ def judge_gguf(
             of_set, shards, facts = judge_shards(shards[0])
             yield from of_set
     if is_first(header):
-        yield from judge_general(facts)
-        yield from judge_tokenizer(facts, strict=level == "strict")
-        yield from judge_architecture(
-            decoded(facts, [(shard.header, shard.content) for shard in shards] if is_sound else ())
-        )
+        files = [(shard.header, shard.content) for shard in shards] if is_sound else []
+        yield from judge_meaning(facts, decoded(facts, files), strict=level == "strict")
         if is_row_store(header.metadata):
             yield from judge_chunks(header, content) if is_sound and level != "structure" else ()
         else:

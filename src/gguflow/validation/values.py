@@ -25,7 +25,6 @@ from gguflow.container.rules import BlockSizes, tensor_nbytes
 from gguflow.container.strings import quoted
 from gguflow.container.verification import compare, tensor_leaves
 from gguflow.errors import Finding
-from gguflow.platform import available_cpus
 from gguflow.threads import ordered
 
 _STRIP = 1 << 20
@@ -80,7 +79,7 @@ def judge_values(
 
     strict: whether nonzero padding is an error.
     digests: whether to check the data against the key set, which `check_set` has accepted.
-    threads: number of threads.
+    threads: number of threads; None for all processors.
     """
     data = np.frombuffer(content, np.uint8)
     digests = digests and has_set(header.metadata)
@@ -98,7 +97,7 @@ def judge_values(
             for piece in _pieces(i, tensor, header, block_sizes)
         )
     )
-    for task, looked in zip(tasks, ordered(look, tasks, threads or available_cpus()), strict=True):
+    for task, looked in zip(tasks, ordered(look, tasks, threads), strict=True):
         for piece, (digest, results) in zip(task, looked, strict=True):
             so_far = found.get(piece.tensor, [_Found()] * len(results))
             found[piece.tensor] = [a.then(b) for a, b in zip(so_far, results, strict=True)]

@@ -110,11 +110,13 @@ class Normalizer:
 
 def steps(part: Document, key: str) -> Iterator[Document]:
     """The steps of a part of tokenizer.json in order; a `Sequence` of steps under `key` is flattened."""
-    if part.values.get("type") == "Sequence":
-        for step in part.sections(key):
-            yield from steps(step, key)
-    elif part.values:
-        yield part
+    waiting = [part]
+    while waiting:
+        step = waiting.pop()
+        if step.values.get("type") == "Sequence":
+            waiting += reversed(list(step.sections(key)))
+        elif step.values:
+            yield step
 
 
 def _added_ids(tokenizer: Document | None) -> dict[str, Any]:

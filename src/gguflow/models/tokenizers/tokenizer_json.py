@@ -60,12 +60,12 @@ def added_tokens(
         ids = {text: token for token, text in own.items()} | {
             known.text: token for token, known in added.items()
         }
+        free = max(len(own), max(added, default=-1) + 1)
         for late, is_extra in _late_tokens(settings):
             if is_extra and ids.get(late.text) in added:
                 continue
-            token = ids.setdefault(
-                late.text, max(added, default=-1) + 1 if max(added, default=-1) >= len(own) else len(own)
-            )
+            token = ids.setdefault(late.text, free)
+            free = max(free, token + 1)
             if token >= n_tokens:
                 raise _beyond(settings, late.text, token, n_tokens)
             added[token] = late

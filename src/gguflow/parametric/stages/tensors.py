@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gguflow.arrays import Bytes, Floats, output_array
+from gguflow.arguments import shown
+from gguflow.arrays import Bytes, Floats, as_array, output_array, separate
 from gguflow.blocks import FORMATS
 from gguflow.container.header import TensorInfo
 from gguflow.container.mapped_file import MappedFile
@@ -59,19 +60,27 @@ class PayloadTensor(Tensor):
         )
 
     def matmul(
-        self, x: ArrayLike, *, activations: str = "float32", threads: int = 1, out: Floats | None = None
+        self,
+        x: ArrayLike,
+        *,
+        activations: str = "float32",
+        threads: int | None = None,
+        out: Floats | None = None,
     ) -> Floats:
         """As `Tensor.matmul`, by chunks of decoded rows; activations in float32 only."""
         self._require_matrix()
         if activations != "float32":
-            raise UsageError(f"{self.encoding.name} takes activations in float32 only, not {activations!r}")
-        vectors = np.asarray(x, np.float32)
+            raise UsageError(
+                f"{self.encoding.name} takes activations in float32 only, not {shown(activations)}"
+            )
+        vectors = np.asarray(as_array(x, "x"), np.float32)
         n_rows, step = self.shape[0], self._payload.geometry.rows_per_chunk
         product = output_array(out, (*vectors.shape[:-1], n_rows), np.dtype(np.float32))
+        vectors = separate(vectors, product)
 
         def work(first: int, last: int) -> None:
-            rows = self.dequantize(slice(first, last))
-            product[..., first:last] = matmul(rows.view(np.uint8), FORMATS["f32"], vectors)
+            rows = self.dequantize(slice(first, last), threads=1)
+            product[..., first:last] = matmul(rows.view(np.uint8), FORMATS["f32"], vectors, threads=1)
 
         run(work, [(first, min(first + step, n_rows)) for first in range(0, n_rows, step)], threads)
         return product

@@ -1,0 +1,98 @@
+"""An output judged by the rules that `gguflow validate` holds files to, at its level `structure`: the meaning
+of its keys when it is planned, its header before the file gets its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gguflow.blocks import block_sizes
+from gguflow.container import rules
+from gguflow.container.header import TensorInfo, parse
+from gguflow.container.integrity import HEADER_KEY
+from gguflow.container.metadata import Metadata, ValueType
+from gguflow.container.shards import judge_keys
+from gguflow.container.verification import header_digest
+from gguflow.conversion.plan import Plan
+from gguflow.errors import FileWarning, Finding, InvalidError, UsageError
+from gguflow.models.base import Model
+from gguflow.recipes import Options
+from gguflow.validation.meaning import judge_meaning
+from gguflow.validation.model import Facts
+
+_ARCHITECTURE = "general.architecture"
+
+
+def check_meaning(
+    plan: Plan, model: Model, options: Options | None, path: Path, *, is_understood: bool
+) -> Iterator[FileWarning]:
+    """Judge the keys of a planned output, and its tensors by them.
+
+    plan: of the whole output.
+    model: that it is made of.
+    options: whose overrides are judged.
+    path: of the source.
+    is_understood: whether the keys are of our making, and not those of a GGUF file, or next to none.
+
+    What the source breaks already is a warning. Raises UsageError for a rule that only an override breaks,
+    InvalidError for one that keys of our making break.
+    """
+    overrides = options.overrides if options is not None else {}
+    own = {key: value for key, value in plan.metadata.items() if key not in overrides}
+    own |= {key: model.metadata[key] for key in overrides if key in model.metadata}
+    known = [finding for finding in _judged(plan, own) if finding.severity == "error"]
+    for finding in known:
+        if is_understood:
+            raise InvalidError("the output", finding)
+        yield FileWarning(str(path), finding)
+    if not overrides:
+        return
+    _check_architecture(plan.metadata, own)
+    said = {(finding.rule, finding.message) for finding in known}
+    for finding in _judged(plan, plan.metadata):
+        if finding.severity == "error" and (finding.rule, finding.message) not in said:
+            raise UsageError(f"--override-kv would make the output invalid: {finding}")
+
+
+def check_header(plan: Plan, content: bytes, path: Path) -> None:
+    """Judge the header that is about to be written.
+
+    plan: of the file, as it was carried out.
+    content: its header.
+    path: of the file.
+
+    Raises InvalidError and its siblings for the first rule that the file would break.
+    """
+    header = parse(content, str(path))
+    rules.raise_first(path, rules.judge(header, block_sizes, plan.nbytes))
+    rules.raise_first(path, judge_keys(header, path))
+    if header.metadata.keys() != plan.metadata.keys() or header.tensors != plan.infos:
+        raise InvalidError(path, Finding("W-002", "the header does not say what was planned"))
+    digest = header.metadata.get(HEADER_KEY)
+    if digest is not None and digest.value != header_digest(header, memoryview(content)):
+        raise InvalidError(path, Finding("I-005", "the header does not have its own digest"))
+
+
+def _judged(plan: Plan, metadata: Metadata) -> Iterator[Finding]:
+    tensors = {
+        planned.name: (
+            TensorInfo(planned.name, planned.shape[::-1], planned.blocks.id, planned.offset),
+            f"$.tensors[{i}]",
+        )
+        for i, planned in enumerate(plan.tensors)
+    }
+    return judge_meaning(Facts(metadata, tensors), strict=False)
+
+
+def _check_architecture(metadata: Metadata, own: Metadata) -> None:
+    """Refuse another name for a family whose keys go by the old one. Raises UsageError."""
+    before, after = own.get(_ARCHITECTURE), metadata.get(_ARCHITECTURE)
+    if before is None or after is None or before.type is not ValueType.STRING or before.value == after.value:
+        return
+    left = [key for key in metadata if key.startswith(f"{before.value}.")]
+    if left and not any(key.startswith(f"{after.value}.") for key in metadata):
+        raise UsageError(
+            f"--override-kv would make the output invalid: {_ARCHITECTURE} would be {after.value!r}, and the "
+            f"keys of the model are those of {before.value!r} ({left[0]}, ...)"
+        )
