@@ -241,7 +241,9 @@ def quantize(
             raise UsageError(
                 f"a payload of {format} has a size of its own, and is returned: out cannot be given"
             )
-        return payload_arrays(encoding).encode(as_array(x, "x"), encoding, importance, threads)
+        return payload_arrays(encoding).encode(
+            as_array(x, "x"), encoding, importance, threads, allow_non_finite=allow_non_finite
+        )
     block_format = resolve(format)
     array = _with_rows(x)
     shape = (*array.shape[:-1], block_format.row_bytes(array.shape[-1]))
@@ -290,7 +292,8 @@ def fake_quantize(
         array = as_array(x, "x")
         narrow = _narrow(array) if array.dtype == np.float64 else array
         arrays = payload_arrays(encoding)
-        return arrays.decode(arrays.encode(narrow, encoding, importance, threads), AUTO, threads, out)
+        payload = arrays.encode(narrow, encoding, importance, threads, allow_non_finite=allow_non_finite)
+        return arrays.decode(payload, AUTO, threads, out)
     block_format = resolve(format)
     if _copied_type(block_format) is not None:
         raise UsageError(
@@ -457,7 +460,13 @@ class PayloadArrays(Protocol):
     """What is asked of a family for whole arrays: its module `arrays`."""
 
     def encode(
-        self, array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None, threads: int | None
+        self,
+        array: NDArray[Any],
+        encoding: Encoding,
+        importance: ArrayLike | None,
+        threads: int | None,
+        *,
+        allow_non_finite: bool,
     ) -> Bytes:
         """The payload of an array: uint8[nbytes]. Raises ShapeError, NonFiniteError, UsageError."""
 

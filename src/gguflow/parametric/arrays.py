@@ -31,7 +31,12 @@ _SOURCE_TYPES = {
 
 
 def encode(
-    array: NDArray[Any], encoding: Encoding, importance: ArrayLike | None = None, threads: int | None = None
+    array: NDArray[Any],
+    encoding: Encoding,
+    importance: ArrayLike | None = None,
+    threads: int | None = None,
+    *,
+    allow_non_finite: bool = False,
 ) -> NDArray[np.uint8]:
     """Encode an array of any shape and return its payload: uint8[nbytes].
 
@@ -39,6 +44,7 @@ def encode(
     encoding: the encoding to use.
     importance: float32[n] for the last dimension; used only by encodings that search or learn.
     threads: number of threads.
+    allow_non_finite: whether weights may decode to infinity, where they are huge.
 
     Raises ShapeError (dtype, empty array), NonFiniteError (not for lossless), UsageError.
     """
@@ -84,7 +90,7 @@ def encode(
         try:
             rows = rows_of(i)
             parts[i] = encoder.encode_chunk(i, rows, weights, place)
-            if not encoding.is_lossless:
+            if not (encoding.is_lossless or allow_non_finite):
                 proving.check_chunk(geometry, encoder.tables, i, rows.reshape(-1), parts[i])
         except NonFiniteError as error:
             raise located(error, i) from None
