@@ -329,7 +329,7 @@ def test_nothing_to_export(tmp_path: Path) -> None:
     path = conversion.convert(original, tmp_path / "x.gguf", type="q8_0").output
     for form in ("bnb", "safetensors-quantized"):
         assert main(["export", str(path), "-o", str(tmp_path / "x.safetensors"), "--to", form]) == 2
-    with pytest.raises(UsageError, match="unknown form 'gptq'"):
+    with pytest.raises(UsageError, match=r"form must be .*, not 'gptq'"):
         exporting.export(path, tmp_path / "x.safetensors", form="gptq")
 
 
