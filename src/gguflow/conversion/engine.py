@@ -25,28 +25,29 @@ Event = tuple[PlannedTensor, int, int]
 """The arguments of `Progress`."""
 
 PROGRESS_INTERVAL = 0.02
-"""Seconds between calls of `Progress`; each time for all that was done meanwhile."""
+"""Seconds between calls of `Progress`; each call reports all that was done in the meantime."""
 
 
 class Job(Protocol):
-    """A piece of a conversion."""
+    """A piece of a conversion: the jobs are taken in order, performed side by side, and finished in order."""
 
     @property
     def held_nbytes(self) -> int:
         """Bytes of memory that the job holds between `perform` and `finish`."""
 
     def prefetch(self) -> None:
-        """The job will be performed soon. A hint."""
+        """The job will be performed soon: a hint."""
 
     def perform(self) -> None:
-        """Do the work, on any thread, beside other jobs."""
+        """Do the work, on any thread, at the same time as other jobs."""
 
     def finish(self) -> list[Event]:
-        """After `perform`, one job at a time, in the order of the jobs. Returns events for progress."""
+        """Called after `perform`, one job at a time, in the order of the jobs; returns events for progress.
+        """
 
 
 class Drain:
-    """Stands among jobs: what comes after it is made only when all jobs before it are finished."""
+    """A mark among the jobs: what follows is made only when all jobs before it are finished."""
 
 
 DRAIN = Drain()
@@ -55,7 +56,10 @@ Jobs = Generator["Job | Drain", None, None]
 
 
 class Resumed:
-    """A job of an earlier run: only progress hears of it."""
+    """A job that an earlier run did: it only reports progress.
+
+    events: what `finish` returns.
+    """
 
     held_nbytes = 0
 
@@ -195,8 +199,11 @@ class _Loop:
 def run(jobs: Jobs, threads: int, most_held: int, progress: Progress | None) -> None:
     """Do all jobs, then close their generator; the first error, in the order of the jobs, ends the rest.
 
-    threads: 1 or more; one is the caller's own.
+    jobs: the jobs, which are made as they are needed.
+    threads: number of threads, 1 or more; 1 is the caller's own.
     most_held: bytes that jobs which are performed and not yet finished may hold together.
+    progress: called on the caller's thread with each event; None for no calls.
+
     Raises what jobs raise, what making them raises, and what `progress` raises.
     """
     loop = _Loop(jobs, 2 * threads, most_held)
