@@ -42,8 +42,7 @@ class Job(Protocol):
         """Do the work, on any thread, at the same time as other jobs."""
 
     def finish(self) -> list[Event]:
-        """Called after `perform`, one job at a time, in the order of the jobs; returns events for progress.
-        """
+        """Called after `perform`, one job at a time, in the order of the jobs; returns events."""
 
 
 class Drain:
