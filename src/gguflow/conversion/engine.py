@@ -87,10 +87,11 @@ class _Issued:
 
 
 class _Loop:
-    """The state that threads share; all of it under one lock.
+    """The state that threads share, all of it under one lock.
 
-    jobs: what is to be done. ahead: how many jobs are prefetched before a thread takes them.
-    most_held: bytes that performed jobs may hold while they wait to be finished; one job may hold more.
+    jobs: what is to be done.
+    ahead: number of jobs that are prefetched before a thread takes them.
+    most_held: bytes that performed jobs may hold while they wait to be finished; a single job may hold more.
     """
 
     def __init__(self, jobs: Jobs, ahead: int, most_held: int) -> None:

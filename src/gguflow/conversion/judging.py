@@ -92,7 +92,10 @@ def _judged(plan: Plan, metadata: Metadata) -> Iterator[Finding]:
 
 
 def _check_architecture(metadata: Metadata, own: Metadata) -> None:
-    """Refuse another name for a family whose keys go by the old one. Raises UsageError."""
+    """Refuse another name for a family if the keys of the model still use the old one.
+
+    Raises UsageError.
+    """
     before, after = own.get(_ARCHITECTURE), metadata.get(_ARCHITECTURE)
     if before is None or after is None or before.type is not ValueType.STRING or before.value == after.value:
         return

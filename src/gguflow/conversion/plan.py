@@ -122,9 +122,7 @@ class Plan:
 
     @property
     def without_importance(self) -> list[PlannedTensor]:
-        """The tensors that are encoded without importance, though an imatrix is given and their format uses
-        it.
-        """
+        """The encoded tensors without importance, though an imatrix is given and their format uses it."""
         return [
             p
             for p in self.tensors
@@ -386,8 +384,9 @@ def _as_stored(tensor: ModelTensor) -> ModelTensor:
 
 
 def _nbytes(tensor: ModelTensor, chosen: recipes.Format) -> int:
-    """Of the tensor's blocks, or the most that its payload can take. Raises UsageError where the encoding
-    cannot hold the tensor.
+    """Bytes of the tensor's blocks, or the most that its payload can take.
+
+    Raises UsageError if the encoding cannot hold the tensor.
     """
     if not isinstance(chosen, BlockFormat):
         return planner_of(chosen).payload_nbytes(chosen, tensor)

@@ -55,7 +55,7 @@ class ChunkRows(PayloadRows):
         return Payload(content, "row")
 
     def stray_bytes(self, packed: Bytes) -> NDArray[np.intp]:
-        """The rows in which a byte that belongs to no section is not zero: intp[k].
+        """Numbers of the rows in which a byte that belongs to no section is not zero: intp[k].
 
         packed: uint8[n, row_nbytes].
         """
@@ -84,8 +84,12 @@ class ChunkRows(PayloadRows):
 
 
 class _Chunk(NamedTuple):
-    """Rows [first, last) in a payload: the chunk begins at byte `start`. sections: where each is, in a row
-    and in the payload.
+    """Rows [first, last) in a payload.
+
+    first: the first row.
+    last: the row after the last one.
+    start: where the chunk begins, in bytes from the start of the payload.
+    sections: the bytes of each section, in a row and in the payload.
     """
 
     first: int
@@ -95,7 +99,13 @@ class _Chunk(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """n rows as a tensor of the family. prefix: descriptor and padding, what goes before the chunks."""
+    """A number of rows as a tensor of the family.
+
+    encoder: of the tensor.
+    prefix: descriptor and padding, which are before the chunks: uint8[n].
+    payload_nbytes: size of the payload.
+    chunks: the chunks in order.
+    """
 
     encoder: Encoder
     prefix: Bytes
@@ -125,8 +135,8 @@ def row_codec(encoding: Encoding, width: int) -> ChunkRows:
     encoding: of every row.
     width: weights of a row.
 
-    Raises UsageError if a row of this encoding depends on other rows or its size on the data, ShapeError if
-    the encoding does not take rows of this width.
+    Raises UsageError if rows of this encoding cannot be encoded one by one (their sizes differ, it needs a
+    first pass over all rows, or it keeps outliers), ShapeError if it does not take rows of this width.
     """
     reasons = {
         "their sizes would differ": not encoding.is_fixed_size,

@@ -132,7 +132,10 @@ class PayloadTensor(Tensor):
 
     @property
     def _readable(self) -> Payload:
-        """The payload, in a file that is open and whole still. Raises what `raw` raises."""
+        """The payload, if the file is still open and whole.
+
+        Raises what `raw` raises.
+        """
         self._file.read(self.offset + self._stored_nbytes - 1, self.offset + self._stored_nbytes)
         return self._payload
 
