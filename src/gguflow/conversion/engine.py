@@ -1,10 +1,10 @@
 """The one loop of a conversion: jobs done on threads, and finished in their order.
 
-A job is a leaf of a tensor (`leaf_jobs.py`) or a chunk of a payload. Whoever makes jobs makes them lazily,
-and may ask that all earlier ones are finished first (`DRAIN`). Threads take the next job themselves, and
-whoever completes the first job that is not finished yet finishes it, and those behind it: nobody is woken up
-for each. What a job costs here, in Python, bounds how many threads are of use: `tools/bench engine` measures
-it.
+A job is a leaf of a tensor (`leaf_jobs.py`) or a chunk of a payload. Jobs are made only when they are needed,
+and their maker may require that all earlier ones are finished first (`DRAIN`). Threads take the next job
+themselves. The thread that completes the first unfinished job finishes it and the completed jobs after it, so
+no thread is woken up for each job. The time that a job costs here, in Python, limits how many threads are of
+use: `tools/bench engine` measures it.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 its digest, beside the partial file.
 
 The first line binds the journal to what decides the bytes: the plan, the sources (size, time of change,
-head), the version. Another binding is refused, never mixed. Lines are only claims: whoever resumes reads each
-claimed leaf back and checks its digest, so neither a torn line nor a leaf that never reached the disk does
-harm.
+head), the version. A journal with another binding is refused, never mixed in. Lines are only claims: a
+conversion that resumes reads each claimed leaf back and checks its digest, so neither an incomplete line nor
+a leaf that never reached the disk does harm.
 """
 
 from __future__ import annotations

@@ -330,9 +330,15 @@ class LeafJob:
 def _encode(
     planned: PlannedTensor, first: int, weights: Floats, out: Bytes, importance: Floats | None = None
 ) -> Look:
-    """Encode the weights from number `first` on. Returns what a look at the blocks found.
+    """Encode the weights of a tensor from a given number on. Returns what a look at the blocks found.
 
-    Raises InvalidError for NaN and infinity where the format is a quantized one.
+    planned: the tensor.
+    first: number of the first of the weights.
+    weights: float32[n].
+    out: where to put the blocks, flat.
+    importance: of the columns, or None.
+
+    Raises InvalidError for NaN and infinity if the format is quantized.
     """
     bad, found = encode_and_look(weights, planned.blocks, out, importance)
     if bad >= 0:

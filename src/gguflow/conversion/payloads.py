@@ -1,4 +1,4 @@
-"""What a conversion asks of a family of encodings: the protocol of its module `engine`."""
+"""What a conversion needs from a family of encodings: the protocol of its module `engine`."""
 
 from __future__ import annotations
 

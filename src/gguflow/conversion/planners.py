@@ -1,4 +1,4 @@
-"""What a plan asks of the family of an encoding: the protocol of its module `planning`."""
+"""What a plan needs from the family of an encoding: the protocol of its module `planning`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a validator asks of the parametric family, see `gguflow.validation.payloads.PayloadRules`."""
+"""What a validator needs from the parametric family, see `gguflow.validation.payloads.PayloadRules`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Codes and scales that move from one container to another as they are: a tensor of the parametric family
 seen as the tensors that it is made of.
 
-What they are read from may be a payload of a GGUF file or what bitsandbytes keeps in parts, one source or a
-stack of them, and rows may be put in another order, where rows are whole blocks: blocks go with their rows,
-and no weight is encoded anew.
+The source may be a payload of a GGUF file or what bitsandbytes keeps in parts, one source or a stack of them.
+Rows may be put in another order if rows are whole blocks: blocks move with their rows, and no weight is
+encoded again.
 """
 
 from __future__ import annotations
