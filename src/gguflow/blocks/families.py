@@ -29,23 +29,23 @@ class Encoding(Protocol):
 
     @property
     def name(self) -> str:
-        """As users write it ("nf4_b64"); names with more detail are made of parameters."""
+        """As users write it ("nf4_b64"); longer names are made of parameters."""
 
     @property
     def key(self) -> str:
-        """The name, in lower case."""
+        """The name in lower case."""
 
     @property
     def block_size(self) -> int:
-        """1: rows of any length are taken."""
+        """Always 1: rows of any length are accepted."""
 
     @property
     def bits_per_weight(self) -> float:
-        """Of large tensors, scales included; before entropy coding."""
+        """For large tensors, including scales, before entropy coding."""
 
     @property
     def importance(self) -> Importance:
-        """Whether the encoder takes the importance of columns."""
+        """Whether the encoder uses the importance of columns."""
 
     @property
     def is_quantized(self) -> bool:
@@ -53,7 +53,7 @@ class Encoding(Protocol):
 
     @property
     def is_lossless(self) -> bool:
-        """Whether the weights come back as they were."""
+        """Whether decoding gives exactly the same weights."""
 
     @property
     def is_coded(self) -> bool:
@@ -61,7 +61,7 @@ class Encoding(Protocol):
 
     @property
     def is_fixed_size(self) -> bool:
-        """Whether the size of a payload is known from its shape."""
+        """Whether the shape alone determines the size of a payload."""
 
 
 Format = BlockFormat | Encoding
@@ -72,7 +72,7 @@ class Family(Protocol):
 
     @property
     def name(self) -> str:
-        """Of its package."""
+        """The name of its package."""
 
     @property
     def magic(self) -> bytes:
@@ -80,21 +80,29 @@ class Family(Protocol):
 
     @property
     def free_prefix(self) -> str:
-        """What the name of an encoding begins with that is spelled out by its parameters."""
+        """The beginning of names that consist of parameters."""
 
     def is_name(self, name: str) -> bool:
-        """Whether a name looks like one of the family; `find` may still refuse it."""
+        """Whether a name looks like one of the family; `find` may still refuse it.
+
+        name: as users write it.
+        """
 
     def find(self, name: str) -> Encoding:
-        """The encoding of this name. Raises UnknownFormatError, UsageError."""
+        """The encoding with this name.
+
+        name: as users write it.
+
+        Raises UnknownFormatError, UsageError.
+        """
 
     def presets(self) -> Mapping[str, Encoding]:
-        """The encodings that have a name of their own."""
+        """The encodings that have a name of their own, by name."""
 
 
 @functools.cache
 def families() -> tuple[Family, ...]:
-    """Every family, by the name of its package."""
+    """All families, sorted by the name of the package."""
     import gguflow
 
     found = []
@@ -106,44 +114,60 @@ def families() -> tuple[Family, ...]:
 
 
 def family_of(name: str) -> Family | None:
-    """The family in which a name may be one of an encoding, or None."""
+    """The family that may have an encoding with this name, or None.
+
+    name: as users write it.
+    """
     return next((family for family in families() if family.is_name(name)), None)
 
 
 def family_at(head: bytes) -> Family:
-    """The family whose payloads begin with these bytes (16 are enough); where none does, the first one, whose
-    readers then refuse them.
+    """The family of a payload; if none is found, the first one, whose readers then refuse it.
+
+    head: the first bytes of the payload; 16 are enough.
     """
     known = families()
     return next((family for family in known if head.startswith(family.magic)), known[0])
 
 
 def find_encoding(name: str) -> Encoding | None:
-    """The encoding of this name; None where no family knows such names. Raises what `Family.find` raises."""
+    """The encoding with this name, or None if no family has names like it.
+
+    name: as users write it.
+
+    Raises what `Family.find` raises.
+    """
     family = family_of(name)
     return None if family is None else family.find(name)
 
 
 def closest_format(name: str, others: Iterable[str] = ()) -> str:
-    """The end of an error message that suggests what a misspelt name may mean; "" if nothing is close.
+    """The end of an error message that suggests a format for a misspelt name, or "" if none is close.
 
     name: as it was written.
-    others: names beside those of block formats and encodings.
+    others: more names, in addition to those of block formats and encodings.
     """
     encodings = (preset for family in families() for preset in family.presets())
     return suggestion(name, (*others, *blocks.FORMATS, *encodings))
 
 
 def as_encoding(format: Format) -> Encoding | None:
-    """The format where it is one of payloads; None for a block format."""
+    """The format if it is an encoding; None for a block format."""
     return None if isinstance(format, BlockFormat) else format
 
 
 def part(family: str, name: str) -> ModuleType:
-    """A module of a family, by its name in the package ("stages.engine"); imported on first use."""
+    """A module of a family, imported on first use.
+
+    family: name of the family's package.
+    name: of the module in the package ("stages.engine").
+    """
     return importlib.import_module(f"gguflow.{family}.{name}")
 
 
 def parts(name: str) -> list[ModuleType]:
-    """The modules of this name of all families."""
+    """The modules with this name in all families.
+
+    name: of the module in the package.
+    """
     return [part(family.name, name) for family in families()]

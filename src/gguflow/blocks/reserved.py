@@ -15,17 +15,19 @@ from gguflow.arrays import Bytes, largest_magnitude
 from gguflow.blocks.base import HALF_EXPONENT, BlockFormat, ReservedCode
 
 WORDS: dict[int, np.dtype[Any]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4")}
-"""The words of reserved codes by their width."""
+"""The dtype of the words of reserved codes, by their width in bytes."""
 
 _STRIP = 1 << 16
-"""Plain numbers looked at in one call: they stay in the first-level cache between the passes over them."""
+"""Plain numbers that are looked at in one call, so that they stay in the first-level cache between passes."""
 
 _HALF_MAGNITUDE = 0x7FFF
 
 
 def half_places(block_format: BlockFormat) -> tuple[int, int] | None:
-    """Where the one or two binary16 scales of a block are, in 16-bit words (twice the same for one); None
-    where its reserved codes are others.
+    """The places of the one or two binary16 scales of a block, in 16-bit words (the same twice if there is
+    one); None if the format's reserved codes are not of this kind.
+
+    block_format: the format.
     """
     codes = block_format.reserved_codes
     if block_format.is_quantized and 1 <= len(codes) <= 2 and block_format.type_size % 2 == 0:
@@ -43,8 +45,8 @@ class Look(NamedTuple):
     """What a look at some blocks found.
 
     code: the reserved code that occurs first, or None; codes that a reader tolerates do not count.
-    block: the number of the block with it.
-    zeros: the numbers of the blocks whose scales are zero, so that they probably hold nothing else.
+    block: number of the block with this code; -1 if there is none.
+    zeros: numbers of the blocks whose scales are all zero, so that they probably hold only zeros: int64[n].
     """
 
     code: ReservedCode | None
@@ -55,15 +57,15 @@ class Look(NamedTuple):
 _NO_BLOCKS = np.zeros(0, np.int64)
 
 NOTHING = Look(None, -1, _NO_BLOCKS)
-"""Blocks with sound scales, none of them zero."""
+"""A look at blocks with sound scales, none of them zero."""
 
 
 def words(data: Bytes, start: int, n_blocks: int, block_format: BlockFormat, code: ReservedCode) -> Any:
-    """The words of a code in consecutive blocks, a view.
+    """The words of a code in consecutive blocks, as a view: [n_blocks].
 
     data: flat bytes.
-    start: where the first block begins.
-    n_blocks: how many there are, 1 or more.
+    start: where the first block begins, in bytes.
+    n_blocks: number of blocks, 1 or more.
     block_format: their format.
     code: one of its reserved codes.
     """
@@ -76,7 +78,7 @@ def look(packed: Bytes, block_format: BlockFormat) -> Look:
     """Look at flat packed blocks.
 
     packed: uint8[n * type_size], contiguous.
-    block_format: the format.
+    block_format: their format.
     """
     n_blocks = packed.size // block_format.type_size
     codes = block_format.reserved_codes

@@ -47,7 +47,12 @@ _OPEN_FILES = 3
 
 @dataclass(frozen=True)
 class FormatTotal:
-    """What one format has of an output."""
+    """The tensors of one format in an output.
+
+    n_tensors: number of tensors.
+    n_weights: number of their weights.
+    nbytes: bytes of their blocks or payloads, without padding.
+    """
 
     n_tensors: int
     n_weights: int
@@ -56,15 +61,23 @@ class FormatTotal:
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did. Sizes in bytes; source_nbytes is of the tensors that were read; resumed_nbytes
-    were there from an earlier run.
+    """What a conversion did.
 
-    output: the file, or the first of its shards. files: all of them. coded: bytes of the payloads that are
-    entropy-coded, without coding and as they are stored; None without any.
-    differences: the ids of those intended differences from llama.cpp that applied.
-    warnings: what is doubtful about the source, as of `Prepared`, and what only its weights could tell.
-    notes: what could not be kept of files that were replaced (their owner, other names of theirs), in
-    sentences.
+    output: the file, or the first of its shards.
+    recipe: name of the recipe.
+    n_tensors: number of tensors that were written, in all shards.
+    n_weights: number of their weights.
+    source_nbytes: bytes of the tensors that were read.
+    nbytes: bytes of the files.
+    resumed_nbytes: bytes that were there from an earlier run.
+    bits_per_weight: of blocks and payloads, without headers and padding.
+    formats: by the name of the format, the widest first.
+    seconds: duration of `run`.
+    files: the output, or all of its shards.
+    coded: bytes of the entropy-coded payloads, before and after coding; None if there are none.
+    differences: ids of the intended differences from llama.cpp that applied.
+    warnings: what is doubtful about the source, as in `Prepared`, and what only its weights could show.
+    notes: in sentences, what could not be kept of replaced files (their owner, their other names).
     """
 
     output: Path
@@ -86,7 +99,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Target:
-    """One output: what its file will be, and where; several plans and paths where it is cut into shards."""
+    """One output: what its file will be, and its path; several plans and paths if it is cut into shards.
+
+    plans: the plan of each file, in the order of the shards.
+    paths: the path of each file, in the same order.
+    """
 
     plans: tuple[Plan, ...]
     paths: tuple[Path, ...]
@@ -94,11 +111,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A conversion ready to run: nothing of it is written yet. The targets hold the same tensors, in
-    different formats.
+    """A conversion that is ready to run; nothing is written yet.
 
+    checkpoint: the source, without the tensors that are skipped.
+    targets: the outputs: the same tensors, in different formats.
     differences: the intended differences from llama.cpp that apply to this checkpoint.
     warnings: what is doubtful about the source.
+    allow_non_finite: as in `prepare`.
     """
 
     checkpoint: Checkpoint
@@ -125,23 +144,28 @@ def prepare(
     integrity: bool = True,
     allow_non_finite: bool = False,
 ) -> Prepared:
-    """Open the source, understand the model, plan the output. Reads headers, config and tokenizer; no
-    weights.
+    """Open the source, understand the model, plan the output. Reads headers, configuration and tokenizer, but
+    no weights.
 
-    output: default llama.cpp's file name for the model, in the current directory; `{type}` in it stands for
-    the type.
-    skip_tensors: regular expressions; tensors with one of them anywhere in their name in the source are left
-    out.
-    follow_links: whether configuration, tokenizer and model card may be links to anywhere; otherwise they may
-    lead to a file of the checkpoint, or into a Hugging Face cache.
-    type: one, or several with commas between them, which are then written from one reading of the source.
-    options: changes to what the type's recipe chooses, and to metadata. imatrix: a file with the importance
-    of columns, llama-imatrix's. include_weights, exclude_weights: use only its entries with one of these
-    texts in their names, or those with none.
+    source: a checkpoint or a GGUF file.
+    output: path of the output, in which `{type}` stands for the type; None for llama.cpp's file name for the
+        model, in the current directory.
+    type: one type, or several separated by commas, which are written from a single reading of the source.
+    architecture: value for `general.architecture`, instead of what the configuration says.
+    strip_prefix: removed from the names of tensors that start with it.
+    skip_tensors: regular expressions; a tensor is left out if one of them matches anywhere in its name in the
+        source.
+    follow_links: whether configuration, tokenizer and model card may be links to any place; otherwise they
+        may only lead to a file of the checkpoint, or into a Hugging Face cache.
+    options: changes to what the type's recipe chooses, and to metadata.
+    imatrix: a file of llama-imatrix with the importance of columns.
+    include_weights: texts; only entries of the imatrix with one of them in their names are used.
+    exclude_weights: texts; only entries of the imatrix with none of them in their names are used.
     shards: how the output is cut into several files (NAME-00001-of-00003.gguf); None for one file.
-    integrity: whether the output carries the keys by which it can prove itself.
+    integrity: whether the output carries the keys with which it can be verified.
     allow_non_finite: keep NaN and infinity in tensors that are copied, or stored as F32, F16 or BF16; the
-    report then names them. Weights that are NaN or infinite are never quantized.
+        report then names them. Weights that are NaN or infinite are never quantized.
+
     Raises UsageError, FileError, StorageError.
     """
     source = file_path(source, "source")
@@ -222,15 +246,19 @@ def run(
     progress: Progress | None = None,
     allow_non_finite: bool = False,
 ) -> list[Report]:
-    """Carry out a prepared conversion; a report for each target. Whatever stops it, each output is then whole
-    or as it was.
+    """Carry out a prepared conversion; one report for each target. If it is stopped, each output is either
+    whole or as it was.
 
-    threads: default, as many as this process may use. memory_limit: bytes for buffers, whatever the sizes of
-    tensors.
-    resume: go on from what an interrupted run of the same conversion left; False forgets it.
-    io: "mmap", or "pread" where a source might be truncated by somebody while it is read, which kills a
-    process that has it mapped.
-    allow_non_finite: as in `prepare`; either allows it.
+    prepared: what `prepare` returned.
+    threads: number of threads; None for as many as this process may use.
+    memory_limit: bytes for buffers, whatever the sizes of tensors.
+    overwrite: whether an existing output may be replaced.
+    resume: continue what an interrupted run of the same conversion left; False discards it.
+    io: "mmap", or "pread" if another program might truncate a source while it is read, which kills a process
+        that has it mapped.
+    progress: called as `Progress` says; None for no calls.
+    allow_non_finite: as in `prepare`; it is enough if one of the two is True.
+
     Raises UsageError (an output exists, is a source, or is being written; what was left belongs to another
     conversion; a tensor needs importance and has none), InvalidError (NaN or Inf in a tensor; weights that
     would become NaN, Inf or nothing; a source that changed while it was read), StorageError.
@@ -273,7 +301,16 @@ def run(
 
 
 def check_settings(threads: int | None, memory_limit: int, *, overwrite: bool, resume: bool, io: str) -> int:
-    """The number of threads, where these arguments of `run` are what they must be. Raises UsageError."""
+    """Check these arguments of `run`, and give the number of threads.
+
+    threads: number of threads, or None.
+    memory_limit: bytes, 0 or more.
+    overwrite: True or False.
+    resume: True or False.
+    io: "mmap" or "pread".
+
+    Raises UsageError.
+    """
     integer(memory_limit, "memory_limit", 0, MAX_SIZE)
     flag(overwrite, "overwrite")
     flag(resume, "resume")
@@ -304,8 +341,9 @@ def convert(
     progress: Progress | None = None,
     allow_non_finite: bool = False,
 ) -> Report:
-    """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`; their arguments and errors. Of
-    several types, the first one's report.
+    """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`, with their arguments and errors.
+
+    Returns the report; if there are several types, that of the first.
     """
     check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     prepared = prepare(

@@ -1,10 +1,10 @@
 """The one loop of a conversion: jobs done on threads, and finished in their order.
 
-A job is a leaf of a tensor (`leaf_jobs.py`) or a chunk of a payload. Whoever makes jobs makes them lazily,
-and may ask that all earlier ones are finished first (`DRAIN`). Threads take the next job themselves, and
-whoever completes the first job that is not finished yet finishes it, and those behind it: nobody is woken up
-for each. What a job costs here, in Python, bounds how many threads are of use: `tools/bench engine` measures
-it.
+A job is a leaf of a tensor (`leaf_jobs.py`) or a chunk of a payload. Jobs are made only when they are needed,
+and their maker may require that all earlier ones are finished first (`DRAIN`). Threads take the next job
+themselves. The thread that completes the first unfinished job finishes it and the completed jobs after it, so
+no thread is woken up for each job. The time that a job costs here, in Python, limits how many threads are of
+use: `tools/bench engine` measures it.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ Event = tuple[PlannedTensor, int, int]
 """The arguments of `Progress`."""
 
 PROGRESS_INTERVAL = 0.02
-"""Seconds between calls of `Progress`; each time for all that was done meanwhile."""
+"""Seconds between calls of `Progress`; each call reports all that was done in the meantime."""
 
 
 class Job(Protocol):
-    """A piece of a conversion."""
+    """A piece of a conversion: the jobs are taken in order, performed side by side, and finished in order."""
 
     @property
     def held_nbytes(self) -> int:
         """Bytes of memory that the job holds between `perform` and `finish`."""
 
     def prefetch(self) -> None:
-        """The job will be performed soon. A hint."""
+        """The job will be performed soon: a hint."""
 
     def perform(self) -> None:
-        """Do the work, on any thread, beside other jobs."""
+        """Do the work, on any thread, at the same time as other jobs."""
 
     def finish(self) -> list[Event]:
-        """After `perform`, one job at a time, in the order of the jobs. Returns events for progress."""
+        """Called after `perform`, one job at a time, in the order of the jobs; returns events."""
 
 
 class Drain:
-    """Stands among jobs: what comes after it is made only when all jobs before it are finished."""
+    """A mark among the jobs: what follows is made only when all jobs before it are finished."""
 
 
 DRAIN = Drain()
@@ -55,7 +55,10 @@ Jobs = Generator["Job | Drain", None, None]
 
 
 class Resumed:
-    """A job of an earlier run: only progress hears of it."""
+    """A job that an earlier run did: it only reports progress.
+
+    events: what `finish` returns.
+    """
 
     held_nbytes = 0
 
@@ -84,10 +87,11 @@ class _Issued:
 
 
 class _Loop:
-    """The state that threads share; all of it under one lock.
+    """The state that threads share, all of it under one lock.
 
-    jobs: what is to be done. ahead: how many jobs are prefetched before a thread takes them.
-    most_held: bytes that performed jobs may hold while they wait to be finished; one job may hold more.
+    jobs: what is to be done.
+    ahead: number of jobs that are prefetched before a thread takes them.
+    most_held: bytes that performed jobs may hold while they wait to be finished; a single job may hold more.
     """
 
     def __init__(self, jobs: Jobs, ahead: int, most_held: int) -> None:
@@ -195,8 +199,11 @@ class _Loop:
 def run(jobs: Jobs, threads: int, most_held: int, progress: Progress | None) -> None:
     """Do all jobs, then close their generator; the first error, in the order of the jobs, ends the rest.
 
-    threads: 1 or more; one is the caller's own.
+    jobs: the jobs, which are made as they are needed.
+    threads: number of threads, 1 or more; 1 is the caller's own.
     most_held: bytes that jobs which are performed and not yet finished may hold together.
+    progress: called on the caller's thread with each event; None for no calls.
+
     Raises what jobs raise, what making them raises, and what `progress` raises.
     """
     loop = _Loop(jobs, 2 * threads, most_held)

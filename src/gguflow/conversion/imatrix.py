@@ -39,7 +39,7 @@ _I32 = struct.Struct("<i")
 _SMALLEST_ENTRY = 4 + 4 + 4 + 4  # the length of an empty name, calls, the number of values, one value
 _F32_ID = 0
 MAX_ENTRIES = 1 << 16
-"""A model has fewer tensors, and an entry takes more memory than bytes."""
+"""More than any model has tensors; an entry takes more memory than bytes in the file."""
 _MAX_DATASETS = 1 << 10
 """Names of datasets that are kept; one is recorded."""
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -51,15 +51,20 @@ _MAX_PROVENANCE_BYTES = 127
 class Importance:
     """The importance of the columns of one tensor, matrix after matrix.
 
-    sums: float32[n_matrices * row], not negative. counts: float32[k] where k divides their number: what each
-    k-th of the sums is divided by; where that is 0, nothing was seen, and all columns count the same.
+    sums: float32[n_matrices * row], not negative.
+    counts: float32[k], k a divisor of the number of sums: each count divides an equal share of consecutive
+        sums. If a count is 0, nothing was seen, and its columns are all equally important.
     """
 
     sums: Floats
     counts: Floats
 
     def of_matrix(self, matrix: int, row: int) -> Floats:
-        """float32[row]: how much the error of each column of one matrix counts."""
+        """The importance of each column of one matrix for the error: float32[row].
+
+        matrix: number of the matrix, from 0.
+        row: weights of a row.
+        """
         first = matrix * row
         counts = self.counts[np.arange(first, first + row) // (self.sums.size // self.counts.size)]
         return np.divide(
@@ -71,8 +76,11 @@ class Importance:
 class Imatrix:
     """An importance matrix.
 
-    path: as the user named it. entries: by tensor name. datasets: the texts that it was measured on, n_chunks
-    pieces. digest: of the file, in hex.
+    path: of the file, as the user named it.
+    entries: the importance by tensor name.
+    datasets: names of the texts on which it was measured.
+    n_chunks: number of chunks of text that were measured.
+    digest: SHA-256 in hex, of the file, or of its digest and the names if only some entries are kept.
     """
 
     path: str
@@ -82,10 +90,15 @@ class Imatrix:
     digest: str = ""
 
     def find(self, name: str, shape: tuple[int, ...]) -> Importance | None:
-        """The importance for a tensor (shape in NumPy order), None where there is none.
+        """The importance for a tensor, or None if there is none.
 
-        Raises InvalidError (A-014) where the entry is for a tensor of another size; for token embeddings,
-        which are not used in a matrix product, such an entry does not count.
+        An entry for token embeddings that has another size is ignored, as these are not used in a matrix
+        product.
+
+        name: of the tensor.
+        shape: in NumPy order.
+
+        Raises InvalidError (A-014) if the entry is for a tensor of another size.
         """
         importance = self.entries.get(name)
         expected = shape[-1] * math.prod(shape[:-2])
@@ -102,12 +115,14 @@ class Imatrix:
         )
 
     def check_usable(self, name: str, importance: Importance, row: int, *, zeros: bool = False) -> None:
-        """Raise InvalidError where the entry for a tensor would erase weights, or make sums overflow.
+        """Check that the entry for a tensor neither erases weights nor makes sums overflow.
 
         name: of the tensor.
-        importance: what `find` gave for it.
+        importance: what `find` returned for it.
         row: weights of a row.
         zeros: whether a matrix may have no importance at all.
+
+        Raises InvalidError (A-016, A-017).
         """
         sums = importance.sums.reshape(-1, row)
         for matrix in () if zeros else np.flatnonzero(~sums.any(axis=1)).tolist():
@@ -137,10 +152,10 @@ class Imatrix:
                 )
 
     def only(self, included: Sequence[str] = (), excluded: Sequence[str] = ()) -> Imatrix:
-        """The entries whose names have one of the texts in them, or have none, as in llama-quantize.
+        """The imatrix with the entries that the texts select by their names, as in llama-quantize.
 
-        included: texts of which a name has one; empty for all names.
-        excluded: texts of which a name has none.
+        included: only entries with one of these texts in their names; empty for all entries.
+        excluded: only entries with none of these texts in their names.
 
         Raises UsageError if both are given, if a text is in no name, or if no entry is left.
         """
@@ -165,7 +180,12 @@ class Imatrix:
         return replace(self, entries=kept, digest=digest)
 
     def check_is_for(self, names: set[str]) -> None:
-        """Raise InvalidError (A-015) where no entry is for a tensor of these names."""
+        """Check that at least one entry is for a tensor of the model.
+
+        names: of the output's tensors.
+
+        Raises InvalidError (A-015).
+        """
         if not names & self.entries.keys():
             message = "no entry is for a tensor of this model: an imatrix of another model"
             raise InvalidError(
@@ -181,7 +201,7 @@ class Imatrix:
             )
 
     def provenance(self) -> Metadata:
-        """The keys by which llama-quantize records an imatrix."""
+        """The metadata keys with which llama-quantize records an imatrix."""
         keys: Metadata = {"quantize.imatrix.file": string(_shortened(self.path))}
         if self.datasets:
             keys["quantize.imatrix.dataset"] = string(_shortened(self.datasets[0]))
@@ -194,8 +214,10 @@ class Imatrix:
 def read(path: str | Path) -> Imatrix:
     """Read an imatrix in either format.
 
-    Raises MalformedError and InvalidError with the rule that the file breaks (those of GGUF files among
-    them), StorageError.
+    path: of the file.
+
+    Raises MalformedError, InvalidError and LimitError with the rule that the file breaks (rules of GGUF files
+    included), StorageError.
     """
     return parse_imatrix(str(path), map_file(path))
 
@@ -203,10 +225,10 @@ def read(path: str | Path) -> Imatrix:
 def parse_imatrix(path: str, content: memoryview) -> Imatrix:
     """Parse an imatrix in either format.
 
-    path: as the user named it.
-    content: of the whole file.
+    path: of the file, as the user named it.
+    content: the bytes of the whole file.
 
-    Raises what `read` raises about a file.
+    Raises what `read` raises for the content of a file.
     """
     imatrix = _read_gguf(path, content) if bytes(content[:4]) == MAGIC else _read_dat(path, content)
     return replace(imatrix, digest=hashlib.sha256(content).hexdigest())

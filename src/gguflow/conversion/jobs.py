@@ -24,24 +24,25 @@ _LEAF_BYTES_PER_WEIGHT = 4 + 4 + 4
 
 
 MANY_THREADS = 8
-"""From so many threads on, handing on the interpreter's lock for each leaf costs more than the memory
+"""With this many threads or more, passing on the interpreter's lock for each leaf costs more than the memory
 that several leaves take.
 """
 
 LEAVES_OF_A_JOB = 4
-"""Leaves that a thread then moves at once, at the most."""
+"""Most leaves that a thread moves at once in that case."""
 
 JOBS_EACH = 16
-"""Jobs that each thread should have, at the least, so that all of them end together."""
+"""Fewest jobs that each thread should have, so that all threads end at about the same time."""
 
 
 @dataclass(frozen=True)
 class Memory:
     """How a memory limit is shared.
 
-    tile: weights that a thread moves at a time, a multiple of every block size: a part of a leaf, or a few.
-    held: bytes that chunks of payloads may take together, from when they are begun until they are written.
-    threads: how many there are.
+    tile: weights that a thread moves at a time, a multiple of every block size: part of a leaf, or a few
+        leaves.
+    held: bytes that chunks of payloads may take together, from their beginning until they are written.
+    threads: number of threads.
     """
 
     tile: int
@@ -50,9 +51,13 @@ class Memory:
 
     @classmethod
     def shared(cls, plans: Sequence[Plan], limit: int, threads: int) -> Memory:
-        """The shares of a limit in bytes.
+        """Share a memory limit; called before anything is read.
 
-        Raises UsageError where not even the smallest pieces stay under it; before anything is read.
+        plans: the plan of every output file.
+        limit: bytes.
+        threads: number of threads.
+
+        Raises UsageError if not even the smallest pieces stay under the limit.
         """
         has_payloads = any(plan.has_payloads for plan in plans)
         most = limit // 2 if has_payloads else limit
@@ -73,7 +78,12 @@ class Memory:
 
 
 def jobs_of(reader: ModelReader, outputs: Sequence[Output], memory: Memory) -> Jobs:
-    """The jobs of all outputs. When they end, what was read is proved to be what the sources say of it."""
+    """The jobs of all outputs; at their end, what was read is checked against the digests in the sources.
+
+    reader: of the sources.
+    outputs: all files of the conversion.
+    memory: how the memory limit is shared.
+    """
     plain = [output for output in outputs if not output.plan.has_payloads]
     if plain:
         yield from _plain_jobs(Leaves(reader, plain, memory.tile, memory.threads))

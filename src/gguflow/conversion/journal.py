@@ -2,9 +2,9 @@
 its digest, beside the partial file.
 
 The first line binds the journal to what decides the bytes: the plan, the sources (size, time of change,
-head), the version. Another binding is refused, never mixed. Lines are only claims: whoever resumes reads each
-claimed leaf back and checks its digest, so neither a torn line nor a leaf that never reached the disk does
-harm.
+head), the version. A journal with another binding is refused, never mixed in. Lines are only claims: a
+conversion that resumes reads each claimed leaf back and checks its digest, so neither an incomplete line nor
+a leaf that never reached the disk does harm.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ _LINE = re.compile(r"([0-9]{1,20}) ([0-9]{1,20}) ([0-9a-f]{32})(?: ([0-9]{1,20})
 
 @dataclass(frozen=True)
 class Claims:
-    """What an earlier process says it wrote. leaves: their digests. chunks: of payloads, their digests and
-    sizes.
+    """What an earlier process says that it wrote.
+
+    leaves: digest of each leaf.
+    chunks: digest, and size in bytes, of each chunk of a payload.
     """
 
     leaves: dict[Leaf, bytes] = field(default_factory=dict)
@@ -39,9 +41,9 @@ class Claims:
 
 
 def claims_in(lines: Iterable[str]) -> Claims:
-    """What the lines behind the first one say; a line that is none says nothing.
+    """What the lines after the first one say; lines of any other form are ignored.
 
-    lines: without their ends.
+    lines: without their line ends.
     """
     claims = Claims()
     for match in filter(None, map(_LINE.fullmatch, lines)):
@@ -54,9 +56,10 @@ def claims_in(lines: Iterable[str]) -> Claims:
 
 
 class Journal:
-    """The journal of one output; used by one process, which holds the lock of the partial file.
+    """The journal of one output, used by one process, which holds the lock of the partial file.
 
-    path: of the journal. binding: one line of text.
+    path: of the journal.
+    binding: one line of text: what decides the bytes of the output.
     """
 
     def __init__(self, path: Path, binding: str) -> None:
@@ -66,9 +69,9 @@ class Journal:
         self._pid = os.getpid()
 
     def claims(self) -> Claims:
-        """What an earlier process says it wrote; nothing where there was none.
+        """What an earlier process says that it wrote; empty if there was none.
 
-        Raises UsageError where the journal is bound to something else, or is not ours; StorageError.
+        Raises UsageError if the journal is bound to something else, or is not ours; StorageError.
         """
         with platform.storage_errors("read", self.path):
             lines = (platform.read_own(self.path) or b"").decode("ascii", "replace").split("\n")
@@ -83,9 +86,11 @@ class Journal:
         return claims_in(lines[1:-1])
 
     def open(self, *, fresh: bool) -> None:
-        """Begin to record. Raises UsageError where a file that is not ours has the name, StorageError.
+        """Begin to record.
 
-        fresh: forget what was claimed.
+        fresh: discard the earlier claims.
+
+        Raises UsageError if a file that is not ours has the name, StorageError.
         """
         with platform.storage_errors("write", self.path):
             self._pid = os.getpid()
@@ -95,11 +100,19 @@ class Journal:
                 self._write(self.binding + "\n")
 
     def record_leaves(self, leaves: Mapping[Leaf, bytes]) -> None:
-        """These leaves, with their digests, are in the partial file. Thread-safe: one appending write."""
+        """Record that leaves are in the partial file. Thread-safe: one appending write.
+
+        leaves: digest of each leaf.
+        """
         self._append("".join(f"{i} {number} {digest.hex()}\n" for (i, number), digest in leaves.items()))
 
     def record_chunk(self, chunk: Leaf, digest: bytes, nbytes: int) -> None:
-        """A chunk of so many bytes is in the partial file. Thread-safe: one appending write."""
+        """Record that a chunk of a payload is in the partial file. Thread-safe: one appending write.
+
+        chunk: the chunk.
+        digest: its digest.
+        nbytes: its size.
+        """
         self._append(f"{chunk[0]} {chunk[1]} {digest.hex()} {nbytes}\n")
 
     def _append(self, lines: str) -> None:
@@ -116,8 +129,9 @@ class Journal:
             rest = rest[os.write(self._fd, rest) :]
 
     def close(self, *, remove: bool) -> None:
-        """Stop recording; remove the file where nobody needs it any more. In a child of fork, nothing is
-        removed. What fails here costs nothing: whoever reads the lines proves them.
+        """Stop recording. A failure here does no harm, as lines are checked before they are used.
+
+        remove: whether to remove the file, as it is no longer needed; in a child of fork, nothing is removed.
         """
         if self._fd is not None:
             with contextlib.suppress(OSError):

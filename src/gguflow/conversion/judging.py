@@ -29,16 +29,17 @@ _ARCHITECTURE = "general.architecture"
 def check_meaning(
     plan: Plan, model: Model, options: Options | None, path: Path, *, is_understood: bool
 ) -> Iterator[FileWarning]:
-    """Judge the keys of a planned output, and its tensors by them.
+    """Check the keys of a planned output, and its tensors against them. Yields a warning for each rule that
+    the source already breaks.
 
     plan: of the whole output.
-    model: that it is made of.
-    options: whose overrides are judged.
+    model: from which it is made.
+    options: with the overrides, which are checked too.
     path: of the source.
-    is_understood: whether the keys are of our making, and not those of a GGUF file, or next to none.
+    is_understood: whether gguflow made the keys; False if they are those of a GGUF file, or almost none.
 
-    What the source breaks already is a warning. Raises UsageError for a rule that only an override breaks,
-    InvalidError for one that keys of our making break.
+    Raises UsageError for a rule that only an override breaks, InvalidError for a rule that keys made by
+    gguflow break.
     """
     overrides = options.overrides if options is not None else {}
     own = {key: value for key, value in plan.metadata.items() if key not in overrides}
@@ -58,10 +59,10 @@ def check_meaning(
 
 
 def check_header(plan: Plan, content: bytes, path: Path) -> None:
-    """Judge the header that is about to be written, by the rules of its format: GGUF, or safetensors.
+    """Check the header that is about to be written, by the rules of its format: GGUF or safetensors.
 
     plan: of the file, as it was carried out.
-    content: its header.
+    content: the header.
     path: of the file.
 
     Raises InvalidError and its siblings for the first rule that the file would break.
@@ -91,7 +92,10 @@ def _judged(plan: Plan, metadata: Metadata) -> Iterator[Finding]:
 
 
 def _check_architecture(metadata: Metadata, own: Metadata) -> None:
-    """Refuse another name for a family whose keys go by the old one. Raises UsageError."""
+    """Refuse another name for a family if the keys of the model still use the old one.
+
+    Raises UsageError.
+    """
     before, after = own.get(_ARCHITECTURE), metadata.get(_ARCHITECTURE)
     if before is None or after is None or before.type is not ValueType.STRING or before.value == after.value:
         return

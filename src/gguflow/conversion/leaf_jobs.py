@@ -30,15 +30,15 @@ from gguflow.models.reading import ModelReader, tile_ranges
 from gguflow.quantization import Bytes, Floats, encode_and_look, look
 
 LEAVES_TOGETHER = 4
-"""Leaves that are noted together at the most, or half as many as there are threads: what the system is asked
-for each costs more than the note.
+"""Leaves that are recorded together at most, or half the number of threads if that is more: the system calls
+for each leaf take more time than the record.
 """
 
 LEAVES_AHEAD = 8
-"""Leaves that the system is asked to fetch in one call."""
+"""Leaves that the system is told to fetch in one call."""
 
 SECONDS_TOGETHER = 0.02
-"""A finished leaf waits no longer for the next one to be noted with."""
+"""The longest time that a finished leaf waits to be recorded together with the next ones."""
 
 
 class _Buffers(threading.local):
@@ -63,10 +63,10 @@ class Leaves:
     """The leaves of some tensors on their way into one or several outputs, which share each reading.
 
     reader: of the source.
-    outputs: all of them have the same tensors, or some of them where they are shards.
-    tile: weights that a thread moves at a time, a multiple of every block size; where it is several leaves,
-        a job does as many.
-    threads: that do the jobs.
+    outputs: all of them have the same tensors, or some of the tensors if they are shards.
+    tile: weights that a thread moves at a time, a multiple of every block size; if it is several leaves, a
+        job converts as many.
+    threads: number of threads that do the jobs.
     """
 
     def __init__(self, reader: ModelReader, outputs: Sequence[Output], tile: int, threads: int) -> None:
@@ -83,7 +83,10 @@ class Leaves:
         self._noted_at = time.monotonic()
 
     def jobs(self, i: int) -> Jobs:
-        """The leaves of tensor i that some output lacks; `note` is to be called behind the last one."""
+        """The jobs for the leaves of tensor i that at least one output lacks; call `note` after the last one.
+
+        i: number of the tensor, over all shards.
+        """
         holders = [output for output in self.outputs if i in output.tensors()]
         whole = _Task(self, i, holders)
         n, fetched, number = whole.tensor.n_weights, 0, 0
@@ -103,13 +106,16 @@ class Leaves:
             number = end
 
     def finish(self, job: LeafJob) -> None:
-        """A leaf is written: note it with the next ones, before long."""
+        """Record that a job has written its leaves, together with the next jobs, after a short time.
+
+        job: the job, performed.
+        """
         self._finished.append(job)
         if len(self._finished) >= self._most_finished or time.monotonic() - self._noted_at > SECONDS_TOGETHER:
             self.note()
 
     def note(self) -> None:
-        """Prove that the sources have not changed, and let the journals say what is written.
+        """Check that the sources have not changed, and record in the journals what is written.
 
         Raises InvalidError (R-002), StorageError.
         """
@@ -176,8 +182,11 @@ class _Task:
 
 
 class LeafJob:
-    """Adjacent leaves of a tensor, from number `number` to before `end`: weights [first, last), for every
-    output that lacks them.
+    """Adjacent leaves of a tensor, weights [first, last), for every output that lacks them.
+
+    task: what the leaves of the tensor have in common.
+    number: the first leaf.
+    end: the leaf after the last one.
     """
 
     __slots__ = ("first", "last", "number", "task", "written")
@@ -196,7 +205,10 @@ class LeafJob:
         """Nothing: `Leaves.jobs` has the system fetch several leaves at once."""
 
     def perform(self) -> None:
-        """Convert the leaves for each output, and write them. Raises InvalidError, StorageError."""
+        """Convert the leaves for each output, and write them.
+
+        Raises InvalidError, StorageError.
+        """
         task, leaves = self.task, self.task.leaves
         sources = [leaves.digests.begin(task.i, last) for _, last in self._leaves()]
         digests = [[new_leaf_digest() for _ in sources] for _ in task.targets]
@@ -318,9 +330,15 @@ class LeafJob:
 def _encode(
     planned: PlannedTensor, first: int, weights: Floats, out: Bytes, importance: Floats | None = None
 ) -> Look:
-    """Encode the weights from number `first` on. Returns what a look at the blocks found.
+    """Encode the weights of a tensor from a given number on. Returns what a look at the blocks found.
 
-    Raises InvalidError for NaN and infinity where the format is a quantized one.
+    planned: the tensor.
+    first: number of the first of the weights.
+    weights: float32[n].
+    out: where to put the blocks, flat.
+    importance: of the columns, or None.
+
+    Raises InvalidError for NaN and infinity if the format is quantized.
     """
     bad, found = encode_and_look(weights, planned.blocks, out, importance)
     if bad >= 0:
@@ -329,5 +347,10 @@ def _encode(
 
 
 def non_finite_error(tensor: ModelTensor, i: int, weight: np.float32) -> InvalidError:
-    """The error that names weight i of a tensor, which is NaN or infinite and was to be quantized."""
+    """The error that names a weight that is NaN or infinite and was to be quantized.
+
+    tensor: the tensor.
+    i: number of the weight in the flattened tensor.
+    weight: its value.
+    """
     return weight_error("M-100", tensor, i, weight, "which cannot be quantized")

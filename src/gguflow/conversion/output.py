@@ -25,7 +25,10 @@ from gguflow.quantization import look
 class WrittenLeaf(NamedTuple):
     """A leaf that is in the file.
 
-    offset, nbytes: where its blocks lie, from the start of the file.
+    leaf: number of the tensor, number of the leaf.
+    digest: its digest.
+    offset: of its blocks, from the start of the file.
+    nbytes: size of its blocks.
     """
 
     leaf: Leaf
@@ -35,19 +38,19 @@ class WrittenLeaf(NamedTuple):
 
 
 class Output:
-    """One file of a conversion. Tensors are counted over all shards, by leaves and here.
+    """One file of a conversion. Tensors are numbered over all shards, in leaves as well as here.
 
     plan: what is to be written.
     path: of the finished file.
-    binding: what the journal is bound to beside the plan: one line of text.
+    binding: what the journal is bound to in addition to the plan: one line of text.
     overwrite: whether a file of that name may be replaced.
-    resume: whether to go on from what an interrupted run left.
-    allow_non_finite: whether NaN and infinity may stand where they stood in the source, or in plain numbers.
+    resume: whether to continue what an interrupted run left.
+    allow_non_finite: whether NaN and infinity are kept if they were in the source, or in plain numbers.
 
     marks: what was seen of the tensors while they were written.
-    places: offset (from the start of the data section) and size of every tensor whose place is known: of all
-    of them from the start, unless the plan has payloads, whose sizes may depend on the data; then each tensor
-    is placed (`place_tensor`) when all before it are written.
+    places: offset (from the start of the data section) and size in bytes of every tensor whose place is
+        known. These are all tensors from the start, unless the plan has payloads, whose sizes may depend on
+        the data; then each tensor is placed (`place_tensor`) when all before it are written.
     """
 
     def __init__(
@@ -106,16 +109,21 @@ class Output:
         self.file.__exit__(kind, error, traceback)
 
     def planned(self, i: int) -> PlannedTensor:
-        """Tensor i, counted over all shards, which must be in this one."""
+        """The plan of a tensor, which must be in this file.
+
+        i: number of the tensor, over all shards.
+        """
         return self.plan.tensors[i - self.plan.first_tensor]
 
     def tensors(self) -> range:
-        """The numbers of its tensors."""
+        """The numbers of the tensors in this file."""
         return range(self.plan.first_tensor, self.plan.first_tensor + len(self.plan.tensors))
 
     def place_tensor(self, i: int) -> None:
-        """Give tensor i its place behind those before it, whose sizes are known. What an earlier run wrote of
-        its leaves is taken over, if it is really there.
+        """Give a tensor its place after those before it, whose sizes are known. Its leaves that an earlier
+        run wrote are taken over if they really are in the file.
+
+        i: number of the tensor.
         """
         if i == self.plan.first_tensor:
             offset = 0
@@ -132,7 +140,10 @@ class Output:
                 self.resumed_nbytes += self.leaf_nbytes((i, number))
 
     def resumed_events(self, first: int = 0) -> list[tuple[PlannedTensor, int, int]]:
-        """For the leaves taken over so far, from number `first` on: tensor, weights, bytes."""
+        """Events (tensor, weights, bytes) for the leaves that were taken over so far.
+
+        first: number of the first of these leaves, from 0.
+        """
         found = []
         for leaf in self.resumed[first:]:
             planned = self.planned(leaf[0])
@@ -141,15 +152,25 @@ class Output:
         return found
 
     def start(self, i: int) -> int:
-        """Where tensor i begins, from the start of the file."""
+        """Where a tensor begins, in bytes from the start of the file.
+
+        i: number of the tensor.
+        """
         return self.plan.data_offset + self.places[i][0]
 
     def offset(self, i: int, weight: int) -> int:
-        """Where a weight at the start of a block of tensor i lies, from the start of the file."""
+        """Where a block begins, in bytes from the start of the file.
+
+        i: number of the tensor.
+        weight: number of the first weight of the block.
+        """
         return self.start(i) + self.planned(i).blocks.nbytes(weight)
 
     def record_leaves(self, leaves: Sequence[WrittenLeaf]) -> None:
-        """These leaves are written."""
+        """Record that leaves are written.
+
+        leaves: the leaves, with their digests and places.
+        """
         self._has_written = True
         digests = {written.leaf: written.digest for written in leaves}
         self.digests.update(digests)
@@ -158,18 +179,30 @@ class Output:
             self.file.begin_flush(written.nbytes, written.offset)
 
     def record_chunk(self, i: int, number: int, nbytes: int, digest: bytes, offset: int) -> None:
-        """A chunk of payload i is written, at its offset from the start of the file."""
+        """Record that a chunk of a payload is written.
+
+        i: number of the tensor.
+        number: number of the chunk.
+        nbytes: size of the chunk.
+        digest: digest of the chunk.
+        offset: of the chunk, from the start of the file.
+        """
         self._has_written = True
         self.journal.record_chunk((i, number), digest, nbytes)
         self.file.begin_flush(nbytes, offset)
 
     def finish_payload(self, i: int, nbytes: int, digest: bytes) -> None:
-        """Payload i is written: its size and its digest are known."""
+        """Record that a payload is written completely.
+
+        i: number of the tensor.
+        nbytes: size of the payload.
+        digest: digest of the payload.
+        """
         self.places[i] = self.places[i][0], nbytes
         self.payload_digests[i] = digest
 
     def tensor_digests(self) -> list[bytes]:
-        """The digests of its tensors in order, now that all leaves are known."""
+        """The digests of all tensors in order; all leaves must be written."""
         return [
             self.payload_digests.get(i)
             or tensor_digest(
@@ -179,13 +212,16 @@ class Output:
         ]
 
     def final_plan(self) -> Plan:
-        """The plan as it has been carried out: with the true place of every tensor."""
+        """The plan as it was carried out, with the final place of every tensor."""
         if not self.plan.has_payloads:
             return self.plan
         return self.plan.with_places([self.places[i] for i in self.tensors()])
 
     def leaf_nbytes(self, leaf: Leaf) -> int:
-        """Bytes of its blocks, without padding."""
+        """Size in bytes of the blocks of a leaf, without padding.
+
+        leaf: number of the tensor, number of the leaf.
+        """
         planned = self.planned(leaf[0])
         first, last = leaf_weights(leaf[1], planned.tensor.n_weights)
         return planned.blocks.nbytes(last - first)
@@ -207,5 +243,5 @@ class Output:
         return True
 
     def warnings(self) -> list[Finding]:
-        """What is to be said of its tensors, now that they are written."""
+        """What is doubtful about the tensors of the file, after they are written."""
         return list(warnings([(i, self.planned(i)) for i in self.tensors()], self.marks))

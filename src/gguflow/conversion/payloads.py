@@ -1,4 +1,4 @@
-"""What a conversion asks of a family of encodings: the protocol of its module `engine`."""
+"""What a conversion needs from a family of encodings: the protocol of its module `engine`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ from gguflow.models.reading import ModelReader
 
 
 class Engine(Protocol):
-    """Encodes payloads."""
+    """Encodes the payloads of a family."""
 
     def check_memory(self, planned: PlannedTensor, limit: int, threads: int) -> int:
-        """How much memory one chunk of a payload, or one piece of a chunk, may take.
+        """The memory that one chunk of a payload, or one piece of a chunk, may take, in bytes.
 
-        limit: bytes, of all threads together.
-        Raises UsageError where not even one at a time stays under the limit.
+        planned: the tensor of the payload.
+        limit: bytes, for all threads together.
+        threads: number of threads.
+
+        Raises UsageError if not even one at a time stays under the limit.
         """
 
     def jobs(self, reader: ModelReader, output: Output, i: int, most_nbytes: int) -> Jobs:
-        """The jobs that write payload i of an output, whose place is known.
+        """The jobs that write a payload of an output, whose place is known.
 
-        most_nbytes: what `check_memory` gave.
+        reader: of the source.
+        output: the file.
+        i: number of the tensor.
+        most_nbytes: what `check_memory` returned.
         """
 
 

@@ -26,12 +26,16 @@ from gguflow.models.base import Model, ModelTensor
 class PlannedTensor:
     """A tensor of the output.
 
+    tensor: the tensor of the model.
     format: a block format, or an encoding, whose payload is stored as an I8 tensor.
-    offset: from the start of the data section. nbytes: of its blocks or its payload, without the padding
-    behind them; where the encoding's size depends on the data, the most it can take, and the offsets behind
-    it are no more than that either. rule: why it has this format.
-    importance: for the encoder, where the format takes it and the imatrix has it. needs_importance: whether
-    the result is worth nothing without.
+    offset: bytes from the start of the data section; at most this if an encoding before it has a size that
+        depends on the data.
+    nbytes: bytes of its blocks or its payload, without the padding after them; the most that it can take if
+        the encoding's size depends on the data.
+    rule: why it has this format.
+    alignment: of the data section, in bytes.
+    importance: for the encoder, if the format uses it and the imatrix has an entry.
+    needs_importance: whether the result is useless without importance.
     """
 
     tensor: ModelTensor
@@ -49,17 +53,17 @@ class PlannedTensor:
 
     @property
     def padding(self) -> int:
-        """Zero bytes behind the blocks."""
+        """Number of zero bytes after the blocks."""
         return -self.nbytes % self.alignment
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """NumPy order."""
+        """In NumPy order."""
         return self.tensor.shape
 
     @property
     def encoding(self) -> Encoding | None:
-        """The encoding of a payload, None where the format is a block format."""
+        """The encoding of a payload; None if the format is a block format."""
         return as_encoding(self.format)
 
     @property
@@ -69,7 +73,7 @@ class PlannedTensor:
 
     @property
     def is_bound(self) -> bool:
-        """Whether nbytes is only the most that it can take."""
+        """Whether nbytes is only the most that the tensor can take."""
         return self.encoding is not None and not self.encoding.is_fixed_size
 
     @property
@@ -80,18 +84,25 @@ class PlannedTensor:
 
     @property
     def is_encoded(self) -> bool:
-        """Whether its weights are to be encoded, not copied as they are in the source."""
+        """Whether its weights are encoded, instead of copied as they are in the source."""
         return _is_encoded(self.tensor, self.format)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An output file, known to the byte but for its weights and their digests.
+    """An output file, of which every byte is known except weights and their digests.
 
-    nbytes: of the whole file. header: its first data_offset bytes, with zeros in place of the digests.
-    imatrix_digest:
-    of the file that importance is from, "" where none is given; what decides the weights beside the header.
-    first_tensor: of a shard, how many tensors the shards before it have.
+    architecture: value of `general.architecture` in the model.
+    recipe: name of the recipe.
+    metadata: keys and values of the file.
+    tensors: the planned tensors, in the order of the file.
+    infos: their entries in the tensor table.
+    alignment: of the data section, in bytes.
+    header: the first data_offset bytes of the file, with zeros in place of the digests.
+    nbytes: size of the whole file.
+    imatrix_digest: digest of the file with the importance, or "" if none is given; what decides the weights
+        in addition to the header.
+    first_tensor: of a shard, the number of tensors in the shards before it.
     """
 
     architecture: str
@@ -111,9 +122,7 @@ class Plan:
 
     @property
     def without_importance(self) -> list[PlannedTensor]:
-        """The tensors that are encoded without importance although an imatrix is given and their format takes
-        it.
-        """
+        """The encoded tensors without importance, though an imatrix is given and their format uses it."""
         return [
             p
             for p in self.tensors
@@ -121,7 +130,10 @@ class Plan:
         ]
 
     def check_importance(self) -> None:
-        """Raise UsageError for the first tensor that needs importance and has none."""
+        """Check that no tensor needs importance and has none.
+
+        Raises UsageError for the first one that does.
+        """
         for planned in self.tensors:
             if planned.needs_importance and planned.is_encoded and planned.importance is None:
                 why = (
@@ -138,8 +150,10 @@ class Plan:
         return len(self.header)
 
     def completed_header(self, digests: Sequence[bytes], shards_id: str = "") -> bytes:
-        """The header with the digests of the tensors, in order; as planned where the plan has no integrity
-        keys. shards_id: of a shard's siblings.
+        """The header with the digests of the tensors; as planned if the plan has no integrity keys.
+
+        digests: of the tensors, in order.
+        shards_id: the id that all shards of the output have in common; used only if the plan has its key.
         """
         if HEADER_KEY not in self.metadata:
             return self.header
@@ -159,7 +173,10 @@ class Plan:
         return any(planned.is_bound for planned in self.tensors)
 
     def with_places(self, places: Sequence[tuple[int, int]]) -> Plan:
-        """The plan with the true offset and size of every tensor."""
+        """The plan with the final place of every tensor.
+
+        places: offset (from the start of the data section) and size of each tensor, in bytes.
+        """
         placed = [
             replace(planned, offset=offset, nbytes=nbytes)
             for planned, (offset, nbytes) in zip(self.tensors, places, strict=True)
@@ -188,10 +205,15 @@ def make(
 ) -> Plan:
     """Plan the conversion of a model by a recipe.
 
-    integrity: whether the file is to carry the keys by which it can prove itself. sources: for those, name
-    and header digest of each source file. Raises InvalidError where the result would break a rule of the
-    container (a name too long, a name twice), and where the imatrix is of another model; UsageError where an
-    option asks for what cannot be.
+    model: the model.
+    recipe: chooses the format of each tensor.
+    options: changes to what the recipe chooses, and to metadata.
+    imatrix: the importance of columns.
+    integrity: whether the file carries the keys with which it can be verified.
+    sources: name and header digest of each source file, for these keys.
+
+    Raises InvalidError if the result would break a rule of the container (a name too long, a name twice), or
+    if the imatrix is of another model; UsageError if an option demands something impossible.
     """
     options = options or recipes.Options()
     payloads: dict[str, str] = {}
@@ -234,7 +256,17 @@ def plan_file(
     imatrix_digest: str,
     first_tensor: int = 0,
 ) -> Plan:
-    """The plan of a file of these tensors. Raises InvalidError if it would break a rule of the container."""
+    """The plan of one file.
+
+    architecture: as in `Plan`.
+    recipe: as in `Plan`.
+    metadata: as in `Plan`.
+    placed: the tensors of the file, with their offsets.
+    imatrix_digest: as in `Plan`.
+    first_tensor: as in `Plan`.
+
+    Raises InvalidError if the file would break a rule of the container.
+    """
     alignment = header.declared_alignment(metadata)
     infos = tuple(planned.info for planned in placed)
     built = writer.build(metadata, infos, alignment)
@@ -352,8 +384,9 @@ def _as_stored(tensor: ModelTensor) -> ModelTensor:
 
 
 def _nbytes(tensor: ModelTensor, chosen: recipes.Format) -> int:
-    """Of the tensor's blocks, or the most that its payload can take. Raises UsageError where the encoding
-    cannot hold the tensor.
+    """Bytes of the tensor's blocks, or the most that its payload can take.
+
+    Raises UsageError if the encoding cannot hold the tensor.
     """
     if not isinstance(chosen, BlockFormat):
         return planner_of(chosen).payload_nbytes(chosen, tensor)

@@ -1,4 +1,4 @@
-"""What a plan asks of the family of an encoding: the protocol of its module `planning`."""
+"""What a plan needs from the family of an encoding: the protocol of its module `planning`."""
 
 from __future__ import annotations
 
@@ -9,28 +9,43 @@ from gguflow.models.base import ModelTensor
 
 
 class Planner(Protocol):
-    """Knows the payloads of a family before they are made."""
+    """Computes sizes and encodings of a family's payloads before they are made."""
 
     def versions(self) -> str:
-        """What decides the bytes of payloads beside this package."""
+        """What decides the bytes of payloads in addition to this package."""
 
     def encoding_of(self, tensor: ModelTensor) -> Encoding | None:
         """The encoding whose codes and scales a tensor could keep, or None."""
 
     def keeps(self, wanted: Format, given: Encoding) -> bool:
-        """Whether what `given` holds can be held in `wanted`, to the bit."""
+        """Whether an encoding can hold exactly what another one holds.
+
+        wanted: the format that is to hold it.
+        given: the encoding that holds it now.
+        """
 
     def exact(self, tensor: ModelTensor, wanted: Encoding) -> Encoding | None:
-        """The encoding in which a tensor keeps its codes where `wanted` is asked for, or None."""
+        """The encoding in which a tensor keeps its codes, or None if it cannot.
+
+        tensor: a tensor of the model.
+        wanted: the encoding that is wanted.
+        """
 
     def payload_nbytes(self, encoding: Encoding, tensor: ModelTensor) -> int:
-        """Bytes of a tensor's payload: exact for fixed sizes, else the most it can take.
+        """Bytes of a tensor's payload: exact for fixed sizes, otherwise the most that it can take.
 
-        Raises UsageError where the encoding cannot hold the tensor.
+        encoding: of the payload.
+        tensor: what it holds.
+
+        Raises UsageError if the encoding cannot hold the tensor.
         """
 
     def uncoded_nbytes(self, encoding: Encoding, tensor: ModelTensor) -> int:
-        """Bytes of a payload without its entropy coding: of a lossless one as they were in the source."""
+        """Bytes of a payload without its entropy coding; of a lossless one, bytes in the source.
+
+        encoding: of the payload.
+        tensor: what it holds.
+        """
 
 
 def planner_of(encoding: Encoding) -> Planner:
@@ -45,5 +60,5 @@ def encoding_of(tensor: ModelTensor) -> Encoding | None:
 
 
 def versions() -> str:
-    """What decides the bytes of payloads beside this package, of all families."""
+    """What decides the bytes of payloads in addition to this package, of all families."""
     return " ".join(planner.versions() for planner in cast(list[Planner], parts("stages.planning")))

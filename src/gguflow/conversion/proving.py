@@ -23,11 +23,12 @@ _WIDER = {"F16": "bf16", "BF16": "f32"}
 
 
 class Marks:
-    """What was seen of the tensors of an output while they were written; by their numbers. Threads share it.
+    """What was seen of the tensors of an output while they were written, as sets of their numbers. Threads
+    share it.
 
-    with_content: those that hold something else than zeros.
-    vanished: those of which some weights were not zero, and all of their piece became so.
-    non_finite: those that hold NaN or infinity, which was allowed.
+    with_content: tensors that hold something other than zeros.
+    vanished: tensors with weights that were not zero, in a piece that became all zero.
+    non_finite: tensors that hold NaN or infinity, which was allowed.
     """
 
     def __init__(self) -> None:
@@ -47,16 +48,16 @@ def prove(
     *,
     allow_non_finite: bool,
 ) -> None:
-    """Prove the blocks of a piece of tensor i, and mark what is to be said of it later.
+    """Check the blocks of a piece of a tensor, and mark what will be reported about them later.
 
     planned: the tensor.
     i: its number.
-    first: the number of the piece's first weight.
+    first: number of the piece's first weight.
     packed: its blocks, flat.
-    weights: from which they were encoded; None where they are the source's.
-    found: by the look at the blocks.
+    weights: from which the blocks were encoded; None if they are those of the source.
+    found: what the look at the blocks found.
     marks: of the output.
-    allow_non_finite: whether NaN and infinity may stand where they stood in the source, or in plain numbers.
+    allow_non_finite: whether NaN and infinity are kept if they were in the source, or in plain numbers.
 
     Raises InvalidError (M-100 to M-102) with the index of a weight.
     """
@@ -79,7 +80,7 @@ def prove(
 
 
 def warnings(tensors: Sequence[tuple[int, PlannedTensor]], marks: Marks) -> Iterator[Finding]:
-    """What is to be said of tensors that were written.
+    """What is doubtful about tensors that were written.
 
     tensors: with their numbers.
     marks: of their output.
@@ -184,7 +185,14 @@ def _remedy(planned: PlannedTensor) -> str:
 
 
 def weight_error(rule: str, tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:
-    """The error that names weight i of a tensor, and says why it cannot be written."""
+    """The error that names a weight and says why it cannot be written.
+
+    rule: id of the rule.
+    tensor: the tensor.
+    i: number of the weight in the flattened tensor.
+    weight: its value.
+    why: the end of the message.
+    """
     message = f"tensor {tensor.name!r} holds {weight} at index {_index(tensor, i)}, {why}"
     return _error(rule, tensor, message)
 

@@ -14,10 +14,10 @@ from gguflow.sources.base import Checkpoint
 def without(checkpoint: Checkpoint, patterns: Sequence[str]) -> Checkpoint:
     """The checkpoint without the tensors that have one of the patterns anywhere in their name.
 
-    checkpoint: with all its tensors, under the names of the source.
+    checkpoint: with all its tensors, under their names in the source.
     patterns: regular expressions (`NamePattern`).
 
-    Raises UsageError if one is no regular expression, or matches no tensor.
+    Raises UsageError if one is not a regular expression, or matches no tensor.
     """
     skipped: set[str] = set()
     for text in texts(patterns, "skip_tensors"):

@@ -18,27 +18,34 @@ from gguflow.sources.base import SourceTensor, json_path
 
 
 class LeafDigest:
-    """The digest of one leaf of a source, fed as it is read. last: the weight behind its last one."""
+    """The digest of one leaf of a source, updated as the leaf is read.
+
+    source: the tensor.
+    last: the weight after the leaf's last one.
+    """
 
     def __init__(self, source: SourceTensor, last: int) -> None:
         self._digest = new_leaf_digest()
         self._padding = source.proof.padding if source.proof is not None and last == source.n_weights else 0
 
     def update(self, raw: Bytes) -> None:
-        """The next bytes of the leaf."""
+        """Add the next bytes of the leaf.
+
+        raw: uint8[n].
+        """
         self._digest.update(raw)
 
     def digest(self) -> bytes:
-        """The digest; that of the last leaf covers the zeros behind the tensor."""
+        """The digest; that of the last leaf includes the zeros after the tensor."""
         self._digest.update(bytes(self._padding))
         return bytes(self._digest.digest())
 
 
 class SourceDigests:
-    """The tensors of a conversion whose source has digests, and the digests of the leaves read so far.
+    """The tensors of a conversion whose source has digests, and the digests of the leaves that were read.
     Threads share it.
 
-    tensors: by number. Those without a digest, or read in another order than they stand, are left alone.
+    tensors: by number. Those without a digest, or whose rows are read in another order, are ignored.
     """
 
     def __init__(self, tensors: dict[int, ModelTensor]) -> None:
@@ -49,16 +56,22 @@ class SourceDigests:
         self._lock = threading.Lock()
 
     def begin(self, i: int, last: int) -> LeafDigest | None:
-        """What to feed while a leaf of tensor i is read that ends at weight `last`; None where that would
-        prove nothing.
+        """The digest to update while a leaf is read; None if it would prove nothing.
+
+        i: number of the tensor.
+        last: the weight after the leaf's last one.
         """
         source = self._sources.get(i)
         return None if source is None or i in self._read_by_chunks else LeafDigest(source, last)
 
     def end(self, i: int, number: int, digest: LeafDigest) -> None:
-        """Leaf `number` of tensor i was read.
+        """Record that a leaf was read.
 
-        Raises InvalidError (I-006) where it was the last one to be read, and the tensor is not what its file
+        i: number of the tensor.
+        number: of the leaf.
+        digest: of the leaf.
+
+        Raises InvalidError (I-006) if all leaves of the tensor are read now, and it is not what its file
         says.
         """
         with self._lock:
@@ -70,7 +83,9 @@ class SourceDigests:
         self._check(source, known)
 
     def finish(self, reader: ModelReader) -> None:
-        """Read the leaves that an earlier run had converted, and the payloads, which are read by chunks.
+        """Read the leaves that an earlier run converted, and the payloads, which are read by chunks.
+
+        reader: of the sources.
 
         Raises InvalidError (I-006).
         """

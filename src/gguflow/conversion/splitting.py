@@ -15,10 +15,14 @@ from gguflow.errors import UsageError
 
 @dataclass(frozen=True)
 class Split:
-    """How an output is cut into shards: by one of the two limits, as gguf-split cuts.
+    """How an output is cut into shards: by one of the two limits, as gguf-split does.
 
-    max_nbytes: of the tensors of a shard, headers not counted; a tensor that is larger gets a shard of its
-    own. max_tensors: of a shard. is_first_empty: the first shard has the metadata only.
+    max_nbytes: most bytes of the tensors of a shard, without headers; a larger tensor gets a shard of its
+        own.
+    max_tensors: most tensors of a shard.
+    is_first_empty: whether the first shard has the metadata only.
+
+    Raises UsageError if both limits are given, or none, or if one is less than 1.
     """
 
     max_nbytes: int | None = None
@@ -35,10 +39,13 @@ class Split:
 
 
 def split(whole: Plan, how: Split) -> tuple[Plan, ...]:
-    """The plans of the shards, in order: the first has the metadata, each its tensors and the keys that say
-    which shard it is.
+    """The plans of the shards, in order: the first has the metadata, each has its tensors and the keys that
+    say which shard it is.
 
-    Raises UsageError where there would be more shards than split.count can say.
+    whole: the plan of the output as one file.
+    how: where it is cut.
+
+    Raises UsageError if there would be more shards than split.count can say.
     """
     groups: list[list[PlannedTensor]] = [[], []] if how.is_first_empty and whole.tensors else [[]]
     nbytes = 0

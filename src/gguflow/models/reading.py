@@ -20,8 +20,8 @@ from gguflow.sources.base import Checkpoint
 class ModelReader:
     """Reads the tensors of a model from the files of its checkpoint, for many threads.
 
-    checkpoint: what the tensors' sources lie in.
-    io: "mmap" or "pread", as `TensorReader` takes it.
+    checkpoint: holds the sources of the tensors.
+    io: "mmap" or "pread", as in `TensorReader`.
     """
 
     def __init__(self, checkpoint: Checkpoint, io: str = "mmap") -> None:
@@ -36,9 +36,12 @@ class ModelReader:
         self.files.close()
 
     def read(self, tensor: ModelTensor, first: int, last: int) -> Bytes | None:
-        """The packed source of weights [first, last) of a tensor, flat, whole blocks.
+        """The packed source of weights of a tensor, flat; None if the tensor's values are given as numbers.
 
-        Returns None where the tensor's values are given as numbers.
+        tensor: a tensor of the model.
+        first: the first weight, which must begin a block.
+        last: the weight after the last one, which must end a block.
+
         Raises what `TensorReader.read` raises.
         """
         if tensor.source is None:
@@ -65,11 +68,15 @@ class ModelReader:
         raw: Bytes | None = None,
         out: Floats | None = None,
     ) -> Floats:
-        """Weights [first, last) of a tensor as float32[last - first], flat.
+        """Weights of a tensor, flat: float32[last - first].
 
-        raw: what `read` gave for them, where it has been asked already.
-        out: where to put them, float32[last - first or more]; values that are given stay where they are.
-        Raises what `read` raises, ValueError where the tensor has neither a source nor numbers.
+        tensor: a tensor of the model.
+        first: the first weight, as in `read`.
+        last: the weight after the last one, as in `read`.
+        raw: what `read` returned for them, if it was called already.
+        out: where to put them, float32[last - first or more]; not used for values that are given as numbers.
+
+        Raises what `read` raises, ValueError if the tensor has neither a source nor numbers.
         """
         if tensor.source is None:
             if tensor.values is None or tensor.values.dtype == np.uint8:
@@ -83,7 +90,14 @@ class ModelReader:
         return weights
 
     def doubles(self, tensor: ModelTensor, first: int, last: int) -> NDArray[np.float64]:
-        """Weights [first, last) of a tensor as float64[last - first], exact. Raises what `floats` raises."""
+        """Weights of a tensor, flat and exact: float64[last - first].
+
+        tensor: a tensor of the model.
+        first: the first weight, as in `read`.
+        last: the weight after the last one, as in `read`.
+
+        Raises what `floats` raises.
+        """
         number_type = tensor.source.require_format().number_type if tensor.source is not None else None
         raw = self.read(tensor, first, last)
         if raw is not None and number_type is not None and number_type != np.dtype("<f2"):
@@ -91,13 +105,21 @@ class ModelReader:
         return self.floats(tensor, first, last, raw).astype(np.float64)
 
     def prefetch(self, tensor: ModelTensor, first: int, last: int) -> None:
-        """Weights [first, last) will be read soon: let the system begin to fetch them. A hint."""
+        """Tell the system that weights will be read soon: a hint.
+
+        tensor: a tensor of the model.
+        first: the first weight.
+        last: the weight after the last one.
+        """
         for part in tensor.parts(first, last) if tensor.source is not None else ():
             self.files.expect(*part)
 
     def done(self, tensor: ModelTensor, first: int, last: int) -> None:
-        """Weights [first, last) have been read: prove that the files are still what they were, and give the
-        pages back.
+        """Check that the files have not changed while weights were read, and release the memory pages.
+
+        tensor: a tensor of the model.
+        first: the first weight.
+        last: the weight after the last one.
 
         Raises InvalidError (R-002), StorageError.
         """
@@ -116,7 +138,10 @@ class ModelReader:
             self.files.release(*part)
 
     def check_unchanged(self) -> None:
-        """Prove that every file is still what it was. Raises InvalidError (R-002), StorageError."""
+        """Check that no file has changed.
+
+        Raises InvalidError (R-002), StorageError.
+        """
         self.files.check_unchanged()
 
 
@@ -130,8 +155,10 @@ def _decode(packed: Bytes, block_format: BlockFormat, weights: Floats) -> None:
 
 
 def tile_ranges(first: int, last: int, row: int, target: int) -> Iterator[tuple[int, int]]:
-    """Cut weights [first, last) into tiles of about `target`: some whole rows, or a part of one row.
+    """Cut weights into tiles of about `target`: some whole rows, or a part of one row.
 
+    first: the first weight.
+    last: the weight after the last one.
     row: weights of a row.
     target: weights of a tile, a multiple of every block size.
     """

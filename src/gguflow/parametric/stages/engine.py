@@ -35,16 +35,19 @@ from gguflow.parametric.stages import transcoding
 from gguflow.parametric.stages.planning import geometry_of
 
 READ_BACK = 1 << 20
-"""Bytes of what was written that are read at a time."""
+"""Bytes that are read back from the file at a time."""
 
 _FEW = 4096
 """Weights of which nearly always one is not zero."""
 
 
 def jobs(reader: ModelReader, output: Output, i: int, most_nbytes: int) -> Jobs:
-    """The jobs that write payload i of an output, whose place is known.
+    """The jobs that write a payload of an output, whose place is known.
 
-    most_nbytes: what `check_memory` gave.
+    reader: of the source.
+    output: the file.
+    i: number of the tensor, over all shards.
+    most_nbytes: what `check_memory` returned.
     """
     return _Payload(reader, output, i, most_nbytes).jobs()
 
@@ -563,13 +566,20 @@ def _plane(wide: wide_chunks.WideChunk, k: int) -> Callable[[_Payload, int, int]
 
 
 def is_in_pieces(planned: PlannedTensor) -> bool:
-    """Whether the chunks of a payload are encoded in pieces."""
+    """Whether the chunks of a payload are encoded in pieces.
+
+    planned: the tensor of the payload.
+    """
     geometry = geometry_of(_encoding(planned), planned.tensor)
     return wide_chunks.is_wide(geometry) and wide_chunks.piece_unit(geometry) is not None
 
 
 def pieces_of(planned: PlannedTensor, most_nbytes: int) -> list[tuple[int, int]]:
-    """The weights of the pieces of a row, each piece in so much memory."""
+    """The weights [first, last) of each piece of a row.
+
+    planned: the tensor of the payload.
+    most_nbytes: bytes of memory that a piece may take.
+    """
     geometry = geometry_of(_encoding(planned), planned.tensor)
     columns = geometry.columns
     step = wide_chunks.piece_weights(geometry, most_nbytes)
@@ -577,10 +587,13 @@ def pieces_of(planned: PlannedTensor, most_nbytes: int) -> list[tuple[int, int]]
 
 
 def check_memory(planned: PlannedTensor, limit: int, threads: int) -> int:
-    """How much memory one chunk of a payload, or one piece of a chunk, may take.
+    """The memory that one chunk of a payload, or one piece of a chunk, may take, in bytes.
 
-    limit: bytes, of all threads together.
-    Raises UsageError where not even one chunk, or a piece for each thread, stays under the limit.
+    planned: the tensor of the payload.
+    limit: bytes, for all threads together.
+    threads: number of threads.
+
+    Raises UsageError if not even one chunk, or one piece for each thread, stays under the limit.
     """
     geometry = geometry_of(_encoding(planned), planned.tensor)
     keeps_codes = transcoding.exact(planned.tensor, _encoding(planned)) == planned.encoding

@@ -17,11 +17,12 @@ from gguflow.sources.base import ReadStored, SourceTensor
 
 
 class JoinedParts:
-    """The bytes of a payload that nowhere exists as a whole: what is sliced is put together. A slice lies
-    before the chunks or in one of them.
+    """The bytes of a payload that is not stored as a whole: a slice is put together from the parts. A slice
+    is either before the chunks, or inside one of them.
 
-    geometry: of a fixed size, and such that the parts go on from chunk to chunk. parts: as long as it asks.
-    read: bytes [start, stop) of a file.
+    geometry: of a fixed size, in which the parts are continuous from chunk to chunk.
+    parts: as long as the geometry requires.
+    read: reads bytes [start, stop) of a file.
     """
 
     def __init__(self, geometry: Geometry, parts: Parts, read: ReadStored) -> None:

@@ -27,9 +27,10 @@ from gguflow.sources.base import ReadStored, SourceFile, SourceTensor
 def decoded(tensor: SourceTensor, content: memoryview) -> SourceTensor:
     """The tensor that a payload decodes to.
 
-    tensor: the I8 tensor that holds it.
-    content: of its file.
-    Raises a FileError with the broken rule of the descriptor.
+    tensor: the I8 tensor that holds the payload.
+    content: the bytes of its file.
+
+    Raises a FileError with the rule that the descriptor breaks.
     """
     geometry = descriptor.at(content, tensor.offset, f"{tensor.file.path}: {tensor.name}").geometry
     plain = FORMATS[geometry.source_type.name.lower() if geometry.encoding.is_lossless else "f32"]
@@ -43,18 +44,23 @@ def decoded(tensor: SourceTensor, content: memoryview) -> SourceTensor:
 
 
 def form_at(content: memoryview, offset: int, file: str = "") -> tuple[Encoding, tuple[int, ...]]:
-    """The encoding and the shape of the payload at an offset.
+    """The encoding and the shape of a payload.
 
-    file: for messages.
-    Raises a FileError with the broken rule of the descriptor.
+    content: the bytes of the file.
+    offset: of the payload, in bytes.
+    file: name of the file, for messages.
+
+    Raises a FileError with the rule that the descriptor breaks.
     """
     geometry = descriptor.at(content, offset, file).geometry
     return geometry.encoding, geometry.shape
 
 
 class PayloadReader:
-    """Reads payloads for many threads. A thread keeps the chunk that it read last: whoever reads on in small
-    steps has it decoded once.
+    """Reads payloads for many threads. Each thread keeps the chunk that it read last, so that reading on in
+    small steps decodes it only once.
+
+    read: reads bytes [start, stop) of a file.
     """
 
     def __init__(self, read: ReadStored) -> None:
@@ -64,10 +70,13 @@ class PayloadReader:
         self._last = _Last()
 
     def read(self, tensor: SourceTensor, first: int, last: int) -> Bytes:
-        """Weights (or items of the view) [first, last) of the flattened tensor as the bytes of its plain
-        format.
+        """Weights, or items of a view, of a tensor as the bytes of its plain format: uint8[n].
 
-        Raises a FileError where the payload is broken, UsageError where the range is not in the tensor, and
+        tensor: a payload, or a view of one.
+        first: the first weight or item of the flattened tensor.
+        last: the one after the last.
+
+        Raises a FileError if the payload is broken, UsageError if the range is not inside the tensor, and
         what reading raises.
         """
         if not 0 <= first <= last <= tensor.n_weights:
@@ -89,8 +98,11 @@ class PayloadReader:
         return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
 
     def payload(self, tensor: SourceTensor) -> Payload:
-        """The payload that a tensor, or what it is a view of, is stored in. Raises a FileError where it is
-        none.
+        """The payload in which a tensor is stored.
+
+        tensor: a payload, or a view of one.
+
+        Raises a FileError if it is not a payload.
         """
         stored, place = stored_of(tensor), (tensor.file, tensor.offset)
         with self._lock:

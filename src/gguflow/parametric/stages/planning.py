@@ -26,7 +26,7 @@ _SOURCE_TYPES = {
 
 
 def versions() -> str:
-    """What decides the bytes of payloads beside this package."""
+    """What decides the bytes of payloads in addition to this package."""
     return f"zstd {entropy.library_version()}"
 
 
@@ -36,22 +36,40 @@ def encoding_of(tensor: ModelTensor) -> Encoding | None:
 
 
 def keeps(wanted: Format, given: AnyEncoding) -> bool:
-    """Whether what `given` holds can be held in `wanted`, to the bit."""
+    """Whether an encoding can hold exactly what another one holds.
+
+    wanted: the format that is to hold it.
+    given: the encoding that holds it now.
+    """
     return isinstance(wanted, Encoding) and isinstance(given, Encoding) and views.holds(wanted, given)
 
 
 def exact(tensor: ModelTensor, wanted: AnyEncoding) -> Encoding | None:
-    """The encoding in which a tensor keeps its codes where `wanted` is asked for, or None."""
+    """The encoding in which a tensor keeps its codes, or None if it cannot.
+
+    tensor: a tensor of the model.
+    wanted: the encoding that is wanted.
+    """
     return transcoding.exact(tensor, cast(Encoding, wanted))
 
 
 def payload_nbytes(encoding: AnyEncoding, tensor: ModelTensor) -> int:
-    """Bytes of a tensor's payload: exact for fixed sizes, else the most it can take. Raises UsageError."""
+    """Bytes of a tensor's payload: exact for fixed sizes, otherwise the most that it can take.
+
+    encoding: of the payload.
+    tensor: what it holds.
+
+    Raises UsageError if the encoding cannot hold the tensor.
+    """
     return geometry_of(encoding, tensor).payload_nbytes
 
 
 def uncoded_nbytes(encoding: AnyEncoding, tensor: ModelTensor) -> int:
-    """Bytes of a payload without its entropy coding: of a lossless one as they were in the source."""
+    """Bytes of a payload without its entropy coding; of a lossless one, bytes in the source.
+
+    encoding: of the payload.
+    tensor: what it holds.
+    """
     geometry = geometry_of(encoding, tensor)
     if geometry.encoding.is_lossless:
         return geometry.n_weights * geometry.source_type.nbytes
@@ -60,7 +78,13 @@ def uncoded_nbytes(encoding: AnyEncoding, tensor: ModelTensor) -> int:
 
 
 def geometry_of(encoding: AnyEncoding, tensor: ModelTensor) -> Geometry:
-    """The layout of a tensor's payload. Raises UsageError where the encoding cannot hold the tensor."""
+    """The layout of a tensor's payload.
+
+    encoding: of the payload.
+    tensor: what it holds.
+
+    Raises UsageError if the encoding cannot hold the tensor.
+    """
     source = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
     source_type = _SOURCE_TYPES.get(source.key)
     if tensor.source is not None and tensor.source.stored is not None and not encoding.is_lossless:

@@ -27,7 +27,10 @@ from gguflow.rows.codec import PayloadRows
 
 @dataclass(frozen=True)
 class ChunkRows(PayloadRows):
-    """Rows of an encoding of the family."""
+    """Rows of an encoding of the family.
+
+    encoding: of every row.
+    """
 
     encoding: Encoding
 
@@ -37,8 +40,9 @@ class ChunkRows(PayloadRows):
         yield from judging.check(self.payload(packed))
 
     def payload(self, packed: Bytes) -> Payload:
-        """Rows as a payload: what the family's decoder and judge read. One row, or any number where they
-        join.
+        """Rows as a payload, which the family's decoder and rules can read.
+
+        packed: uint8[n, row_nbytes]; n is 1 unless rows can be joined.
         """
         layout = _layout(self.encoding, len(packed), self.width)
         content = np.zeros(layout.payload_nbytes, np.uint8)
@@ -51,7 +55,10 @@ class ChunkRows(PayloadRows):
         return Payload(content, "row")
 
     def stray_bytes(self, packed: Bytes) -> NDArray[np.intp]:
-        """The rows in which a byte is set that belongs to no section."""
+        """Numbers of the rows in which a byte that belongs to no section is not zero: intp[k].
+
+        packed: uint8[n, row_nbytes].
+        """
         is_filler = np.ones(self.row_nbytes, np.bool_)
         for in_row, _ in _layout(self.encoding, 1, self.width).chunks[0].sections:
             is_filler[in_row] = False
@@ -77,8 +84,12 @@ class ChunkRows(PayloadRows):
 
 
 class _Chunk(NamedTuple):
-    """Rows [first, last) in a payload: the chunk begins at byte `start`. sections: where each is, in a row
-    and in the payload.
+    """Rows [first, last) in a payload.
+
+    first: the first row.
+    last: the row after the last one.
+    start: where the chunk begins, in bytes from the start of the payload.
+    sections: the bytes of each section, in a row and in the payload.
     """
 
     first: int
@@ -88,7 +99,13 @@ class _Chunk(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """n rows as a tensor of the family. prefix: descriptor and padding, what goes before the chunks."""
+    """A number of rows as a tensor of the family.
+
+    encoder: of the tensor.
+    prefix: descriptor and padding, which are before the chunks: uint8[n].
+    payload_nbytes: size of the payload.
+    chunks: the chunks in order.
+    """
 
     encoder: Encoder
     prefix: Bytes
@@ -113,8 +130,13 @@ def _layout(encoding: Encoding, n: int, width: int) -> _Layout:
 
 
 def row_codec(encoding: Encoding, width: int) -> ChunkRows:
-    """Raises UsageError where a row of this encoding does not stand alone, ShapeError where it does not take
-    rows of this width.
+    """The codec for rows that are encoded one by one.
+
+    encoding: of every row.
+    width: weights of a row.
+
+    Raises UsageError if rows of this encoding cannot be encoded one by one (their sizes differ, it needs a
+    first pass over all rows, or it keeps outliers), ShapeError if it does not take rows of this width.
     """
     reasons = {
         "their sizes would differ": not encoding.is_fixed_size,

@@ -1,4 +1,4 @@
-"""What a validator asks of the parametric family, see `gguflow.validation.payloads.PayloadRules`."""
+"""What a validator needs from the parametric family, see `gguflow.validation.payloads.PayloadRules`."""
 
 from __future__ import annotations
 
@@ -27,5 +27,10 @@ class _Opened:
 
 
 def open_payload(content: Bytes) -> _Opened:
-    """The payload in these bytes. Raises a FileError with the rule that its descriptor breaks."""
+    """The payload in these bytes.
+
+    content: uint8[n].
+
+    Raises a FileError with the rule that the descriptor breaks.
+    """
     return _Opened(Payload(content))

@@ -12,15 +12,16 @@ from gguflow.sources.base import SourceTensor
 
 @dataclass(frozen=True)
 class Parts:
-    """A tensor of the family that another program stores in parts, each a tensor of its own, as bitsandbytes
-    does.
+    """A tensor of the family that another program, such as bitsandbytes, stores in parts, each in a separate
+    tensor.
 
     codes: packed, high nibble first.
-    scales: float32, or the codes of nested ones.
-    meta: of nested scales.
+    scales: float32, or the codes of nested scales.
+    meta: the meta-scales of nested scales, float32; None for plain scales.
     offset: of nested scales.
-    book: of nested scales whose codes mean other numbers than in the family: they are read as plain scales.
-    super_block: blocks of a meta-scale, where there is a book.
+    book: the numbers that the codes of nested scales mean, if they are not those of the family: then the
+        scales are read as plain ones. Otherwise empty.
+    super_block: number of blocks that share a meta-scale, if there is a book.
     """
 
     codes: SourceTensor
@@ -36,10 +37,10 @@ class Stored:
     """A payload, or a view of one, in a source: a `gguflow.sources.base.StoredPayload`.
 
     geometry: of the payload, or of the one that the parts make.
-    nbytes: in the file.
-    view: what of it the tensor is.
-    first: items of the view that come before those of the tensor: of a stack, the other matrices.
-    parts: where it is no payload in its file.
+    nbytes: size in the file.
+    view: what part of the payload the tensor shows.
+    first: number of items of the view before those of the tensor: of a stack, the other matrices.
+    parts: the parts, if the file does not have it as a payload.
     """
 
     geometry: Geometry
@@ -70,7 +71,10 @@ def encoding_of(source: SourceTensor) -> Encoding | None:
 
 
 def stored_of(source: SourceTensor) -> Stored:
-    """How a source tensor of the family is stored. Raises ValueError for any other."""
+    """How a source tensor of the family is stored.
+
+    Raises ValueError for any other tensor.
+    """
     if not isinstance(source.stored, Stored):
         raise ValueError(f"{source.name} is not of the parametric family")
     return source.stored

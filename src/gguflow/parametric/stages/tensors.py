@@ -27,14 +27,22 @@ from gguflow.threads import run
 
 
 class PayloadTensor(Tensor):
-    """A tensor in an encoding of the parametric family. shape: of what it decodes to; format: I8, as it is
-    stored; encoding: what it means.
+    """A tensor in an encoding of the parametric family. Only the chunks of the rows that are used are read.
 
-    Only the chunks of the rows that are asked for are touched.
+    shape: of what it decodes to.
+    format: I8, as it is stored.
+    encoding: of the payload.
     """
 
     def __init__(self, model: Owner, file: GgufFile, info: TensorInfo) -> None:
-        """Raises a FileError with the broken rule where the tensor holds no good payload."""
+        """Open the payload of a tensor.
+
+        model: what owns the tensor.
+        file: the file that holds it.
+        info: its entry in the tensor table.
+
+        Raises a FileError with the broken rule if the tensor does not hold a good payload.
+        """
         super().__init__(model, file, info, FORMATS["i8"])
         self._stored_nbytes = info.n_weights
         self.shape = self._payload.shape
@@ -46,12 +54,12 @@ class PayloadTensor(Tensor):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file, of the whole payload."""
+        """Bytes of the whole payload in the file."""
         return self._stored_nbytes
 
     @property
     def raw(self) -> Bytes:
-        """The payload as it is: uint8[nbytes], read-only; `gguflow.dequantize` decodes it too."""
+        """The payload as it is stored: uint8[nbytes], read-only; `gguflow.dequantize` decodes it too."""
         return self._file.read(self.offset, self.offset + self._stored_nbytes)
 
     def numpy(self) -> NDArray[Any]:
@@ -124,14 +132,19 @@ class PayloadTensor(Tensor):
 
     @property
     def _readable(self) -> Payload:
-        """The payload, in a file that is open and whole still. Raises what `raw` raises."""
+        """The payload, if the file is still open and whole.
+
+        Raises what `raw` raises.
+        """
         self._file.read(self.offset + self._stored_nbytes - 1, self.offset + self._stored_nbytes)
         return self._payload
 
 
 class RowsTensor(PayloadTensor):
-    """shape: (rows when the file was opened, width). raw: uint8[rows, row_nbytes]. Otherwise as
-    PayloadTensor.
+    """A tensor of the rows of a row store; otherwise the same as PayloadTensor.
+
+    shape: (number of rows when the file was opened, width).
+    raw: uint8[rows, row_nbytes].
     """
 
     def __init__(self, model: Owner, file: GgufFile, info: TensorInfo, codec: ChunkRows) -> None:
@@ -148,7 +161,15 @@ class RowsTensor(PayloadTensor):
 
 
 class StoredRows:
-    """What PayloadTensor asks of a payload, answered by rows in a file. shape: (n_rows, width)."""
+    """The part of a payload's interface that PayloadTensor uses, for rows in a file.
+
+    codec: of the rows.
+    file: the file that holds them.
+    offset: of the first row, in bytes.
+    n_rows: number of rows.
+
+    shape: (n_rows, width).
+    """
 
     source_type = SourceType.F32
 
@@ -162,7 +183,14 @@ class StoredRows:
         return self._codec.encoding
 
     def decode_rows(self, first: int, last: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """float32[last - first, width]. Raises what reading raises."""
+        """Decode rows to float32[last - first, width].
+
+        first: the first row.
+        last: the row after the last one.
+        out: where to put them; None for new memory.
+
+        Raises what reading raises.
+        """
         out = np.empty((last - first, self._codec.width), np.float32) if out is None else out
         start, stop = (self._offset + row * self._codec.row_nbytes for row in (first, last))
         self._codec.decode(self._file.read(start, stop).reshape(-1, self._codec.row_nbytes), out)

@@ -1,9 +1,9 @@
 """Codes and scales that move from one container to another as they are: a tensor of the parametric family
 seen as the tensors that it is made of.
 
-What they are read from may be a payload of a GGUF file or what bitsandbytes keeps in parts, one source or a
-stack of them, and rows may be put in another order, where rows are whole blocks: blocks go with their rows,
-and no weight is encoded anew.
+The source may be a payload of a GGUF file or what bitsandbytes keeps in parts, one source or a stack of them.
+Rows may be put in another order if rows are whole blocks: blocks move with their rows, and no weight is
+encoded again.
 """
 
 from __future__ import annotations
@@ -37,16 +37,21 @@ from gguflow.sources.base import SourceTensor, json_path
 
 @dataclass(frozen=True)
 class Part:
-    """Codes, scales, or what nested scales are made of, as a tensor. per: how many adjacent weights belong to
-    an item of it.
+    """Codes, scales, or what nested scales are made of, as a tensor.
+
+    tensor: the items.
+    per: number of adjacent weights that belong to one item.
     """
 
     tensor: ModelTensor
     per: int
 
     def read(self, reader: ModelReader, first: int, last: int) -> Bytes:
-        """The items that belong to weights [first, last) of the whole tensor, flat; the first of them begins
-        an item.
+        """The items that belong to weights [first, last) of the whole tensor, flat.
+
+        reader: of the source.
+        first: the first weight, with which an item must begin.
+        last: the weight after the last one.
         """
         items = reader.read(self.tensor, first // self.per, -(-last // self.per))
         if items is None:
@@ -55,8 +60,10 @@ class Part:
 
 
 def encoding_of(tensor: ModelTensor) -> Encoding | None:
-    """The encoding that all sources of a tensor have, if its codes and scales can be kept in the order of
-    its rows; else None.
+    """The encoding that all sources of a tensor have, if codes and scales can be kept in the order of its
+    rows; else None.
+
+    tensor: a tensor of the model.
     """
     encodings = {stored_encoding(source) for source in tensor.sources}
     if len(encodings) != 1 or not tensor.sources:
@@ -72,7 +79,11 @@ def encoding_of(tensor: ModelTensor) -> Encoding | None:
 
 
 def part(tensor: ModelTensor, view: View) -> Part:
-    """A view of a tensor that has an `encoding_of` (for the nested views, one that `is_nested_whole`)."""
+    """A view of a tensor as a tensor of its own.
+
+    tensor: has an `encoding_of`; for the nested views, it must also be `is_nested_whole`.
+    view: what to show of it.
+    """
     per = weights_per_item(stored_of(tensor.sources[0]).geometry, view)
     shape = _view_shape(tensor.shape, tensor.n_weights, per)
     sources = tuple(_view(source, view, per) for source in tensor.sources)
@@ -80,8 +91,10 @@ def part(tensor: ModelTensor, view: View) -> Part:
 
 
 def is_nested_whole(tensor: ModelTensor) -> bool:
-    """Whether nested scales can be kept too: one source, all of it, in its own order, whose super-blocks
-    go on from chunk to chunk.
+    """Whether nested scales can be kept too: the tensor is one whole source in its own order, whose
+    super-blocks are continuous from chunk to chunk.
+
+    tensor: has an `encoding_of`.
     """
     if len(tensor.sources) != 1 or tensor.row_order is not None:
         return False
@@ -93,11 +106,12 @@ def is_nested_whole(tensor: ModelTensor) -> bool:
 
 
 def exact(tensor: ModelTensor, wanted: Encoding) -> Encoding | None:
-    """The encoding that holds what the sources hold, to the bit, where `wanted` is asked for; None where
-    weights must be encoded.
+    """The encoding that holds exactly what the sources hold; None if weights must be encoded again.
 
-    It is `wanted`, but for nested scales whose super-blocks are torn apart: these become f32 scales, made
-    whole.
+    This is `wanted`, except for nested scales whose super-blocks are split: these become plain f32 scales.
+
+    tensor: a tensor of the model.
+    wanted: the encoding that is wanted.
     """
     given = encoding_of(tensor)
     if given is None or not holds(wanted, given):
@@ -112,11 +126,16 @@ def exact(tensor: ModelTensor, wanted: Encoding) -> Encoding | None:
 
 
 def sections(reader: ModelReader, tensor: ModelTensor, geometry: Geometry, i: int) -> Mapping[str, Bytes]:
-    """The sections of chunk i of the payload of a tensor, before entropy coding. geometry: of an encoding
-    that `exact` gave.
+    """The sections of a chunk of a tensor's payload, before entropy coding.
 
-    A nested scale may fall below zero, for it is rounded on one side of its offset: over weights that are all
-    zero it becomes zero where it is made whole.
+    A nested scale may be negative, as it is rounded on one side of its offset. If all weights of its run are
+    zero, it is replaced by zero when plain scales are made of it.
+
+    reader: of the source.
+    tensor: a tensor of the model.
+    geometry: of an encoding that `exact` returned.
+    i: number of the chunk.
+
     Raises InvalidError (E-019) for a scale that no payload may have.
     """
     rows = geometry.chunk_rows(i)
