@@ -39,10 +39,10 @@ from gguflow.sources.base import SourceTensor, json_path
 from gguflow.sources.safetensors import DTYPE_BITS
 
 STATE = ".quant_state.bitsandbytes__"
-"""Between a tensor's name and the kind of its codes, in the name of the tensor that holds the JSON."""
+"""What stands between a tensor's name and the kind of its codes in the name of the tensor with the JSON."""
 CODEBOOKS = {"nf4": Codebook.NF4, "fp4": Codebook.FP4}
 DTYPES = {"float32": SourceType.F32, "float16": SourceType.F16, "bfloat16": SourceType.BF16}
-"""What the weights were, and become again when bitsandbytes decodes them."""
+"""The number types that the weights had, and get again when bitsandbytes decodes them."""
 SUFFIXES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 MAX_STATE_NBYTES = 1 << 16
 LARGEST = float(np.finfo(np.float32).max)
@@ -54,16 +54,21 @@ Tensors = Mapping[str, SourceTensor]
 
 
 def is_meant(tensors: Tensors) -> bool:
-    """Whether a tensor is stored so."""
+    """Whether a checkpoint has tensors that bitsandbytes stores in parts.
+
+    tensors: the tensors of the checkpoint by name.
+    """
     return any(STATE in name for name in tensors)
 
 
 def grouped(tensors: Tensors) -> dict[str, SourceTensor]:
-    """The tensors of a checkpoint, each group as the one tensor that it is; where there are none, the same
-    tensors.
+    """The tensors of a checkpoint, with each group joined into one tensor.
 
-    Reads the JSON and the codebooks, which are small; no weights. Raises a FileError with the rule that is
-    broken, or StorageError.
+    Reads the JSON and the codebooks, which are small, and no weights.
+
+    tensors: the tensors of the checkpoint by name.
+
+    Raises a FileError with the broken rule, or StorageError.
     """
     states = [name for name in tensors if STATE in name]
     found = {name.partition(STATE)[0]: _Group(tensors, name).joined() for name in states}
@@ -72,7 +77,11 @@ def grouped(tensors: Tensors) -> dict[str, SourceTensor]:
 
 
 class _Group:
-    """The parts of one tensor. tensors: of the whole checkpoint. state: the name of the one with the JSON."""
+    """The parts of one tensor.
+
+    tensors: the tensors of the whole checkpoint.
+    state: the name of the tensor with the JSON.
+    """
 
     def __init__(self, tensors: Tensors, state: str) -> None:
         self._tensors = tensors
@@ -80,7 +89,7 @@ class _Group:
         self._name, _, self._kind = state.partition(STATE)
 
     def joined(self) -> SourceTensor:
-        """The tensor, proved: every part is there, and has the size that shape and block size ask for."""
+        """The tensor, after a check that every part is there and has the size that the shape requires."""
         if self._kind not in CODEBOOKS:
             self._refuse(
                 UnsupportedError,
