@@ -2,21 +2,20 @@
 Rules Q-001 to Q-006.
 
     NAME                                     the codes, two to a byte, the first in the high nibble: of any
-                                             dtype, [bytes, 1] as uint8 NAME.absmax
-                                             f32[blocks]: the scale of each block of the flattened tensor; or,
+                                             dtype, [bytes, 1] as uint8
+    NAME.absmax                              f32[blocks]: the scale of each block of the flattened tensor; or,
                                              nested, u8[blocks]
     NAME.quant_map                           f32[16]: what the codes mean
-    NAME.nested_absmax                       f32[super-blocks]: where scales are nested, the meta-scale of
-                                             each 256 of them NAME.nested_quant_map
-                                             f32[256]: what the codes of nested scales mean
+    NAME.nested_absmax                       f32[super-blocks]: if scales are nested, the meta-scale of each
+                                             256 of them
+    NAME.nested_quant_map                    f32[256]: what the codes of nested scales mean
     NAME.quant_state.bitsandbytes__nf4       u8[...]: JSON with the rest: quant_type, blocksize, dtype, shape,
-                                             nested_blocksize, nested_dtype,
-                                             nested_offset
+                                             nested_blocksize, nested_dtype, nested_offset
 
 Source: `QuantState.as_dict` and `from_dict` in bitsandbytes/functional.py. Such a group is one tensor here,
 in the encoding of the parametric family that has the same codes and scales (spec/blocks/parametric.md):
-nf4_b64, nf4_b64_dq, fp4_b64, or one with another block size. Where the codebook of nested scales is not the
-family's to the bit, they are made whole with their own: the same values, in nf4_b64.
+nf4_b64, nf4_b64_dq, fp4_b64, or one with another block size. If the codebook of nested scales differs from
+the family's in any bit, the scales are decoded with their own codebook: the same values, in nf4_b64.
 """
 
 from __future__ import annotations
@@ -167,8 +166,9 @@ class _Group:
         return fields
 
     def _geometry(self, fields: dict[str, Any], is_nested: bool) -> Geometry:
-        """The layout of the payload that the parts make: in one chunk where blocks, or super-blocks, would
-        not go on from chunk to chunk.
+        """The layout of the payload that the parts make up.
+
+        It is one chunk if blocks, or super-blocks, would not continue from chunk to chunk.
         """
         if fields["dtype"] not in DTYPES:
             self._refuse(
@@ -215,8 +215,9 @@ class _Group:
         return np.frombuffer(_content(part), "<f4")
 
     def _book_of_scales(self) -> tuple[float, ...]:
-        """The codebook of nested scales where it is not the family's: torch made it, which rounds as the
-        processor's vectors are wide. Else ().
+        """The codebook of nested scales if it differs from the family's, else ().
+
+        torch computes it, and its rounding depends on the width of the processor's vectors.
         """
         found = self._codebook(".nested_quant_map", 256)
         if np.array_equal(found, codebooks.dynamic()):
