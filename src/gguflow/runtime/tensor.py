@@ -32,7 +32,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 STEP = 1 << 20
-"""Weights decoded at a time: in smaller steps, waiting for the interpreter's lock costs more than is gained."""
+"""Weights decoded at a time: in smaller steps, waits for the interpreter's lock cost more than is gained."""
 
 
 class Owner(Protocol):
