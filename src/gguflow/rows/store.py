@@ -37,9 +37,10 @@ MODES = ("w", "a", "r")
 class RowStore:
     """Rows of `width` numbers in one format, in one file: keys or values of a cache, embeddings, activations.
 
-    with RowStore("keys.gguf", "q8_0", 128) as store: store.append(vectors)           # float[n, 128]; read
-    back by store.rows() at once store.flush()                   # on the medium, and counted: visible to
-    readers, safe from kill -9 RowStore.open("keys.gguf").rows(10, 20)
+        with RowStore("keys.gguf", "q8_0", 128) as store:
+            store.append(vectors)           # float[n, 128]; read back by store.rows() at once
+            store.flush()                   # on the medium, and counted: readers see them, kill -9 keeps them
+        RowStore.open("keys.gguf").rows(10, 20)
 
     One process writes and any number read; `refresh` shows readers the rows that were flushed since. Threads
     may share a store. If a writer is killed, the rows that it appended without a flush are lost, and flushed
