@@ -30,9 +30,7 @@ from numpy.typing import NDArray
 from gguflow.errors import StorageError, UsageError
 
 _MAX_WRITE = 1 << 30
-"""Bytes for one system call: Linux writes at most 2 GiB - 4 KiB at a time, macOS refuses more than
-2 GiB - 1.
-"""
+"""Bytes per system call: Linux writes at most 2 GiB - 4 KiB at a time, macOS refuses more than 2 GiB - 1."""
 
 _EXPLANATIONS = {
     errno.ENOSPC: "no space left on the device",
@@ -51,16 +49,20 @@ _EXPLANATIONS = {
 }
 
 _OTHER_OPEN_FILES = 40
-"""Files that a process has open beside those that it was told to count: streams, libraries, sources."""
+"""Files that a process has open in addition to those that are counted: streams, libraries, sources."""
 
 _position_lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def storage_errors(action: str, path: str | Path) -> Iterator[None]:
-    """Turn an OSError of the block into a StorageError "cannot ACTION PATH: reason", with the errno kept, and
-    what Python says of a path that no file can have into a UsageError. Errors of the package pass as they
-    are.
+    """Turn an OSError of the block into a StorageError "cannot ACTION PATH: reason", with the errno kept.
+
+    Python's error about a path that no file can have becomes a UsageError. Errors of the package pass
+    unchanged.
+
+    action: what is done with the file, as a verb ("read").
+    path: the path of the file.
     """
     try:
         yield
@@ -75,14 +77,20 @@ def storage_errors(action: str, path: str | Path) -> Iterator[None]:
 
 
 def reason(error: OSError) -> str:
-    """Why the system refused, in words."""
+    """Why the system refused, in words.
+
+    error: the error of the system.
+    """
     if error.errno == errno.EMFILE:
         return f"too many open files; this process may have {open_files_limit()} (ulimit -n)"
     return _EXPLANATIONS.get(error.errno or 0) or error.strerror or str(error)
 
 
 def is_possible_name(path: str | Path) -> bool:
-    """Whether the system could have such a path: no NUL in it, nothing that has no bytes."""
+    """Whether the system could have such a path: it has no NUL, and every character can be encoded.
+
+    path: the path to check.
+    """
     try:
         return b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
@@ -90,7 +98,7 @@ def is_possible_name(path: str | Path) -> bool:
 
 
 def open_files_limit() -> int:
-    """How many files this process may have open at once; -1 where nobody says."""
+    """How many files this process may have open at once; -1 if there is no limit or it is not known."""
     if os.name == "nt":
         return -1
     import resource
@@ -100,10 +108,11 @@ def open_files_limit() -> int:
 
 
 def allow_open_files(n_files: int) -> None:
-    """See to it that this process may have n_files more open, and some for everything else: raise its own
-    limit as far as it may.
+    """Make sure that this process may open more files, by raising its own limit as far as it may.
 
-    Raises StorageError where that is not far enough.
+    n_files: the number of files; some are added for other purposes.
+
+    Raises StorageError if the limit cannot be raised far enough.
     """
     wanted = n_files + _OTHER_OPEN_FILES
     if not 0 <= open_files_limit() < wanted:
@@ -124,11 +133,11 @@ def allow_open_files(n_files: int) -> None:
 
 @contextlib.contextmanager
 def interruptions_deferred() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block is over: what it makes and the note of it are not torn apart.
-    Only the main thread gets signals.
+    """Delay Ctrl-C and SIGTERM until the block is over, so that its work and the record of it stay together.
 
-    The handlers are exchanged, not the thread's signal mask: with a mask the system gives the signal to
-    another thread (NumPy has some), and Python runs the handler in the main thread all the same.
+    Only the main thread gets signals. The handlers are exchanged instead of the thread's signal mask: with a
+    mask, the system gives the signal to another thread (NumPy has some), and Python still runs the handler in
+    the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -156,19 +165,22 @@ def interruptions_deferred() -> Iterator[None]:
 
 
 def available_cpus() -> int:
-    """Processors that this process may use: its affinity mask where there is one, else all; at least 1."""
+    """Processors that this process may use: its affinity mask if there is one, else all; at least 1."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1
 
 
 def pwrite_all(fd: int, buffer: memoryview | bytes | NDArray[np.uint8], offset: int) -> None:
-    """Write all of a C-contiguous buffer at `offset` bytes from the start of the file. Threads may write to
-    one file side by side.
+    """Write all of a buffer at a position in the file. Threads may write to one file at the same time.
 
-    A call that wrote a part is continued; one that a signal interrupted is repeated by Python itself (PEP
-    475).
-    Raises OSError, ENOSPC included; the file then holds some prefix of the buffer.
+    A call that wrote a part is continued; Python itself repeats one that a signal interrupted (PEP 475).
+
+    fd: the descriptor of the file.
+    buffer: the bytes to write; C-contiguous.
+    offset: the position in bytes from the start of the file.
+
+    Raises OSError, including ENOSPC; the file then holds a prefix of the buffer.
     """
     view = buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
     rest = view.cast("B") if view.nbytes else view
@@ -189,10 +201,14 @@ def _write_at(fd: int, buffer: memoryview, offset: int) -> int:
 
 
 def preallocate(fd: int, nbytes: int) -> None:
-    """Make the file nbytes long, with its blocks reserved where the file system can, so that a full disk
-    shows before any work is done.
+    """Set the length of the file, and reserve its blocks if the file system can.
 
-    Raises OSError: ENOSPC, EDQUOT or EFBIG where the bytes are not to be had.
+    A full disk is then reported before any work is done.
+
+    fd: the descriptor of the file.
+    nbytes: the length in bytes.
+
+    Raises OSError: ENOSPC, EDQUOT or EFBIG if the bytes are not available.
     """
     if nbytes and hasattr(os, "posix_fallocate"):
         try:
@@ -209,18 +225,29 @@ def preallocate(fd: int, nbytes: int) -> None:
 
 
 def preallocate_anew(fd: int, nbytes: int) -> None:
-    """As preallocate, with every byte zero, whatever the file held."""
+    """As `preallocate`, with every byte zero, whatever the file held.
+
+    fd: the descriptor of the file.
+    nbytes: the length in bytes.
+    """
     os.ftruncate(fd, 0)
     preallocate(fd, nbytes)
 
 
 def shorten(fd: int, nbytes: int) -> None:
-    """Cut the file off behind its first nbytes."""
+    """Set the length of the file to a smaller number of bytes.
+
+    fd: the descriptor of the file.
+    nbytes: the number of bytes that are kept.
+    """
     os.ftruncate(fd, nbytes)
 
 
 def sync_file(fd: int) -> None:
-    """Return when the file's bytes are on the medium."""
+    """Return when the file's bytes are on the medium.
+
+    fd: the descriptor of the file.
+    """
     if sys.platform == "darwin":
         import fcntl
 
@@ -231,8 +258,13 @@ def sync_file(fd: int) -> None:
 
 
 def begin_sync(fd: int, nbytes: int, offset: int) -> None:
-    """Let the system begin to write these bytes to the medium, so that `sync_file` has less to wait for. Only
-    a hint: nothing where it takes none.
+    """Hint that the system should begin to write bytes to the medium, which makes `sync_file` wait less.
+
+    Does nothing on systems without such a hint.
+
+    fd: the descriptor of the file.
+    nbytes: the number of bytes.
+    offset: the position of the first byte in the file.
     """
     call = _sync_file_range()
     if call is not None:
@@ -255,8 +287,9 @@ def _sync_file_range() -> Callable[..., int] | None:
 
 
 def sync_data(fd: int) -> None:
-    """As sync_file, without what the file's bytes do not need (its times): for a file that is flushed again
-    and again.
+    """As `sync_file`, without what the bytes do not need (its times): for a file that is flushed often.
+
+    fd: the descriptor of the file.
     """
     if sys.platform != "darwin" and hasattr(os, "fdatasync"):
         os.fdatasync(fd)
@@ -265,8 +298,11 @@ def sync_data(fd: int) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename inside the directory durable. Nothing on Windows, and nothing on file systems that
-    cannot.
+    """Make a rename inside the directory durable.
+
+    Does nothing on Windows, or if the file system cannot do it.
+
+    path: the directory.
     """
     if os.name == "nt":
         return
@@ -281,15 +317,21 @@ def sync_directory(path: Path) -> None:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Give the finished file its name, in one step: whoever opens `target` sees the old file or the new one,
-    never a part. Same file system.
+    """Give the finished file its name in one step: `target` is the old file or the new one, never a part.
+
+    source: the finished file, on the same file system.
+    target: the name that it gets.
     """
     os.replace(source, target)
 
 
 def is_same_file(a: Path, b: Path) -> bool:
-    """Whether two paths lead to one file, through links too; False where either does not exist, or cannot be
-    reached.
+    """Whether two paths lead to one file, also through links.
+
+    False if one of them does not exist or cannot be reached.
+
+    a: a path.
+    b: another path.
     """
     try:
         return os.path.samefile(a, b)
@@ -298,9 +340,11 @@ def is_same_file(a: Path, b: Path) -> bool:
 
 
 def mode_of(path: Path) -> int | None:
-    """The type and the permissions of what a path leads to, through links; None where there is nothing.
+    """The type and the permissions of what a path leads to, through links; None if there is nothing.
 
-    Raises OSError where the path cannot be followed.
+    path: the path to follow.
+
+    Raises OSError if the path cannot be followed.
     """
     try:
         return os.stat(path).st_mode
@@ -309,7 +353,13 @@ def mode_of(path: Path) -> int | None:
 
 
 def leads_to(path: Path, fd: int) -> bool:
-    """Whether a path, without following a link at its end, is the name of an open file. Raises OSError."""
+    """Whether a path is the name of an open file; a link at its end is not followed.
+
+    path: the path to check.
+    fd: the descriptor of the open file.
+
+    Raises OSError.
+    """
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -320,10 +370,12 @@ _OPEN_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getatt
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open a file that only we use: make it, or take over the one that an earlier process of ours left.
+    """Open a file that only this package uses: create it, or take over one that an earlier process left.
 
-    flags: of os.open, for reading and writing.
-    Raises UsageError where there is something else: no regular file, one of another user, or one that has
+    path: the path of the file.
+    flags: the flags of os.open, for reading and writing.
+
+    Raises UsageError if there is something else: not a regular file, a file of another user, or one that has
     other names (a link to a file that somebody wants to keep); OSError.
     """
     while True:
@@ -343,7 +395,12 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def read_own(path: Path) -> bytes | None:
-    """All of a file that only we use; None where there is none. Raises as open_own."""
+    """The content of a file that only this package uses; None if it does not exist.
+
+    path: the path of the file.
+
+    Raises what `open_own` raises.
+    """
     try:
         _refuse_foreign(path, os.lstat(path))
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _OPEN_FLAGS)
@@ -369,8 +426,9 @@ def _refuse_foreign(path: Path, status: os.stat_result) -> None:
 
 
 def _is_ours(status: os.stat_result, directory: Path) -> bool:
-    """Whether a file belongs to us, or to whom the file system of its directory gives what we make (some
-    network file systems give it to somebody else).
+    """Whether a file belongs to us, or to the user whom the file system gives the files that we create.
+
+    Some network file systems give them to another user.
     """
     if not hasattr(os, "geteuid") or status.st_uid == os.geteuid():
         return True
@@ -380,8 +438,12 @@ def _is_ours(status: os.stat_result, directory: Path) -> bool:
 
 
 def copy_attributes(source: int | Path, target: int) -> list[str]:
-    """Give an open file the owner, the mode and the extended attributes (so the access control list too) of
-    another one, open or by its path; what could not be kept, in words.
+    """Copy owner, mode and extended attributes to an open file; returns what could not be kept, in words.
+
+    The extended attributes include the access control list.
+
+    source: the file to copy from: its path, or its descriptor.
+    target: the descriptor of the file to change.
     """
     lost = []
     old, new = os.stat(source), os.fstat(target)
@@ -411,7 +473,7 @@ def copy_attributes(source: int | Path, target: int) -> list[str]:
 
 _ACCESS_LIST = "system.posix_acl_access"
 _OF_THE_CONTENT = ("security.capability", "security.ima", "security.evm")
-"""Extended attributes that speak of the bytes, which are others now."""
+"""Extended attributes that describe the bytes, which are different now."""
 
 
 def _copy_extended_attributes(source: int | Path, target: int) -> list[str]:
@@ -437,9 +499,12 @@ def _copy_extended_attributes(source: int | Path, target: int) -> list[str]:
 
 
 def read_regular(path: str | Path, most: int) -> bytes:
-    """All of a regular file of at most so many bytes.
+    """The content of a regular file.
 
-    Raises UsageError where it is something else (a device has no end, a pipe may never have one) or longer;
+    path: the path of the file.
+    most: the largest accepted size in bytes.
+
+    Raises UsageError if it is something else (a device has no end, a pipe may never have one) or longer;
     StorageError.
     """
     with storage_errors("read", path):
@@ -458,11 +523,14 @@ def read_regular(path: str | Path, most: int) -> bytes:
 
 
 def release_pages(mapping: mmap.mmap, first: int, last: int) -> None:
-    """Tell the system that the mapped file's bytes [first, last), already read, need not stay in this
-    process's memory.
+    """Hint that bytes of a mapped file, already read, need not stay in this process's memory.
 
-    Only a hint, for read-only mappings of files: a later access reads the page again. The page that holds
-    `last` is kept for the next reader.
+    For read-only mappings of files: a later access reads the page again. The page that holds `last` is kept
+    for the next reader.
+
+    mapping: the mapped file.
+    first: the first byte.
+    last: the end of the range, exclusive.
     """
     if not hasattr(mapping, "madvise") or not hasattr(mmap, "MADV_DONTNEED"):
         return
@@ -472,10 +540,14 @@ def release_pages(mapping: mmap.mmap, first: int, last: int) -> None:
 
 
 def advise_use(mapping: mmap.mmap, first: int, last: int, *, in_large_pages: bool = True) -> None:
-    """Tell the system that the mapped file's bytes [first, last) will be wanted soon: it reads them ahead,
-    and maps them in large pages if it can.
+    """Hint that bytes of a mapped file will be needed soon: the system reads them ahead.
 
-    Only a hint, and nothing where the system takes none.
+    Does nothing on systems without such a hint.
+
+    mapping: the mapped file.
+    first: the first byte.
+    last: the end of the range, exclusive.
+    in_large_pages: whether it may map them in large pages, if it can.
     """
     if not hasattr(mapping, "madvise"):
         return
@@ -487,8 +559,13 @@ def advise_use(mapping: mmap.mmap, first: int, last: int, *, in_large_pages: boo
 
 
 def begin_read(fd: int, nbytes: int, offset: int) -> None:
-    """Let the system begin to read these bytes of a file, which will be wanted soon. Only a hint: nothing
-    where it takes none.
+    """Hint that bytes of a file will be needed soon, so that the system begins to read them.
+
+    Does nothing on systems without such a hint.
+
+    fd: the descriptor of the file.
+    nbytes: the number of bytes.
+    offset: the position of the first byte in the file.
     """
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
@@ -500,12 +577,14 @@ BEYOND_ALL_FILES = (1 << 63) - 2
 
 
 def try_lock(fd: int, offset: int = 0) -> bool:
-    """Lock an open file against every other process that asks, until it is closed; False where another holds
-    the lock.
+    """Lock an open file against other processes until it is closed; False if another one holds the lock.
 
-    offset: of the byte that stands for the file where the system locks bytes (Windows), and keeps others from
-    reading it.
-    Where the file system has no locks (some network mounts), nobody is kept out, and the answer is True.
+    The lock affects only processes that try to lock the file too. If the file system has no locks (some
+    network mounts), nobody is kept out, and the answer is True.
+
+    fd: the descriptor of the file.
+    offset: the byte that stands for the file on systems that lock bytes (Windows), and keep others from
+        reading it.
     """
     try:
         if os.name == "nt":
@@ -523,7 +602,11 @@ def try_lock(fd: int, offset: int = 0) -> bool:
 
 
 def unlock(fd: int, offset: int = 0) -> None:
-    """Give up the lock of `try_lock` before the file is closed: a map of the file would keep it."""
+    """Give up the lock of `try_lock` before the file is closed, because a map of the file would keep it.
+
+    fd: the descriptor of the file.
+    offset: the offset that `try_lock` got.
+    """
     with contextlib.suppress(OSError):
         if os.name == "nt":
             import msvcrt
@@ -537,8 +620,13 @@ def unlock(fd: int, offset: int = 0) -> None:
 
 
 def read_at(fd: int, nbytes: int, offset: int) -> bytes:
-    """Up to nbytes from `offset` bytes after the start of the file; fewer only at its end. Threads may read
-    one file side by side.
+    """Read bytes at a position; fewer only at the end of the file.
+
+    Threads may read one file at the same time.
+
+    fd: the descriptor of the file.
+    nbytes: the most bytes to read.
+    offset: the position in bytes from the start of the file.
     """
     parts = []
     while nbytes:

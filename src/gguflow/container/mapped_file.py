@@ -31,13 +31,12 @@ IO_MODES = ("mmap", "pread")
 class MappedFile:
     """An open file. Threads may share one.
 
-    path: as the file was named.
-    io: "mmap" hands out views of the mapped file: no copy, but a file that somebody shortens kills the
-        process at the next access to what is gone (SIGBUS), unless the access begins with `read`, which
-        notices.
-        "pread" copies ranges out of the file, and reports what is gone.
-    nbytes: as it was when the file was opened.
-    mtime_ns: likewise.
+    path: the path of the file, as it was named.
+    io: "mmap" hands out views of the mapped file, without a copy. If the file is shortened, the next access
+        to the missing bytes kills the process (SIGBUS), unless the access begins with `read`, which notices.
+        "pread" copies ranges out of the file, and reports missing bytes.
+    nbytes: its size in bytes when it was opened.
+    mtime_ns: its time of change in nanoseconds when it was opened.
     """
 
     def __init__(
@@ -45,11 +44,14 @@ class MappedFile:
     ) -> None:
         """Open a file.
 
-        expected: what its identity was when somebody else looked at it.
-        fd: of the file, where the caller has it open and keeps it open; the map then grows with the file.
+        path: the path of the file.
+        io: "mmap" or "pread".
+        expected: the identity that the file had when it was examined earlier.
+        fd: the descriptor, if the caller has the file open and keeps it open; the map then grows with the
+            file.
 
-        Raises UsageError for another io, InvalidError where it is no regular file (C-035: a pipe would wait
-        for ever) or not the one expected (R-001), MalformedError where it is empty (C-001), StorageError.
+        Raises UsageError for another io, InvalidError if it is not a regular file (C-035: a pipe would wait
+        forever) or not the expected one (R-001), MalformedError if it is empty (C-001), StorageError.
         """
         check_io(io)
         self.path = Path(path)
@@ -78,11 +80,14 @@ class MappedFile:
 
     @property
     def identity(self) -> Identity:
-        """What the file was when it was opened."""
+        """The size and the time of change that the file had when it was opened."""
         return self.nbytes, self.mtime_ns
 
     def current_nbytes(self) -> int:
-        """How long the file is now. Raises StorageError, UsageError after `close`."""
+        """The current length of the file in bytes.
+
+        Raises StorageError, UsageError after `close`.
+        """
         self._require_open()
         mapped = self._mapped
         with platform.storage_errors("read", self.path):
@@ -91,8 +96,12 @@ class MappedFile:
     def read(self, start: int, stop: int) -> Bytes:
         """The bytes [start, stop) of the file: uint8[stop - start], read-only; a view of the map, or a copy.
 
-        They are proved to be in the file still. Raises InvalidError (R-002) where it is shorter now,
-        UsageError after `close`, StorageError.
+        It is checked that the file still has them.
+
+        start: the first byte.
+        stop: the end of the range, exclusive.
+
+        Raises InvalidError (R-002) if the file is shorter now, UsageError after `close`, StorageError.
         """
         self._require_open()
         mapped = self._mapped
@@ -110,8 +119,12 @@ class MappedFile:
         return content[start:stop] if stop <= content.size else self._grown(stop)[start:stop]
 
     def view(self, start: int, stop: int) -> Bytes:
-        """As `read`, for a caller that proves afterwards that the file has not changed: of a map, without
-        asking the system for its length.
+        """As `read`, for a caller that checks afterwards that the file has not changed.
+
+        For a map, the length of the file is not checked first.
+
+        start: the first byte.
+        stop: the end of the range, exclusive.
         """
         mapped = self._mapped
         if mapped is not None and stop <= mapped[1].size and not self._is_closed:
@@ -119,19 +132,20 @@ class MappedFile:
         return self.read(start, stop)
 
     def map_all(self) -> memoryview:
-        """All of the file as it was opened or last grew, mapped read-only for as long as somebody refers to
-        it.
+        """All of the file as it was opened or last grew, mapped read-only for as long as it is referred to.
 
-        Raises MalformedError where it is empty (C-001), InvalidError where it is shorter now (R-001),
-        UsageError after `close`, StorageError.
+        Raises MalformedError if it is empty (C-001), InvalidError if it is shorter now (R-001), UsageError
+        after `close`, StorageError.
         """
         self._require_open()
         return memoryview((self._mapped or self._map(self.nbytes))[0])
 
     def prefetch(self, start: int, stop: int, *, in_large_pages: bool = True) -> None:
-        """Bytes [start, stop) will be wanted: have the system read them ahead. A hint.
+        """Hint that bytes will be needed, so that the system reads them ahead.
 
-        in_large_pages: whether it may map them in large pages, where it can.
+        start: the first byte.
+        stop: the end of the range, exclusive.
+        in_large_pages: whether the system may map them in large pages, if it can.
         """
         mapped = self._mapped
         if mapped is not None:
@@ -140,7 +154,11 @@ class MappedFile:
             platform.begin_read(self._fd, stop - start, start)
 
     def release(self, start: int, stop: int) -> None:
-        """Bytes [start, stop) need not stay in this process's memory; they can be read again. A hint."""
+        """Hint that bytes need not stay in this process's memory; they can be read again.
+
+        start: the first byte.
+        stop: the end of the range, exclusive.
+        """
         mapped = self._mapped
         if mapped is not None:
             platform.release_pages(mapped[0], start, stop)
@@ -202,13 +220,21 @@ class MappedFile:
 
 
 def check_io(io: str) -> None:
-    """Raises UsageError where files are not read in this way."""
+    """Check the name of a way to read files.
+
+    io: "mmap" or "pread".
+
+    Raises UsageError for any other.
+    """
     if io not in IO_MODES:
         raise UsageError(f"io is mmap or pread, not {io!r}")
 
 
 def check_unchanged(path: Path, identity: Identity) -> None:
-    """Prove that a path still leads to a file of the size and time of change that it had when it was read.
+    """Prove that a path still leads to a file with the same size and time of change.
+
+    path: the path of the file.
+    identity: the size and time of change that it had when it was read.
 
     Raises InvalidError (R-002), StorageError.
     """

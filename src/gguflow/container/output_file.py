@@ -20,12 +20,14 @@ _MAX_NAME_NBYTES = 255
 
 
 def hidden_sibling(path: Path, suffix: str) -> Path:
-    """The path of a file of ours beside an output: .NAMEsuffix, with the end of a long name replaced by a
-    digest where the file system would not take it.
+    """The path of a hidden file next to an output, `.NAMEsuffix`.
 
-    path: of the output.
-    suffix: begins with a dot.
-    Raises UsageError where the path names no file.
+    The end of a long name is replaced by a digest if the file system would not accept it.
+
+    path: the path of the output.
+    suffix: the suffix; begins with a dot.
+
+    Raises UsageError if the path does not name a file.
     """
     if path.name in ("", "..") or not platform.is_possible_name(path):
         raise UsageError(f"{os.fspath(path)!r} does not name a file; name one, such as model.gguf")
@@ -44,17 +46,18 @@ class OutputFile:
     file that is replaced. A commit flushes the bytes, renames the file, and flushes the directory. Leaving
     the `with` block without a commit removes the sibling, unless `keep` was called: then the next OutputFile
     of this path with `resume` finds it unchanged (`found` is True), and either continues or calls `clear`.
-    Only the process that entered the block writes; a child of fork cannot, and takes nothing away.
+    Only the process that entered the block writes; a child of fork cannot write, and removes nothing.
 
-    path: the final name.
-    nbytes: size of the file.
+    path: the final path.
+    nbytes: the size of the file in bytes.
     overwrite: whether to replace an existing file; the new one gets its owner, mode and extended attributes.
     resume: whether to continue a partial file that was kept.
-
+    found: whether a kept partial file is continued; set on entry.
     notes: after the commit, in sentences, what the new file could not keep of the one that it replaced.
 
-    Raises UsageError if path exists without overwrite or is no regular file, another process is writing it,
-    or the sibling's name is taken by a file that is not ours; StorageError if the system refuses (ENOSPC at
+    Raises UsageError if path exists without overwrite or is not a regular file, another process is writing
+    it, or the sibling's name is taken by a file that is not ours; StorageError if the system refuses (ENOSPC
+    at
     once: the space is reserved on entry).
     """
 
@@ -89,16 +92,28 @@ class OutputFile:
         return self
 
     def write(self, data: bytes | NDArray[np.uint8], offset: int) -> None:
-        """Write data at `offset` bytes from the start of the file. Thread-safe."""
+        """Write data at a position in the file. Thread-safe.
+
+        data: the bytes to write.
+        offset: the position in bytes from the start of the file.
+        """
         with platform.storage_errors("write", self.path):
             platform.pwrite_all(self._writable(), data, offset)
 
     def begin_flush(self, nbytes: int, offset: int) -> None:
-        """Let the system begin to make these bytes durable, which will not change. Thread-safe."""
+        """Hint that the system should begin to make bytes durable that will not change. Thread-safe.
+
+        nbytes: the number of bytes.
+        offset: the position of the first byte in the file.
+        """
         platform.begin_sync(self._descriptor(), nbytes, offset)
 
     def read(self, nbytes: int, offset: int) -> bytes:
-        """Read bytes written by this process or a previous one. Thread-safe."""
+        """Read bytes written by this process or an earlier one. Thread-safe.
+
+        nbytes: the most bytes to read.
+        offset: the position in bytes from the start of the file.
+        """
         with platform.storage_errors("read", self.partial):
             return platform.read_at(self._descriptor(), nbytes, offset)
 
@@ -108,18 +123,27 @@ class OutputFile:
             platform.preallocate_anew(self._writable(), self.nbytes)
 
     def shorten(self, nbytes: int) -> None:
-        """Reduce the size of the file to nbytes, once it is written."""
+        """Reduce the size of the file once it is written.
+
+        nbytes: the new size in bytes.
+        """
         with platform.storage_errors("write", self.path):
             platform.shorten(self._writable(), nbytes)
 
     def flush(self) -> None:
-        """Make the bytes durable. Raises UsageError if another file has taken the name in the meantime."""
+        """Make the bytes durable.
+
+        Raises UsageError if another file has taken the name in the meantime.
+        """
         with platform.storage_errors("write", self.path):
             platform.sync_file(self._writable())
         self._replaced.hold()
 
     def commit(self) -> None:
-        """Make the file durable and give it its name. Raises what `flush` raises."""
+        """Make the file durable and give it its name.
+
+        Raises what `flush` raises.
+        """
         self._replaced.hold()
         notes = self._replaced.hand_down(self._writable())
         self.flush()
@@ -208,5 +232,8 @@ class OutputFile:
 
 
 def is_worth_keeping(error: BaseException | None) -> bool:
-    """Whether a writer stopped by this error may continue later: an interruption or a system failure."""
+    """Whether a stopped writer may continue later, after an interruption or a system failure.
+
+    error: the error that stopped it, None without an error.
+    """
     return isinstance(error, KeyboardInterrupt | SystemExit | StorageError | MemoryError)

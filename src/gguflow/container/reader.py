@@ -15,9 +15,8 @@ from gguflow.container.mapped_file import MappedFile
 class GgufFile:
     """An open GGUF file.
 
-    file: its bytes.
-    header: as parsed; whoever opens the file judges it. Its arrays refer to the mapped file and keep it
-        mapped.
+    file: the bytes of the file.
+    header: the header as parsed, not yet judged. Its arrays refer to the mapped file and keep it mapped.
     """
 
     file: MappedFile
@@ -28,14 +27,16 @@ class GgufFile:
         return self.file.path
 
     def detached(self) -> GgufFile:
-        """The same file, with its header in memory of its own."""
+        """The same file, with its header copied into memory of its own."""
         return GgufFile(self.file, self.header.detached(self.file.map_all(), str(self.path)))
 
 
 def map_file(path: str | Path) -> memoryview:
-    """A file's bytes, mapped read-only for as long as they are referenced.
+    """A file's bytes, mapped read-only for as long as they are referred to.
 
-    Raises InvalidError where it is no regular file, MalformedError where it is empty, StorageError.
+    path: the path of the file.
+
+    Raises InvalidError if it is not a regular file, MalformedError if it is empty, StorageError.
     """
     return MappedFile(path).map_all()
 
@@ -43,11 +44,11 @@ def map_file(path: str | Path) -> memoryview:
 def open_file(path: str | Path, io: str = "mmap", limits: Limits = DEFAULT_LIMITS) -> GgufFile:
     """Open a GGUF file and parse its header.
 
-    path: the file.
-    io: "mmap" or "pread", as `MappedFile` has it.
+    path: the path of the file.
+    io: "mmap" or "pread", as in `MappedFile`.
     limits: the sizes that are accepted.
 
-    Raises what `parse` raises where the header cannot be parsed, and what `MappedFile` raises.
+    Raises what `parse` raises if the header cannot be parsed, and what `MappedFile` raises.
     """
     file = MappedFile(path, io)
     try:
@@ -62,8 +63,8 @@ def read_header(path: str | Path, block_sizes: rules.BlockSizes) -> Header:
 
     Arrays in the metadata are views of the mapped file and keep it mapped.
 
-    path: the file.
-    block_sizes: the known formats.
+    path: the path of the file.
+    block_sizes: the block sizes of the known formats.
 
     Raises MalformedError, InvalidError, UnsupportedError or LimitError for the first broken rule,
     StorageError if the file cannot be read.

@@ -36,8 +36,8 @@ class ShardName:
     """The parts of a shard's file name.
 
     stem: the name without number and suffix.
-    number: from 0, as split.no; the name itself counts from 1.
-    count: number of shards.
+    number: its number from 0, as split.no; the file name counts from 1.
+    count: the number of shards.
     """
 
     stem: str
@@ -54,7 +54,12 @@ class ShardName:
 
 
 def shard_metadata(number: int, count: int, n_tensors: int) -> Metadata:
-    """The three keys of shard `number` (from 0) of `count`; n_tensors: of all shards together."""
+    """The three keys of a shard.
+
+    number: its number, from 0.
+    count: the number of shards.
+    n_tensors: the number of tensors of all shards together.
+    """
     return {NO_KEY: _u16(number), COUNT_KEY: _u16(count), TENSORS_KEY: i32(n_tensors)}
 
 
@@ -63,12 +68,18 @@ def _u16(value: int) -> Value:
 
 
 def n_shards(header: Header) -> int:
-    """The number of files of the model, by split.count."""
+    """The number of files of the model, by split.count.
+
+    header: the header of one of its files.
+    """
     return max(integer_under(header.metadata, COUNT_KEY) or 1, 1)
 
 
 def later_shards(path: Path, header: Header) -> list[ShardName]:
-    """The names of all shards but the first, which `path` must be, with keys that agree with its name.
+    """The names of all shards but the first.
+
+    path: the path of the first shard, whose keys agree with its name.
+    header: the header of the first shard.
 
     Raises UsageError for a later shard, which does not have the model's metadata.
     """
@@ -98,9 +109,10 @@ S = TypeVar("S", bound=ShardFile)
 
 @dataclass(frozen=True)
 class RaiseFirst:
-    """Shards are opened up to the first broken rule.
+    """The policy that stops opening shards at the first broken rule.
 
-    refuse: raises the error of the first of some findings about a file that is one.
+    refuse: a function of a file's path and the findings about it; raises the error of the first finding that
+        is an error.
     """
 
     refuse: Callable[[Path, Iterable[Finding]], None]
@@ -117,7 +129,10 @@ class RaiseFirst:
 
 @dataclass(frozen=True)
 class ReportAll:
-    """All shards are opened that can be; what is wrong is collected, as findings about the first file."""
+    """The policy that opens all shards that can be opened and collects what is wrong.
+
+    findings: the findings so far; they are reported about the first file.
+    """
 
     findings: list[Finding] = field(default_factory=list)
 
@@ -136,14 +151,14 @@ class ReportAll:
 def open_shards(first: S, open_file: Callable[[Path], S], policy: RaiseFirst | ReportAll) -> Iterator[S]:
     """The files of a model in order: the first, then each of the others as it is opened.
 
-    A shard is judged when the next one is asked for: by then its owner has it, and can close it. At the end
+    A shard is judged when the next one is requested: by then the caller has it, and can close it. At the end
     they are judged together, if all could be opened.
 
-    first: which is open; its keys are good, and agree with its name.
-    open_file: opens another.
-    policy: what becomes of broken rules, C-043 to C-046.
+    first: the first file, already open, whose keys are valid and agree with its name.
+    open_file: a function that opens another file by its path.
+    policy: what happens with broken rules, C-043 to C-046.
 
-    Raises UsageError where the first is a later shard, and what `open_file` and the policy raise.
+    Raises UsageError if the first file is a later shard, and what `open_file` and the policy raise.
     """
     yield first
     shards, names = [first], later_shards(first.path, first.header)
@@ -162,7 +177,11 @@ def open_shards(first: S, open_file: Callable[[Path], S], policy: RaiseFirst | R
 
 
 def judge_keys(header: Header, path: Path) -> Iterator[Finding]:
-    """Findings about the three keys of a file and its name; none for a file without these keys."""
+    """Findings about the three keys of a file and its name; none for a file without these keys.
+
+    header: the header of the file.
+    path: the path of the file.
+    """
     there = [key for key in _TYPES if key in header.metadata]
     if not there:
         return
@@ -186,12 +205,12 @@ def judge_keys(header: Header, path: Path) -> Iterator[Finding]:
 
 
 def judge_sibling(name: str, header: Header, number: int, first: Header) -> Iterator[Finding]:
-    """Findings about a shard that must be the one in its name, of the same model as the first shard.
+    """Findings about a shard that must match its file name and be of the same model as the first shard.
 
-    name: of the file.
-    header: of the shard.
-    number: of the shard, from 0.
-    first: header of the first shard.
+    name: the name of its file.
+    header: the header of the shard.
+    number: the number of the shard, from 0.
+    first: the header of the first shard.
     """
     for key, expected in ((NO_KEY, number), (COUNT_KEY, n_shards(first))):
         found = integer_under(header.metadata, key)
@@ -219,7 +238,10 @@ def judge_sibling(name: str, header: Header, number: int, first: Header) -> Iter
 
 
 def judge_together(shards: Sequence[tuple[str, Header]]) -> Iterator[Finding]:
-    """Findings about the tensors of all files of a model; the keys of the first file are valid."""
+    """Findings about the tensors of all files of a model.
+
+    shards: the name and the header of each file, in order; the keys of the first are valid.
+    """
     _, first = shards[0]
     where: dict[str, str] = {}
     for name, header in shards:

@@ -1,9 +1,9 @@
-"""Vectors kept as they come: files that grow by quantized rows and can be read while they do (spec/rows.md).
+"""Vectors stored as they arrive: files that grow by quantized rows and can be read meanwhile (spec/rows.md).
 
 codec.py       vectors to rows of bytes and back: what both kinds of row share, and the rows of block formats
-formats.py     which formats rows can be kept in
+formats.py     the formats that rows can be kept in
 judging.py     what a file that grows may say
-files.py       made whole, opened under their lock, let go
+files.py       creating files, opening them with their lock, closing them
 store.py       RowStore: append, flush, read
 """
 

@@ -1,4 +1,4 @@
-"""Vectors to rows of bytes and back: every row by itself, in as many bytes as every other."""
+"""Vectors to rows of bytes and back: every row by itself, and all rows of the same size."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class RowCodec(ABC):
-    """What a row is. name: of the format, as the file has it. width: numbers in a row. row_nbytes: its bytes.
+    """How a row is stored.
 
-    type_id, row_length: of the tensor that the rows make: ggml's number of the type, and ne[0].
+    name: the name of the format, as in the file.
+    width: the number of numbers in a row.
+    row_nbytes: the size of a row in bytes.
+    type_id: ggml's number of the type of the tensor that the rows make up.
+    row_length: ne[0] of that tensor.
     """
 
     name: str
@@ -33,8 +37,11 @@ class RowCodec(ABC):
     row_length: int
 
     def encode(self, vectors: ArrayLike) -> Bytes:
-        """float[n, width] (or one vector: float[width]), of any float type -> uint8[n, row_nbytes]. Raises
-        ShapeError, NonFiniteError.
+        """Encode vectors as rows: uint8[n, row_nbytes].
+
+        vectors: the vectors; float[n, width] or float[width] for one, of any float type.
+
+        Raises ShapeError, NonFiniteError.
         """
         array = np.asarray(vectors)
         if array.ndim not in (1, 2) or array.shape[-1] != self.width:
@@ -69,14 +76,21 @@ class RowCodec(ABC):
         return packed
 
     def decode(self, packed: Bytes, out: Floats) -> None:
-        """uint8[n, row_nbytes] into C-contiguous float32[n, width]. Raises a FileError where a row of the
-        parametric family is no sound chunk.
+        """Decode rows.
+
+        packed: the rows; uint8[n, row_nbytes].
+        out: the array for the numbers; C-contiguous float32[n, width].
+
+        Raises a FileError if a row of the parametric family is not a valid chunk.
         """
         for piece in self.pieces(len(packed)):
             self._decode(packed[piece], out[piece])
 
     def pieces(self, n: int) -> list[slice]:
-        """n rows, some at a time."""
+        """Slices of n rows, each with as many rows as are processed at a time.
+
+        n: the number of rows.
+        """
         step = max(PIECE // self.width, 1)
         return [slice(first, min(first + step, n)) for first in range(0, n, step)]
 
@@ -92,8 +106,8 @@ class RowCodec(ABC):
 class PayloadRows(RowCodec):
     """Rows in an encoding of a family: a family's module `rows` makes them (`row_codec`).
 
-    encoding: of the rows.
-    joins: whether many are encoded as one tensor.
+    encoding: the encoding of the rows.
+    joins: whether several rows are encoded as one tensor.
     """
 
     encoding: Encoding
@@ -101,12 +115,18 @@ class PayloadRows(RowCodec):
 
     @abstractmethod
     def judge(self, packed: Bytes) -> Iterator[Finding]:
-        """What is wrong in rows: one, or any number where they join."""
+        """What is wrong in rows.
+
+        packed: one row, or any number of rows if they join; uint8[n, row_nbytes].
+        """
 
 
 @dataclass(frozen=True)
 class BlockRows(RowCodec):
-    """Rows of a block format: their blocks."""
+    """Rows of a block format, stored as its blocks.
+
+    format: the block format.
+    """
 
     format: BlockFormat
 

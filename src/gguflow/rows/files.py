@@ -1,4 +1,4 @@
-"""The files of row stores: made whole, opened under their lock, let go."""
+"""The files of row stores: creating them, opening them with their lock, closing them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from gguflow.rows.judging import keys_of
 
 
 def create(path: Path, codec: RowCodec, *, overwrite: bool) -> None:
-    """A store without rows appears under its name, whole and on the medium (R-113).
+    """Create a store without rows; it appears under its name complete and on the medium (R-113).
 
-    Raises UsageError where there is a file already, or somebody writes to the one that would be replaced,
-    StorageError.
+    path: the path of the new file.
+    codec: the format of its rows.
+    overwrite: whether to replace an existing file.
+
+    Raises UsageError if there is a file already, or if another process writes to the file that would be
+    replaced, StorageError.
     """
     header = build_header(codec.name, codec.width, codec.type_id, codec.row_length, keys_of(codec))
     with OutputFile(path, len(header), overwrite=overwrite) as output:  # locked as R-112 says
@@ -31,9 +35,12 @@ def create(path: Path, codec: RowCodec, *, overwrite: bool) -> None:
 
 
 def open_file(path: Path, *, writable: bool) -> int:
-    """The descriptor of a file; locked where it is writable (R-112).
+    """Open a file and return its descriptor; the file is locked if it is writable (R-112).
 
-    Raises UsageError where another process is writing it, InvalidError (C-035) where it is no regular file,
+    path: the path of the file.
+    writable: whether to open it for writing.
+
+    Raises UsageError if another process is writing it, InvalidError (C-035) if it is not a regular file,
     StorageError.
     """
     flags = (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_BINARY", 0)
@@ -51,10 +58,12 @@ def open_file(path: Path, *, writable: bool) -> int:
 
 
 def let_go(fd: int, owner: int) -> None:
-    """Close the file, and give up its lock even where a map of it lives on, or a child of fork has it too.
-    What the system says to that is too late to matter: what was flushed is on the medium.
+    """Close the file and give up its lock, even if a map of it is still in use or a child of fork has it too.
 
-    owner: the process that opened it; in a child of it, the lock stays.
+    Errors of the system are ignored here: what was flushed is on the medium.
+
+    fd: the descriptor of the file.
+    owner: the id of the process that opened it; in a child of it, the lock stays.
     """
     if os.getpid() == owner:
         platform.unlock(fd, platform.BEYOND_ALL_FILES)
@@ -63,5 +72,11 @@ def let_go(fd: int, owner: int) -> None:
 
 
 def leads_to(path: Path, fd: int) -> bool:
-    """Whether the name still leads to the file that is open: it may have been replaced. Raises OSError."""
+    """Whether the name still leads to the open file, which may have been replaced.
+
+    path: the name of the file.
+    fd: the descriptor of the open file.
+
+    Raises OSError.
+    """
     return os.path.samestat(os.fstat(fd), path.stat())

@@ -1,4 +1,4 @@
-"""Which formats rows can be kept in."""
+"""The formats that rows can be kept in."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ MAX_WIDTH = 1 << 28
 
 
 def find_codec(name: str | BlockFormat | Encoding, width: int) -> RowCodec:
-    """How rows of `width` numbers are kept in a format.
+    """The codec for rows of a format.
+
+    name: the format: its name, or a BlockFormat or Encoding.
+    width: the number of numbers in a row.
 
     Raises UnknownFormatError, ShapeError (a width that does not divide into blocks), UsageError (a format in
-    which a row does not stand alone).
+    which a row cannot be decoded without others).
     """
     if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MAX_WIDTH:
         raise ShapeError(f"a row has 1 to {MAX_WIDTH} numbers, not {shown(width)}")

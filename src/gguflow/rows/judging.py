@@ -37,9 +37,7 @@ from gguflow.rows.formats import find_codec
 Bytes = NDArray[np.uint8]
 
 TAIL = "R-106"
-"""The rule about bytes behind the last row: they make a file other than canonical, and are no reason not to
-read it.
-"""
+"""The rule about bytes behind the last row: the file is not canonical then, but can still be read."""
 
 _TYPES = {
     VERSION_KEY: ValueType.UINT32,
@@ -50,8 +48,11 @@ _TYPES = {
 
 
 def keys_of(codec: RowCodec) -> Metadata:
-    """The metadata that the format of the rows needs: the generation of ggml's blocks, or what must be
-    understood of the family.
+    """The metadata that the format of the rows needs.
+
+    This is the generation of ggml's blocks, or what a reader must understand of the family.
+
+    codec: the format of the rows.
     """
     if isinstance(codec, PayloadRows):
         return _encoding_keys(codec.name)
@@ -65,13 +66,19 @@ def _encoding_keys(name: str) -> Metadata:
 
 
 def codec_of(header: Header) -> RowCodec:
-    """The codec of a store in which `judge_rows` found no error."""
+    """The codec of a store in which `judge_rows` found no error.
+
+    header: the header of the store.
+    """
     return find_codec(header.metadata[FORMAT_KEY].value, header.metadata[WIDTH_KEY].value)
 
 
 def judge_rows(header: Header, file_nbytes: int, *, strict: bool = False) -> Iterator[Finding]:
-    """Every rule about a row store that the header breaks; nothing for other files. The header's own rules
-    hold.
+    """Every rule about a row store that the header breaks; nothing for other files.
+
+    header: the header of the file, which keeps the general rules.
+    file_nbytes: the size of the file in bytes.
+    strict: whether an unfinished tail is an error instead of a warning.
     """
     if not is_row_store(header.metadata):
         return
@@ -106,7 +113,9 @@ def judge_rows(header: Header, file_nbytes: int, *, strict: bool = False) -> Ite
 
 def judge_chunks(header: Header, content: memoryview) -> Iterator[Finding]:
     """What is wrong in rows of an encoding of the family (R-108): the first row that breaks each rule.
-    `judge_rows` found no error.
+
+    header: the header of the store, in which `judge_rows` found no error.
+    content: the bytes of the file.
     """
     codec = codec_of(header)
     if not isinstance(codec, PayloadRows):

@@ -1,6 +1,4 @@
-"""RowStore: vectors appended, quantized as they come, to a GGUF file that can be read while it grows. The
-protocol is that of spec/rows.md.
-"""
+"""RowStore: vectors are appended and quantized to a GGUF file that can be read meanwhile (spec/rows.md)."""
 
 from __future__ import annotations
 
@@ -41,23 +39,25 @@ class RowStore:
 
         with RowStore("keys.gguf", "q8_0", 128) as store:
             store.append(vectors)           # float[n, 128]; read back by store.rows() at once
-            store.flush()                   # on the medium, and counted: a reader sees them, and kill -9 does
-            not take them
+            store.flush()                   # on the medium, and counted: readers see them, kill -9 keeps them
         RowStore.open("keys.gguf").rows(10, 20)
 
-    One process writes; any number read, and `refresh` shows them the rows that have been flushed since.
-    Threads may share a store. What a killed writer has appended and not flushed is gone; what was flushed is
-    there. A child of fork can read a store of its parent; to write, it opens one itself.
+    One process writes and any number read; `refresh` shows readers the rows that were flushed since. Threads
+    may share a store. If a writer is killed, the rows that it appended without a flush are lost, and flushed
+    rows are kept. A child of fork can read a store of its parent; to write, it opens the store itself.
 
-    path: of the file. format: a block format whose blocks divide the width ("q8_0", "q4_k", "f16"), or an
-    encoding of the parametric family of fixed size in which a row stands alone ("int8_row", "affine4_b64",
-    "nf4_b64").
-    mode: "w" makes a new file; "a" goes on with one (format and width need not be said again), or makes it;
-    "r" reads, as `open` does. overwrite: whether "w" may replace a file.
+    path: the path of the file.
+    format: a block format whose blocks divide the width ("q8_0", "q4_k", "f16"), or an encoding of the
+        parametric family of fixed size in which each row is decoded by itself ("int8_row", "affine4_b64",
+        "nf4_b64").
+    width: the number of numbers in a row.
+    mode: "w" creates a new file; "a" continues one (format and width are then optional) or creates it; "r"
+        reads, as `open` does.
+    overwrite: whether "w" may replace a file.
 
-    Raises UsageError (an existing file; another process is writing it; a format in which rows do not stand
-    alone; not the format or width of the file), ShapeError (width), UnknownFormatError, StorageError, a
-    FileError where an existing file is no sound row store.
+    Raises UsageError (an existing file; a file that another process is writing; a format in which a row
+    cannot be decoded by itself; not the format or width of the file), ShapeError (width), UnknownFormatError,
+    StorageError, a FileError if an existing file is not a valid row store.
     """
 
     _n_rows: int
@@ -100,7 +100,10 @@ class RowStore:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RowStore:
-        """A store to read: as `RowStore(path, mode="r")`."""
+        """Open a store for reading, as `RowStore(path, mode="r")`.
+
+        path: the path of the file.
+        """
         return cls(path, mode="r")
 
     @property
@@ -120,20 +123,22 @@ class RowStore:
 
     @property
     def n_flushed(self) -> int:
-        """Rows that are on the medium, and counted in the file."""
+        """Rows that are on the medium and counted in the file."""
         return self._n_flushed
 
     def __len__(self) -> int:
-        """Rows that can be read: of a writer all that it has appended, of a reader those that were counted
-        when it last looked.
+        """The number of rows that can be read.
+
+        For a writer, all that it has appended; for a reader, those that were counted when it last looked.
         """
         return self._n_rows
 
     # --- writing
 
     def append(self, vectors: ArrayLike) -> range:
-        """Quantize vectors float[n, width], or one float[width], and put them behind the last row; the
-        numbers of their rows.
+        """Quantize vectors and append them; returns the numbers of their rows.
+
+        vectors: the vectors; float[n, width], or float[width] for one.
 
         Raises ShapeError, NonFiniteError (NaN, infinity, or more than the format holds), UsageError (a
         reader, closed), StorageError; then nothing is appended.
@@ -148,12 +153,13 @@ class RowStore:
         return range(first, first + len(packed))
 
     def flush(self) -> int:
-        """Have every row that is appended by now on the medium, then counted in the file, the count on the
-        medium too; how many there are.
+        """Write all appended rows to the medium, then their count; returns the number of rows.
+
+        After a StorageError the store accepts no more rows, because the system has dropped what it could not
+        write.
 
         Raises UsageError (a reader, closed, a child of fork), StorageError: the system refused, or the file
-        lost its name (it was replaced, moved or removed), so that nobody would find the rows. The store then
-        takes no more rows, for what the system could not write it has forgotten.
+        lost its name (it was replaced, moved or removed), so that the rows could not be found.
         """
         with self._flush_lock:
             with self._append_lock, self._writing():
@@ -174,8 +180,9 @@ class RowStore:
         return n_rows
 
     def close(self) -> None:
-        """Flush, and let the file go. Arrays that `raw` gave stay good. Raises what `flush` raises; the file
-        is closed all the same.
+        """Flush and close the file. Arrays that `raw` gave stay valid.
+
+        Raises what `flush` raises; the file is closed even then.
         """
         if self._pid != os.getpid():  # a child of fork: its parent's locks may be taken for ever
             self._close()
@@ -192,9 +199,9 @@ class RowStore:
     # --- reading
 
     def refresh(self) -> int:
-        """Look how many rows have been flushed; how many can be read.
+        """Look up how many rows have been flushed; returns the number that can be read.
 
-        Raises InvalidError (R-002, R-116) where rows went away, UsageError (closed).
+        Raises InvalidError (R-002, R-116) if rows were removed, UsageError (closed).
         """
         self._require_open()
         if not self._writes:
@@ -214,8 +221,11 @@ class RowStore:
         return self._n_rows
 
     def rows(self, first: int = 0, last: int | None = None, *, out: Floats | None = None) -> Floats:
-        """Rows [first, last) decoded: float32[last - first, width]. last: all, unless told. out: where to put
-        them, C-contiguous, of that shape.
+        """Decode rows [first, last): float32[last - first, width].
+
+        first: the first row.
+        last: the end of the range, exclusive; None for the number of rows.
+        out: the array for the result; C-contiguous float32[last - first, width].
 
         Raises UsageError (no such rows, closed), ShapeError (out), InvalidError (R-002: the file was
         shortened; or a row that does not decode).
@@ -226,8 +236,14 @@ class RowStore:
         return weights
 
     def raw(self, first: int = 0, last: int | None = None) -> Bytes:
-        """Rows [first, last) as they are in the file: uint8[last - first, row_nbytes], a read-only view of
-        the map. Raises as `rows`.
+        """Rows [first, last) as they are in the file: uint8[last - first, row_nbytes].
+
+        The result is a read-only view of the map.
+
+        first: the first row.
+        last: the end of the range, exclusive; None for the number of rows.
+
+        Raises what `rows` raises.
         """
         self._require_open()
         n_rows = self._n_rows
@@ -254,8 +270,9 @@ class RowStore:
         return self.mode != "r"
 
     def _read_header(self) -> None:
-        """Parse, judge, and know how many rows there are. The count is read before the size of the file,
-        which grows first.
+        """Parse and judge the header, and get the number of rows.
+
+        The count is read before the size of the file, which grows first.
         """
         self._map = MappedFile(self.path, fd=self._fd)
         header = parse(self._map.map_all(), str(self.path))
@@ -273,8 +290,9 @@ class RowStore:
         self._n_flushed = self._n_rows
 
     def _read_count(self) -> int:
-        """The number of rows in the file, in one load where it lies at a multiple of eight: another process
-        may be writing it.
+        """The number of rows in the file, which another process may be writing.
+
+        It is read in one load if it lies at a multiple of eight.
         """
         at = self._count_position
         return int(self._map.read(at, at + COUNT_BYTES).view("<u8")[0])
@@ -295,8 +313,9 @@ class RowStore:
         return self._data_offset + row * self.row_nbytes
 
     def _pad(self) -> None:
-        """Zeros behind the last row, up to the alignment: readers that load the whole data section ask for
-        them. The next row takes their place.
+        """Write zeros behind the last row, up to the alignment; the next row overwrites them.
+
+        Readers that load the whole data section need them.
         """
         end = self._place(self._n_rows)
         platform.pwrite_all(self._fd, bytes(align(end, self._alignment) - end), end)

@@ -27,11 +27,11 @@ from gguflow.runtime.tensor import Rows, Tensor
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """A tensor of an open model that stands for one of the checkpoint; it reads like a `Tensor`, and pickles
-    like one.
+    """A tensor of an open model that stands for one of the checkpoint; it reads and pickles like a `Tensor`.
 
-    name: in the checkpoint. stored: where it lies. row_order: how its rows are arranged in the checkpoint,
-    None for as they are stored.
+    name: its name in the checkpoint.
+    stored: the tensor in the file.
+    row_order: how its rows are arranged in the checkpoint, None if as they are stored.
     """
 
     name: str
@@ -48,7 +48,10 @@ class CheckpointTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file. Raises UnsupportedError (C-016) where the format is not known."""
+        """Bytes in the file.
+
+        Raises UnsupportedError (C-016) if the format is not known.
+        """
         return self.stored.nbytes
 
     def dequantize(
@@ -59,7 +62,13 @@ class CheckpointTensor:
         dtype: str = "float32",
         threads: int = 1,
     ) -> NDArray[Any]:
-        """The weights, or some rows of them, in the checkpoint's order. Otherwise as `Tensor.dequantize`."""
+        """The weights, or some rows of them, in the checkpoint's order; otherwise as `Tensor.dequantize`.
+
+        rows: entries of the first axis in the checkpoint's order; None for all.
+        out: the array for the result; C-contiguous, of its shape and dtype.
+        dtype: "float32", "float16" or "bfloat16".
+        threads: the number of threads.
+        """
         if self.row_order is None:
             return self.stored.dequantize(rows, out=out, dtype=dtype, threads=threads)
         n = self.shape[0]
@@ -83,8 +92,13 @@ class CheckpointTensor:
         return result
 
     def matmul(self, x: ArrayLike, *, activations: str = "float32", threads: int = 1) -> Floats:
-        """x times the transposed matrix: float32[..., n] -> float32[..., rows], in the checkpoint's order.
+        """Multiply vectors with the transposed matrix, outputs in the checkpoint's order: float32[..., rows].
+
         Otherwise as `Tensor.matmul`.
+
+        x: the vectors; float32[..., n].
+        activations: as in `gguflow.packed_matmul.matmul`.
+        threads: the number of threads.
         """
         product = self.stored.matmul(x, activations=activations, threads=threads)
         return product if self.row_order is None else np.take(product, self._stored_rows(), axis=-1)
@@ -99,8 +113,10 @@ class CheckpointTensor:
         )
 
     def _reorder(self, weights: NDArray[Any], first: int) -> NDArray[Any]:
-        """The same memory, rows in the checkpoint's order; they are stored rows from `first` on, of whole
-        heads.
+        """The same memory, with the rows of whole heads in the checkpoint's order.
+
+        weights: stored rows.
+        first: the first of these rows.
         """
         head = self.shape[0] // self.row_order.n_heads if self.row_order else self.shape[0]
         for at in range(0, len(weights), head):
@@ -109,11 +125,14 @@ class CheckpointTensor:
 
 
 def checkpoint_tensors(model: Model) -> dict[str, CheckpointTensor]:
-    """The tensors of an open model by the names that transformers has for them, in the order of the file.
+    """The tensors of an open model by their names in transformers, in the order of the file.
 
-    Tensors that are computed (rope frequencies) are left out; those that the architecture does not know keep
-    their names, as do all where it is not known itself. Raises InvalidError where rows of Q and K cannot be
-    put in order (M-002, M-003).
+    Computed tensors (rope frequencies) are left out. Tensors that the architecture does not know keep their
+    names; if the architecture itself is not known, all do.
+
+    model: the open model.
+
+    Raises InvalidError if rows of Q and K cannot be put in order (M-002, M-003).
     """
     sizes = sizes_of(model.metadata.typed)
     shapes = {name: tensor.shape for name, tensor in model.items()}

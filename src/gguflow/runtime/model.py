@@ -1,6 +1,4 @@
-"""Opening a model: its file or all its shards mapped and judged, its metadata read where it lies, its tensors
-by name.
-"""
+"""Opens a model: maps and judges its files, reads its metadata in place, and gives its tensors by name."""
 
 from __future__ import annotations
 
@@ -33,32 +31,32 @@ from gguflow.runtime.tensor import Tensor
 from gguflow.validation import error_class_of, judge_gguf
 
 _WHILE_GROWING = ("R-001", "C-019")
-"""What a row store seems to break that grows between two looks at it."""
+"""The rules that a row store seems to break if it grows between two reads of it."""
 _ATTEMPTS = 8
 
 UNKNOWN_TYPE = "C-016"
-"""The one broken rule with which a model opens: its other tensors are as good as ever."""
+"""The only broken rule with which a model still opens: its other tensors can be used."""
 
 Place = tuple[str, str, tuple[Identity, ...]]
-"""Where to find a model again: its path, its io, and the size and time of change of every file."""
+"""What finds a model again: its path, its io, and the size and time of change of every file."""
 
 
 def open_model(
     path: str | os.PathLike[str], *, verify: bool = False, io: str | None = None, mode: str | None = None
 ) -> Model:
-    """Open a GGUF file (of several shards, the first), for `with` or until `close`. Metadata and tensor table
-    are read, and nothing else.
+    """Open a GGUF file (the first, if there are several shards), for `with` or until `close`.
 
-    verify: hold all data against the digests in the file before anything is handed out; the time of reading
-        it once.
-    io: "mmap" (as it is without), or "pread" for network file systems, where a file that somebody shortens
+    Only the metadata and the tensor table are read. A file opens if `gguflow validate` calls it valid at its
+    first level; tensors of an unknown type are listed, and refused when decoded.
+
+    path: the file.
+    verify: whether to check all data against the digests in the file first, which reads all of it once.
+    io: "mmap" (the default), or "pread" for network file systems: a file that is shortened by another process
         would kill a process that has it mapped.
     mode: the former name of io; deprecated.
 
-    What opens is what `gguflow validate` calls valid at its first level; tensors of a type that is not known
-    are listed, and refused when decoded. Raises the error of the first broken rule (MalformedError,
-    InvalidError, UnsupportedError, LimitError), UsageError (a later shard, verify without digests),
-    StorageError.
+    Raises the error of the first broken rule (MalformedError, InvalidError, UnsupportedError, LimitError),
+    UsageError (a later shard, verify without digests), StorageError.
     """
     if mode is not None:
         if io is not None:
@@ -89,10 +87,11 @@ def _open_files(path: Path, verify: bool, io: str) -> Model:
 
 
 class Values(Mapping[str, Any]):
-    """Metadata as plain values: int, float, bool, str, and sequences of them. The strings of an array are
-    decoded when they are touched.
+    """Metadata as plain values: int, float, bool, str, and sequences of them.
 
-    typed: the same with the types that the file gives.
+    The strings of an array are decoded when they are accessed.
+
+    typed: the same metadata with the types that the file gives.
     """
 
     def __init__(self, metadata: Metadata) -> None:
@@ -114,9 +113,11 @@ class Values(Mapping[str, Any]):
 class Model(Mapping[str, Tensor]):
     """The tensors of an open model by name, in the order of the file. Threads may share it.
 
-    path: as the first file is named. warnings: what is doubtful about the files, as that their digests are
-    no longer theirs. metadata: of the model, by key. Arrays that it gave keep the map alive
-    after `close`; tensors then refuse.
+    Arrays that it gave keep the map alive after `close`; tensors then refuse to be read.
+
+    path: the path of the first file, as it was named.
+    warnings: what is doubtful about the files, such as digests that no longer match them.
+    metadata: the metadata of the model, by key.
     """
 
     def __init__(self, files: list[GgufFile], warnings: tuple[FileWarning, ...] = ()) -> None:
@@ -145,7 +146,7 @@ class Model(Mapping[str, Tensor]):
 
     @property
     def files(self) -> list[str]:
-        """The paths of all shards; of a single file, its own."""
+        """The paths of all shards, or of the single file."""
         return [str(file.path) for file in self._files]
 
     @property
@@ -155,29 +156,40 @@ class Model(Mapping[str, Tensor]):
 
     @property
     def place(self) -> Place:
-        """What it takes to find the model again in another process."""
+        """What another process needs to find the model again."""
         return os.path.abspath(self.path), self._files[0].file.io, self._identities
 
     def pickled(self, name: str, index: tuple[int, ...]) -> tuple[Any, ...]:
-        """What a tensor, or an entry of it, is pickled as: a function and its arguments."""
+        """What a tensor, or an entry of it, is pickled as: a function and its arguments.
+
+        name: the name of the tensor.
+        index: the indices that lead to the entry; () for the tensor itself.
+        """
         return _tensor_at, (self.place, name, index)
 
     def prefetch(self, names: Iterable[str] | None = None) -> None:
-        """These tensors (all of them, unless named) will be wanted soon: have the system read them ahead, in
-        large pages where it can. A hint.
+        """Hint that tensors will be read soon: the system reads them ahead, in large pages if it can.
+
+        names: the names of the tensors; None for all.
         """
         for tensor in self._chosen(names):
             tensor._file.prefetch(tensor.offset, tensor.offset + tensor.nbytes)
 
     def release(self, names: Iterable[str] | None = None) -> None:
-        """These tensors are done with for now: their pages need not count as this process's memory. A hint;
-        they are read again when touched.
+        """Hint that tensors are not needed for now: their pages need not count as this process's memory.
+
+        They are read again when accessed.
+
+        names: the names of the tensors; None for all.
         """
         for tensor in self._chosen(names):
             tensor._file.release(tensor.offset, tensor.offset + tensor.nbytes)
 
     def close(self) -> None:
-        """Let the files go. Arrays that were handed out stay good; their map goes with the last of them."""
+        """Close the files.
+
+        Arrays that were handed out stay valid; the map is removed with the last of them.
+        """
         for opened in self._files:
             opened.file.close()
 
@@ -229,8 +241,9 @@ def _tensor_at(place: Place, name: str, index: tuple[int, ...]) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _reopen(path: str, io: str, identities: tuple[Identity, ...]) -> Model:
-    """The model of a pickled tensor, opened once in each process. Raises InvalidError (R-001) where the files
-    are others now.
+    """The model of a pickled tensor, opened once in each process.
+
+    Raises InvalidError (R-001) if the files have changed.
     """
     model = open_model(path, io=io)
     found = model._identities
@@ -283,8 +296,9 @@ def _stale_set(opened: GgufFile) -> FileWarning | None:
 
 
 def _verify(opened: GgufFile) -> None:
-    """Hold all tensors against their digests. Raises InvalidError (I-006, or for a set that is stale),
-    UsageError without any.
+    """Check all tensors against their digests.
+
+    Raises InvalidError (I-006, or for a set that is stale), UsageError if there are none.
     """
     header = opened.header
     if not has_set(header.metadata):

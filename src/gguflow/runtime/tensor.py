@@ -1,4 +1,4 @@
-"""What a tensor of an open model gives: its blocks as they lie in the file, decoded rows, packed_matmul."""
+"""What a tensor of an open model gives: its blocks as they are in the file, decoded rows, products."""
 
 from __future__ import annotations
 
@@ -32,28 +32,33 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 STEP = 1 << 20
-"""Weights that are decoded at a time: in smaller steps, threads spend more on handing each other the
-interpreter's lock than they gain.
-"""
+"""Weights decoded at a time: in smaller steps, waits for the interpreter's lock cost more than is gained."""
 
 
 class Owner(Protocol):
-    """What a tensor asks of its model, which stays open as long as a tensor of it is used."""
+    """What a tensor needs from its model, which stays open as long as one of its tensors is used."""
 
     def pickled(self, name: str, index: tuple[int, ...]) -> tuple[Any, ...]:
-        """What a tensor, or an entry of it, is pickled as: a function and its arguments."""
+        """What a tensor, or an entry of it, is pickled as: a function and its arguments.
+
+        name: the name of the tensor.
+        index: the indices that lead to the entry; () for the tensor itself.
+        """
 
 
 class Tensor:
-    """A tensor where it lies in the file. Nothing is read before it is asked for; any number of threads may
-    ask.
+    """A tensor in its file. Nothing is read before it is needed, and any number of threads may read.
 
-    name; shape in NumPy order, rows last; format: its BlockFormat, or None for a type that this version does
-    not know, which can be listed but not decoded; type_id: ggml's number of the type; offset: of its first
-    byte, from the start of the file; path: the file.
+    `tensor[i]` is entry i of the first axis as a tensor (an expert of a stack, a row of a matrix). A tensor
+    is pickled as its path and name, so that worker processes map the file themselves.
 
-    `tensor[i]` is entry i of the first axis as a tensor of its own (an expert of a stack, a row of a matrix).
-    Tensors pickle as their place: path and name, so that worker processes map the file themselves.
+    name: its name.
+    shape: its dimensions in NumPy order, rows last.
+    format: its BlockFormat, or None for a type that this version does not know; such a tensor can be listed
+        but not decoded.
+    type_id: ggml's number of the type.
+    offset: the position of its first byte, from the start of the file.
+    path: the file that it is in.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class Tensor:
 
     @property
     def path(self) -> str:
-        """The file that the tensor is in: of a model in shards, one of them."""
+        """The file that the tensor is in; one of the shards, if the model has several."""
         return str(self._file.path)
 
     @property
@@ -89,23 +94,28 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file. Raises UnsupportedError (C-016) where the format is not known."""
+        """Bytes in the file.
+
+        Raises UnsupportedError (C-016) if the format is not known.
+        """
         return self._nbytes_of(self.size)
 
     @property
     def raw(self) -> Bytes:
-        """The packed blocks as they are: uint8[..., row_bytes], read-only; a view of the mapped file, with
-        io="pread" a copy.
+        """The packed blocks as they are: uint8[..., row_bytes], read-only.
 
-        Raises UnsupportedError (C-016), InvalidError (R-002) where the file was shortened, UsageError where
-        the model is closed.
+        A view of the mapped file; with io="pread", a copy.
+
+        Raises UnsupportedError (C-016), InvalidError (R-002) if the file was shortened, UsageError if the
+        model is closed.
         """
         *leading, n = self.shape or (1,)
         return _shaped(self._packed(0, self.size), (*leading, self._known().row_bytes(n)))
 
     def numpy(self) -> NDArray[Any]:
-        """The weights of an unquantized tensor without a copy: its number type and shape, read-only. BF16 as
-        its bits, in uint16.
+        """The weights of an unquantized tensor without a copy, read-only, in their number type and shape.
+
+        BF16 is given as its bits, in uint16.
 
         Raises UsageError for a quantized tensor, and what `raw` raises.
         """
@@ -127,13 +137,17 @@ class Tensor:
         dtype: str = "float32",
         threads: int | None = None,
     ) -> NDArray[Any]:
-        """The weights, or those of some rows, as float32[...] (float16 is rounded from it, bfloat16 too: its
-        bits, as uint16).
+        """The weights, or those of some rows, as float32[...].
 
-        rows: entries of the first axis: an index (which goes from the shape, as in NumPy), a slice, or a
-        sequence of indices in any order.
-        out: where to put them, C-contiguous, of the shape and dtype of the result. Only the blocks of these
-        rows are read.
+        float16 and bfloat16 are rounded from float32; bfloat16 is given as its bits, in uint16. Only the
+        blocks of the chosen rows are read.
+
+        rows: entries of the first axis: an index (which removes the axis, as in NumPy), a slice, or a
+            sequence of indices in any order; None for all.
+        out: the array for the result; C-contiguous, of its shape and dtype.
+        dtype: "float32", "float16" or "bfloat16".
+        threads: the number of threads; None for the default.
+
         Raises ShapeError (rows of a tensor of one dimension, out), IndexError, and what `raw` raises.
         """
         choice(dtype, "dtype", DTYPES)
@@ -163,10 +177,16 @@ class Tensor:
         threads: int | None = None,
         out: Floats | None = None,
     ) -> Floats:
-        """x times the transposed matrix, from its packed blocks: float32[..., n] -> float32[..., rows].
+        """Multiply vectors with the transposed matrix, from its packed blocks: float32[..., rows].
+
         Otherwise as `gguflow.packed_matmul.matmul`.
 
-        Raises ShapeError where the tensor is no matrix or n is not its row length, and what `raw` raises.
+        x: the vectors; float32[..., n].
+        activations: as in `gguflow.packed_matmul.matmul`.
+        threads: the number of threads; None for the default.
+        out: the array for the result; float32[..., rows].
+
+        Raises ShapeError if the tensor is not a matrix or n is not its row length, and what `raw` raises.
         """
         self._require_matrix()
         return packed_matmul.matmul(
@@ -263,9 +283,7 @@ class Tensor:
         return self._file.read(self.offset + self._nbytes_of(first), self.offset + self._nbytes_of(last))
 
     def _ranges(self, rows: Rows | None) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
-        """The shape of the result, and the runs of weights [first, last) that make it, each with its place in
-        the flattened result.
-        """
+        """The shape of the result, and its runs of weights: first, last, place in the flattened result."""
         if rows is None:
             return self.shape, [(0, self.size, 0)]
         if self.ndim < 2:
@@ -302,11 +320,16 @@ def matmul(
     threads: int | None = None,
     out: Floats | None = None,
 ) -> Floats:
-    """Multiply vectors with a packed matrix: x float32[..., n] -> float32[..., rows], without a decoded copy
-    of the matrix.
+    """Multiply vectors with a packed matrix, without a decoded copy of the matrix: float32[..., rows].
 
-    matrix: a tensor of an open model, or packed rows uint8[rows, row_bytes] with their format. See
-    `gguflow.packed_matmul.matmul` for the rest.
+    See `gguflow.packed_matmul.matmul` for the rest.
+
+    matrix: a tensor of an open model, or packed rows; uint8[rows, row_bytes].
+    x: the vectors; float32[..., n].
+    format: the format of packed rows; not used for a tensor.
+    activations: as in `gguflow.packed_matmul.matmul`.
+    threads: the number of threads; None for the default.
+    out: the array for the result; float32[..., rows].
     """
     if isinstance(matrix, Tensor):
         return matrix.matmul(x, activations=activations, threads=threads, out=out)
@@ -327,8 +350,9 @@ def _shared(steps: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:
 
 
 def _shaped(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """A view of another shape, of the same size. Raises ShapeError where NumPy has no such shape: an empty
-    tensor may have huge dimensions.
+    """A view of the same size in another shape.
+
+    Raises ShapeError if NumPy has no such shape: an empty tensor may have huge dimensions.
     """
     try:
         return array.reshape(shape)
@@ -343,7 +367,11 @@ def index_of(i: int, n: int, name: str) -> int:
 
 
 def put(weights: Floats, out: NDArray[Any]) -> None:
-    """Flat float32 into flat float32, float16, or the bits of bfloat16 (uint16)."""
+    """Convert flat float32 weights.
+
+    weights: the weights; flat float32.
+    out: the array for the result; flat float32, float16, or uint16 for the bits of bfloat16.
+    """
     if out.dtype == np.float32:
         out[...] = weights
     else:

@@ -26,18 +26,17 @@ _ACCEPTED = "a checkpoint directory, a .safetensors file, a .safetensors.index.j
 
 
 def open_checkpoint(path: str | os.PathLike[str], follow_links: bool = False) -> Checkpoint:
-    """Open what the user named: a checkpoint directory, the index of one, a lone .safetensors file, or a GGUF
-    file.
+    """Open a checkpoint directory, its index, a single .safetensors file, or a GGUF file.
 
-    Headers only; no weights are read. A file that is the first of several shards stands for all of them: of
-    GGUF, and of safetensors without an index. A lone .safetensors file is tensors without a model: neither
-    config.json nor anything else beside it is looked at. Tensors that bitsandbytes keeps in parts are one
-    tensor each.
+    Reads headers only, no weights. The first of several shards stands for all of them: of GGUF, and of
+    safetensors without an index. A single .safetensors file is tensors without a model: neither config.json
+    nor anything else beside it is read. Tensors that bitsandbytes stores in parts become one tensor each.
 
-    path: what the user named.
-    follow_links: whether config, tokenizer and model card may be links to anywhere.
+    path: the path that the user named.
+    follow_links: whether config, tokenizer and model card may be links to any place.
 
-    Raises UsageError (nothing that is read), a FileError with the broken rule, or StorageError.
+    Raises UsageError if the path is not a supported source, a FileError with the broken rule, or
+    StorageError.
     """
     path = FollowedPath(path) if follow_links else Path(path)
     try:
@@ -54,7 +53,7 @@ def open_checkpoint(path: str | os.PathLike[str], follow_links: bool = False) ->
 def refuse_lone_shard(checkpoint: Checkpoint) -> None:
     """Raise InvalidError (H-017) if only one of several shards was opened.
 
-    checkpoint: from `open_checkpoint`.
+    checkpoint: the result of `open_checkpoint`.
     """
     error = advice.lone_shard(checkpoint.path) if checkpoint.directory is None else None
     if error is not None and len(checkpoint.files) == 1 and checkpoint.metadata is None:

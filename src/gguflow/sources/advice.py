@@ -1,4 +1,4 @@
-"""What to say to somebody who named something that is not a checkpoint: what it is, and what to name."""
+"""Messages for a path that is not a checkpoint: what it is, and what to name instead."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _MAX_ENTRIES = 1000
 def without_config(directory: Path, names: Sequence[str]) -> FileError:
     """The error for a directory without config.json (H-001, H-016).
 
-    directory: that was named.
-    names: of its files.
+    directory: the directory that was named.
+    names: the names of its files.
     """
     if "adapter_config.json" in names:
         return adapter_error(directory)
@@ -54,10 +54,10 @@ def _what_it_is(directory: Path, names: Sequence[str]) -> str:
 
 
 def missing(path: Path, error: StorageError) -> StorageError:
-    """The error for a path that does not exist; for what may be the id of a model, with what to do.
+    """The error for a path that does not exist; if it may be a model id, the error says what to do.
 
-    path: that was named.
-    error: of the system.
+    path: the path that was named.
+    error: the error of the system.
     """
     identifier = path.as_posix()
     if not _HUB_ID.fullmatch(identifier) or identifier.startswith(".") or path.suffix in (SUFFIX, ".gguf"):
@@ -74,7 +74,7 @@ def missing(path: Path, error: StorageError) -> StorageError:
 def lone_shard(path: Path) -> InvalidError | None:
     """The error for one of several shards that was named by itself (H-017), None for another file.
 
-    path: of the file.
+    path: the path of the file.
     """
     shard = Shard.of(path.name)
     if shard is None or shard.n_shards == 1:

@@ -25,8 +25,11 @@ from gguflow.platform import storage_errors
 class SourceFile:
     """A file of weights as it was when its header was read, so that a later change can be noticed.
 
-    header_digest: of the bytes before its data, by `container.integrity.hexdigest`: what an output says of
-    where it came from.
+    path: the path of the file.
+    nbytes: its size in bytes.
+    mtime_ns: its time of change in nanoseconds.
+    header_digest: the digest of the bytes before its data, by `container.integrity.hexdigest`; an output
+        names it as its origin.
     """
 
     path: Path
@@ -41,8 +44,10 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a file says of the bytes of a tensor in it: their digest (`container.integrity.tensor_digest`),
-    over the padding behind them too.
+    """What a file states about the bytes of one of its tensors.
+
+    digest: their digest (`container.integrity.tensor_digest`), which includes the padding behind them.
+    padding: the number of padding bytes.
     """
 
     digest: bytes
@@ -57,10 +62,14 @@ class PayloadReader(Protocol):
     """Reads the payloads of one family, for many threads."""
 
     def read(self, tensor: SourceTensor, first: int, last: int) -> Bytes:
-        """Weights [first, last) of the flattened tensor as the bytes of its plain format.
+        """Weights of the flattened tensor as the bytes of its plain format.
 
-        Raises a FileError where the payload is broken, UsageError where the range is not in the tensor, and
-        what reading raises.
+        tensor: the tensor to read.
+        first: the first weight.
+        last: the end of the range, exclusive.
+
+        Raises a FileError if the payload is broken, UsageError if the range is not in the tensor, and what
+        reading raises.
         """
 
 
@@ -81,23 +90,30 @@ class StoredPayload(Protocol):
 
     @property
     def is_in_parts(self) -> bool:
-        """Whether it is no payload in its file, but tensors that make one."""
+        """Whether the file holds several tensors that make up the payload, instead of the payload itself."""
 
     def beginning_at(self, first: int) -> StoredPayload:
-        """The same for a tensor that begins at a weight of the payload: a matrix of a stack."""
+        """The same for a tensor that begins inside the payload, such as a matrix of a stack.
+
+        first: the weight of the payload at which the tensor begins.
+        """
 
 
 @dataclass(frozen=True)
 class SourceTensor:
     """A tensor in a source file.
 
-    format: how its bytes hold numbers (F32, F16, BF16; in a GGUF file any block format), or None where no
-    block format is like it (BOOL, F8_E4M3): such a tensor may be skipped, and is refused as soon as somebody
-    wants its weights. shape: NumPy order, rows last.
-    offset: from the start of the file.
-    dtype: the number type as the source writes it. proof: where the file has digests, and they are its own.
-    stored: of a tensor that is a payload; shape and format are then those of what it decodes to, or of
-    the view of it.
+    name: its name in the source.
+    format: how its bytes hold numbers (F32, F16, BF16; in a GGUF file any block format), or None if no block
+        format matches (BOOL, F8_E4M3): such a tensor may be skipped, and is refused when its weights are
+        needed.
+    shape: its dimensions in NumPy order, rows last.
+    file: the file that holds it.
+    offset: its position in bytes from the start of the file.
+    dtype: the number type as the source writes it.
+    proof: the digest of its bytes, if the file has digests and they are valid for it; else None.
+    stored: how it is stored, for a payload; shape and format are then those of what the payload decodes to,
+        or of a view of it.
     """
 
     name: str
@@ -111,12 +127,12 @@ class SourceTensor:
 
     @property
     def encoding(self) -> Encoding | None:
-        """The encoding of a payload, None where the tensor is stored in its format."""
+        """The encoding of a payload, None if the tensor is stored in its format."""
         return self.stored.encoding if self.stored is not None else None
 
     @property
     def is_in_parts(self) -> bool:
-        """Whether it is in an encoding, and no payload in its file."""
+        """Whether it is in an encoding, and its file has the parts instead of a payload."""
         return self.stored is not None and self.stored.is_in_parts
 
     @property
@@ -125,32 +141,45 @@ class SourceTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file. Raises UnsupportedError where there is no format."""
+        """Bytes in the file.
+
+        Raises UnsupportedError if there is no format.
+        """
         if self.stored is not None and self.stored.is_whole:
             return self.stored.nbytes
         return self.require_format().nbytes(self.n_weights)
 
     @property
     def format_name(self) -> str:
-        """How its weights are stored. Raises UnsupportedError where there is no format."""
+        """How its weights are stored.
+
+        Raises UnsupportedError if there is no format.
+        """
         return self.encoding.name if self.encoding is not None else self.require_format().name
 
     @property
     def is_lossy(self) -> bool:
-        """Whether its weights have been quantized. Raises UnsupportedError where there is no format."""
+        """Whether its weights have been quantized.
+
+        Raises UnsupportedError if there is no format.
+        """
         return (
             not self.encoding.is_lossless if self.encoding is not None else self.require_format().is_quantized
         )
 
     def as_stored(self) -> SourceTensor:
-        """Its very bytes: of a payload, an I8 tensor; else the tensor. Not for what is stored in parts."""
+        """Its stored bytes: for a payload, an I8 tensor; else the tensor itself.
+
+        Not for a tensor stored in parts.
+        """
         if self.stored is None:
             return self
         return replace(self, format=FORMATS["i8"], shape=(self.stored.nbytes,), stored=None)
 
     def require_format(self) -> BlockFormat:
-        """The format, for whoever is about to read weights. Raises UnsupportedError (S-019), which names
-        tensor and dtype.
+        """The format, for a caller that is about to read weights.
+
+        Raises UnsupportedError (S-019), which names tensor and dtype, if there is no format.
         """
         if self.format is None:
             finding = Finding(
@@ -168,8 +197,12 @@ class SourceTensor:
 class Checkpoint:
     """A set of tensors, proved to lie inside their files, and what was found beside them.
 
-    path: what the user named. directory: where config, tokenizer and model card may be; None for a lone file.
-    config: config.json, or None where there is none. metadata: of a GGUF file, None for anything else.
+    path: the path that the user named.
+    tensors: the tensors by name.
+    files: the files of weights.
+    directory: where config, tokenizer and model card may be; None for a single file.
+    config: the content of config.json, or None if there is none.
+    metadata: the metadata of a GGUF file, None for anything else.
     """
 
     path: Path
@@ -181,8 +214,11 @@ class Checkpoint:
 
 
 def require_regular(path: Path) -> None:
-    """Prove, before it is opened, that a path leads to a regular file (S-001): opening a pipe would wait for
-    ever, a device would never end.
+    """Prove that a path leads to a regular file (S-001) before it is opened.
+
+    Opening a pipe would wait forever, and a device would never end.
+
+    path: the path to check.
 
     Raises InvalidError, StorageError.
     """
@@ -193,8 +229,9 @@ def require_regular(path: Path) -> None:
 
 
 def json_path(*keys: str) -> str:
-    """Where in a JSON document, for a Finding: `$["model.norm.weight"].shape`. Keys come from untrusted
-    files: escaped, and cut where long.
+    """A place in a JSON document, for a Finding: `$["model.norm.weight"].shape`.
+
+    keys: the keys that lead to it; they come from untrusted files, so they are escaped, and cut if long.
     """
     parts = (key if len(key) <= 120 else key[:120] + "…" for key in keys)
     return "$" + "".join(f".{part}" if part.isidentifier() else f"[{json.dumps(part)}]" for part in parts)

@@ -28,7 +28,9 @@ from gguflow.sources.payloads import decoded
 class _Opened:
     """A file and its header.
 
-    digests: of its tensors in order, where it has them and they are of this very header and length.
+    file: the file as it was when it was read.
+    header: its header.
+    digests: the digests of its tensors in order, or None if it has none that match this header and length.
     """
 
     file: SourceFile
@@ -40,8 +42,11 @@ class _Opened:
         return self.file.path
 
     def tensors(self, payloads: Container[str]) -> dict[str, SourceTensor]:
-        """By name, in the order of the table. payloads: the names of those that hold one. Raises a FileError
-        where such a one is none.
+        """The tensors by name, in the order of the table.
+
+        payloads: the names of the tensors that hold a payload.
+
+        Raises a FileError if one of these does not hold a payload.
         """
         tensors = {tensor.name: self._tensor(tensor, i) for i, tensor in enumerate(self.header.tensors)}
         held = [name for name in tensors if name in payloads]
@@ -58,7 +63,9 @@ class _Opened:
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Read and judge the header of a GGUF file, and of its siblings where it is the first of several shards.
+    """Read and judge the header of a GGUF file, and the headers of all shards if it is the first of several.
+
+    path: the path of the file.
 
     Raises MalformedError, InvalidError, UnsupportedError or LimitError with the broken rule, UsageError for a
     shard that is not the first, StorageError.
@@ -77,8 +84,9 @@ def open_gguf(path: Path) -> Checkpoint:
 
 
 def _open(path: Path) -> _Opened:
-    """The file as it is, and its header, proved; the header's arrays do not refer to the file, which may be
-    cut short later.
+    """The file as it is, and its header, proved.
+
+    The header's arrays do not refer to the file, which may be shortened later.
     """
     opened = open_file(path)
     header, content = opened.header, opened.file.map_all()

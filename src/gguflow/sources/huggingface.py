@@ -31,10 +31,11 @@ _PLAIN_NAME = re.compile(r"[^/\\:]+\.safetensors")
 def open_directory(directory: Path) -> Checkpoint:
     """Read config.json, find the weights of a checkpoint directory, and read every header.
 
-    directory: of the checkpoint.
+    If there were several copies of the weights, the choice is reported as a warning (H-018).
 
-    Raises a FileError with the rule that is broken, or StorageError. What was chosen among several is a
-    warning (H-018).
+    directory: the checkpoint directory.
+
+    Raises a FileError with the broken rule, or StorageError.
     """
     with storage_errors("read", directory):
         names = sorted(os.listdir(directory))
@@ -59,10 +60,10 @@ def open_directory(directory: Path) -> Checkpoint:
 def read_set(directory: Path, names: Sequence[str]) -> tuple[dict[str, SourceTensor], tuple[SourceFile, ...]]:
     """The tensors of files that belong together without an index, and the files.
 
-    directory: of the files.
-    names: of the files.
+    directory: the directory of the files.
+    names: the names of the files.
 
-    Raises a FileError with the rule that is broken (H-014: a tensor in two files), or StorageError.
+    Raises a FileError with the broken rule (H-014: a tensor in two files), or StorageError.
     """
     tensors: dict[str, SourceTensor] = {}
     files: list[SourceFile] = []
@@ -78,21 +79,24 @@ def read_set(directory: Path, names: Sequence[str]) -> tuple[dict[str, SourceTen
 
 
 def open_index(path: Path) -> Checkpoint:
-    """Read an index and the headers of the shards that it names, and prove that they agree. config.json
-    beside it is read where there is one.
+    """Read an index and the headers of the shards that it names, and prove that they agree.
 
-    Raises a FileError with the rule that is broken, or StorageError.
+    config.json beside the index is read if there is one.
+
+    path: the path of the index.
+
+    Raises a FileError with the broken rule, or StorageError.
     """
     tensors, files = _read_shards(path)
     return Checkpoint(path, tensors, files, path.parent, read_config(path.parent))
 
 
 def open_file(path: Path) -> Checkpoint:
-    """Read the header of a lone file; of the first of several shards without an index, all headers.
+    """Read the header of a single file; of the first of several shards without an index, all headers.
 
-    path: of the file.
+    path: the path of the file.
 
-    Raises a FileError with the rule that is broken, or StorageError.
+    Raises a FileError with the broken rule, or StorageError.
     """
     shard, names = Shard.of(path.name), [path.name]
     if shard is not None and shard.number == 1 and shard.n_shards > 1:
@@ -108,7 +112,12 @@ def open_file(path: Path) -> Checkpoint:
 
 
 def read_config(directory: Path) -> dict[str, Any] | None:
-    """config.json, or None where there is none. Raises a FileError or StorageError."""
+    """The content of config.json, or None if there is none.
+
+    directory: the checkpoint directory.
+
+    Raises a FileError or StorageError.
+    """
     path = contained(directory, "config.json")
     if not _exists(path):
         return None

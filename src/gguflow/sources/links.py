@@ -28,23 +28,24 @@ _MAX_LINKS = 40
 
 
 class FollowedPath(type(Path())):  # type: ignore[misc]
-    """The path of a checkpoint whose links may lead anywhere, as the user said. The paths made from it are
-    of this type too.
+    """The path of a checkpoint whose links may lead anywhere, because the user allowed it.
+
+    Paths made from it have this type too.
     """
 
     __slots__ = ()
 
 
 def contained(directory: Path, name: str) -> Path:
-    """directory / name, proved to stay inside the checkpoint with its links resolved (H-011).
+    """The path directory / name, proved to stay inside the checkpoint with its links resolved (H-011).
 
-    The directory itself may be reached through any link: the user named it. A file that does not exist
-    passes; whoever opens it says so.
+    The directory itself may be reached through any link, because the user named it. A file that does not
+    exist passes; opening it reports the error.
 
-    directory: the checkpoint's.
-    name: of a file in it, or below it.
+    directory: the checkpoint directory.
+    name: the name of a file in it or below it.
 
-    Raises InvalidError (H-011).
+    Raises InvalidError (H-011) if the file is outside.
     """
     path = directory / name
     root, target = (Path(os.path.realpath(p)) for p in (directory, path))
@@ -65,10 +66,9 @@ def contained(directory: Path, name: str) -> Path:
 
 
 def repository_id(directory: Path) -> str | None:
-    """`org/name` of a snapshot in a Hugging Face cache (`models--org--name/snapshots/<revision>`), None for
-    any other directory.
+    """The id `org/name` of a snapshot in a Hugging Face cache; None for any other directory.
 
-    directory: of a checkpoint.
+    directory: a checkpoint directory; of a snapshot, `models--org--name/snapshots/<revision>`.
     """
     snapshots = Path(os.path.realpath(directory)).parent
     if snapshots.name != "snapshots" or not snapshots.parent.name.startswith(REPOSITORY_PREFIX):

@@ -1,4 +1,4 @@
-"""Payloads in GGUF files, whatever their family: which family one is of, and what a tensor decodes to."""
+"""Payloads of any family in GGUF files: the family of a payload, and the tensor that it decodes to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ def decoded(tensor: SourceTensor, content: memoryview) -> SourceTensor:
     """The tensor that a payload decodes to.
 
     tensor: the I8 tensor that holds it.
-    content: of its file.
+    content: the bytes of its file.
+
     Raises a FileError with the rule that the payload breaks.
     """
     found: SourceTensor = _reader_of(content, tensor.offset).decoded(tensor, content)
@@ -22,8 +23,10 @@ def decoded(tensor: SourceTensor, content: memoryview) -> SourceTensor:
 def form_at(content: memoryview, offset: int, file: str = "") -> tuple[Encoding, tuple[int, ...]]:
     """The encoding and the shape of the payload at an offset.
 
-    content: of its file.
-    file: for messages.
+    content: the bytes of its file.
+    offset: the position of the payload in the content, in bytes.
+    file: the file's name, for messages.
+
     Raises a FileError with the rule that the payload breaks.
     """
     found: tuple[Encoding, tuple[int, ...]] = _reader_of(content, offset).form_at(content, offset, file)

@@ -1,6 +1,4 @@
-"""Weights of a checkpoint, mapped or copied out of its files, and the proof that these did not change
-meanwhile.
-"""
+"""Weights of a checkpoint, mapped or copied from its files, and the proof that the files did not change."""
 
 from __future__ import annotations
 
@@ -17,14 +15,14 @@ from gguflow.sources.base import Checkpoint, PayloadReader, SourceFile, SourceTe
 
 
 class TensorReader:
-    """Reads the tensors of a checkpoint; each file is opened once, when a tensor of it is first wanted.
-    Threads may share one.
+    """Reads the tensors of a checkpoint; each file is opened once, when one of its tensors is first needed.
 
-    What `read` returns is the mapped file itself: valid as long as it is referred to, after the reader is
-    closed too. A file that somebody shortens while its bytes are in use kills the process (SIGBUS); one that
-    is overwritten in place shows in `check_unchanged`.
+    Threads may share one reader. `read` returns views of the mapped file, which stay valid as long as they
+    are referred to, even after the reader is closed. If a file is shortened while its bytes are in use, the
+    process is killed (SIGBUS); if it is overwritten in place, `check_unchanged` reports it.
 
-    io: "mmap" as described, or "pread", as `MappedFile` has it.
+    checkpoint: the checkpoint whose tensors are read.
+    io: "mmap" as described, or "pread", as in `MappedFile`.
     """
 
     def __init__(self, checkpoint: Checkpoint, io: str = "mmap") -> None:
@@ -49,12 +47,16 @@ class TensorReader:
             self._opened.popitem()[1].close()
 
     def read(self, tensor: SourceTensor, first: int, last: int) -> Bytes:
-        """The packed bytes of weights [first, last) of the flattened tensor: uint8[...], read-only, without a
-        copy; any alignment.
+        """The packed bytes of a range of weights: uint8[...], read-only, without a copy; any alignment.
 
-        Of a payload, what it decodes to: a copy.
-        Raises UnsupportedError (S-019), InvalidError (R-001, R-002), StorageError, UsageError where the range
-        is not in the tensor.
+        For a payload, the decoded weights, as a copy.
+
+        tensor: the tensor to read.
+        first: the first weight of the flattened tensor.
+        last: the end of the range, exclusive.
+
+        Raises UnsupportedError (S-019), InvalidError (R-001, R-002), StorageError, UsageError if the range is
+        not in the tensor.
         """
         if tensor.stored is not None:
             return self.payload_reader(tensor.stored).read(tensor, first, last)
@@ -62,7 +64,10 @@ class TensorReader:
         return self._stored(tensor.file, start, stop)
 
     def payload_reader(self, stored: StoredPayload) -> PayloadReader:
-        """What reads the payloads of a family; its own methods know more of them."""
+        """The reader for the payloads of a family; its own methods offer more than the protocol does.
+
+        stored: a payload of the family.
+        """
         family = stored.encoding.family
         with self._lock:
             if family not in self._payload_readers:
@@ -75,10 +80,14 @@ class TensorReader:
         return self._open(file).view(start, stop)
 
     def read_rows(self, tensor: SourceTensor, rows: NDArray[np.int64]) -> Bytes:
-        """Gather rows, in the order given: int64[n] -> uint8[n, row_bytes], a copy.
+        """Copy rows in the given order: uint8[n, row_bytes].
 
         A row is what one index of the first axis selects: a row of a matrix, one weight of a vector.
-        Raises what `read` raises, UsageError where an index is not in the tensor.
+
+        tensor: the tensor to read.
+        rows: the indices of the rows; int64[n].
+
+        Raises what `read` raises, UsageError if an index is not in the tensor.
         """
         if not tensor.shape:
             raise UsageError(f"{tensor.name} is a scalar: it has no rows")
@@ -98,24 +107,33 @@ class TensorReader:
         return self.read(tensor, 0, tensor.n_weights).reshape(n_rows, row_bytes)[rows]
 
     def expect(self, tensor: SourceTensor, first: int, last: int) -> None:
-        """Weights [first, last) will be read soon: the system may begin to fetch them. A hint. Raises what
-        `read` raises.
+        """Hint that weights will be read soon, so that the system may begin to read them.
+
+        tensor: the tensor that will be read.
+        first: the first weight of the flattened tensor.
+        last: the end of the range, exclusive.
+
+        Raises what `read` raises.
         """
         if tensor.stored is not None:
             return
         self._open(tensor.file).prefetch(*_byte_range(tensor, first, last), in_large_pages=False)
 
     def release(self, tensor: SourceTensor, first: int, last: int) -> None:
-        """Weights [first, last) are done with: their pages need not stay in this process's memory. A hint;
-        reading them again works.
+        """Hint that weights are no longer needed in this process's memory; reading them again works.
+
+        tensor: the tensor that was read.
+        first: the first weight of the flattened tensor.
+        last: the end of the range, exclusive.
         """
         if tensor.stored is not None:
             return
         self._open(tensor.file).release(*_byte_range(tensor, first, last))
 
     def check_unchanged(self, only: SourceFile | None = None) -> None:
-        """Prove that every file of the checkpoint, or the one named, still has the size and time of change
-        that it had when its header was read.
+        """Prove that files still have the size and time of change that they had when their headers were read.
+
+        only: the file to check; None for every file of the checkpoint.
 
         Raises InvalidError (R-002), StorageError.
         """

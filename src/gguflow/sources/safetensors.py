@@ -54,9 +54,7 @@ DTYPE_BITS = {
     "I64": 64,
     "U64": 64,
 }
-"""Bits per weight of every dtype of the format. Where a block format has the same name, it has the same
-bytes.
-"""
+"""Bits per weight of every dtype of the format. A block format of the same name has the same bytes."""
 
 _PROPERTIES = {"dtype", "shape", "data_offsets"}
 
@@ -71,10 +69,13 @@ _LOOKS_LIKE = {
 
 
 def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[str, str]]:
-    """Read and prove a header: the file as it is now, its tensors by name in the header's order, and the
-    `__metadata__` texts.
+    """Read and prove a header: the file as it is now, its tensors in the header's order, and its texts.
 
-    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the rule that is broken, and
+    The texts are those of `__metadata__`.
+
+    path: the path of the file.
+
+    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the broken rule, and
     StorageError.
     """
     require_regular(path)
@@ -100,12 +101,12 @@ def read_header(path: Path) -> tuple[SourceFile, dict[str, SourceTensor], dict[s
 
 
 def prove(content: bytes, file: SourceFile) -> tuple[dict[str, SourceTensor], dict[str, str]]:
-    """The tensors and the texts of a header, proved to be those of a file of so many bytes.
+    """The tensors and the texts of a header, proved to fit a file of the given size.
 
     content: the header, without its length.
-    file: read, or to be written.
+    file: the file that was read, or that will be written.
 
-    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the rule that is broken.
+    Raises MalformedError, InvalidError, UnsupportedError or LimitError with the broken rule.
     """
     length = len(content)
     _check_length(length, file)

@@ -22,14 +22,14 @@ from gguflow.platform import storage_errors
 from gguflow.sources.base import json_path, require_regular
 
 _MAX_DIGITS = 400
-"""Of one number: float64 ends at 309, and Python refuses integers of more than 4300."""
+"""The most digits of one number: float64 ends at 309, and Python refuses integers of more than 4300."""
 
 MAX_VALUES = 3 << 20
 """Commas and opening brackets in a document. The largest known tokenizer.json has two million."""
 MAX_MEMBERS = 3 << 18
 """Colons in a document. The largest known tokenizer.json has 400,000; a safetensors header, four a tensor."""
 MAX_TEXT_NBYTES = 192 << 20
-"""Of the decoded text. The largest known tokenizer.json takes 140 MB, four bytes a character."""
+"""Bytes of the decoded text. The largest known tokenizer.json takes 140 MB, four bytes per character."""
 
 _PIECE = 1 << 20
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -38,7 +38,12 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def read(path: Path, max_nbytes: int, rule: str, allow_infinity: bool = False) -> Any:
-    """Parse a file. rule: the id of the rule that sets max_nbytes.
+    """Parse a file.
+
+    path: the path of the file.
+    max_nbytes: the largest accepted size in bytes.
+    rule: the id of the rule that sets max_nbytes.
+    allow_infinity: whether NaN and Infinity are accepted.
 
     Raises InvalidError (S-001), LimitError, MalformedError, StorageError.
     """
@@ -54,12 +59,16 @@ def read(path: Path, max_nbytes: int, rule: str, allow_infinity: bool = False) -
 
 
 def parse(content: bytes, file: Path, offset: int = 0, allow_infinity: bool = False) -> Any:
-    """The document in `content`, which begins `offset` bytes into `file`: objects are dicts, integers int,
-    other numbers float.
+    """Parse a document: objects become dicts, integers int, other numbers float.
 
-    -0 becomes a float, as it is no integer. allow_infinity: NaN and Infinity are taken, as Python writes them
-    into configurations.
-    Raises MalformedError, or LimitError where the document, its nesting or a number is too large to be read.
+    -0 becomes a float, because it is not an integer.
+
+    content: the bytes of the document.
+    file: the file that it is in, for messages.
+    offset: where it begins in the file, in bytes.
+    allow_infinity: whether NaN and Infinity are accepted, as Python writes them into configurations.
+
+    Raises MalformedError, or LimitError if the document, its nesting or a number is too large to be read.
     """
     _refuse_large(content, file, offset)
     text = _decoded(content, file, offset)

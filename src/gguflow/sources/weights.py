@@ -35,9 +35,9 @@ _ADAPTER = "adapter_model"
 class Shard:
     """What the name of a shard says.
 
-    stem: what the names of all shards share, with the variant ("model.fp16").
-    number: from 1.
-    n_shards: how many there are.
+    stem: the part that the names of all shards share, with the variant ("model.fp16").
+    number: its number, from 1.
+    n_shards: how many shards there are.
     """
 
     stem: str
@@ -46,9 +46,9 @@ class Shard:
 
     @classmethod
     def of(cls, name: str) -> Shard | None:
-        """The parts of a name, None if it is not that of one of several shards.
+        """The parts of a name, None if it is not the name of one of several shards.
 
-        name: of a file.
+        name: the name of a file.
         """
         match = _SHARD.fullmatch(name)
         if match is None:
@@ -61,10 +61,10 @@ class Shard:
 class Weights:
     """The files that hold one copy of the weights.
 
-    stem: what their names share.
-    index: the index, None if there is none.
-    single: the file that holds all of them, None if there is none.
-    shards: by the number of shards that the names state, and the shard's number.
+    stem: the part that their names share.
+    index: the name of the index, None if there is none.
+    single: the file that holds all of the weights, None if there is none.
+    shards: the names of shards, by the number of shards that the names state, then by the shard's number.
     """
 
     stem: str
@@ -86,7 +86,7 @@ class Weights:
     def others(self, indexed: set[str]) -> list[str]:
         """The files that the index does not name.
 
-        indexed: those that it names.
+        indexed: the names in the index.
         """
         return [name for name in self.files if name not in indexed]
 
@@ -94,7 +94,7 @@ class Weights:
 def is_index(name: str) -> bool:
     """Whether a file has the name of an index.
 
-    name: of the file.
+    name: the name of the file.
     """
     return name.endswith(".index.json") or _INDEX.fullmatch(name) is not None
 
@@ -102,7 +102,7 @@ def is_index(name: str) -> bool:
 def found(names: Sequence[str]) -> dict[str, Weights]:
     """The copies of weights in a directory, by stem.
 
-    names: of the directory's files.
+    names: the names of the directory's files.
     """
     copies: dict[str, Weights] = {}
     for name in names:
@@ -119,13 +119,14 @@ def found(names: Sequence[str]) -> dict[str, Weights]:
 
 
 def choose(directory: Path, names: Sequence[str]) -> Weights:
-    """The weights of a checkpoint directory: those that have an index, or one file, or a complete set of
-    shards.
+    """The weights of a checkpoint directory: those with an index, or one file, or a complete set of shards.
 
-    directory: for messages.
-    names: of its files.
+    If there are several copies, the choice is reported as a warning (H-018).
 
-    Raises InvalidError (H-004 to H-006), UnsupportedError (H-016). A choice is a warning (H-018).
+    directory: the directory, for messages.
+    names: the names of its files.
+
+    Raises InvalidError (H-004 to H-006), UnsupportedError (H-016).
     """
     copies = found(names)
     if not copies:
@@ -159,9 +160,9 @@ def choose(directory: Path, names: Sequence[str]) -> Weights:
 
 
 def names_in(directory: Path) -> list[str]:
-    """The names in a directory, sorted; none if it cannot be read: for what is only advice.
+    """The names in a directory, sorted; empty if it cannot be read, because they are used for advice only.
 
-    directory: any.
+    directory: any directory.
     """
     try:
         return sorted(os.listdir(directory))
@@ -172,8 +173,8 @@ def names_in(directory: Path) -> list[str]:
 def complete_set(names: Sequence[str], shard: Shard) -> tuple[str, ...]:
     """All shards of a set in order, empty if one is missing.
 
-    names: of the directory's files.
-    shard: one of the set.
+    names: the names of the directory's files.
+    shard: one shard of the set.
     """
     shards = found(names)[shard.stem].shards[shard.n_shards]
     return tuple(shards[i] for i in sorted(shards)) if len(shards) == shard.n_shards else ()

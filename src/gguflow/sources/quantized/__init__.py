@@ -23,9 +23,11 @@ def _methods() -> tuple[ModuleType, ...]:
 
 
 def grouped(tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
-    """The tensors of a checkpoint, those that a method stores in parts as one; else the same tensors.
+    """The tensors of a checkpoint, with those that a method stores in parts joined into one each.
 
-    Raises a FileError with the rule that is broken, or StorageError.
+    tensors: the tensors by name, as they are in the files.
+
+    Raises a FileError with the broken rule, or StorageError.
     """
     found = dict(tensors)
     for method in _methods():

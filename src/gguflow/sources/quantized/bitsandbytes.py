@@ -2,21 +2,20 @@
 Rules Q-001 to Q-006.
 
     NAME                                     the codes, two to a byte, the first in the high nibble: of any
-                                             dtype, [bytes, 1] as uint8 NAME.absmax
-                                             f32[blocks]: the scale of each block of the flattened tensor; or,
+                                             dtype, [bytes, 1] as uint8
+    NAME.absmax                              f32[blocks]: the scale of each block of the flattened tensor; or,
                                              nested, u8[blocks]
     NAME.quant_map                           f32[16]: what the codes mean
-    NAME.nested_absmax                       f32[super-blocks]: where scales are nested, the meta-scale of
-                                             each 256 of them NAME.nested_quant_map
-                                             f32[256]: what the codes of nested scales mean
+    NAME.nested_absmax                       f32[super-blocks]: if scales are nested, the meta-scale of each
+                                             256 of them
+    NAME.nested_quant_map                    f32[256]: what the codes of nested scales mean
     NAME.quant_state.bitsandbytes__nf4       u8[...]: JSON with the rest: quant_type, blocksize, dtype, shape,
-                                             nested_blocksize, nested_dtype,
-                                             nested_offset
+                                             nested_blocksize, nested_dtype, nested_offset
 
 Source: `QuantState.as_dict` and `from_dict` in bitsandbytes/functional.py. Such a group is one tensor here,
 in the encoding of the parametric family that has the same codes and scales (spec/blocks/parametric.md):
-nf4_b64, nf4_b64_dq, fp4_b64, or one with another block size. Where the codebook of nested scales is not the
-family's to the bit, they are made whole with their own: the same values, in nf4_b64.
+nf4_b64, nf4_b64_dq, fp4_b64, or one with another block size. If the codebook of nested scales differs from
+the family's in any bit, the scales are decoded with their own codebook: the same values, in nf4_b64.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ from gguflow.sources.base import SourceTensor, json_path
 from gguflow.sources.safetensors import DTYPE_BITS
 
 STATE = ".quant_state.bitsandbytes__"
-"""Between a tensor's name and the kind of its codes, in the name of the tensor that holds the JSON."""
+"""What stands between a tensor's name and the kind of its codes in the name of the tensor with the JSON."""
 CODEBOOKS = {"nf4": Codebook.NF4, "fp4": Codebook.FP4}
 DTYPES = {"float32": SourceType.F32, "float16": SourceType.F16, "bfloat16": SourceType.BF16}
-"""What the weights were, and become again when bitsandbytes decodes them."""
+"""The number types that the weights had, and get again when bitsandbytes decodes them."""
 SUFFIXES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 MAX_STATE_NBYTES = 1 << 16
 LARGEST = float(np.finfo(np.float32).max)
@@ -54,16 +53,21 @@ Tensors = Mapping[str, SourceTensor]
 
 
 def is_meant(tensors: Tensors) -> bool:
-    """Whether a tensor is stored so."""
+    """Whether a checkpoint has tensors that bitsandbytes stores in parts.
+
+    tensors: the tensors of the checkpoint by name.
+    """
     return any(STATE in name for name in tensors)
 
 
 def grouped(tensors: Tensors) -> dict[str, SourceTensor]:
-    """The tensors of a checkpoint, each group as the one tensor that it is; where there are none, the same
-    tensors.
+    """The tensors of a checkpoint, with each group joined into one tensor.
 
-    Reads the JSON and the codebooks, which are small; no weights. Raises a FileError with the rule that is
-    broken, or StorageError.
+    Reads the JSON and the codebooks, which are small, and no weights.
+
+    tensors: the tensors of the checkpoint by name.
+
+    Raises a FileError with the broken rule, or StorageError.
     """
     states = [name for name in tensors if STATE in name]
     found = {name.partition(STATE)[0]: _Group(tensors, name).joined() for name in states}
@@ -72,7 +76,11 @@ def grouped(tensors: Tensors) -> dict[str, SourceTensor]:
 
 
 class _Group:
-    """The parts of one tensor. tensors: of the whole checkpoint. state: the name of the one with the JSON."""
+    """The parts of one tensor.
+
+    tensors: the tensors of the whole checkpoint.
+    state: the name of the tensor with the JSON.
+    """
 
     def __init__(self, tensors: Tensors, state: str) -> None:
         self._tensors = tensors
@@ -80,7 +88,7 @@ class _Group:
         self._name, _, self._kind = state.partition(STATE)
 
     def joined(self) -> SourceTensor:
-        """The tensor, proved: every part is there, and has the size that shape and block size ask for."""
+        """The tensor, after a check that every part is there and has the size that the shape requires."""
         if self._kind not in CODEBOOKS:
             self._refuse(
                 UnsupportedError,
@@ -158,8 +166,9 @@ class _Group:
         return fields
 
     def _geometry(self, fields: dict[str, Any], is_nested: bool) -> Geometry:
-        """The layout of the payload that the parts make: in one chunk where blocks, or super-blocks, would
-        not go on from chunk to chunk.
+        """The layout of the payload that the parts make up.
+
+        It is one chunk if blocks, or super-blocks, would not continue from chunk to chunk.
         """
         if fields["dtype"] not in DTYPES:
             self._refuse(
@@ -206,8 +215,9 @@ class _Group:
         return np.frombuffer(_content(part), "<f4")
 
     def _book_of_scales(self) -> tuple[float, ...]:
-        """The codebook of nested scales where it is not the family's: torch made it, which rounds as the
-        processor's vectors are wide. Else ().
+        """The codebook of nested scales if it differs from the family's, else ().
+
+        torch computes it, and its rounding depends on the width of the processor's vectors.
         """
         found = self._codebook(".nested_quant_map", 256)
         if np.array_equal(found, codebooks.dynamic()):
