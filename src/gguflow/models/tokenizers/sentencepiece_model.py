@@ -153,6 +153,8 @@ def _fields(content: bytes, start: int, end: int, file: Path) -> Iterator[tuple[
 
 def _varint(content: bytes, start: int, end: int, file: Path) -> tuple[int, int]:
     """The number at `start`, at most 64 bits, and where it ends."""
+    if start < end and content[start] < 128:  # almost all are one byte, and a vocabulary has a million
+        return content[start], start + 1
     value = 0
     for i in range(min(10, end - start)):
         byte = content[start + i]
