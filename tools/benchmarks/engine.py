@@ -1,7 +1,7 @@
 """What the engine's own Python costs: a conversion whose kernels only sleep, on many threads, old and new.
 
 Kernels are replaced by sleeps of their true length, which release the interpreter's lock as kernels do;
-writes, digests and flushes are dropped; the source is a sparse file that nobody reads. What is left is the
+writes, digests, proofs and flushes are dropped; the source is a sparse file that nobody reads. What is left is the
 loop, and it bounds how many threads are of use. --old names another tree of the sources: both are run in
 turns, each in a process of its own. Printed: weights a second, as a part of what so many threads could do,
 and the Python seconds of a leaf that this bound means.
@@ -67,7 +67,9 @@ file.OutputFile.begin_flush = lambda self, nbytes, offset: None
 platform.advise_use = lambda *place, in_large_pages=True: None  # would fill the page cache with zeros
 platform.preallocate_anew = lambda fd, nbytes: None
 platform.sync_file = lambda fd: None
-first("gguflow.conversion.leaf_jobs", "gguflow.leaves").new_leaf_digest = Digest
+leaves = first("gguflow.conversion.leaf_jobs", "gguflow.leaves")
+leaves.new_leaf_digest = Digest
+leaves.look = leaves.prove = lambda *arguments, **options: None  # they would judge buffers nobody filled
 prepared = conversion.prepare(source, Path(folder, f"{kind}.gguf"), type=kind, architecture="llama")
 quantization.kernels_digest()  # loads Numba, once
 started, cpu_started = time.perf_counter(), time.process_time()
