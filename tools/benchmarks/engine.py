@@ -1,9 +1,9 @@
 """What the engine's own Python costs: a conversion whose kernels only sleep, on many threads, old and new.
 
 Kernels are replaced by sleeps of their true length, which release the interpreter's lock as kernels do;
-writes, digests, proofs and flushes are dropped; the source is a sparse file that nobody reads. What is left is the
-loop, and it bounds how many threads are of use. --old names another tree of the sources: both are run in
-turns, each in a process of its own. Printed: weights a second, as a part of what so many threads could do,
+writes, digests, proofs and flushes are dropped; the source is a sparse file that nobody reads. What is left
+is the loop, and it bounds how many threads are of use. --old names another tree of the sources: both are run
+in turns, each in a process of its own. Printed: weights a second, as a part of what so many threads could do,
 and the Python seconds of a leaf that this bound means.
 """
 
