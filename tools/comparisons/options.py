@@ -9,7 +9,6 @@ random experts, one of random numbers. Every metadata key must have the peer's t
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from gguflow.container.header import TensorInfo, align
 from gguflow.container.metadata import ValueType, array, u32
 from gguflow.container.writer import build
 from gguflow.recipes import RECIPES
+from steps import execute
 
 MODEL = ROOT / "fixtures" / "models" / "tiny-py-llama"
 
@@ -192,18 +192,3 @@ def make_imatrix(arguments: argparse.Namespace, source: Path, suffix: str) -> Pa
         "--no-ppl",
     )
     return path
-
-
-def execute(*command: object) -> None:
-    """Run a step; where it fails, its output is the message."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(
-            f"{' '.join(str(part) for part in command)}\n{done.stdout[-4000:]}\nexit code {done.returncode}"
-        )

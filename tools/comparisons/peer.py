@@ -11,7 +11,6 @@ Exit code 0 where all is equal, 1 where anything differs.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from repository import ROOT
 
 from file_differences import compare_files
 from gguflow import models, sources
+from steps import execute
 
 PEER = ROOT / "tools" / "peer"
 TINY = ROOT / "fixtures" / "models" / "tiny-py-llama"
@@ -142,19 +142,3 @@ def own_type(checkpoint: Path) -> str:
     tensors = sources.open_checkpoint(checkpoint).tensors.values()
     formats = [tensor.format.key for tensor in tensors if tensor.format is not None and len(tensor.shape) > 1]
     return next(key for key in formats if key in ("f32", "f16", "bf16"))
-
-
-def execute(*command: object, cwd: Path | None = None) -> None:
-    """Run a step; where it fails, its output is the message."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(
-            f"{' '.join(str(part) for part in command)}\n{done.stdout[-4000:]}\nexit code {done.returncode}"
-        )
