@@ -23,7 +23,7 @@ from gguflow.blocks import FORMATS
 from gguflow.cli.inspect import inspect_file
 from gguflow.container.output_file import OutputFile
 from gguflow.errors import InvalidError, StorageError, UsageError
-from gguflow.models.base import RopeOrder
+from gguflow.models.orders import RopeOrder
 from gguflow.quantization import quantize
 from testing import ggml, llama_cpp
 from testing.checkpoints import TINY, bf16, llama_tensors, tiny_llama, write_safetensors
@@ -53,7 +53,7 @@ def test_every_tensor_is_its_quantized_source(tmp_path: Path, dtype: str) -> Non
     assert found["blk.1.ffn_gate.weight"] == ("q8_0", gate.shape, ggml.quantize(gate, q8_0).tobytes())
     for ours, theirs, n_heads in (("attn_q", "q_proj", 4), ("attn_k", "k_proj", 2)):
         x = widened[f"model.layers.0.self_attn.{theirs}.weight"]
-        order = RopeOrder(n_heads).source_rows(0, len(x), len(x))
+        order = RopeOrder(len(x) // n_heads)(np.arange(len(x)))
         permuted = x.reshape(n_heads, 2, len(x) // n_heads // 2, -1).swapaxes(1, 2).reshape(x.shape)
         assert (x[order] == permuted).all()
         assert found[f"blk.0.{ours}.weight"][2] == ggml.quantize(permuted, q8_0).tobytes()

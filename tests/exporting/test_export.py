@@ -18,7 +18,7 @@ from gguflow.cli import main
 from gguflow.container.metadata import Metadata, string, u32
 from gguflow.conversion.splitting import Split
 from gguflow.errors import InvalidError, UsageError
-from gguflow.models.base import RopeOrder
+from gguflow.models.orders import RopeOrder
 from gguflow.sources import open_checkpoint
 from testing import ggml
 from testing.checkpoints import TINY, tiny_llama
@@ -72,22 +72,24 @@ def test_quantized_weights_are_decoded(tmp_path: Path, kind: str) -> None:
         memory_limit=3 * 12 * 256,
     )
     found, blocks = load_file(tmp_path / "back.safetensors"), tensors_of(tmp_path / "model.gguf")
-    for ours, theirs, order in (
+    for ours, theirs, n_heads in (
         ("blk.1.ffn_down.weight", "model.layers.1.mlp.down_proj.weight", None),
-        ("blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight", RopeOrder(4)),
-        ("blk.0.attn_k.weight", "model.layers.0.self_attn.k_proj.weight", RopeOrder(2)),
+        ("blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight", 4),
+        ("blk.0.attn_k.weight", "model.layers.0.self_attn.k_proj.weight", 2),
         ("output.weight", "lm_head.weight", None),
     ):
         name, shape, content = blocks[ours]
         expected = ggml.dequantize(np.frombuffer(content, np.uint8).reshape(shape[0], -1), FORMATS[name])
-        rows = order.source_rows(0, shape[0], shape[0]) if order else np.arange(shape[0])
+        rows = np.arange(shape[0])
+        if n_heads is not None:
+            rows = RopeOrder(shape[0] // n_heads)(rows)
         assert (found[theirs][rows] == expected).all(), ours
 
 
 @pytest.mark.parametrize(("n_heads", "n_rows"), [(1, 2), (4, 64), (3, 18), (5, 5 * 128)])
 def test_the_row_order_has_an_inverse(n_heads: int, n_rows: int) -> None:
-    there = RopeOrder(n_heads).source_rows(0, n_rows, n_rows)
-    back = RopeOrder(n_heads, is_inverse=True).source_rows(0, n_rows, n_rows)
+    order = RopeOrder(n_rows // n_heads)
+    there, back = order(np.arange(n_rows)), order.inverse(np.arange(n_rows))
     assert (there[back] == np.arange(n_rows)).all() and (back[there] == np.arange(n_rows)).all()
 
 

@@ -18,6 +18,7 @@ from gguflow.models import defaults
 from gguflow.models.base import Model
 from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
+from gguflow.models.rope import LLAMA3 as SCALED
 from gguflow.models.rope import Rope, rope_metadata
 from testing.checkpoints import FIXTURES
 from testing.config_layouts import LLAMA3, PLAIN, ROPE, YARN, rope_config
@@ -73,12 +74,16 @@ def test_rotary_embeddings_are_those_of_transformers(case: str) -> None:
         reason, ours = UNLIKE_TRANSFORMERS[case]
         assert reason and ours != expected
         expected = ours
-    assert parameters(Rope.of(configuration(*ROPE[case]))) == expected
+    assert parameters(Rope.of(configuration(*ROPE[case]), SCALED)) == expected
 
 
 def test_older_versions_agree_on_their_own_files() -> None:
     """transformers 4 makes the same of what transformers 4 writes."""
-    ours = {case: parameters(Rope.of(configuration(*ROPE[case]))) for case in ROPE if case.startswith("v4")}
+    ours = {
+        case: parameters(Rope.of(configuration(*ROPE[case]), SCALED))
+        for case in ROPE
+        if case.startswith("v4")
+    }
     theirs = RECORDED[defaults.VERSIONS[0]]["rope"]
     unlike = {"v4: the base within the scaling", "v4: an empty scaling", *UNLIKE_TRANSFORMERS}
     for case in ours.keys() - unlike:
@@ -124,7 +129,7 @@ KEYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("model_type", "keys", "expected"), KEYS.values(), ids=KEYS.keys())
 def test_keys_of_rotary_embeddings(model_type: str, keys: dict[str, Any], expected: dict[str, Any]) -> None:
-    found = rope_metadata("x" if model_type != "llama" else "llama", configuration(model_type, keys))
+    found = rope_metadata("x", Rope.of(configuration(model_type, keys), SCALED))
     assert {key.partition(".rope.")[2]: value for key, value in found.items()} == expected
 
 
@@ -194,14 +199,14 @@ def test_doubtful_parameters_are_warned_about(
     model_type: str, keys: dict[str, Any], rule: str, place: str
 ) -> None:
     with gathered_warnings() as warnings:
-        rope_metadata(model_type, configuration(model_type, keys))
+        rope_metadata(model_type, Rope.of(configuration(model_type, keys), SCALED))
     assert [(warning.finding.rule, warning.finding.path) for warning in warnings] == [(rule, place)]
 
 
 @pytest.mark.parametrize("case", [case for case in ROPE if case.startswith(("v4", "v5", "nothing"))])
 def test_ordinary_files_are_not_warned_about(case: str) -> None:
     with gathered_warnings() as warnings:
-        Rope.of(configuration(*ROPE[case]))
+        Rope.of(configuration(*ROPE[case]), SCALED)
     expected = ["$.rope_scaling.rope_type"] if case == "v4: dynamic" else []
     assert [warning.finding.path for warning in warnings] == expected
 
@@ -350,19 +355,15 @@ def test_the_difference_from_llama_cpp_is_named(tmp_path: Path) -> None:
 # --- defaults
 
 
-@pytest.mark.parametrize("version", defaults.VERSIONS)
-@pytest.mark.parametrize("model_type", defaults.BY_MODEL_TYPE)
-def test_defaults_are_those_of_transformers(model_type: str, version: str) -> None:
-    theirs = RECORDED[version]["defaults"][model_type]
-    if "num_experts" in theirs:  # its name before transformers 5
-        theirs["num_local_experts"] = theirs.pop("num_experts")
-    ours = defaults.BY_MODEL_TYPE[model_type]
-    assert {key: theirs.get(key) for key in ours} == ours
-
-
-def test_every_class_of_a_family_has_defaults() -> None:
-    assert defaults.MODEL_TYPES.keys() == models.architectures().keys()
-    assert set(defaults.MODEL_TYPES.values()) == defaults.BY_MODEL_TYPE.keys()
+@pytest.mark.parametrize("model_type", ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "bert"))
+def test_defaults_are_those_of_transformers(model_type: str) -> None:
+    """Of the version that comes first; values that follow others are resolved."""
+    theirs = RECORDED[defaults.VERSIONS[0]]["defaults"][model_type]
+    ours = defaults.defaults_of(model_type, "", {})
+    assert defaults.version_of(model_type) == defaults.VERSIONS[0]
+    scalars = {key for key, value in ours.items() if isinstance(value, (bool, int, float, str))}
+    assert {key: theirs.get(key) for key in scalars} == {key: ours[key] for key in scalars}
+    assert {"hidden_size", "num_hidden_layers", "vocab_size"} <= scalars
 
 
 ABSENT: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {

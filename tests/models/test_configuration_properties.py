@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gguflow import models
 from gguflow.errors import MAX_WARNINGS, GguflowError
-from gguflow.models.defaults import BY_MODEL_TYPE
+from gguflow.models.defaults import model_types
 from gguflow.models.tokenizers import template_check
 from testing.config_layouts import LLAMA3, PLAIN, ROPE, YARN
 from testing.families import checkpoint, files, shapes
@@ -21,7 +21,7 @@ from testing.families import checkpoint, files, shapes
 FAMILIES = ("llama", "qwen2", "qwen3", "bert")
 
 KEYS = sorted(
-    {key for keys in BY_MODEL_TYPE.values() for key in keys}
+    {key for name in ("llama", "qwen2", "qwen3", "bert") for key in model_types()[name]}
     | {key for _, keys in ROPE.values() for key in keys}
     | {"text_config", "llm_config", "thinker_config", "eos_token_id", "bos_token_id", "partial_rotary_factor"}
     | {"model_type", "architectures", "rope_local_base_freq", "is_causal", "quantization_config", "id2label"}

@@ -12,10 +12,11 @@ import pytest
 
 from gguflow import models
 from gguflow.container.metadata import Value, ValueType, array, boolean, f32, string, u32
-from gguflow.models.base import RopeOrder
-from gguflow.models.decoder import DecoderSizes
 from gguflow.models.documents import Document
+from gguflow.models.keys import head_dim, n_kv_heads
+from gguflow.models.orders import RopeOrder
 from gguflow.models.rope import llama3_factors
+from gguflow.models.views import Rows
 from gguflow.sources import open_checkpoint
 from testing.checkpoints import TINY, tiny_llama
 from testing.families import checkpoint, files, shapes
@@ -176,13 +177,9 @@ def test_only_llama_rearranges_rows(family: str, tmp_path: Path) -> None:
             "model.layers.0.self_attn.k_proj.bias": (16,),
         }
     model = models.load(checkpoint(tmp_path, files(family), tensors))
-    orders = {tensor.name: tensor.row_order for tensor in model.tensors if tensor.row_order is not None}
-    expected = {
-        f"blk.{layer}.attn_{name}.weight": RopeOrder(n)
-        for layer in range(2)
-        for name, n in (("q", 4), ("k", 2))
-    }
-    expected |= {"blk.0.attn_q.bias": RopeOrder(4), "blk.0.attn_k.bias": RopeOrder(2)}
+    orders = {tensor.name: tensor.view.index for tensor in model.tensors if isinstance(tensor.view, Rows)}
+    expected = {f"blk.{layer}.attn_{name}.weight": RopeOrder(8) for layer in range(2) for name in ("q", "k")}
+    expected |= {"blk.0.attn_q.bias": RopeOrder(8), "blk.0.attn_k.bias": RopeOrder(8)}
     assert orders == (expected if family == "llama" else {})
 
 
@@ -191,9 +188,9 @@ def test_rope_order_swaps_halves_for_neighbours(n_heads: int, head_dim: int) -> 
     """Against llama.cpp's way of saying it: [heads, 2, half] becomes [heads, half, 2]; in any pieces."""
     n_rows = n_heads * head_dim
     expected = np.arange(n_rows).reshape(n_heads, 2, head_dim // 2).swapaxes(1, 2).reshape(-1)
-    order = RopeOrder(n_heads)
-    assert np.array_equal(order.source_rows(0, n_rows, n_rows), expected)
-    pieces = [order.source_rows(first, min(first + 5, n_rows), n_rows) for first in range(0, n_rows, 5)]
+    order = RopeOrder(head_dim)
+    assert np.array_equal(order(np.arange(n_rows)), expected)
+    pieces = [order(np.arange(first, min(first + 5, n_rows))) for first in range(0, n_rows, 5)]
     assert np.array_equal(np.concatenate(pieces), expected)
 
 
@@ -337,6 +334,6 @@ def test_decoder_sizes_default_like_transformers() -> None:
         "intermediate_size": 8,
         "vocab_size": 9,
     }
-    sizes = DecoderSizes.of(Document(Path("config.json"), values))
-    assert (sizes.n_kv_heads, sizes.head_dim) == (4, 16)
-    assert DecoderSizes.of(Document(Path("config.json"), values), 128).head_dim == 128
+    config = Document(Path("config.json"), values)
+    assert (n_kv_heads(config), head_dim(config)) == (4, 16)
+    assert head_dim(Document(Path("config.json"), values, defaults={"head_dim": 128})) == 128

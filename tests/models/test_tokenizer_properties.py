@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from gguflow.container.metadata import Metadata
 from gguflow.errors import FileError, LimitError, MalformedError
-from gguflow.models import llama, qwen2
 from gguflow.models.documents import Document
+from gguflow.models.families import llama, qwen2
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.sentencepiece_model import read_pieces
 from gguflow.models.tokenizers.wordpiece import wordpiece_metadata

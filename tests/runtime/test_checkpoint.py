@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import gguflow
-from gguflow.models.base import RopeOrder
+from gguflow.models.orders import RopeOrder
 from gguflow.runtime.checkpoint import checkpoint_tensors
 from testing.checkpoints import llama_tensors, tiny_llama, write_safetensors
 from testing.families import random_checkpoint
@@ -47,7 +47,7 @@ def query(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_rows(query: Any) -> None:
     tensor, weights = query
-    assert tensor.row_order == RopeOrder(4, is_inverse=True)
+    assert tensor.order == RopeOrder(64, is_inverse=True)
     assert not np.array_equal(tensor.stored.dequantize(), weights)
     for rows in (
         slice(3, 90),

@@ -317,7 +317,7 @@ def _value(value: int | float | bool | str) -> Value:
 
 
 def _tensor_facts(tensor: ModelTensor, model: Model) -> recipes.TensorFacts:
-    source_format = tensor.source.require_format() if tensor.source else blocks.FORMATS["f32"]
+    source_format = tensor.source_format or blocks.FORMATS["f32"]
     is_lossy = any(source.is_lossy for source in tensor.sources)
     given = encoding_of(tensor)
     keeps = None if given is None else partial(planner_of(given).keeps, given=given)
@@ -374,7 +374,7 @@ def _placed(
 
 
 def _is_encoded(tensor: ModelTensor, chosen: recipes.Format) -> bool:
-    return tensor.source is None or tensor.source.format is not chosen
+    return tensor.source is None or tensor.source_format is not chosen
 
 
 def _as_stored(tensor: ModelTensor) -> ModelTensor:

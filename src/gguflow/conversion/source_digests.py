@@ -112,4 +112,4 @@ class SourceDigests:
 def _has_digest(tensor: ModelTensor) -> bool:
     """Whether the leaves of a tensor are those of one source that has a digest."""
     has_one = len(tensor.sources) == 1 and tensor.sources[0].proof is not None
-    return has_one and tensor.row_order is None and tensor.n_weights > 0
+    return has_one and tensor.view is None and tensor.n_weights > 0

@@ -45,7 +45,7 @@ def entries(tensor: ModelTensor, reader: ModelReader, dtype: str) -> Iterator[En
     if encoding is None:
         why = (
             "its rows must be reordered"
-            if tensor.row_order is not None
+            if tensor.view is not None
             else "its blocks are cut by chunks or matrices"
         )
         raise UsageError(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.models.base import ModelTensor
+from gguflow.models.reading import required_format
 
 NUMBERS = ("f32", "f16", "bf16")
 
@@ -37,7 +38,7 @@ class Entry:
 
 def numbers(tensor: ModelTensor, dtype: str) -> Entry:
     """The decoded weights; tensors of integers and of F64 are unchanged."""
-    own = tensor.sources[0].require_format()
+    own = required_format(tensor)
     chosen = FORMATS[dtype] if own.is_quantized or own.key in NUMBERS else own
     return Entry(tensor, chosen, chosen.name, tensor.shape)
 

@@ -1,6 +1,6 @@
 """The meaning of a checkpoint: `load` turns tensors and a configuration into GGUF metadata and tensors.
 
-Families of models are found by listing this package: a module that declares `ARCHITECTURE` adds one.
+Families of models are found by listing `models.families`: a file there adds one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from gguflow.errors import Finding, UnsupportedError, UsageError, gathered_warnings
+from gguflow.models import families
 from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
 from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
 from gguflow.models.general import ParameterCounts, general_metadata, read_generation
 from gguflow.models.gguf_limits import check_storable
-from gguflow.models.passthrough import from_gguf, pass_through, strip
+from gguflow.models.parameters import Parameters
+from gguflow.models.passthrough import from_gguf, pass_through, sizes_of, strip
 from gguflow.models.refusals import refuse_quantized
 from gguflow.models.tokenizers.ends import with_ends
 from gguflow.models.tokenizers.files import TokenizerFiles
@@ -77,27 +79,37 @@ def _load(checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | 
 @functools.cache
 def architectures() -> Mapping[str, Architecture]:
     """The families by the class names in config.json that select them."""
-    classes: dict[str, Architecture] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if not module.ispkg:
-            family = getattr(importlib.import_module(f"{__name__}.{module.name}"), "ARCHITECTURE", None)
-            classes |= dict.fromkeys(family.classes, family) if family else {}
-    return classes
+    return {name: family for family in families_of_models() for name in family.classes}
+
+
+@functools.cache
+def families_of_models() -> tuple[Architecture, ...]:
+    """All families, in the order of their files."""
+    found: list[Architecture] = []
+    for module in pkgutil.iter_modules(families.__path__):
+        declared = importlib.import_module(f"{families.__name__}.{module.name}")
+        found += getattr(declared, "ARCHITECTURES", None) or (declared.ARCHITECTURE,)
+    return tuple(found)
 
 
 def by_name(name: str) -> Architecture | None:
     """The family with this `general.architecture`, or None if it is unknown."""
-    return next((family for family in architectures().values() if family.name == name), None)
+    return next((family for family in families_of_models() if family.name == name and family.is_main), None)
 
 
 def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
     """Match tensors before reading the tokenizer: the embedding matrix limits the size of the vocabulary."""
     family = _family(config)
     refuse_quantized(config, checkpoint.tensors)
+    if family.choose is not None:
+        family = family.choose(config, directory)
     hyper_parameters = family.metadata(config, directory)
-    tensors = match_tensors(family, checkpoint, config)
+    config_file = directory / "config.json"
+    n_tokens = config.integer("vocab_size")
+    parameters = Parameters(family.name, hyper_parameters, n_tokens, config_file, config)
+    tensors = match_tensors(family, checkpoint, config, parameters)
     general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
-    n_heads = config.integer("num_attention_heads")
+    sizes = sizes_of(general | hyper_parameters)
     tokenizer = with_ends(
         family.tokenizer(TokenizerFiles.read(config, directory)),
         config,
@@ -108,12 +120,10 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         architecture=family.name,
         metadata=general | hyper_parameters | tokenizer,
         tensors=tensors,
-        n_layers=config.integer("num_hidden_layers"),
-        n_heads=n_heads,
-        n_kv_heads=config.integer("num_key_value_heads", n_heads),
-        n_experts=hyper_parameters[key].value
-        if (key := f"{family.name}.expert_count") in hyper_parameters
-        else 0,
+        n_layers=sizes.n_layers,
+        n_heads=sizes.n_heads,
+        n_kv_heads=sizes.n_kv_heads,
+        n_experts=sizes.n_experts,
         file_stem=file_stem,
         differences=tuple(config.applied.ids),
     )

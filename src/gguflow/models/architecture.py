@@ -1,36 +1,36 @@
-"""The declaration of a family of models, and the matching of a checkpoint's tensors against it."""
+"""The declaration of a family of models, and the matching of a checkpoint's tensors against its rules."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError
-from gguflow.models.base import ModelTensor, RopeOrder
+from gguflow.models.base import ModelTensor
 from gguflow.models.documents import Document
+from gguflow.models.parameters import Parameters
 from gguflow.models.refusals import missing_tensor_hint, require_numbers, unknown_tensor_hint
+from gguflow.models.rules import Given, Rule
 from gguflow.models.tokenizers.files import TokenizerFiles
+from gguflow.models.views import Leaf, View
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
 
-MAX_LAYERS = 512
-"""llama.cpp's LLAMA_MAX_LAYERS: the largest number of blocks that it loads."""
+Rules = Iterable[Rule | Given]
 
 
-@dataclass(frozen=True)
-class Expected:
-    """A tensor that an architecture has under a GGUF name; three dimensions mean stacked experts of a layer.
+DECODER_KEYS = (
+    *("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count"),
+    "attention.layer_norm_rms_epsilon",
+)
+"""The keys that nearly all decoders have."""
 
-    shape: in NumPy order, from the hyper-parameters.
-    required: whether a checkpoint must have it.
-    row_order: how its rows are rearranged in the file, or None.
-    """
 
-    shape: tuple[int, ...]
-    required: bool = True
-    row_order: RopeOrder | None = None
+def _same_name(name: str, config: Document) -> str:
+    return name
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,50 @@ class Architecture:
     name: its `general.architecture`.
     classes: the names in config.json's "architectures" that select it.
     metadata: (config, directory) -> the hyper-parameters' keys, in llama.cpp's order.
-    tensors: config -> the expected tensors by GGUF name.
+    rules: parameters -> the rules for its tensors.
     tokenizer: tokenizer files -> the tokenizer's keys, in llama.cpp's order.
-    rename: (checkpoint's tensor name, config) -> the name in gguf's TensorNameMap.
+    rename: (checkpoint's tensor name, config) -> the name that the rules use.
     skipped: regular expressions; (renamed) tensors that fully match one of them are left out.
-    computed: config -> tensors that no checkpoint holds (rope frequencies).
-    computed_names: the names of all tensors that `computed` can return.
-    originals: transformers' names of the tensors, without .weight and .bias; {i}: the layer, {x}: the expert.
-    has_rope_order: whether rows of Q and K are rearranged (`RopeOrder`).
+    required: keys (after the name) that every file of the family has.
+    computed: regular expressions for the names of tensors that no checkpoint holds (rope frequencies).
+    choose: config, directory -> the family that a checkpoint of these classes really is, where its
+        configuration decides; None if it is always this one.
+    is_main: whether this family stands for `name` when a GGUF file is judged or exported; others share it.
     """
 
     name: str
     classes: tuple[str, ...]
     metadata: Callable[[Document, Path], Metadata]
-    tensors: Callable[[Document], Mapping[str, Expected]]
+    rules: Callable[[Parameters], Rules]
     tokenizer: Callable[[TokenizerFiles], Metadata]
-    rename: Callable[[str, Document], str] = lambda name, _: name
+    rename: Callable[[str, Document], str] = _same_name
     skipped: tuple[str, ...] = ()
-    computed: Callable[[Document], tuple[ModelTensor, ...]] = lambda _: ()
-    computed_names: tuple[str, ...] = ()
-    originals: tuple[str, ...] = ()
-    has_rope_order: bool = False
+    required: tuple[str, ...] = DECODER_KEYS
+    computed: tuple[str, ...] = ()
+    choose: Callable[[Document, Path], Architecture] | None = field(default=None, compare=False)
+    is_main: bool = True
+
+    def is_skipped(self, name: str) -> bool:
+        """Whether a tensor of a checkpoint is left out.
+
+        name: after `rename`.
+        """
+        return self._skipped.fullmatch(name) is not None
+
+    def is_computed(self, name: str) -> bool:
+        """Whether a tensor of a GGUF file is one that no checkpoint holds.
+
+        name: in GGUF.
+        """
+        return bool(self.computed) and re.fullmatch("|".join(self.computed), name) is not None
+
+    @cached_property
+    def _skipped(self) -> re.Pattern[str]:
+        return re.compile("|".join(f"(?:{pattern})" for pattern in (*ALWAYS_SKIPPED, *self.skipped)))
+
+
+ALWAYS_SKIPPED = (r".*\.attention\.masked_bias", r".*\.attention\.bias", r".*\.rotary_emb\.inv_freq")
+"""Constants that old checkpoints have beside their weights."""
 
 
 def class_name(config: Document) -> str:
@@ -73,84 +96,176 @@ def class_name(config: Document) -> str:
     return names[0]
 
 
+@dataclass
+class _Match:
+    """A rule, and those of its sources that were found, by their position."""
+
+    rule: Rule
+    parts: dict[int, SourceTensor]
+
+
 def match_tensors(
-    architecture: Architecture, checkpoint: Checkpoint, config: Document
+    architecture: Architecture, checkpoint: Checkpoint, config: Document, parameters: Parameters
 ) -> tuple[ModelTensor, ...]:
-    """The computed tensors, then the checkpoint's under their GGUF names, in the checkpoint's order.
+    """The computed tensors, then those of the checkpoint under their GGUF names, in the checkpoint's order.
+
+    architecture: the family.
+    checkpoint: the tensors.
+    config: config.json.
+    parameters: the hyper-parameters.
 
     Raises InvalidError for a tensor that is missing (M-010), unknown (M-011), has a shape that contradicts
-    the hyper-parameters (M-012) or occurs twice (M-013), and for experts of different dtypes (M-015).
+    the hyper-parameters (M-012) or occurs twice (M-013), and for parts of different dtypes (M-015).
     """
-    import gguf
+    listed = list(architecture.rules(parameters))
+    rules = [rule for rule in listed if isinstance(rule, Rule)]
+    places: dict[str, list[tuple[int, int]]] = {}
+    for number, rule in enumerate(rules):
+        for position, part in enumerate(rule.sources):
+            places.setdefault(part.name, []).append((number, position))
 
-    expected = architecture.tensors(config)
-    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
-    names = gguf.get_tensor_name_map(arch, config.integer("num_hidden_layers", maximum=MAX_LAYERS))
+    def known(name: str) -> str:
+        """The name that the rules use; bare models lack the prefix of the model inside."""
+        renamed = architecture.rename(name, config)
+        return f"model.{renamed}" if renamed not in places and f"model.{renamed}" in places else renamed
 
-    def is_known(name: str) -> bool:
-        renamed, _ = _without_expert(architecture.rename(name, config))
-        return names.get_name(renamed, try_suffixes=(".weight", ".bias")) in expected
-
-    matched: dict[str, dict[int, SourceTensor]] = {}
+    matches: dict[int, _Match] = {}
     for source in checkpoint.tensors.values():
-        hf_name = architecture.rename(source.name, config)
-        if any(re.fullmatch(pattern, hf_name) for pattern in architecture.skipped):
+        name = known(source.name)
+        if architecture.is_skipped(name):
             continue
-        hf_name, expert = _without_expert(hf_name)
-        name = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
-        if name not in expected:
-            hint = unknown_tensor_hint(source, checkpoint, is_known)
+        if name not in places:
+            hint = unknown_tensor_hint(source, checkpoint, lambda name: known(name) in places)
+            hint = _expert_hint(name, places, parameters) or hint
             raise _tensor_error(source, "M-011", f"{architecture.name} has no tensor {source.name!r}{hint}")
-        require_numbers(source)
-        shape = expected[name].shape
-        if expert is not None and expert >= shape[0]:
-            raise _tensor_error(
-                source, "M-011", f"the hyper-parameters in {config.file.name} say {shape[0]} experts"
+        number, position = _chosen(places[name], rules, source)
+        rule = rules[number]
+        if not rule.integers:
+            require_numbers(source)
+        shape = rule.sources[position].shape
+        match = matches.setdefault(number, _Match(rule, {}))
+        if position in match.parts:
+            raise _tensor_error(source, "M-013", f"{source.name!r} is a second {rule.targets[0].name}")
+        if source.shape != shape:
+            message = (
+                f"the shape of {rule.targets[0].name} contradicts the hyper-parameters in {config.file.name}"
             )
-        parts = matched.setdefault(name, {})
-        if (expert or 0) in parts:
-            raise _tensor_error(source, "M-013", f"{source.name!r} is a second {name}")
-        if source.shape != (shape if expert is None else shape[1:]):
-            message = f"the shape of {name} contradicts the hyper-parameters in {config.file.name}"
             if absent := sorted(config.defaults.keys() - config.values.keys()):
-                message += f" (with the class's defaults for {', '.join(absent)})"
-            raise _tensor_error(source, "M-012", message, shape if expert is None else shape[1:])
-        if parts and source.dtype != next(iter(parts.values())).dtype:
-            raise _tensor_error(source, "M-015", "the experts of a layer have different dtypes")
-        parts[expert or 0] = source
-    missing = [name for name, rule in expected.items() if name not in matched and rule.required]
+                message += f" (with the class's defaults for {', '.join(absent[:8])})"
+            raise _tensor_error(source, "M-012", message, shape)
+        if match.parts and source.dtype != next(iter(match.parts.values())).dtype:
+            raise _tensor_error(source, "M-015", "what becomes one tensor has different dtypes")
+        match.parts[position] = source
+    found = [tensor for match in matches.values() for tensor in _built(checkpoint, match)]
+    _refuse_doubles(found, checkpoint)
+    _refuse_missing(architecture, checkpoint, config, listed, {tensor.name for tensor in found})
+    return _given(listed) + tuple(found)
+
+
+def _chosen(places: list[tuple[int, int]], rules: list[Rule], source: SourceTensor) -> tuple[int, int]:
+    """The rule for a tensor: of several with its name, the one with its shape, else the first."""
+    fitting = [
+        (number, position)
+        for number, position in places
+        if rules[number].sources[position].shape == source.shape
+    ]
+    return (fitting or places)[0]
+
+
+def _given(listed: list[Rule | Given]) -> tuple[ModelTensor, ...]:
+    return tuple(
+        ModelTensor(given.name, given.shape, values=given.values)
+        for given in listed
+        if isinstance(given, Given) and given.values is not None
+    )
+
+
+def _built(checkpoint: Checkpoint, match: _Match) -> Iterator[ModelTensor]:
+    """The tensors that a rule makes of its sources. Raises InvalidError (M-010) if one is missing."""
+    rule, parts = match.rule, match.parts
+    if len(parts) < len(rule.sources):
+        position = next(i for i in range(len(rule.sources)) if i not in parts)
+        part, target = rule.sources[position], rule.targets[0]
+        message = f"{target.name}: {part.name} is missing, of {len(rule.sources)} tensors that it is made of"
+        if re.search(rf"\.{position}\.", part.name):
+            message = f"{target.name}: expert {position} is missing ({part.name})"
+        raise InvalidError(
+            checkpoint.path,
+            Finding(
+                "M-010",
+                message,
+                json_path(target.name),
+                found=f"{len(parts)} tensors",
+                expected=len(rule.sources),
+            ),
+        )
+    views = rule.forward([Leaf(parts[i]) for i in range(len(rule.sources))])
+    for view, target in zip(views, rule.targets, strict=True):
+        yield of_view(target.name, view)
+
+
+def of_view(name: str, view: View) -> ModelTensor:
+    """A tensor of the output; one that takes sources as they stand has them, and no view.
+
+    name: in the output.
+    view: of its weights.
+    """
+    plain = _plain_sources(view)
+    if plain is not None:
+        return ModelTensor(name, view.shape, plain)
+    return ModelTensor(name, view.shape, view.sources, view=view)
+
+
+def _plain_sources(view: View) -> tuple[SourceTensor, ...] | None:
+    """The sources whose weights, one after the other, are the view's; None if it does more."""
+    if isinstance(view, Leaf):
+        return (view.source,)
+    from gguflow.models.views import Concat, Reshape
+
+    if isinstance(view, Reshape):
+        return _plain_sources(view.view)
+    if isinstance(view, Concat):
+        parts = [_plain_sources(part) for part in view.views]
+        return None if None in parts else tuple(source for part in parts if part for source in part)
+    return None
+
+
+def _refuse_doubles(tensors: list[ModelTensor], checkpoint: Checkpoint) -> None:
+    seen: dict[str, ModelTensor] = {}
+    for tensor in tensors:
+        if tensor.name in seen:
+            first, second = seen[tensor.name].sources[0], tensor.sources[0]
+            message = f"{second.name!r} and {first.name!r} both are {tensor.name}"
+            raise _tensor_error(second, "M-013", message)
+        seen[tensor.name] = tensor
+
+
+def _refuse_missing(
+    architecture: Architecture,
+    checkpoint: Checkpoint,
+    config: Document,
+    listed: list[Rule | Given],
+    found: set[str],
+) -> None:
+    missing: dict[str, tuple[int, ...]] = {}
+    for rule in listed:
+        if isinstance(rule, Rule) and rule.is_required:
+            missing |= {part.name: part.shape for part in rule.targets if part.name not in found}
     if missing:
-        name, hint = missing[0], missing_tensor_hint(missing[0], len(missing), config)
+        name, shape = next(iter(missing.items()))
+        hint = missing_tensor_hint(name, len(missing), config)
         message = (
             f"{architecture.name} needs a tensor {name}, but no tensor of the checkpoint maps to it{hint}"
         )
-        expected_shape = list(expected[name].shape)
-        raise InvalidError(
-            checkpoint.path, Finding("M-010", message, json_path(name), expected=expected_shape)
-        )
-    tensors = tuple(_join_experts(checkpoint, name, expected[name], parts) for name, parts in matched.items())
-    return architecture.computed(config) + tensors
+        raise InvalidError(checkpoint.path, Finding("M-010", message, json_path(name), expected=list(shape)))
 
 
-def _without_expert(name: str) -> tuple[str, int | None]:
-    """The name shared by the tensors of all experts of a layer, and the expert; other names unchanged."""
-    match = re.fullmatch(r"(.*\.experts)\.(\d{1,9})(\..*)", name)
-    return (match[1] + match[3], int(match[2])) if match else (name, None)
-
-
-def _join_experts(
-    checkpoint: Checkpoint, name: str, rule: Expected, parts: Mapping[int, SourceTensor]
-) -> ModelTensor:
-    """A tensor from its source, or from all experts. Raises InvalidError (M-010) if one is missing."""
-    is_stacked = next(iter(parts.values())).shape != rule.shape
-    missing = next((i for i in range(rule.shape[0]) if i not in parts), None) if is_stacked else None
-    if missing is not None:
-        message = f"{name}: expert {missing} is missing"
-        raise InvalidError(
-            checkpoint.path,
-            Finding("M-010", message, json_path(name), found=f"{len(parts)} experts", expected=rule.shape[0]),
-        )
-    return ModelTensor(name, rule.shape, tuple(parts[i] for i in sorted(parts)), row_order=rule.row_order)
+def _expert_hint(name: str, places: Mapping[str, object], parameters: Parameters) -> str:
+    """The end of a message for an expert that the hyper-parameters do not have; "" for any other tensor."""
+    match = re.fullmatch(r"(.*\.experts\.)(\d{1,9})(\..*)", name)
+    if match is None or f"{match[1]}0{match[3]}" not in places:
+        return ""
+    return f": the hyper-parameters say {parameters.n_experts} experts"
 
 
 def _tensor_error(

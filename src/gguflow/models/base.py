@@ -13,41 +13,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
+from gguflow.blocks import BlockFormat
 from gguflow.container.limits import MAX_DIMS
 from gguflow.container.metadata import Metadata
 from gguflow.errors import FileWarning
+from gguflow.models.views import View
 from gguflow.sources.base import SourceTensor
-
-
-@dataclass(frozen=True)
-class RopeOrder:
-    """The order of rows in GGUF for Llama's query and key projections, and for their biases.
-
-    Checkpoints rotate halves of a head (row j with row j + d/2), llama.cpp's "norm" rope rotates neighbours
-    (2j with 2j + 1): output row 2j + k of a head is source row k * d/2 + j.
-
-    n_heads: number of heads.
-    is_inverse: whether this is the inverse, from GGUF's order to the checkpoint's.
-    """
-
-    n_heads: int
-    is_inverse: bool = False
-
-    def source_rows(self, first: int, last: int, n_rows: int) -> NDArray[np.int64]:
-        """The source row of each output row in [first, last), in a tensor of n_rows rows."""
-        head_dim = n_rows // self.n_heads
-        row = np.arange(first, last, dtype=np.int64)
-        head, within = np.divmod(row, head_dim)
-        if self.is_inverse:
-            half, pair = np.divmod(within, head_dim // 2)
-            inverse: NDArray[np.int64] = head * head_dim + 2 * pair + half
-            return inverse
-        pair, half = np.divmod(within, 2)
-        source: NDArray[np.int64] = head * head_dim + half * (head_dim // 2) + pair
-        return source
 
 
 @dataclass(frozen=True)
@@ -57,8 +30,8 @@ class ModelTensor:
     name: GGUF name.
     shape: in NumPy order.
     sources: usually one; several are stacked along the leading axis (the experts of a layer), in one format.
-    values: float32, or flat uint8 for bytes that are written unchanged.
-    row_order: how the rows of the only source are rearranged in the output, or None.
+    values: float32 or int32, or flat uint8 for bytes that are written unchanged.
+    view: how the weights are made of the sources, where these are not simply one after the other; else None.
     keeps_ones: whether dimensions of one at the front are stored; otherwise they are left out, as ggml does.
     """
 
@@ -66,7 +39,7 @@ class ModelTensor:
     shape: tuple[int, ...]
     sources: tuple[SourceTensor, ...] = ()
     values: NDArray[Any] | None = field(default=None, repr=False, compare=False)
-    row_order: RopeOrder | None = None
+    view: View | None = field(default=None, repr=False, compare=False)
     keeps_ones: bool = False
 
     @property
@@ -79,11 +52,21 @@ class ModelTensor:
 
     @property
     def source(self) -> SourceTensor | None:
-        """The first source, which has the same format as the others."""
+        """The first source, which has the same format as the others, unless there is a view."""
         return self.sources[0] if self.sources else None
 
+    @property
+    def source_format(self) -> BlockFormat | None:
+        """The format of its weights as they are read; None if there is no source.
+
+        Raises UnsupportedError (S-019) if a source has none.
+        """
+        if self.view is not None:
+            return self.view.format
+        return self.sources[0].require_format() if self.sources else None
+
     def parts(self, first: int, last: int) -> Iterator[tuple[SourceTensor, int, int]]:
-        """The sources of weights [first, last), each with a range of its weights; not with a row order."""
+        """The sources of weights [first, last), each with a range of its weights; not with a view."""
         i = bisect_right(self._ends, first)
         while first < last:
             source, end = self.sources[i], self._ends[i]

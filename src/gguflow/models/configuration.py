@@ -36,7 +36,9 @@ def text_configuration(file: Path, values: Mapping[str, Any]) -> Document:
     (M-002, M-003).
     """
     config = _with_text_part(Document(file, values))
-    return replace(config, defaults=defaults_of(config.values.get("model_type"), class_name(config)))
+    return replace(
+        config, defaults=defaults_of(config.values.get("model_type"), class_name(config), config.values)
+    )
 
 
 def _with_text_part(root: Document) -> Document:

@@ -1,179 +1,204 @@
-"""What Llama, Qwen2 and Qwen3 share: blocks of grouped-query attention and a gated feed-forward network."""
+"""What most decoders share: rules for embeddings, grouped-query attention, feed-forward networks and experts.
+
+Names in a checkpoint are those of transformers unless a family says otherwise. Shapes are [out, in].
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from gguflow.container.metadata import Metadata, boolean, f32, u32
-from gguflow.models.architecture import MAX_LAYERS, Expected
-from gguflow.models.base import RopeOrder
-from gguflow.models.documents import Document
-from gguflow.models.rope import rope_metadata
+from gguflow.models.orders import Order, RopeOrder
+from gguflow.models.parameters import Parameters
+from gguflow.models.rules import Given, Rule, linear, same, split, split_inside, stack
 
-MAX_EXPERTS = 512
-"""llama.cpp's LLAMA_MAX_EXPERTS."""
+Rules = Iterator[Rule | Given]
 
 
-ORIGINALS = (
-    "model.embed_tokens",
-    "model.norm",
-    "lm_head",
-    *(
-        f"model.layers.{{i}}.{name}"
-        for name in (
-            *("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
-            *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
-            *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
-        )
-    ),
-)
-"""transformers' names of the tensors of a decoder, without .weight and .bias."""
-
-
-@dataclass(frozen=True)
-class DecoderSizes:
-    """The hyper-parameters that shapes depend on.
-
-    n_experts: experts of each layer; 0 for a dense network.
-    expert_size: width of each expert.
-    """
-
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    hidden_size: int
-    intermediate_size: int
-    vocab_size: int
-    n_experts: int = 0
-    expert_size: int = 0
-
-    @classmethod
-    def of(cls, config: Document, head_dim: int | None = None, experts: str = "") -> DecoderSizes:
-        """Read the sizes from config.json.
-
-        head_dim: the default; None for hidden_size / n_heads.
-        experts: the key for the number of experts; "" if there are none.
-
-        Raises InvalidError if a key is missing (M-002) or sizes do not divide (M-003).
-        """
-        hidden_size, n_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-        n_kv_heads = config.integer("num_key_value_heads", n_heads)
-        head_dim = config.integer("head_dim", head_dim or max(hidden_size // n_heads, 1))
-        if head_dim % 2:
-            raise config.wrong("head_dim", head_dim, "an even number")
-        if n_heads % n_kv_heads:
-            raise config.wrong(
-                "num_key_value_heads", n_kv_heads, f"a divisor of num_attention_heads ({n_heads})"
-            )
-        return cls(
-            config.integer("num_hidden_layers", maximum=MAX_LAYERS),
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            hidden_size,
-            config.integer("intermediate_size"),
-            config.integer("vocab_size"),
-            config.integer(experts, maximum=MAX_EXPERTS) if experts else 0,
-            config.integer("moe_intermediate_size", config.integer("intermediate_size")) if experts else 0,
-        )
-
-
-def decoder_metadata(name: str, config: Document, sizes: DecoderSizes, *, head_dim: bool = True) -> Metadata:
-    """The hyper-parameters' keys in the order of llama.cpp's converter.
-
-    head_dim: whether to write key_length and value_length.
-    """
-    message = "llama.cpp computes SiLU in all models of this family"
-    config.require("hidden_act", ("silu", "swish"), "M-009", message)
-    metadata: Metadata = {
-        f"{name}.block_count": u32(sizes.n_layers),
-        f"{name}.context_length": u32(config.integer("max_position_embeddings")),
-        f"{name}.embedding_length": u32(sizes.hidden_size),
-        f"{name}.feed_forward_length": u32(sizes.intermediate_size),
-        f"{name}.attention.head_count": u32(sizes.n_heads),
-        f"{name}.attention.head_count_kv": u32(sizes.n_kv_heads),
-    }
-    if not config.flag("is_causal", True):
-        metadata[f"{name}.attention.causal"] = boolean(False)
-    metadata |= rope_metadata(name, config)
-    metadata[f"{name}.attention.layer_norm_rms_epsilon"] = f32(config.number("rms_norm_eps"))
-    if sizes.n_experts:
-        metadata[f"{name}.expert_count"] = u32(sizes.n_experts)
-        metadata[f"{name}.expert_used_count"] = u32(
-            config.integer("num_experts_per_tok", maximum=sizes.n_experts)
-        )
-    if head_dim:
-        metadata[f"{name}.attention.key_length"] = u32(sizes.head_dim)
-        metadata[f"{name}.attention.value_length"] = u32(sizes.head_dim)
-    return metadata
-
-
-def decoder_tensors(
-    config: Document,
-    sizes: DecoderSizes,
+def ends(
+    p: Parameters,
     *,
-    rope_order: bool = False,
-    qkv_bias: bool = False,
-    head_norms: bool = False,
-    headless: bool = False,
-) -> dict[str, Expected]:
-    """The expected tensors by GGUF name; shapes are [out, in].
+    embeddings: str = "model.embed_tokens",
+    norm: str = "model.norm",
+    head: str = "lm_head",
+    norm_bias: bool = False,
+    head_bias: bool = False,
+    may_lack_head: bool = False,
+) -> Rules:
+    """Token embeddings, the last norm, and the output matrix.
 
-    rope_order: whether rows of Q and K are rearranged.
-    qkv_bias: whether Q, K and V must have biases (otherwise they may).
-    head_norms: whether Q and K are normalized per head.
-    headless: whether a checkpoint may lack the output matrix (a model without a language-model head).
+    p: hyper-parameters.
+    embeddings: name of the embeddings in the checkpoint, without .weight.
+    norm: name of the last norm.
+    head: name of the output matrix.
+    norm_bias: whether the norm has a bias.
+    head_bias: whether the output matrix may have one.
+    may_lack_head: whether a checkpoint may be without an output matrix, as is one whose embeddings are tied.
     """
-    hidden = sizes.hidden_size
-    q_rows, kv_rows = sizes.n_heads * sizes.head_dim, sizes.n_kv_heads * sizes.head_dim
-    q_order = RopeOrder(sizes.n_heads) if rope_order else None
-    k_order = RopeOrder(sizes.n_kv_heads) if rope_order else None
-    tied = config.flag("tie_word_embeddings", False)
-    tensors = {
-        "token_embd.weight": Expected((sizes.vocab_size, hidden)),
-        "output_norm.weight": Expected((hidden,)),
-        "output.weight": Expected((sizes.vocab_size, hidden), required=not (tied or headless)),
-    }
-    for layer in range(sizes.n_layers):
-        block = f"blk.{layer}"
-        tensors |= {
-            f"{block}.attn_norm.weight": Expected((hidden,)),
-            f"{block}.attn_q.weight": Expected((q_rows, hidden), row_order=q_order),
-            f"{block}.attn_k.weight": Expected((kv_rows, hidden), row_order=k_order),
-            f"{block}.attn_v.weight": Expected((kv_rows, hidden)),
-            f"{block}.attn_output.weight": Expected((hidden, q_rows)),
-            f"{block}.attn_q.bias": Expected((q_rows,), qkv_bias, q_order),
-            f"{block}.attn_k.bias": Expected((kv_rows,), qkv_bias, k_order),
-            f"{block}.attn_v.bias": Expected((kv_rows,), qkv_bias),
-            f"{block}.attn_output.bias": Expected((hidden,), required=False),
-            f"{block}.ffn_norm.weight": Expected((hidden,)),
-        }
-        tensors |= _experts(block, sizes) if sizes.n_experts else _feed_forward(block, sizes)
-        if head_norms:
-            tensors[f"{block}.attn_q_norm.weight"] = Expected((sizes.head_dim,))
-            tensors[f"{block}.attn_k_norm.weight"] = Expected((sizes.head_dim,))
-    return tensors
+    yield same(f"{embeddings}.weight", "token_embd.weight", (p.n_tokens, p.hidden))
+    yield same(f"{norm}.weight", "output_norm.weight", (p.hidden,))
+    if norm_bias:
+        yield same(f"{norm}.bias", "output_norm.bias", (p.hidden,))
+    is_needed = not (p.is_tied or may_lack_head)
+    yield same(f"{head}.weight", "output.weight", (p.n_tokens, p.hidden), required=is_needed)
+    if head_bias:
+        yield same(f"{head}.bias", "output.bias", (p.n_tokens,), required=False)
 
 
-def _feed_forward(block: str, sizes: DecoderSizes) -> dict[str, Expected]:
-    hidden, wide = sizes.hidden_size, sizes.intermediate_size
-    return {
-        f"{block}.ffn_gate.weight": Expected((wide, hidden)),
-        f"{block}.ffn_up.weight": Expected((wide, hidden)),
-        f"{block}.ffn_down.weight": Expected((hidden, wide)),
-        f"{block}.ffn_gate.bias": Expected((wide,), required=False),
-        f"{block}.ffn_up.bias": Expected((wide,), required=False),
-        f"{block}.ffn_down.bias": Expected((hidden,), required=False),
-    }
+def norm(p: Parameters, source: str, target: str, *, bias: bool = False, n: int | None = None) -> Rules:
+    """The weight of a norm, and its bias.
+
+    p: hyper-parameters.
+    source: in the checkpoint, without .weight.
+    target: in GGUF, without .weight.
+    bias: whether it has a bias.
+    n: its width; None for that of the residual stream.
+    """
+    yield same(f"{source}.weight", f"{target}.weight", (n or p.hidden,))
+    if bias:
+        yield same(f"{source}.bias", f"{target}.bias", (n or p.hidden,))
 
 
-def _experts(block: str, sizes: DecoderSizes) -> dict[str, Expected]:
-    """The router, and the stacked matrices of all experts: [experts, out, in]."""
-    n, hidden, wide = sizes.n_experts, sizes.hidden_size, sizes.expert_size
-    return {
-        f"{block}.ffn_gate_inp.weight": Expected((n, hidden)),
-        f"{block}.ffn_gate_exps.weight": Expected((n, wide, hidden)),
-        f"{block}.ffn_up_exps.weight": Expected((n, wide, hidden)),
-        f"{block}.ffn_down_exps.weight": Expected((n, hidden, wide)),
-    }
+def norms(p: Parameters, i: int, *, source: str = "model.layers", bias: bool = False) -> Rules:
+    """The norms before attention and before the feed-forward network.
+
+    p: hyper-parameters.
+    i: number of the layer.
+    source: what the names of layers begin with in the checkpoint.
+    bias: whether they have biases.
+    """
+    yield from norm(p, f"{source}.{i}.input_layernorm", f"blk.{i}.attn_norm", bias=bias)
+    yield from norm(p, f"{source}.{i}.post_attention_layernorm", f"blk.{i}.ffn_norm", bias=bias)
+
+
+def attention(
+    p: Parameters,
+    i: int,
+    *,
+    source: str = "model.layers.{i}.self_attn",
+    names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
+    rotate: bool = False,
+    qkv_bias: bool | None = None,
+    output_bias: bool | None = None,
+    head_norms: bool = False,
+) -> Rules:
+    """Grouped-query attention: four matrices, perhaps with biases and norms of heads.
+
+    p: hyper-parameters.
+    i: number of the layer.
+    source: what names of attention begin with in the checkpoint; {i} is the layer.
+    names: of the matrices of queries, keys, values and outputs.
+    rotate: whether rows of Q and K are rearranged for llama.cpp's "norm" rope.
+    qkv_bias: whether Q, K and V have biases; None for perhaps.
+    output_bias: whether the output has one; None for perhaps.
+    head_norms: whether Q and K are normalized per head.
+    """
+    source = source.replace("{i}", str(i))
+    heads, kv_heads, width, value = p.heads(i), p.kv_heads(i), p.head_dim, p.value_dim
+    order: Order | None = RopeOrder(width) if rotate else None
+    q, k, v, o = names
+    block = f"blk.{i}"
+    yield from linear(f"{source}.{q}", f"{block}.attn_q", heads * width, p.hidden, bias=qkv_bias, order=order)
+    yield from linear(
+        f"{source}.{k}", f"{block}.attn_k", kv_heads * width, p.hidden, bias=qkv_bias, order=order
+    )
+    yield from linear(f"{source}.{v}", f"{block}.attn_v", kv_heads * value, p.hidden, bias=qkv_bias)
+    yield from linear(f"{source}.{o}", f"{block}.attn_output", p.hidden, heads * value, bias=output_bias)
+    if head_norms:
+        yield same(f"{source}.q_norm.weight", f"{block}.attn_q_norm.weight", (width,))
+        yield same(f"{source}.k_norm.weight", f"{block}.attn_k_norm.weight", (width,))
+
+
+def feed_forward(
+    p: Parameters,
+    i: int,
+    *,
+    source: str = "model.layers.{i}.mlp",
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    width: int | None = None,
+    bias: bool | None = None,
+    suffix: str = "",
+) -> Rules:
+    """A gated feed-forward network.
+
+    p: hyper-parameters.
+    i: number of the layer.
+    source: what its names begin with in the checkpoint; {i} is the layer.
+    names: of the matrices gate, up and down; "" for a network without gate.
+    width: its width; None for `feed_forward_length`.
+    bias: whether the matrices have biases; None for perhaps.
+    suffix: of the names in GGUF: "_shexp" for a shared expert.
+    """
+    source = source.replace("{i}", str(i))
+    wide = p.wide(i) if width is None else width
+    for name, kind in zip(names, ("gate", "up"), strict=False):
+        if name:
+            yield from linear(f"{source}.{name}", f"blk.{i}.ffn_{kind}{suffix}", wide, p.hidden, bias=bias)
+    yield from linear(f"{source}.{names[2]}", f"blk.{i}.ffn_down{suffix}", p.hidden, wide, bias=bias)
+
+
+def router(p: Parameters, i: int, *, source: str = "model.layers.{i}.mlp.gate") -> Rules:
+    """The matrix that chooses experts.
+
+    p: hyper-parameters.
+    i: number of the layer.
+    source: its name in the checkpoint, without .weight; {i} is the layer.
+    """
+    name = source.replace("{i}", str(i))
+    yield same(f"{name}.weight", f"blk.{i}.ffn_gate_inp.weight", (p.n_experts, p.hidden))
+
+
+def experts(
+    p: Parameters,
+    i: int,
+    *,
+    source: str = "model.layers.{i}.mlp.experts",
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    width: int | None = None,
+    fused: bool = False,
+) -> Rules:
+    """The matrices of all experts of a layer, stacked: [experts, out, in].
+
+    p: hyper-parameters.
+    i: number of the layer.
+    source: what names of experts begin with in the checkpoint; {i} is the layer.
+    names: of the matrices gate, up and down; "" for experts without gate.
+    width: of an expert; None for `expert_feed_forward_length`.
+    fused: whether a checkpoint may have them stacked already, as transformers 5 saves some: gate_up_proj
+        [experts, 2 * width, hidden] and down_proj [experts, hidden, width].
+    """
+    source = source.replace("{i}", str(i))
+    n, wide, block = p.n_experts, p.expert_wide if width is None else width, f"blk.{i}"
+    for name, kind, shape in zip(
+        names, ("gate", "up", "down"), ((wide, p.hidden), (wide, p.hidden), (p.hidden, wide)), strict=True
+    ):
+        if name:
+            each = [f"{source}.{x}.{name}.weight" for x in range(n)]
+            yield stack(each, f"{block}.ffn_{kind}_exps.weight", shape)
+    if fused:
+        gate_up = [(f"{block}.ffn_{kind}_exps.weight", wide) for kind in ("gate", "up")]
+        for suffix in ("", ".weight"):
+            yield split_inside(f"{source}.gate_up_proj{suffix}", gate_up, n, p.hidden)
+            yield same(f"{source}.down_proj{suffix}", f"{block}.ffn_down_exps.weight", (n, p.hidden, wide))
+
+
+def fused_qkv(p: Parameters, i: int, source: str, *, bias: bool | None = None, rotate: bool = False) -> Rules:
+    """One matrix of queries, keys and values, taken apart.
+
+    p: hyper-parameters.
+    i: number of the layer.
+    source: its name in the checkpoint, without .weight.
+    bias: whether it has a bias; None for perhaps.
+    rotate: whether rows of Q and K are rearranged for llama.cpp's "norm" rope.
+    """
+    order = RopeOrder(p.head_dim) if rotate else None
+    rows = (p.heads(i) * p.head_dim, p.kv_heads(i) * p.head_dim, p.kv_heads(i) * p.value_dim)
+    for kind, rest in (("weight", (p.hidden,)), ("bias", ())):
+        if kind == "weight" or bias is not False:
+            targets = [(f"blk.{i}.attn_{x}.{kind}", n) for x, n in zip("qkv", rows, strict=True)]
+            yield split(
+                f"{source}.{kind}",
+                targets,
+                rest,
+                orders=(order, order, None),
+                required=kind == "weight" or bias is True,
+            )

@@ -1,100 +1,76 @@
 """What transformers' configuration classes say where config.json leaves a key out.
 
-A config.json need not have all keys: transformers completes it by the class that "model_type" names. The
-values here are those of transformers 4.57.6 and 5.24.0, which agree on them; `tools/make_defaults --check`
-holds the table to an installed transformers. Keys whose default is null, or is computed from others (the
-number of key heads of Llama), are not in it: code says what they mean.
+A config.json need not have all keys: transformers completes it by the class that "model_type" names, and
+llama.cpp's converter reads the completed one. defaults.json beside this file has the values, for each model
+type of the version that the converter asks for (4.57.6) where that knows it, else of 5.24.0; it is written by
+`tools/make_defaults`. "=num_attention_heads" and "=head_dim" stand for values that follow others. Keys whose
+default is null are not in it, nor are ids of tokens.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
+from importlib import resources
 from typing import Any
 
 VERSIONS = ("4.57.6", "5.24.0")
-"""Of transformers."""
-
-_LLAMA: dict[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "hidden_act": "silu",
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10_000.0,
-    "tie_word_embeddings": False,
-}
-_MISTRAL = _LLAMA | {
-    "intermediate_size": 14336,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131072,
-}
-_QWEN2 = _LLAMA | {
-    "vocab_size": 151936,
-    "intermediate_size": 22016,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 32768,
-}
-
-BY_MODEL_TYPE: dict[str, dict[str, Any]] = {
-    "llama": _LLAMA,
-    "mistral": _MISTRAL,
-    "mixtral": _MISTRAL
-    | {"rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0, "num_local_experts": 8, "num_experts_per_tok": 2},
-    "qwen2": _QWEN2,
-    "qwen3": _QWEN2 | {"head_dim": 128},
-    "qwen3_moe": _QWEN2
-    | {
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "moe_intermediate_size": 768,
-        "num_hidden_layers": 24,
-        "num_key_value_heads": 4,
-        "num_local_experts": 128,
-        "num_experts_per_tok": 8,
-    },
-    "bert": {
-        "vocab_size": 30522,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "hidden_act": "gelu",
-        "max_position_embeddings": 512,
-        "type_vocab_size": 2,
-        "layer_norm_eps": 1e-12,
-        "tie_word_embeddings": True,
-    },
-}
-"""The defaults by "model_type". Qwen3-MoE's number of experts has the name that transformers 5 gives it;
-before, it was num_experts.
-"""
-
-MODEL_TYPES = {
-    "LlamaForCausalLM": "llama",
-    "LLaMAForCausalLM": "llama",
-    "LlamaModel": "llama",
-    "MistralForCausalLM": "mistral",
-    "MixtralForCausalLM": "mixtral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen2Model": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "Qwen3Model": "qwen3",
-    "Qwen3MoeForCausalLM": "qwen3_moe",
-    "BertModel": "bert",
-    "BertForMaskedLM": "bert",
-    "BertForSequenceClassification": "bert",
-}
-"""The model type of each class, for files that name none, or one that transformers does not know."""
+"""Of transformers, by priority."""
 
 
-def defaults_of(model_type: object, class_name: str) -> Mapping[str, Any]:
+@functools.cache
+def _data() -> dict[str, Any]:
+    text = resources.files(__package__).joinpath("defaults.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def model_types() -> Mapping[str, Mapping[str, Any]]:
+    """The defaults of all model types that are known, as they are written in defaults.json."""
+    return {name: entry["values"] for name, entry in _data()["defaults"].items()}
+
+
+def version_of(model_type: str) -> str | None:
+    """The version of transformers from which the defaults of a model type are; None if it is not known.
+
+    model_type: as in config.json.
+    """
+    entry = _data()["defaults"].get(model_type)
+    return None if entry is None else str(entry["version"])
+
+
+def defaults_of(model_type: object, class_name: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The defaults of a model's configuration; none for an unknown one.
 
     model_type: what config.json says.
-    class_name: the class of the model.
+    class_name: the class of the model, for files that name no known model type.
+    values: of config.json, from which some defaults follow.
     """
-    known = model_type if isinstance(model_type, str) and model_type in BY_MODEL_TYPE else None
-    return BY_MODEL_TYPE.get(known or MODEL_TYPES.get(class_name, ""), {})
+    data = _data()
+    if isinstance(model_type, str) and model_type in data["defaults"]:
+        known = model_type
+    else:
+        known = data["classes"].get(class_name, "")
+    entry = data["defaults"].get(known)
+    if entry is None:
+        return {}
+    own: dict[str, Any] = entry["values"]
+    nested = own.get("text_config")
+    merged = own | nested if isinstance(nested, dict) else own
+    return {key: _resolved(value, merged, values) for key, value in merged.items()}
+
+
+def _resolved(value: Any, defaults: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    """A default, or the value that it follows; None where that cannot be."""
+
+    def number(key: str) -> int | None:
+        found = values.get(key, defaults.get(key))
+        return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+
+    if value == "=num_attention_heads":
+        return number("num_attention_heads")
+    if value == "=head_dim":
+        hidden, heads = number("hidden_size"), number("num_attention_heads")
+        return None if hidden is None or heads is None else max(hidden // heads, 1)
+    return value

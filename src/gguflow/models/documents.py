@@ -7,7 +7,7 @@ the key. No other module of this package uses raw JSON without checking its type
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,22 @@ class Document:
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None
 
+    def first(self, keys: Iterable[str]) -> str | None:
+        """The first of some keys that has a value here, else the first that has one by default, else None.
+
+        keys: in the order of priority.
+        """
+        keys = tuple(keys)
+        here = next((key for key in keys if key in self), None)
+        return here or next((key for key in keys if self.defaults.get(key) is not None), None)
+
+    def value(self, key: str) -> Any:
+        """What stands under a key, of any type, or its default; None if there is neither.
+
+        key: of the value.
+        """
+        return self.values.get(key) if key in self else self.defaults.get(key)
+
     def at(self, key: str, index: int | None = None) -> str:
         """The path of a key, or of element `index` of its list."""
         return (
@@ -210,7 +226,7 @@ class Document:
             yield Document(self.file, value, self.at(key, index), self.applied)
 
     def _value(self, key: str, default: Any) -> Any:
-        value = self.values.get(key) if key in self.values else self.defaults.get(key)
+        value = self.value(key)
         if value is not None:
             return value
         if default is None:

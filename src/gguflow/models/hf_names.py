@@ -1,138 +1,180 @@
-"""Hugging Face names of the tensors of a GGUF file, and the order of their rows in a checkpoint."""
+"""The tensors of a GGUF file as their checkpoint had them: the rules of the family, read backwards."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from gguflow.container.header import without_leading_ones
+from gguflow.container.metadata import Metadata, ValueType
 from gguflow.errors import Finding, InvalidError
-from gguflow.models.architecture import MAX_LAYERS, Architecture
-from gguflow.models.base import Model, ModelTensor, RopeOrder, Sizes
-from gguflow.sources.base import SourceTensor
+from gguflow.models.architecture import Architecture, of_view
+from gguflow.models.base import Model, ModelTensor
+from gguflow.models.orders import Order
+from gguflow.models.parameters import Parameters
+from gguflow.models.rules import Rule, unchanged
+from gguflow.models.views import Leaf, Reshape, Shape, View
+from gguflow.sources.base import json_path
+
+TOKENS = "tokenizer.ggml.tokens"
 
 
 @dataclass(frozen=True)
 class HfTensor:
-    """A tensor of a checkpoint, and the GGUF tensor that holds it.
+    """A tensor of a checkpoint, and the GGUF tensors that hold it.
 
     name: in the checkpoint.
-    gguf_name: in the file.
-    expert: its index in the first axis of the GGUF tensor, or None if it is the whole tensor.
-    row_order: how the stored rows are rearranged for the checkpoint, or None.
+    shape: in the checkpoint.
+    gguf_names: in the file.
+    build: views of the GGUF tensors -> the view of the checkpoint's.
+    expert: its index in the first axis of the only GGUF tensor, if that is all it is; else None.
+    order: for each row, the stored row, if the only GGUF tensor differs by this alone; else None.
+    is_same: whether it is the only GGUF tensor, unchanged.
     """
 
     name: str
-    gguf_name: str
+    shape: Shape
+    gguf_names: tuple[str, ...]
+    build: Callable[[Sequence[View]], View]
     expert: int | None = None
-    row_order: RopeOrder | None = None
+    order: Order | None = None
+    is_same: bool = False
+
+
+def file_parameters(
+    architecture: Architecture, metadata: Metadata, shapes: Mapping[str, Shape], path: Path
+) -> Parameters:
+    """The hyper-parameters of a GGUF file.
+
+    architecture: its family.
+    metadata: of the file.
+    shapes: of the stored tensors by name.
+    path: of the file, for messages.
+    """
+    tokens = metadata.get(TOKENS)
+    n_tokens = len(tokens.value) if tokens is not None and tokens.type is ValueType.ARRAY else 0
+    stored = shapes.get("token_embd.weight", ())
+    return Parameters(architecture.name, metadata, stored[0] if stored else n_tokens, path)
 
 
 def originals(
-    sizes: Sizes, architecture: Architecture | None, shapes: Mapping[str, tuple[int, ...]], path: Path
+    metadata: Metadata, architecture: Architecture | None, shapes: Mapping[str, Shape], path: Path
 ) -> Iterator[HfTensor]:
-    """The tensors of a GGUF file as transformers names them: experts one by one, Q and K in its row order.
+    """The tensors of a GGUF file as transformers has them: experts one by one, rows in its order.
 
     Tensors that the architecture computes are left out; unknown ones keep their names.
 
-    sizes: of the model.
+    metadata: of the file.
     architecture: its family; None keeps all names.
     shapes: of the stored tensors by name, in the file's order.
     path: of the file, for messages.
 
-    Raises InvalidError if the number of heads is missing or does not divide the rows (M-002, M-003).
+    Raises InvalidError if hyper-parameters are missing or contradict the stored shapes (M-002, M-003, M-012).
     """
-    names = _original_names(architecture, min(sizes.n_layers, MAX_LAYERS)) if architecture else {}
+    rules: dict[str, Rule] = {}
+    if architecture is not None:
+        parameters = file_parameters(architecture, metadata, shapes, path)
+        if parameters.has("block_count"):
+            for rule in architecture.rules(parameters):
+                if isinstance(rule, Rule) and rule.backward is not None:
+                    _note(rule, rules, shapes)
+    done: set[str] = set()
     for stored, shape in shapes.items():
-        base, dot, suffix = stored.rpartition(".")
-        if architecture is not None and stored in architecture.computed_names:
+        if stored in done or (architecture is not None and architecture.is_computed(stored)):
             continue
-        if base not in names or suffix not in ("weight", "bias") or not shape:
-            yield HfTensor(stored, stored)
-        elif "{x}" in names[base]:
-            yield from (
-                HfTensor(names[base].replace("{x}", str(i)) + dot + suffix, stored, expert=i)
-                for i in range(shape[0])
-            )
-        else:
-            order = (
-                _way_back(sizes, stored, shape, path)
-                if architecture and architecture.has_rope_order
-                else None
-            )
-            yield HfTensor(names[base] + dot + suffix, stored, row_order=order)
+        if stored not in rules:
+            yield _kept(stored, shape)
+            continue
+        rule = rules[stored]
+        done |= {part.name for part in rule.targets}
+        yield from _backwards(rule, shapes, path)
+
+
+def _note(rule: Rule, rules: dict[str, Rule], shapes: Mapping[str, Shape]) -> None:
+    """Keep a rule for its targets, if all are there; of several, the first that fits the shapes."""
+    names = [part.name for part in rule.targets]
+    if not all(name in shapes for name in names):
+        return
+    known = rules.get(names[0])
+    if known is None or (not _fits(known, shapes) and _fits(rule, shapes)):
+        rules |= dict.fromkeys(names, rule)
+
+
+def _fits(rule: Rule, shapes: Mapping[str, Shape]) -> bool:
+    return all(
+        without_leading_ones(shapes[part.name]) == without_leading_ones(part.shape) for part in rule.targets
+    )
+
+
+def _kept(name: str, shape: Shape) -> HfTensor:
+    return HfTensor(name, shape, (name,), lambda views: views[0], is_same=True)
+
+
+def _backwards(rule: Rule, shapes: Mapping[str, Shape], path: Path) -> Iterator[HfTensor]:
+    """The sources of a rule."""
+    names = tuple(part.name for part in rule.targets)
+    if rule.backward is unchanged:
+        for source, target in zip(rule.sources, names, strict=True):
+            yield HfTensor(source.name, shapes[target], (target,), lambda views: views[0], is_same=True)
+        return
+    if not _fits(rule, shapes):
+        raise _contradiction(rule, shapes, path)
+    for i, source in enumerate(rule.sources):
+        yield HfTensor(
+            source.name,
+            source.shape,
+            names,
+            _builder(rule, i),
+            expert=i if rule.is_stack else None,
+            order=rule.order.inverse if rule.order is not None else None,
+        )
+
+
+def _contradiction(rule: Rule, shapes: Mapping[str, Shape], path: Path) -> InvalidError:
+    part = next(
+        part
+        for part in rule.targets
+        if without_leading_ones(shapes[part.name]) != without_leading_ones(part.shape)
+    )
+    message = f"the shape of {part.name} contradicts the hyper-parameters, so its rows cannot be put in order"
+    found, expected = list(shapes[part.name]), list(part.shape)
+    return InvalidError(path, Finding("M-012", message, json_path(part.name), found=found, expected=expected))
+
+
+def _builder(rule: Rule, i: int) -> Callable[[Sequence[View]], View]:
+    def build(views: Sequence[View]) -> View:
+        if rule.backward is None:
+            raise TypeError("no way back")
+        whole = [
+            view if view.shape == part.shape else Reshape(view, part.shape)
+            for view, part in zip(views, rule.targets, strict=True)
+        ]
+        return rule.backward(whole)[i]
+
+    return build
 
 
 def original_tensors(model: Model, architecture: Architecture | None, path: Path) -> tuple[ModelTensor, ...]:
-    """The tensors of a GGUF file with the names and row orders of `originals`."""
+    """The tensors of a GGUF file with the names, shapes and rows of `originals`.
+
+    model: of the file.
+    architecture: its family; None keeps all names.
+    path: of the file, for messages.
+
+    Raises what `originals` raises.
+    """
     stored = {tensor.name: tensor for tensor in model.tensors}
-    return tuple(
-        _expert(stored[found.gguf_name], found.expert, found.name)
-        if found.expert is not None
-        else replace(stored[found.gguf_name], name=found.name, row_order=found.row_order)
-        for found in originals(
-            model.sizes, architecture, {name: tensor.shape for name, tensor in stored.items()}, path
-        )
-    )
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    found = []
+    for tensor in originals(model.metadata, architecture, shapes, path):
+        views = [Leaf(stored[name].sources[0]) for name in tensor.gguf_names]
+        found.append(of_view(tensor.name, _shaped(tensor.build(views), stored[tensor.gguf_names[0]], tensor)))
+    return tuple(found)
 
 
-def _original_names(architecture: Architecture, n_layers: int) -> dict[str, str]:
-    """Original names by GGUF names, both without .weight and .bias; {x} in an original name is the expert."""
-    import gguf
-
-    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
-    names = gguf.get_tensor_name_map(arch, n_layers)
-    found: dict[str, str] = {}
-    for template in architecture.originals:
-        for layer in range(n_layers if "{i}" in template else 1):
-            original = template.replace("{i}", str(layer))
-            name = names.get_name(original.replace(".{x}", ""))
-            if name is not None:
-                found.setdefault(name, original)
-    return found
-
-
-def _expert(tensor: ModelTensor, i: int, name: str) -> ModelTensor:
-    """Matrix i of a stacked tensor [experts, rows, n], as a part of its source."""
-    (source,) = tensor.sources
-    shape = tensor.shape[1:]
-    if source.stored is not None:  # the digest of the first covers all of it
-        part = replace(
-            source,
-            shape=shape,
-            stored=source.stored.beginning_at(i * math.prod(shape)),
-            proof=source.proof if i == 0 else None,
-        )
-        return ModelTensor(name, shape, (part,))
-    block_format = source.require_format()
-    nbytes = block_format.nbytes(math.prod(shape))
-    part = SourceTensor(
-        source.name, block_format, shape, source.file, source.offset + i * nbytes, source.dtype
-    )
-    return ModelTensor(name, shape, (part,))
-
-
-def _way_back(sizes: Sizes, name: str, shape: tuple[int, ...], path: Path) -> RopeOrder | None:
-    """The inverse of GGUF's row order for query and key projections; None for other tensors."""
-    match = re.fullmatch(r"blk\.\d+\.attn_([qk])\.(weight|bias)", name)
-    if match is None:
-        return None
-    n_heads, key = (
-        (sizes.n_heads, "head_count")
-        if match[1] == "q"
-        else (sizes.n_kv_heads or sizes.n_heads, "head_count_kv")
-    )
-    where = f"$.metadata['{sizes.architecture}.attention.{key}']"
-    if not n_heads:
-        raise InvalidError(
-            path,
-            Finding("M-002", f"the rows of {name} cannot be reordered without the number of heads", where),
-        )
-    if shape[0] % (2 * n_heads):
-        message = f"the rows of {name} do not divide into heads of even width"
-        raise InvalidError(
-            path, Finding("M-003", message, where, found=n_heads, expected=f"a divisor of {shape[0] // 2}")
-        )
-    return RopeOrder(n_heads, is_inverse=True)
+def _shaped(view: View, stored: ModelTensor, tensor: HfTensor) -> View:
+    """A view in the shape that the stored tensor was given, which may differ from that in the file."""
+    if tensor.is_same and view.shape != stored.shape:
+        return Reshape(view, stored.shape)
+    return view

@@ -14,7 +14,7 @@ from gguflow.blocks import BlockFormat
 from gguflow.models.base import ModelTensor
 from gguflow.quantization import Bytes, Floats, decode
 from gguflow.sources import TensorReader
-from gguflow.sources.base import Checkpoint
+from gguflow.sources.base import Checkpoint, SourceTensor
 
 
 class ModelReader:
@@ -47,18 +47,12 @@ class ModelReader:
         if tensor.source is None:
             is_bytes = tensor.values is not None and tensor.values.dtype == np.uint8
             return tensor.values[first:last] if is_bytes and tensor.values is not None else None
-        if tensor.row_order is None:
-            if len(tensor.sources) == 1:
-                return self.files.read(tensor.source, first, last)
-            parts = [self.files.read(*part) for part in tensor.parts(first, last)]
-            return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
-        row = tensor.n_weights // tensor.shape[0]  # of a vector (a bias of Q or K), the rows are its weights
-        first_row, last_row = first // row, -(-last // row)
-        order = tensor.row_order.source_rows(first_row, last_row, tensor.shape[0])
-        rows = self.files.read_rows(tensor.source, order).reshape(-1)
-        block_format = tensor.source.require_format()
-        start, stop = (block_format.nbytes(weight - first_row * row) for weight in (first, last))
-        return rows[start:stop]
+        if tensor.view is not None:
+            return tensor.view.read(self.files, first, last)
+        if len(tensor.sources) == 1:
+            return self.files.read(tensor.source, first, last)
+        parts = [self.files.read(*part) for part in tensor.parts(first, last)]
+        return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.uint8)])
 
     def floats(
         self,
@@ -86,7 +80,7 @@ class ModelReader:
         if packed is None:
             raise ValueError(f"{tensor.name} has nothing to read")
         weights = np.empty(last - first, np.float32) if out is None else out[: last - first]
-        _decode(packed, tensor.source.require_format(), weights)
+        _decode(packed, required_format(tensor), weights)
         return weights
 
     def doubles(self, tensor: ModelTensor, first: int, last: int) -> NDArray[np.float64]:
@@ -98,7 +92,7 @@ class ModelReader:
 
         Raises what `floats` raises.
         """
-        number_type = tensor.source.require_format().number_type if tensor.source is not None else None
+        number_type = required_format(tensor).number_type if tensor.source is not None else None
         raw = self.read(tensor, first, last)
         if raw is not None and number_type is not None and number_type != np.dtype("<f2"):
             return raw.view(number_type).astype(np.float64)
@@ -111,6 +105,10 @@ class ModelReader:
         first: the first weight.
         last: the weight after the last one.
         """
+        if tensor.view is not None:
+            for part in _shares(tensor, first, last):
+                self.files.expect(*part)
+            return
         for part in tensor.parts(first, last) if tensor.source is not None else ():
             self.files.expect(*part)
 
@@ -125,11 +123,11 @@ class ModelReader:
         """
         if tensor.source is None:
             return
-        if tensor.row_order is not None:  # rows move inside a head only: what was read is nearly one range
-            self.files.check_unchanged(tensor.source.file)
-            row = tensor.n_weights // tensor.shape[0]
-            rows = tensor.row_order.source_rows(first // row, -(-last // row), tensor.shape[0])
-            self.files.release(tensor.source, int(rows.min()) * row, (int(rows.max()) + 1) * row)
+        if tensor.view is not None:
+            for file in {source.file for source in tensor.sources}:
+                self.files.check_unchanged(file)
+            for part in _shares(tensor, first, last):
+                self.files.release(*part)
             return
         parts = list(tensor.parts(first, last))
         for file in {source.file for source, _, _ in parts}:
@@ -143,6 +141,34 @@ class ModelReader:
         Raises InvalidError (R-002), StorageError.
         """
         self.files.check_unchanged()
+
+
+def _shares(tensor: ModelTensor, first: int, last: int) -> Iterator[tuple[SourceTensor, int, int]]:
+    """About what a view reads for weights [first, last): of each source the same share.
+
+    It serves hints only, which may be wrong. Views that move rows inside a head, an expert or a group of
+    heads read nearly this.
+    """
+    for source in tensor.sources:
+        block_size = source.require_format().block_size
+        start, stop = (
+            source.n_weights * weight // max(tensor.n_weights, 1) // block_size * block_size
+            for weight in (first, last)
+        )
+        yield source, start, stop
+
+
+def required_format(tensor: ModelTensor) -> BlockFormat:
+    """The format in which a tensor's weights are read.
+
+    tensor: of the model, with a source.
+
+    Raises UnsupportedError (S-019), ValueError if it has no source.
+    """
+    found = tensor.source_format
+    if found is None:
+        raise ValueError(f"{tensor.name} has no source")
+    return found
 
 
 def _decode(packed: Bytes, block_format: BlockFormat, weights: Floats) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gguflow.container.metadata import Metadata, f32, string, u32
+from gguflow.container.metadata import Metadata, ValueType, array, f32, string, u32
 from gguflow.errors import Finding, UnsupportedError, warn
 from gguflow.models.documents import Document
 
@@ -39,24 +39,61 @@ READ = {
     "yarn": _SCALED
     | {_ORIGINAL, "attention_factor", "attn_factor", "extrapolation_factor", "beta_fast", "beta_slow"},
     "llama3": _SCALED | {_ORIGINAL, "low_freq_factor", "high_freq_factor"},
+    "longrope": _SCALED | {_ORIGINAL, "long_factor", "short_factor", "attention_factor"},
+    "none": _BASE,
 }
 """The parameters that count, by the type of scaling."""
 
 _HARMLESS: Mapping[str, object] = {"truncate": True, "finetuned": True, "rope_interleaved": False}
 """Parameters that nobody reads, with the value of which this is right."""
 
-_TOP_LEVEL = frozenset((*SECTIONS, "rope_theta", _ORIGINAL))
+THETA = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base")
+SLIDING_THETA = (
+    *("local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta"),
+    "rope_local_base_freq",
+)
+PARTIAL = ("partial_rotary_factor", "rope_pct", "rope_percent")
+"""Names of parameters that stand beside the objects, by priority."""
+
+_TOP_LEVEL = frozenset((*SECTIONS, _ORIGINAL, *THETA))
+
+
+@dataclass(frozen=True)
+class RopeOptions:
+    """What the rotary embeddings of a family may be.
+
+    kinds: of scaling.
+    partial: whether only a part of each head may rotate; the family writes rope.dimension_count.
+    sections: whether positions may have several dimensions (`mrope_section`).
+    separate: whether layers of sliding attention may rotate with another base.
+    read: further parameters that the family reads itself, or that do not matter to it.
+    """
+
+    kinds: tuple[str, ...] = ("default", "linear", "dynamic", "yarn")
+    partial: bool = False
+    sections: bool = False
+    separate: bool = False
+    read: frozenset[str] = frozenset()
+
+
+ALL_OF_A_HEAD = RopeOptions()
+"""Of families in which whole heads rotate, in all layers alike."""
+
+LLAMA3 = RopeOptions(kinds=("default", "linear", "dynamic", "yarn", "llama3"))
+"""The same, of families that have Llama 3's frequency factors."""
 
 
 @dataclass(frozen=True)
 class Rope:
     """The rotary embeddings of a model.
 
-    kind: default, linear, dynamic, yarn or llama3.
+    kind: default, linear, dynamic, yarn, llama3, longrope or none.
     theta: the base of the frequencies.
     sliding_theta: that of layers of sliding attention, where it is said separately; else None.
     original: context length of the model's training before it was extended.
     parameters: all others; their numbers are checked.
+    partial: the share of a head that rotates.
+    sections: the dimensions of each kind of position, empty if there is one kind only.
     """
 
     kind: str
@@ -64,30 +101,45 @@ class Rope:
     sliding_theta: float | None
     original: int
     parameters: Document
+    partial: float = 1.0
+    sections: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, config: Document) -> Rope:
+    def of(cls, config: Document, options: RopeOptions = ALL_OF_A_HEAD) -> Rope:
         """Merge what config.json says, and warn about what is contradictory (M-041) or not read (M-040).
+
+        config: config.json.
+        options: what the family has.
 
         Raises UnsupportedError (M-005) for a rotation that llama.cpp does not have, InvalidError (M-002,
         M-003).
         """
-        sections = [_section(config, name) for name in SECTIONS]
+        sections = [_section(config, name, options) for name in SECTIONS]
         full = [section.full for section in sections if section.full is not None]
         parameters = _merged(config, full)
         kind = parameters.text("rope_type", "default").lower()
+        kind = {"su": "longrope", "mrope": "default"}.get(kind, kind)
         if kind not in READ:
             message = "unknown scaling of rotary embeddings"
-            raise _unsupported(parameters, "rope_type", message, kind, ", ".join(READ))
-        _refuse_partial(config, parameters)
+            raise _unsupported(parameters, "rope_type", message, kind, ", ".join(options.kinds))
+        if kind not in options.kinds:
+            message = "llama.cpp has no frequency factors of this kind for this family of models"
+            raise _unsupported(parameters, "rope_type", message, kind, ", ".join(options.kinds))
+        if not options.partial:
+            _refuse_partial(config, parameters)
+        mrope = _mrope_sections(parameters) if options.sections else ()
         theta = _theta(config, parameters)
         sliding = [section.sliding for section in sections if section.sliding is not None]
         is_separate = bool(sliding) and "rope_theta" in sliding[-1]
         sliding_theta = _theta(config, sliding[-1], theta) if is_separate else None
-        _warn_of_unread(config, parameters, kind)
+        beside = config.first(SLIDING_THETA) if options.separate else None
+        if sliding_theta is None and beside is not None and not any(s.sliding for s in sections):
+            sliding_theta = _positive(config, beside)
+        _warn_of_unread(config, parameters, kind, options)
         if full and parameters.values != full[-1].values:
             config.applied.add("rope-both")
-        return cls(kind, theta, sliding_theta, _original(config, parameters), parameters)
+        original, partial = _original(config, parameters), _partial(config, parameters, options)
+        return cls(kind, theta, sliding_theta, original, parameters, partial, mrope)
 
     def number(self, key: str, default: float | None = None) -> float:
         """A parameter. Raises InvalidError (M-002, M-003)."""
@@ -111,12 +163,14 @@ class _Section:
     sliding: Document | None = None
 
 
-def rope_metadata(name: str, config: Document) -> Metadata:
-    """`{name}.rope.*` as llama.cpp's converter writes them; "dynamic" and "llama3" have no scaling key."""
-    rope = Rope.of(config)
-    if rope.kind == "llama3" and name != "llama":
-        message = f"llama.cpp has no frequency factors for {name}"
-        raise _unsupported(rope.parameters, "rope_type", message, rope.kind, "default, linear or yarn")
+def rope_metadata(name: str, rope: Rope) -> Metadata:
+    """`{name}.rope.*` as llama.cpp's converter writes them; "dynamic" and "llama3" have no scaling key.
+
+    name: `general.architecture`.
+    rope: what config.json says.
+
+    Raises InvalidError (M-002, M-003).
+    """
     scaling = f"{name}.rope.scaling"
     metadata: Metadata = {}
     if rope.kind in ("linear", "yarn"):
@@ -133,13 +187,18 @@ def rope_metadata(name: str, config: Document) -> Metadata:
         for key in ("beta_fast", "beta_slow"):
             if key in rope.parameters:
                 metadata[f"{scaling}.yarn_{key}"] = f32(rope.number(key))
+    if rope.kind == "longrope":
+        metadata[f"{scaling}.type"] = string(rope.kind)
+    if rope.sections:
+        padded = (*rope.sections, 0, 0, 0, 0)[:4]
+        metadata[f"{name}.rope.dimension_sections"] = array(ValueType.INT32, list(padded))
     metadata[f"{name}.rope.freq_base"] = f32(rope.theta)
     if rope.sliding_theta is not None:
         metadata[f"{name}.rope.freq_base_swa"] = f32(rope.sliding_theta)
     return metadata
 
 
-def llama3_factors(config: Document, head_dim: int) -> NDArray[np.float32]:
+def llama3_factors(config: Document, head_dim: int, rope: Rope | None = None) -> NDArray[np.float32]:
     """The divisors of llama.cpp's rotary frequencies, float32[head_dim / 2].
 
     Llama 3.1's scaling (transformers: `_compute_llama3_parameters`): wavelengths below original /
@@ -151,7 +210,7 @@ def llama3_factors(config: Document, head_dim: int) -> NDArray[np.float32]:
 
     Raises InvalidError (M-002: transformers has no defaults for them; M-003).
     """
-    rope = Rope.of(config)
+    rope = rope or Rope.of(config, LLAMA3)
     factor = np.float32(rope.factor())
     low, high, original = rope.number("low_freq_factor"), rope.number("high_freq_factor"), rope.original
     if factor <= 0 or low <= 0 or high <= low:
@@ -169,7 +228,7 @@ def llama3_factors(config: Document, head_dim: int) -> NDArray[np.float32]:
     ).astype(np.float32)
 
 
-def _section(config: Document, name: str) -> _Section:
+def _section(config: Document, name: str, options: RopeOptions) -> _Section:
     """The parameters in one object; an empty one says nothing, as in transformers."""
     section = config.section(name)
     named = {kind for kind in config.items("layer_types") if isinstance(kind, str)}
@@ -187,7 +246,7 @@ def _section(config: Document, name: str) -> _Section:
         raise _unsupported(section, FULL, message, ", ".join(sorted(nested)), FULL)
     full = _own_names(section.section(FULL))
     sliding = _own_names(section.section(SLIDING)) if SLIDING in section else None
-    for kind in sorted(named - {FULL}):
+    for kind in sorted(named - {FULL} if not options.separate else ()):
         if section.values.get(kind) != section.values[FULL]:
             message = "layers with different rotations: llama.cpp has one rotation for all of this family"
             raise _unsupported(section, kind, message, section.values.get(kind), section.values[FULL])
@@ -225,7 +284,8 @@ def _merged(config: Document, sections: list[Document]) -> Document:
 
 def _theta(config: Document, parameters: Document, default: float | None = None) -> float:
     """The base of the frequencies: in the parameters, else beside them, else the default of the class."""
-    beside = config.number("rope_theta", DEFAULT_THETA if default is None else default)
+    said = config.first(THETA) or "rope_theta"
+    beside = config.number(said, DEFAULT_THETA if default is None else default)
     theta = parameters.number("rope_theta", beside)
     if theta <= 0:
         source = parameters if "rope_theta" in parameters else config
@@ -248,6 +308,32 @@ def _original(config: Document, parameters: Document) -> int:
     return original
 
 
+def _positive(config: Document, key: str) -> float:
+    value = config.number(key)
+    if value <= 0:
+        raise config.wrong(key, value, "a positive number")
+    return value
+
+
+def _partial(config: Document, parameters: Document, options: RopeOptions) -> float:
+    """The share of a head that rotates."""
+    beside = config.first(PARTIAL) if options.partial else None
+    source, key = (parameters, PARTIAL[0]) if PARTIAL[0] in parameters else (config, beside or PARTIAL[0])
+    value = source.number(key, 1.0)
+    if not 0 < value <= 1:
+        raise source.wrong(key, value, "a number over 0, at most 1")
+    return value
+
+
+def _mrope_sections(parameters: Document) -> tuple[int, ...]:
+    """The dimensions of each kind of position. Raises InvalidError (M-003)."""
+    found = parameters.items("mrope_section")
+    for i, n in enumerate(found):
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n < 2**16 or i >= 4:
+            raise parameters.wrong("mrope_section", n, "up to four integers from 0 to 65535", i)
+    return tuple(found)
+
+
 def _refuse_partial(config: Document, parameters: Document) -> None:
     """Raise UnsupportedError (M-005) where only a part of each head would rotate."""
     key = "partial_rotary_factor"
@@ -257,14 +343,19 @@ def _refuse_partial(config: Document, parameters: Document) -> None:
             raise _unsupported(source, key, message, source.values[key], 1.0)
 
 
-def _warn_of_unread(config: Document, parameters: Document, kind: str) -> None:
+def _warn_of_unread(config: Document, parameters: Document, kind: str, options: RopeOptions) -> None:
     """Warn of each parameter that does not count (M-040), and of a scaling that llama.cpp leaves out."""
+    known = READ[kind] | options.read
+    known |= {"mrope_section", "mrope_interleaved"} if options.sections else frozenset()
+    beside = {*_TOP_LEVEL, *options.read}
+    beside |= {*SLIDING_THETA} if options.separate else set()
+    beside |= {*PARTIAL} if options.partial else set()
     for key, value in parameters.values.items():
-        if key not in READ[kind] and not (key in _HARMLESS and _HARMLESS[key] == value):
+        if key not in known and not (key in _HARMLESS and _HARMLESS[key] == value):
             message = f"{key!r} is not read with the scaling {kind!r} of rotary embeddings"
             warn(config.file, Finding("M-040", message, parameters.at(key), found=value))
     for key, value in config.values.items():
-        is_ours = key.startswith(("rope_", "rotary_")) and key not in _TOP_LEVEL
+        is_ours = key.startswith(("rope_", "rotary_")) and key not in beside
         if is_ours and value not in (None, False, {}, []):
             message = f"{key!r} is not read in this family of models"
             warn(config.file, Finding("M-040", message, config.at(key), found=value))

@@ -42,7 +42,7 @@ def named_tensors(
             own = own_type(tensor)
             if (
                 own is None
-                or tensor.row_order is not None
+                or not tensor.is_as_stored
                 or (own != dtype and own in (torch.float32, torch.float16, torch.bfloat16))
             ):
                 yield name, decode(tensor, dtype)

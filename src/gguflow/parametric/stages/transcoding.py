@@ -8,6 +8,7 @@ encoded again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
@@ -18,6 +19,7 @@ from gguflow.blocks import FORMATS
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader
+from gguflow.models.views import over_items
 from gguflow.parametric import Encoding, Geometry, Quantizer, codebooks
 from gguflow.parametric.stages.payload_source import PayloadReader
 from gguflow.parametric.stages.stored import encoding_of as stored_encoding
@@ -71,11 +73,19 @@ def encoding_of(tensor: ModelTensor) -> Encoding | None:
     (encoding,) = encodings
     is_carried = (
         encoding is not None
+        and _moves_rows(tensor)
         and has_views(encoding)
         and _is_seen(tensor, View.CODES)
         and _is_seen(tensor, View.SCALES)
     )
     return encoding if is_carried else None
+
+
+def _moves_rows(tensor: ModelTensor) -> bool:
+    """Whether a tensor is its sources, or rows of them in another order, and nothing is computed."""
+    if tensor.view is None:
+        return True
+    return over_items(tensor.view, lambda source: source, lambda shape: shape) is not None
 
 
 def part(tensor: ModelTensor, view: View) -> Part:
@@ -86,8 +96,20 @@ def part(tensor: ModelTensor, view: View) -> Part:
     """
     per = weights_per_item(stored_of(tensor.sources[0]).geometry, view)
     shape = _view_shape(tensor.shape, tensor.n_weights, per)
-    sources = tuple(_view(source, view, per) for source in tensor.sources)
-    return Part(replace(tensor, shape=shape, sources=sources), per)
+    seen = {id(source): _view(source, view, per) for source in tensor.sources}
+    moved = None
+    if tensor.view is not None:
+        moved = over_items(
+            tensor.view,
+            lambda source: seen[id(source)],
+            lambda whole: _view_shape(whole, math.prod(whole), per),
+        )
+    return Part(
+        replace(
+            tensor, shape=shape, sources=tuple(seen[id(source)] for source in tensor.sources), view=moved
+        ),
+        per,
+    )
 
 
 def is_nested_whole(tensor: ModelTensor) -> bool:
@@ -96,7 +118,7 @@ def is_nested_whole(tensor: ModelTensor) -> bool:
 
     tensor: has an `encoding_of`.
     """
-    if len(tensor.sources) != 1 or tensor.row_order is not None:
+    if len(tensor.sources) != 1 or tensor.view is not None:
         return False
     stored = stored_of(tensor.sources[0])
     is_all = stored.first == 0 and stored.geometry.n_weights == tensor.n_weights
@@ -169,9 +191,7 @@ def _is_seen(tensor: ModelTensor, view: View) -> bool:
     if all(geometry.columns % per == 0 for geometry in geometries):
         return True
     is_all = stored_of(tensor.sources[0]).first == 0 and geometries[0].n_weights == tensor.n_weights
-    return (
-        len(geometries) == 1 and tensor.row_order is None and is_all and are_continuous(geometries[0], view)
-    )
+    return len(geometries) == 1 and tensor.view is None and is_all and are_continuous(geometries[0], view)
 
 
 def _view(source: SourceTensor, view: View, per: int) -> SourceTensor:

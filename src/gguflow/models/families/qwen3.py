@@ -6,24 +6,22 @@ from pathlib import Path
 
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, UnsupportedError
-from gguflow.models.architecture import Architecture, Expected, class_name
+from gguflow.models import decoder
+from gguflow.models.architecture import Architecture, Rules, class_name
 from gguflow.models.card import heading_text
-from gguflow.models.decoder import ORIGINALS, DecoderSizes, decoder_metadata, decoder_tensors
 from gguflow.models.documents import Document
+from gguflow.models.families.qwen2 import tokenizer
+from gguflow.models.keys import base_keys
+from gguflow.models.parameters import Parameters
 from gguflow.models.pooling import pooling_metadata
-from gguflow.models.qwen2 import tokenizer
-
-HEAD_DIM = 128
-"""The default of Qwen3Config."""
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys. Raises UnsupportedError (M-008) for a reranker, and as `DecoderSizes.of`."""
+    """The base keys. Raises UnsupportedError (M-008) for a reranker, and as `base_keys`."""
     if _is_reranker(config, directory):
         message = "Qwen3 rerankers are not supported: llama.cpp keeps only two rows of their output matrix"
         raise UnsupportedError(directory, Finding("M-008", message))
-    keys = decoder_metadata("qwen3", config, DecoderSizes.of(config, HEAD_DIM))
-    return keys | pooling_metadata("qwen3", directory)
+    return base_keys("qwen3", config).metadata | pooling_metadata("qwen3", directory)
 
 
 def _is_reranker(config: Document, directory: Path) -> bool:
@@ -33,22 +31,19 @@ def _is_reranker(config: Document, directory: Path) -> bool:
     return any("qwen3-reranker" in name.lower() for name in names) or "# qwen3-reranker" in heading
 
 
-def tensors(config: Document) -> dict[str, Expected]:
-    """The decoder's tensors; a Qwen3Model without a head (an embedding model) has no output matrix."""
-    return decoder_tensors(
-        config,
-        DecoderSizes.of(config, HEAD_DIM),
-        head_norms=True,
-        headless=class_name(config) == "Qwen3Model",
-    )
+def rules(p: Parameters) -> Rules:
+    """A decoder with norms of heads; a Qwen3Model (an embedding model) has no output matrix."""
+    yield from decoder.ends(p, may_lack_head=p.config is None or class_name(p.config) == "Qwen3Model")
+    for i in range(p.n_layers):
+        yield from decoder.norms(p, i)
+        yield from decoder.attention(p, i, head_norms=True)
+        yield from decoder.feed_forward(p, i)
 
 
 ARCHITECTURE = Architecture(
     name="qwen3",
     classes=("Qwen3ForCausalLM", "Qwen3Model"),
     metadata=metadata,
-    tensors=tensors,
+    rules=rules,
     tokenizer=tokenizer,
-    skipped=(r".*\.rotary_emb\.inv_freq",),
-    originals=ORIGINALS,
 )

@@ -1,0 +1,88 @@
+"""Llama 1 to 3.x, Mistral, TinyLlama, SmolLM, Mixtral: LlamaForCausalLM and the like in transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gguflow.container.metadata import Metadata, boolean, u32
+from gguflow.models import decoder
+from gguflow.models.architecture import Architecture, Rules, class_name
+from gguflow.models.documents import Document
+from gguflow.models.keys import base_keys, head_dim
+from gguflow.models.parameters import Parameters
+from gguflow.models.rope import LLAMA3, Rope, llama3_factors
+from gguflow.models.rules import Given
+from gguflow.models.tokenizers.bpe import bpe_metadata
+from gguflow.models.tokenizers.files import TokenizerFiles
+from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
+
+CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
+"""Code Llama's infilling tokens, which its files do not name; a vocabulary of 32016 identifies it."""
+
+
+def metadata(config: Document, directory: Path) -> Metadata:
+    """The base keys, then Llama's own two; Mixtral's head size only if config.json has head_dim."""
+    is_mixture = class_name(config) == "MixtralForCausalLM"
+    keys = base_keys("llama", config, rope=LLAMA3, always_head_dim=not is_mixture)
+    keys.put("vocab_size", u32(config.integer("vocab_size")))
+    keys.put("rope.dimension_count", u32(head_dim(config)))
+    return keys.metadata
+
+
+def rules(p: Parameters) -> Rules:
+    """Rows of Q and K in the order of llama.cpp's "norm" rope; a bare LlamaModel has no output matrix."""
+    yield from frequencies(p)
+    yield from decoder.ends(p, may_lack_head=p.config is None or class_name(p.config) == "LlamaModel")
+    for i in range(p.n_layers):
+        yield from decoder.norms(p, i)
+        yield from decoder.attention(p, i, rotate=True)
+        if p.n_experts:
+            source = f"model.layers.{i}.block_sparse_moe"
+            yield from decoder.router(p, i, source=f"{source}.gate")
+            yield from decoder.experts(p, i, source=f"{source}.experts", names=("w1", "w3", "w2"))
+        else:
+            yield from decoder.feed_forward(p, i)
+
+
+def frequencies(p: Parameters) -> Rules:
+    """rope_freqs.weight, float32[head_dim / 2], if config.json has Llama 3's scaling."""
+    if p.config is not None:
+        rope = Rope.of(p.config, LLAMA3)
+        if rope.kind == "llama3":
+            factors = llama3_factors(p.config, head_dim(p.config), rope)
+            yield Given("rope_freqs.weight", factors.shape, factors)
+
+
+def tokenizer(files: TokenizerFiles) -> Metadata:
+    """Keys from tokenizer.model (Llama 1, 2, Mistral), or from tokenizer.json: SentencePiece or BPE."""
+    keys: Metadata = {}
+    if files.settings is not None and "add_prefix_space" in files.settings:
+        keys["tokenizer.ggml.add_space_prefix"] = boolean(files.settings.flag("add_prefix_space"))
+    keys |= (
+        sentencepiece_metadata(files)
+        or sentencepiece_json_metadata(files)
+        or bpe_metadata(files, ("tokenizer.json", "tokenizer.model"))
+    )
+    if files.n_tokens == 32016:
+        keys |= {f"tokenizer.ggml.{kind}_token_id": u32(token) for kind, token in CODE_LLAMA_TOKENS.items()}
+    if (
+        files.n_tokens == 49152
+    ):  # SmolLM and the small Granites: their tokenizers do not add a space before a text
+        keys["tokenizer.ggml.add_bos_token"] = boolean(False)
+    return keys
+
+
+ARCHITECTURE = Architecture(
+    name="llama",
+    classes=(
+        "LlamaForCausalLM",
+        "LLaMAForCausalLM",
+        "MistralForCausalLM",
+        "MixtralForCausalLM",
+        "LlamaModel",
+    ),
+    metadata=metadata,
+    rules=rules,
+    tokenizer=tokenizer,
+    computed=(r"rope_freqs\.weight",),
+)
