@@ -164,7 +164,7 @@ WARNED: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "M-040",
         "$.rope_parameters.rope_theta",
     ),
-    "a key of another family": ("llama", {"rotary_emb_base": 7.0}, "M-040", "$.rotary_emb_base"),
+    "a key of another family": ("llama", {"rotary_dim": 7.0}, "M-040", "$.rotary_dim"),
     "a local base": ("llama", {"rope_local_base_freq": 1e4}, "M-040", "$.rope_local_base_freq"),
     "dynamic scaling": (
         "llama",
@@ -355,7 +355,7 @@ def test_the_difference_from_llama_cpp_is_named(tmp_path: Path) -> None:
 # --- defaults
 
 
-@pytest.mark.parametrize("model_type", ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "bert"))
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "bert"])
 def test_defaults_are_those_of_transformers(model_type: str) -> None:
     """Of the version that comes first; values that follow others are resolved."""
     theirs = RECORDED[defaults.VERSIONS[0]]["defaults"][model_type]

@@ -1,7 +1,7 @@
 """Print what transformers' configuration classes say where config.json says nothing, as JSON.
 
-Run by a Python that has transformers. Arguments: names of "model_type". Keys that every configuration has, ids
-of tokens and nulls are left out. A value that follows another key is written as "=num_attention_heads" or
+Run by a Python that has transformers. Arguments: names of "model_type". Keys that every configuration has,
+ids of tokens and nulls are left out. A value that follows another key is written as "=num_attention_heads" or
 "=head_dim" (hidden_size / num_attention_heads) where it is one of these, and is left out otherwise.
 """
 

@@ -225,7 +225,8 @@ def base_keys(
     """
     if activation is not None:
         for key in ("hidden_act", "hidden_activation", "activation_function"):
-            message = f"llama.cpp computes {SPELLINGS.get(activation[0], activation[0])} in all models of this family"
+            spelling = SPELLINGS.get(activation[0], activation[0])
+            message = f"llama.cpp computes {spelling} in all models of this family"
             config.require(key, activation, "M-009", message)
     keys = Keys(name, config)
     keys.put("block_count", u32(n_layers(config) if layers is None else layers))

@@ -50,12 +50,9 @@ def rules(p: Parameters) -> Rules:
     yield same("embeddings.token_type_embeddings.weight", "token_types.weight", (_n_types(p), hidden))
     yield from decoder.norm(p, "embeddings.LayerNorm", "token_embd_norm", bias=True)
     n_classes = n_labels(p)
-    for source, target in (
-        ("classifier", "cls"),
-        ("classifier.dense", "cls"),
-        ("classifier.out_proj", "cls.output"),
-    ):
-        yield from linear(source, target, n_classes, hidden, required=False)
+    for source in ("classifier", "classifier.dense"):
+        yield from linear(source, "cls", n_classes, hidden, required=False)
+    yield from linear("classifier.out_proj", "cls.output", n_classes, hidden, required=False)
     for i in range(p.n_layers):
         layer, block = f"encoder.layer.{i}", f"blk.{i}"
         for source, target, n_out, n_in in (
