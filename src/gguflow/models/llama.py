@@ -19,9 +19,12 @@ CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 3
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The decoder's keys, then Llama's own two; Mixtral's head size only if config.json has head_dim."""
+    """The decoder's keys, then Llama's own two. The head size of Mistral and Mixtral only if config.json has
+    head_dim: of these classes only LlamaConfig computes it where it is null.
+    """
     sizes = _sizes(config)
-    keys = decoder_metadata("llama", config, sizes, head_dim=not sizes.n_experts or "head_dim" in config)
+    computed = not sizes.n_experts and config.values.get("model_type") != "mistral"
+    keys = decoder_metadata("llama", config, sizes, head_dim=computed or "head_dim" in config)
     keys["llama.vocab_size"] = u32(sizes.vocab_size)
     keys["llama.rope.dimension_count"] = u32(sizes.head_dim)
     return keys
