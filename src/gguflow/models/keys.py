@@ -208,7 +208,6 @@ def base_keys(
     *,
     activation: Sequence[str] | None = SILU,
     rope: RopeOptions | None = ALL_OF_A_HEAD,
-    always_head_dim: bool = False,
     layers: int | None = None,
 ) -> Keys:
     """The keys that all decoders have, in the order of llama.cpp's converter.
@@ -218,7 +217,6 @@ def base_keys(
     activation: names of the activation that llama.cpp computes for the family; None if it follows
         config.json, or the family checks it.
     rope: what the family's rotary embeddings may be; None for a model without any.
-    always_head_dim: whether the width of a head is written where config.json does not say it.
     layers: number of blocks, if it is not what config.json says.
 
     Raises InvalidError (M-002, M-003), UnsupportedError (M-005, M-009).
@@ -245,7 +243,7 @@ def base_keys(
     keys.number("attention.layer_norm_rms_epsilon", *RMS_EPSILON)
     keys.number("attention.layer_norm_epsilon", *EPSILON)
     experts(keys)
-    if always_head_dim or "head_dim" in config or config.defaults.get("head_dim") is not None:
+    if "head_dim" in config or config.defaults.get("head_dim") is not None:
         keys.put("attention.key_length", u32(head_dim(config)))
         keys.put("attention.value_length", u32(head_dim(config)))
     return keys

@@ -21,9 +21,8 @@ CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 3
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
-    """The base keys, then Llama's own two; Mixtral's head size only if config.json has head_dim."""
-    is_mixture = class_name(config) == "MixtralForCausalLM"
-    keys = base_keys("llama", config, rope=LLAMA3, always_head_dim=not is_mixture)
+    """The base keys, then Llama's own two."""
+    keys = base_keys("llama", config, rope=LLAMA3)
     keys.put("vocab_size", u32(config.integer("vocab_size")))
     keys.put("rope.dimension_count", u32(head_dim(config)))
     return keys.metadata

@@ -1,0 +1,106 @@
+"""Recipes and records of all classes in one file."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from testing.golden.recipes import Recipe
+from testing.golden.records import FileRecord
+
+PACKED = Path(__file__).resolve().parents[2] / "fixtures" / "golden.zip"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the peer wrote for one class.
+
+    about: the peer's version ("peer") and the SHA-256 of its source archive ("sdist_sha256"), the version of
+        transformers ("transformers"), and where the values of config.json came from ("configuration":
+        transformers or the file as it is).
+    files: by the number type of the checkpoint, which is the output's too.
+    """
+
+    about: dict[str, str]
+    files: dict[str, FileRecord]
+
+    @classmethod
+    def parse(cls, text: str) -> Record:
+        contents = json.loads(text)
+        files = contents.pop("files")
+        return cls(contents, {dtype: FileRecord.parse(file) for dtype, file in files.items()})
+
+    def text(self) -> str:
+        """As JSON, a key and a tensor to a line."""
+        contents: dict[str, Any] = dict(self.about)
+        lines = []
+        for dtype, file in self.files.items():
+            parts = []
+            for part, rows in file.as_json().items():
+                shown = ",\n".join(
+                    f"   {json.dumps(name)}: {json.dumps(value)}" for name, value in rows.items()
+                )
+                parts.append(f'  "{part}": {{\n{shown}\n  }}')
+            lines.append(f' "{dtype}": {{\n' + ",\n".join(parts) + "\n }")
+        head = json.dumps(contents, indent=1)[:-2]
+        return head + ',\n "files": {\n' + ",\n".join(lines) + "\n }\n}\n"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The file of all classes.
+
+    path: a zip archive with recipes/CLASS.json, records/CLASS.json and classes.json: every class that the
+        peer's converter knows.
+    """
+
+    path: Path = PACKED
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.path)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the classes that have a record, sorted."""
+        if not self.path.exists():
+            return []
+        names = self._archive.namelist()
+        return sorted(Path(name).name[: -len(".json")] for name in names if name.startswith("records/"))
+
+    @cached_property
+    def known(self) -> list[str]:
+        """Every class that the peer knows."""
+        return list(json.loads(self._archive.read("classes.json")))
+
+    def recipe(self, name: str) -> Recipe:
+        return Recipe.parse(self._archive.read(f"recipes/{name}.json").decode())
+
+    def record(self, name: str) -> Record:
+        return Record.parse(self._archive.read(f"records/{name}.json").decode())
+
+
+def pack(path: Path, recipes: Mapping[str, Recipe], records: Mapping[str, Record], known: list[str]) -> None:
+    """Writes the file of all classes; the same contents give the same bytes.
+
+    path: where.
+    recipes: by class.
+    records: by class; long arrays become digests.
+    known: every class that the peer knows.
+    """
+    contents: dict[str, str] = {"classes.json": json.dumps(sorted(known))}
+    for name in sorted(records):
+        files = {dtype: file.packed().as_json() for dtype, file in records[name].files.items()}
+        record = {**records[name].about, "files": files}
+        contents[f"recipes/{name}.json"] = json.dumps(json.loads(recipes[name].text()), separators=(",", ":"))
+        contents[f"records/{name}.json"] = json.dumps(record, separators=(",", ":"))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, text in contents.items():
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, text.encode())

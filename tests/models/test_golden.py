@@ -1,0 +1,135 @@
+"""Every class that the golden file has: the tiny checkpoint in each number type, converted, against what
+llama.cpp's converter wrote. Excused is only what the table of differences says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import gguflow
+from gguflow import models
+from gguflow.errors import UnsupportedError
+from testing.golden import checkpoint, contents
+from testing.golden.conversion import unexplained_differences
+from testing.golden.packed import PACKED, Packed, Record, pack
+from testing.golden.records import FileRecord, TensorRecord, differences
+
+GOLDEN = Packed()
+KNOWN = [name for name in GOLDEN.names if name in models.architectures()]
+UNKNOWN = [name for name in GOLDEN.names if name not in models.architectures()]
+
+
+def numbers(*values: float) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
+@pytest.mark.parametrize("dtype", contents.FLOATS)
+@pytest.mark.parametrize("name", KNOWN)
+def test_class_converts_as_the_peer_does(name: str, dtype: str, tmp_path: Path) -> None:
+    record = GOLDEN.record(name)
+    found, _ = unexplained_differences(GOLDEN.recipe(name), dtype, record.files[dtype], tmp_path)
+    assert not found
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_other_class_is_refused(name: str, tmp_path: Path) -> None:
+    directory = checkpoint.write(GOLDEN.recipe(name), "BF16", tmp_path)
+    with pytest.raises(UnsupportedError):
+        gguflow.convert(directory, tmp_path / "out.gguf", type="bf16")
+
+
+def test_every_class_that_we_know_and_the_peer_too_has_a_record() -> None:
+    assert sorted(models.architectures().keys() & set(GOLDEN.known) - set(GOLDEN.names)) == []
+
+
+def test_packed_file_is_small() -> None:
+    assert PACKED.stat().st_size < 2_000_000
+
+
+def test_packing_again_gives_the_same_contents(tmp_path: Path) -> None:
+    names = GOLDEN.names[:2]
+    recipes = {name: GOLDEN.recipe(name) for name in names}
+    records = {name: GOLDEN.record(name) for name in names}
+    for path in (tmp_path / "a.zip", tmp_path / "b.zip"):
+        pack(path, recipes, records, GOLDEN.known)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    again = Packed(tmp_path / "a.zip")
+    assert {name: again.record(name) for name in names} == records
+    assert {name: again.recipe(name) for name in names} == recipes
+    assert Record.parse(records[names[0]].text()) == records[names[0]]
+
+
+CONTENTS = {
+    ("model.norm.weight", (3,), "F32"): "38a94b3fba157f3fa8038a3f",
+    ("model.layers.0.mlp.up_proj.weight", (2, 3), "BF16"): "243e2f3edabdd03c933c9a3f",
+    ("model.layers.0.mlp.up_proj.weight", (2, 3), "F16"): "1e317631cfae7e269924cd3c",
+    ("position_ids", (4,), "I32"): "06000000030000000300000006000000",
+}
+"""(name, shape, type) -> bytes, which may never change: the records were made from them."""
+
+
+@pytest.mark.parametrize(("tensor", "expected"), CONTENTS.items())
+def test_contents_never_change(tensor: tuple[str, tuple[int, ...], str], expected: str) -> None:
+    assert contents.values(*tensor).hex() == expected
+
+
+def test_contents_show_every_kind_of_number() -> None:
+    x = np.frombuffer(contents.values("a.weight", (64, 64), "F16"), "<f2")
+    tiny = np.finfo(np.float16).smallest_normal
+    assert np.isfinite(x).all() and 1 < np.abs(x).max() < 4
+    assert (x < 0).any() and (x > 0).any() and (x == 0).any() and np.signbit(x[x == 0]).any()
+    assert ((np.abs(x) < tiny) & (x != 0)).any()
+    assert len(np.unique(x)) > 1500  # a permutation of rows or columns shows
+
+
+@pytest.mark.parametrize(
+    ("x", "bits"),
+    [(1.0, 0x3F80), (1.00390625, 0x3F80), (1.01171875, 0x3F82), (-0.0, 0x8000), (1.005, 0x3F81)],
+)
+def test_bf16_rounds_to_nearest_even(x: float, bits: int) -> None:
+    assert contents.bf16(numbers(x))[0] == bits
+
+
+def file(
+    value: object = 1,
+    content: NDArray[np.float32] | None = None,
+    name: str = "t",
+) -> FileRecord:
+    data = (numbers(1, -2) if content is None else content).tobytes()
+    return FileRecord(
+        {
+            "general.architecture": ("STRING", "x"),
+            "x.k": ("UINT32", value),
+            "tokenizer.ggml.pre": ("STRING", data.hex()),
+        },
+        {name: TensorRecord("F32", (2,), data.hex(), data)},
+    )
+
+
+NEXT: NDArray[np.float32] = np.nextafter(numbers(1, -2), numbers(2, -1))
+FAR = numbers(1, -2.5)
+DIFFERENCES = {
+    "equal": (file(), file(), set()),
+    "another value": (file(2), file(), {"x.k"}),
+    "another type of value": (file(True), file(), {"x.k"}),
+    "a number that is an integer": (file(1.0), file(), {"x.k"}),
+    "long arrays are digests": (file(list(range(99))), file(list(range(99))).packed(), set()),
+    "long arrays differ": (file([1, *range(98)]), file(list(range(99))).packed(), {"x.k"}),
+    "one unit in the last place": (file(content=NEXT), file(), set()),
+    "more than one": (file(content=FAR), file(), {"t"}),
+    "another sign of zero is next to it": (
+        file(content=numbers(0, 0)),
+        file(content=numbers(0, -0.0)),
+        set(),
+    ),
+    "another name": (file(name="u"), file(), {"t", "u"}),
+}
+
+
+@pytest.mark.parametrize(("ours", "peer", "expected"), DIFFERENCES.values(), ids=DIFFERENCES)
+def test_differences(ours: FileRecord, peer: FileRecord, expected: set[str]) -> None:
+    assert differences(ours, peer).keys() == expected
