@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gguflow.container.integrity import LEAF_WEIGHTS
+from gguflow.container.payload_keys import payload_names
 from gguflow.conversion.engine import DRAIN, Jobs, Resumed
 from gguflow.conversion.leaf_jobs import Leaves
 from gguflow.conversion.output import Output
-from gguflow.conversion.payloads import engine_of
+from gguflow.conversion.payloads import CopiedPayloadJob, engine_of
 from gguflow.conversion.plan import Plan
 from gguflow.errors import UsageError
 from gguflow.models.reading import ModelReader
@@ -96,6 +97,11 @@ def _plain_jobs(leaves: Leaves) -> Jobs:
     """Every leaf of outputs without payloads."""
     yield Resumed([event for output in leaves.outputs for event in output.resumed_events()])
     try:
+        for output in leaves.outputs:
+            copied = payload_names(output.plan.metadata)
+            yield from (
+                CopiedPayloadJob(output, i) for i in output.tensors() if output.planned(i).name in copied
+            )
         for i in range(max(output.tensors().stop for output in leaves.outputs)):
             yield from leaves.jobs(i)
         yield DRAIN
