@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "models" / "tiny-py-llama"
 
-_DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64"}
+_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64"}
 
 
 def bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -24,7 +24,7 @@ def bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def write_safetensors(path: Path, tensors: dict[str, NDArray[Any]]) -> Path:
-    """A safetensors file of float32, float16, BF16 (given as uint16 patterns) and int64 arrays."""
+    """A safetensors file of float64, float32, float16, BF16 (given as uint16 patterns) and int64 arrays."""
     header: dict[str, Any] = {}
     offset = 0
     for name, tensor in tensors.items():

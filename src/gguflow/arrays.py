@@ -120,12 +120,12 @@ def non_finite(value: Any, index: int, shape: tuple[int, ...]) -> NonFiniteError
 
 
 def too_large(value: Any, index: int, shape: tuple[int, ...], format_name: str) -> NonFiniteError:
-    """The error for finite weights whose block would decode to NaN, infinity or nothing. index: of the
-    largest.
+    """The error for finite weights whose block would decode to NaN, infinity or nothing, or that would be cut
+    off. index: of the largest.
     """
     where = ", ".join(str(int(i)) for i in np.unravel_index(index, shape))
     return NonFiniteError(
-        f"{value} at index [{where}] does not fit {format_name}: its block would be read as NaN, infinity or "
-        "zeros; choose a wider format, or a smaller importance",
+        f"{value} at index [{where}] does not fit {format_name}: its block would be read as NaN, infinity, "
+        "zeros or much smaller numbers; choose a wider format, or a smaller importance",
         index,
     )

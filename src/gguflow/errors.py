@@ -148,8 +148,13 @@ def warn(file: str | Path, finding: Finding) -> None:
     finding: the rule; its severity becomes "warning".
     """
     warning, gathered = FileWarning(str(file), replace(finding, severity="warning")), _gathered.get()
-    if gathered is not None and len(gathered) < MAX_WARNINGS and warning not in gathered:
+    if gathered is None or warning in gathered:
+        return
+    if len(gathered) < MAX_WARNINGS:
         gathered.append(warning)
+    elif len(gathered) == MAX_WARNINGS:
+        message = f"there are more warnings; the first {MAX_WARNINGS} are listed"
+        gathered.append(FileWarning(str(file), Finding("P-009", message, severity="warning")))
 
 
 @contextmanager

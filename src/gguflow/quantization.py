@@ -122,7 +122,7 @@ def first_unsound(
     importance: Floats | None = None,
 ) -> int:
     """The index of the weight that does most to make a block decode to NaN or infinity, or to nothing
-    (`first_vanished`); of the first such block, or -1.
+    (`first_vanished`), of the first such block; or else of a weight that is too large (`first_lost`); or -1.
 
     found: by the look at the blocks.
     packed: uint8, flat: what `encode` made.
@@ -131,7 +131,8 @@ def first_unsound(
     importance: of the columns of a row, with which `weights` begins.
     """
     if found.code is None:
-        return first_vanished(packed, block_format, weights, found.zeros, importance)
+        bad = first_vanished(packed, block_format, weights, found.zeros, importance)
+        return bad if bad >= 0 else first_lost(block_format, weights)
     first = found.block * block_format.block_size
     return first + int(np.abs(weights[first : first + block_format.block_size]).argmax())
 
@@ -172,6 +173,29 @@ def first_vanished(
         return -1
     first = int(zeros[0]) * size
     return first + int(np.abs(weights[first : first + size]).argmax())
+
+
+def first_lost(block_format: BlockFormat, weights: Floats) -> int:
+    """The index of the largest weight of the first block with a weight that is larger than any that the
+    format holds, or -1. The block can look sound all the same: a search whose sums overflow gives a sub-block
+    up, and NVFP4 cuts weights off.
+
+    block_format: the format.
+    weights: finite, float32, flat.
+    """
+    if math.isinf(block_format.cut_off) or _largest(weights) <= block_format.cut_off:
+        return -1
+    first = int((np.abs(weights) > block_format.cut_off).argmax())
+    first -= first % block_format.block_size
+    return first + int(np.abs(weights[first : first + block_format.block_size]).argmax())
+
+
+def _largest(weights: Floats) -> float:
+    """The largest magnitude of finite weights."""
+    from gguflow.kernels import scale_words
+
+    bits = scale_words.largest_single(read_only(np.ascontiguousarray(weights)).view(np.uint32))
+    return float(np.uint32(bits).view(np.float32))
 
 
 def decode(packed: Bytes, block_format: BlockFormat, out: Floats) -> None:

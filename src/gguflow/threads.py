@@ -5,11 +5,13 @@ Kernels release the interpreter's lock, so threads are enough. Results do not de
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
@@ -75,7 +77,8 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
     """Call `work` for each piece on `threads` threads, including the caller's own.
 
     A thread that has finished a piece takes the next one itself, without waking the caller. If several pieces
-    fail, the error of the first in order is raised.
+    fail, the error of the first in order is raised. If the system has no threads left, those that there are
+    do the work.
     """
     threads = resolve(threads)
     if threads == 1 or len(pieces) < 2:
@@ -84,6 +87,25 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
         return
     waiting = deque(enumerate(pieces))
     errors: list[tuple[bool, int, BaseException]] = []
+    changed = threading.Condition()
+    n_helping = 0
+    is_over = False
+
+    def help_out() -> None:
+        """Take pieces on another thread, unless that begins too late: a helper whose thread could not be
+        started stays in the pool's queue.
+        """
+        nonlocal n_helping
+        with changed:
+            if is_over:
+                return
+            n_helping += 1
+        try:
+            take()
+        finally:
+            with changed:
+                n_helping -= 1
+                changed.notify_all()
 
     def take() -> None:
         """Do pieces as long as there are any; after an error, no piece is started."""
@@ -101,10 +123,16 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
 
     def leave() -> None:
         """Wait for running helpers: after this no thread writes to the caller's arrays."""
-        wait([helper for helper in helpers if not helper.cancel()])
+        nonlocal is_over
+        with changed:
+            is_over = True
+            while n_helping:
+                changed.wait()
 
-    helpers = [_pool(threads).submit(take) for _ in range(min(threads, len(pieces)) - 1)]
     try:
+        with contextlib.suppress(RuntimeError):  # can't start new thread
+            for _ in range(min(threads, len(pieces)) - 1):
+                _pool(threads).submit(help_out)
         take()
         leave()
     except BaseException:
@@ -118,20 +146,34 @@ def run(work: Callable[[int, int], None], pieces: list[tuple[int, int]], threads
 def ordered(action: Callable[[T], U], items: Iterable[T], threads: int | None) -> Iterator[U]:
     """The results of `action` for each item, in order, computed on threads a little ahead of the caller.
 
-    What ends the iteration early, an error or an interruption included, cancels what has not started.
+    What ends the iteration early, an error or an interruption included, cancels what has not started. If the
+    system has no threads left, the caller computes them.
     """
     threads = resolve(threads)
     rest = iter(items)
     with ThreadPoolExecutor(threads, thread_name_prefix="gguflow") as pool:
         try:
-            pending = deque(pool.submit(action, item) for item in islice(rest, 2 * threads))
+            pending = deque(_begin(pool, action, item) for item in islice(rest, 2 * threads))
             while pending:
                 result = pending.popleft().result()
-                pending.extend(pool.submit(action, item) for item in islice(rest, 1))
+                pending.extend(_begin(pool, action, item) for item in islice(rest, 1))
                 yield result
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _begin(pool: ThreadPoolExecutor, action: Callable[[T], U], item: T) -> Future[U]:
+    """The result of an action to come, or at once if no thread can be started."""
+    try:
+        return pool.submit(action, item)
+    except RuntimeError:  # can't start new thread
+        done: Future[U] = Future()
+        try:
+            done.set_result(action(item))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 @functools.cache

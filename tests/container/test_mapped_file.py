@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from pathlib import Path
@@ -122,3 +123,20 @@ def test_what_cannot_be_opened(tmp_path: Path, io: str) -> None:
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(InvalidError, match="C-035"):
             MappedFile(tmp_path / "pipe", io)
+
+
+@both_ways
+def test_a_close_that_fails_loses_nothing(path: Path, io: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may report an error that has nothing to do with what was read."""
+    close = os.close
+
+    def fail(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        file = MappedFile(path, io)
+        assert file.read(0, 5).tobytes() == CONTENT[:5]
+        file.close()
+        file.close()

@@ -14,6 +14,7 @@ import pytest
 
 import gguflow
 from gguflow import conversion
+from gguflow.conversion.jobs import Memory
 from gguflow.errors import InvalidError, UsageError
 from testing.checkpoints import bf16, write_safetensors
 
@@ -105,3 +106,18 @@ def test_peak_memory_stays_under_the_limit(tmp_path: Path, name: str) -> None:
         peaks.append(int(done.stdout) << 10)
         source.unlink()
     assert peaks[1] - peaks[0] < limit, peaks
+
+
+def test_the_chunks_of_a_payload_that_is_read_count(tmp_path: Path) -> None:
+    """Each thread keeps the one that it read last, decoded."""
+    source = write_safetensors(tmp_path / "x.safetensors", {"a.weight": np.ones((2, 1 << 20), np.float32)})
+    payload, out = tmp_path / "x.gguf", tmp_path / "out.gguf"
+    conversion.convert(source, payload, type="lossless", architecture="any")
+    plan = conversion.prepare(payload, out, type="q8_0").targets[0].plans[0]
+    for limit, threads in (((32 << 20), 4), (16 << 20, 2), (4 << 20, 1)):
+        assert Memory.shared([plan], limit, 8).threads == threads
+    report = conversion.convert(payload, out, type="q8_0", memory_limit=(8 << 20) - 1, threads=8)
+    (warning,) = (warning.finding for warning in report.warnings)
+    assert warning.message.startswith("each thread takes 4194304 bytes")
+    report = conversion.convert(payload, out, type="q8_0", memory_limit=8 << 20, threads=8, overwrite=True)
+    assert not report.warnings

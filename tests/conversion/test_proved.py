@@ -211,6 +211,101 @@ def test_nan_and_infinity_only_where_they_are_allowed(
     assert {f.rule for f in validate(out, "values") if f.severity == "error"} == {"V-003"}
 
 
+LOSSLESS = {"f32": f32, "f16": np.float16, "bf16": np.uint16, "f64": np.float64, "a wide row": np.float16}
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+@pytest.mark.parametrize(("name", "dtype"), LOSSLESS.items(), ids=LOSSLESS)
+def test_a_lossless_payload_with_nan_or_infinity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, dtype: Any, bad: float
+) -> None:
+    """Refused unless that is allowed, as in plain numbers; copying the payload likewise."""
+    x = np.full((2, 1 << 20) if name == "a wide row" else (4, 64), 0.5, f32)
+    x.flat[-3] = bad
+    stored = bf16(x) if dtype == np.uint16 else x.astype(dtype)
+    source = write_safetensors(tmp_path / "x.safetensors", {"a.weight": stored})
+    out, again = tmp_path / "x.gguf", tmp_path / "again.gguf"
+    call = ["convert", str(source), "-o", str(out), "-t", "lossless", "--arch", "any"]
+    assert main(call) == 3
+    said = capsys.readouterr().err
+    assert f"M-100: tensor 'a.weight' holds {bad} at index [{len(x) - 1}, {x.shape[1] - 3}]" in said
+    assert "--allow-non-finite keeps it" in said
+    assert not out.exists()
+    assert main([*call, "--allow-non-finite"]) == 0
+    assert "V-003: 1 tensor holds NaN or infinity" in capsys.readouterr().err
+    assert [f.rule for f in validate(out, "values") if f.severity == "error"] == ["V-003"]
+    call = ["convert", str(out), "-o", str(again), "-t", "copy"]
+    assert main(call) == 3
+    said = capsys.readouterr().err  # F64 is copied even now, as numbers that no recipe changes
+    assert ("M-100: " if name == "f64" else "V-003: ") + "tensor 'a.weight'" in said
+    assert main([*call, "--allow-non-finite"]) == 0
+    assert "V-003: 1 tensor holds NaN or infinity" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["copy", "q8_0", "lossless"])
+def test_zeros_in_binary64(tmp_path: Path, kind: str) -> None:
+    """Such numbers are copied, and have no kernel."""
+    source = write_safetensors(tmp_path / "x.safetensors", {"a.weight": np.zeros((4, 64))})
+    report = conversion.convert(source, tmp_path / "x.gguf", type=kind, architecture="any")
+    assert "V-005" in [warning.finding.rule for warning in report.warnings]
+
+
+def test_what_was_allowed_is_named_after_an_interruption(tmp_path: Path) -> None:
+    """And refused when it is allowed no more."""
+    x = np.full((4, 64), np.nan, f32)
+    tensors = {"a.weight": x, "b.weight": np.ones((4, 64), f32)}
+    source = write_safetensors(tmp_path / "x.safetensors", tensors)
+    prepared = conversion.prepare(source, tmp_path / "x.gguf", type="lossless", architecture="any")
+
+    def stop(*event: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conversion.run(prepared, threads=1, progress=stop, allow_non_finite=True)
+    with pytest.raises(InvalidError, match=r"M-100: tensor 'a\.weight'"):
+        conversion.run(prepared, threads=1)
+    with pytest.raises(KeyboardInterrupt):
+        conversion.run(prepared, threads=1, progress=stop, allow_non_finite=True)
+    (report,) = conversion.run(prepared, threads=1, allow_non_finite=True)
+    assert [warning.finding.rule for warning in report.warnings] == ["V-003"]
+
+
+def test_a_broken_payload_is_not_copied(tmp_path: Path) -> None:
+    source = write_safetensors(tmp_path / "x.safetensors", {"a.weight": weights_of(1.0)})
+    out = tmp_path / "x.gguf"
+    conversion.convert(source, out, type="nf4_b64+zstd", architecture="any", integrity=False)
+    content = bytearray(out.read_bytes())
+    content[-100] ^= 1
+    out.write_bytes(content)
+    with pytest.raises(InvalidError, match=r"E-01[5-7]: tensor 'a.weight': "):
+        conversion.convert(out, tmp_path / "y.gguf", type="copy")
+
+
+LOST = {"q3_k": 1e19, "q6_k": 1e20, "iq3_s": 1e20, "iq4_xs": 1e20, "nvfp4": 3000.0}
+
+
+@pytest.mark.parametrize(("kind", "weight"), LOST.items(), ids=LOST)
+def test_a_weight_that_is_lost_in_a_block_that_looks_sound(tmp_path: Path, kind: str, weight: float) -> None:
+    """ggml gives up a sub-block whose sums overflow, and cuts off what no scale of NVFP4 reaches."""
+    x = weights_of(1.0)
+    x[1, 352:368] = weight / 2
+    x[1, 360] = weight
+    packed = quantize(x, kind, allow_non_finite=True)
+    assert abs(dequantize(packed, kind)[1, 360] / weight - 1) > 0.1
+    with pytest.raises(NonFiniteError, match=r"at index \[1, 360\] does not fit") as caught:
+        quantize(x, kind)
+    assert caught.value.index == 512 + 360
+    found = converted(tmp_path, x, kind)
+    assert isinstance(found, str)
+    assert f"M-101: tensor 'a.weight' holds {f32(weight)} at index [1, 360], which is more than" in found
+
+
+def test_a_weight_that_nvfp4_just_holds() -> None:
+    x = np.zeros((1, 64), f32)
+    x[0, 5] = 448 * 6
+    assert dequantize(quantize(x, "nvfp4"), "nvfp4")[0, 5] == 448 * 6
+
+
 def test_weights_that_are_quantized_are_finite_whatever_is_allowed(tmp_path: Path) -> None:
     source = write_safetensors(tmp_path / "x.safetensors", {"a.weight": weights_of(np.nan)})
     with pytest.raises(InvalidError, match=r"M-100: .*holds nan at index \[1, 300\], which cannot be quant"):
@@ -323,3 +418,17 @@ def test_a_look_finds_what_decoding_finds(block_format: Any) -> None:
     assert first == -1 or 0 <= found.block <= first
     packed[:] = 0
     assert reserved.look(packed.reshape(-1), block_format).zeros.size == 300
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_k_m", "f16"])
+def test_a_file_type_that_no_tensor_has_is_said(tmp_path: Path, kind: str) -> None:
+    """Rows are no weights of a model by their name, so no recipe quantizes them."""
+    store = tmp_path / "rows.gguf"
+    with gguflow.RowStore(store, "f32", 256) as rows:
+        rows.append(weights_of(1.0)[:, :256])
+    out = tmp_path / "out.gguf"
+    report = conversion.convert(store, out, type=kind)
+    found = [finding.rule for finding in validate(out, "strict")]
+    (warning,) = (w.finding for w in report.warnings)
+    assert found == [warning.rule] == ["G-008"]
+    assert "no matrix is stored in it (rows is F32: " in warning.message

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gguflow
@@ -17,6 +18,8 @@ from gguflow import models
 from gguflow.container.metadata import ValueType, array, string
 from gguflow.models.tokenizers import rendering, template_check
 from gguflow.models.tokenizers.template_check import TOO_MUCH, template_faults
+from gguflow.validation import examine
+from testing.checkpoints import write_safetensors
 from testing.families import checkpoint, files, shapes
 from testing.gguf_files import array_file
 
@@ -144,6 +147,31 @@ def test_validation_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     findings = [finding for finding in gguflow.validate(path) if finding.rule == "G-018"]
     assert [finding.severity for finding in findings] == ["warning"] * 2
     assert "in line 7" in findings[0].message and "tokenizer.chat_template" in findings[0].path
+
+
+@needs_jinja
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
+def test_validating_a_checkpoint_tries_its_template(tmp_path: Path, place: str) -> None:
+    """As validating the GGUF file that is made of it does."""
+    write_safetensors(tmp_path / "model.safetensors", {"a.weight": np.ones((2, 2), np.float32)})
+    (tmp_path / "config.json").write_text("{}")
+    assert gguflow.validate(tmp_path) == []
+    broken = "{% for m in messages %}"
+    text = broken if place.endswith("jinja") else json.dumps({"chat_template": broken})
+    (tmp_path / place).write_text(text)
+    (finding,) = gguflow.validate(tmp_path)
+    assert (finding.rule, finding.severity) == ("M-052", "warning")
+    assert "does not compile" in finding.message
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_broken_file_beside_the_weights_is_a_warning_of_validate(tmp_path: Path, content: bytes) -> None:
+    write_safetensors(tmp_path / "model.safetensors", {"a.weight": np.ones((2, 2), np.float32)})
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_bytes(content)
+    verdict, (finding,) = examine(tmp_path)
+    assert (verdict, finding.severity) == ("valid", "warning")
+    assert finding.message.startswith("tokenizer_config.json: ")
 
 
 def test_opening_a_model_tries_no_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -306,11 +306,26 @@ def test_lossless_is_lossless(dtype: str, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)
     words = np.dtype(dtype).itemsize
     x = rng.integers(0, 256, (*shape[:-1], shape[-1] * words), np.uint8).view(dtype)
-    payload = Payload(gguflow.quantize(x, "lossless"))
+    payload = Payload(gguflow.quantize(x, "lossless", allow_non_finite=True))
     assert (payload.raw_rows() == x.reshape(payload.geometry.rows, -1).view(np.uint8)).all()
     values = gguflow.dequantize(gguflow.quantize(np.nan_to_num(x), "lossless"), "lossless")
     assert (values == np.nan_to_num(x)).all()
     assert values.shape == shape
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_lossless_refuses_what_is_not_finite(dtype: str, bad: float) -> None:
+    x = np.ones((3, 5), dtype)
+    x[2, 1] = bad
+    with pytest.raises(gguflow.NonFiniteError, match=r"at index \[2, 1\]") as caught:
+        gguflow.quantize(x, "lossless")
+    assert caught.value.index == 11
+    assert np.array_equal(
+        gguflow.dequantize(gguflow.quantize(x, "lossless", allow_non_finite=True), "lossless"),
+        x,
+        equal_nan=True,
+    )
 
 
 def test_lossless_pays_for_weights() -> None:

@@ -375,11 +375,23 @@ def test_quantized_sources_are_not_quantized_anew_by_accident() -> None:
     ]
     with pytest.raises(
         UsageError,
-        match=r"a.weight is Q8_0 already; quantizing it to Q4_K loses more precision \(--allow-requantize",
+        match=r"a.weight is Q8_0 already; Q4_K would lose more precision \(--allow-requantize",
     ):
         choose(resolve("q4_k_m"), tensors, LLAMA_1B)
     chosen = choose(resolve("q4_k_m"), tensors, LLAMA_1B, Options(allow_requantize=True))
     assert [choice.format.key for choice in chosen.values()] == ["q4_k", "q6_k"]
+
+
+def test_f32_is_what_quantized_weights_decode_to() -> None:
+    """So it needs no permission for a checkpoint; for a GGUF file it does, as in llama-quantize."""
+    of_checkpoint = TensorFacts("a.weight", (4, 256), FORMATS["f32"], is_lossy=True)
+    (choice,) = choose(resolve("f32"), [of_checkpoint], LLAMA_1B).values()
+    assert choice.format.key == "f32"
+    with pytest.raises(UsageError, match="is quantized already; F16 would lose more precision"):
+        choose(resolve("f16"), [of_checkpoint], LLAMA_1B)
+    of_file = TensorFacts("a.weight", (4, 256), FORMATS["q8_0"], is_final=True)
+    with pytest.raises(UsageError, match="is Q8_0 already; F32 regains nothing"):
+        choose(resolve("f32"), [of_file], LLAMA_1B)
 
 
 def test_a_final_source_keeps_what_is_not_quantized() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gguflow.errors import FileError, LimitError
+from gguflow.errors import FileError, LimitError, MalformedError
 from gguflow.models.documents import Document
 from gguflow.sources import strict_json
 from gguflow.sources.safetensors import read_header
@@ -121,3 +121,8 @@ def test_a_vocabulary_of_half_a_million_is_read() -> None:
     }
     content = json.dumps(document, ensure_ascii=False).encode()
     assert len(strict_json.parse(content, FILE)["vocab"]) == 500_000
+
+
+def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MalformedError, match="J-002: not JSON: it begins with a byte order mark"):
+        strict_json.parse(b"\xef\xbb\xbf{}", tmp_path / "config.json")

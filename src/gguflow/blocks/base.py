@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -45,6 +46,14 @@ class ReservedCode:
 HALF_EXPONENT = 0x7C00
 """All ones in a binary16 that is NaN or infinite."""
 
+LARGEST_OF_HALVES = 65504.0 * 128 * 32
+"""More than any block holds whose scale is a binary16: that of Q6_K, with its sub-scales and codes of 8 and 6
+bits.
+"""
+
+SMALLEST_SUPER_BLOCK = 64
+"""Weights: blocks of fewer have one scale."""
+
 
 @dataclass(frozen=True)
 class BlockFormat:
@@ -69,6 +78,8 @@ class BlockFormat:
     number_type: for the plain numbers that NumPy knows (all but BF16), their dtype.
     snr: signal to noise of Gaussian weights after encoding and decoding, in dB, as measured; None where
         nothing is lost.
+    largest: the largest magnitude that a block can hold, infinity if its one scale overflows where it cannot;
+        None for what follows from the layout, see `cut_off`.
     reserved: patterns that no good block holds; None for what follows from the layout, see `reserved_codes`.
     type_size: bytes of a block.
     """
@@ -86,6 +97,7 @@ class BlockFormat:
     weighs_rows: bool = False
     number_type: np.dtype[Any] | None = None
     snr: float | None = None
+    largest: float | None = None
     reserved: tuple[ReservedCode, ...] | None = None
     type_size: int = field(init=False)
 
@@ -118,6 +130,16 @@ class BlockFormat:
             for name in halves
             if self.dtype.fields
         )
+
+    @functools.cached_property
+    def cut_off(self) -> float:
+        """A magnitude above which a weight is certainly not held, to within the step of the scales: a block
+        whose scales look sound holds something else in its place. Infinite for blocks of one scale, whose
+        overflow shows, and for plain numbers.
+        """
+        if self.largest is not None:
+            return self.largest * (1 + 2.0**-5)
+        return LARGEST_OF_HALVES if self.block_size >= SMALLEST_SUPER_BLOCK else math.inf
 
     @property
     def bits_per_weight(self) -> float:

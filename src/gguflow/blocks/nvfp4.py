@@ -76,6 +76,7 @@ FORMAT = BlockFormat(
     formula="w = scale(d) / 2 * value(q)",
     summary="E2M1 floats, one unsigned E4M3 scale per 16 weights",
     snr=20.43,
+    largest=448 * 6,
     encode_block=encode_block,
     decode_block=decode_block,
     reserved=tuple(

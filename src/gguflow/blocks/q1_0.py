@@ -10,6 +10,8 @@ spec/blocks/legacy.md.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
@@ -45,6 +47,7 @@ FORMAT = BlockFormat(
     formula="w = d * (2 * q - 1)",
     summary="signs, one f16 scale per 128 weights",
     snr=4.43,
+    largest=math.inf,
     encode_block=encode_block,
     decode_block=decode_block,
 )

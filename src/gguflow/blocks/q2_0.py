@@ -10,6 +10,8 @@ Source of the layout: `block_q2_0` in ggml's ggml-common.h; see spec/blocks/lega
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
@@ -47,6 +49,7 @@ FORMAT = BlockFormat(
     formula="w = d * (q - 1)",
     summary="ternary codes in two bits, one f16 scale per 64 weights",
     snr=2.86,
+    largest=math.inf,
     encode_block=encode_block,
     decode_block=decode_block,
 )

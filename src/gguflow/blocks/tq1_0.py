@@ -14,6 +14,7 @@ see spec/blocks/ternary.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,6 +78,7 @@ FORMAT = BlockFormat(
     formula="w = d * (t - 1)",
     summary="ternary codes, five in a byte, one f16 scale per 256 weights",
     snr=1.85,
+    largest=math.inf,
     encode_block=encode_block,
     decode_block=decode_block,
 )

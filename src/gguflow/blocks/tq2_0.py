@@ -11,6 +11,8 @@ see spec/blocks/ternary.md.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from construct import Array, Int8ul, Int16ul, Struct
 
@@ -51,6 +53,7 @@ FORMAT = BlockFormat(
     formula="w = d * (q - 1)",
     summary="ternary codes in two bits, one f16 scale per 256 weights",
     snr=1.85,
+    largest=math.inf,
     encode_block=encode_block,
     decode_block=decode_block,
 )

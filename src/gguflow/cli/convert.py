@@ -10,7 +10,7 @@ from gguflow.cli.command import Command
 from gguflow.cli.options import add_follow_links, parse_size, print_json, read_text
 from gguflow.cli.text import json_ready, nbytes_text, table, warnings_data
 from gguflow.cli.writing import add_writing_options, show_warnings, write
-from gguflow.errors import printable
+from gguflow.errors import listed, printable
 
 if TYPE_CHECKING:
     from gguflow.conversion.plan import Plan
@@ -329,9 +329,8 @@ def importance_text(plan: Plan) -> str:
         what = "tensors that need an importance matrix (--imatrix)"
     if not lacking:
         return ""
-    names = [printable(planned.name) for planned in lacking[:_SHOWN_NAMES]]
-    more = ["…"] if len(lacking) > _SHOWN_NAMES else []
-    return f"{plan.recipe}: {len(lacking)} {what}: {', '.join(names + more)}"
+    names = listed([planned.name for planned in lacking], _SHOWN_NAMES)
+    return f"{plan.recipe}: {len(lacking)} {what}: {names}"
 
 
 COMMAND = Command(

@@ -29,7 +29,7 @@ class Limits:
     string_bytes: int = 1 << 26
     n_elements: int = 1 << 30
     n_keys: int = 1 << 16
-    n_tensors: int = 1 << 20
+    n_tensors: int = 1 << 18
 
 
 DEFAULT_LIMITS = Limits()

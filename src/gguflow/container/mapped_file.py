@@ -62,7 +62,7 @@ class MappedFile:
         self._fd = _open(self.path) if fd < 0 else fd
         self._is_mine = fd < 0
         if self._is_mine:
-            self._close_fd = weakref.finalize(self, os.close, self._fd)  # for those who never call `close`
+            self._close_fd = weakref.finalize(self, _close, self._fd)  # for those who never call `close`
         try:
             with platform.storage_errors("read", path):
                 status = os.fstat(self._fd)
@@ -247,6 +247,12 @@ def _check_same(path: Path, status: os.stat_result, expected: Identity, rule: st
     found = (status.st_size, status.st_mtime_ns)
     if found != expected:
         raise InvalidError(path, Finding(rule, message, found=found, expected=f"(bytes, ns) {expected}"))
+
+
+def _close(fd: int) -> None:
+    """Close a file that was only read: if that fails, nothing is lost."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def _open(path: Path) -> int:

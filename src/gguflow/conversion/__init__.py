@@ -270,11 +270,11 @@ def run(
         plan.check_importance()
         if any(platform.is_same_file(path, file.path) for file in prepared.checkpoint.files):
             raise UsageError(f"{path} is a source of this conversion; choose another output")
-    memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
     platform.allow_open_files(_OPEN_FILES * len(files) + len(prepared.checkpoint.files))
     binding = _binding(prepared.checkpoint)
     allow = allow_non_finite or prepared.allow_non_finite
     with gathered_warnings() as warnings, ExitStack() as stack:
+        memory = Memory.shared([plan for plan, _ in files], memory_limit, threads)
         reader = stack.enter_context(ModelReader(prepared.checkpoint, io))
         targets = [
             [
@@ -286,7 +286,7 @@ def run(
             for target in prepared.targets
         ]
         outputs = [output for target in targets for output in target]
-        engine.run(jobs_of(reader, outputs, memory), threads, memory.held, progress)
+        engine.run(jobs_of(reader, outputs, memory), memory.threads, memory.held, progress)
         reader.check_unchanged()
         for target in targets:
             _complete(target)

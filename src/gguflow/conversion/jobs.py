@@ -4,16 +4,17 @@ with payloads is written alone, tensor by tensor, and its payloads chunk by chun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gguflow.container.integrity import LEAF_WEIGHTS
+from gguflow.container.payload_keys import payload_names
 from gguflow.conversion.engine import DRAIN, Jobs, Resumed
 from gguflow.conversion.leaf_jobs import Leaves
 from gguflow.conversion.output import Output
-from gguflow.conversion.payloads import engine_of
+from gguflow.conversion.payloads import CopiedPayloadJob, engine_of
 from gguflow.conversion.plan import Plan
-from gguflow.errors import UsageError
+from gguflow.errors import Finding, UsageError, warn
 from gguflow.models.reading import ModelReader
 
 SMALLEST_TILE = 256
@@ -42,7 +43,7 @@ class Memory:
     tile: weights that a thread moves at a time, a multiple of every block size: part of a leaf, or a few
         leaves.
     held: bytes that chunks of payloads may take together, from their beginning until they are written.
-    threads: number of threads.
+    threads: number of threads, fewer than were asked for where each needs much memory.
     """
 
     tile: int
@@ -59,6 +60,16 @@ class Memory:
 
         Raises UsageError if not even the smallest pieces stay under the limit.
         """
+        kept = max((nbytes for plan in plans for nbytes in _kept_by_threads(plan)), default=0)
+        if kept > limit // 2:
+            message = (
+                f"each thread takes {kept} bytes to decode chunks of the source: there is one thread, and "
+                f"more memory may be taken than the limit of {limit} bytes"
+            )
+            warn("--memory-limit", Finding("M-104", message))
+        if kept:
+            threads = min(threads, max(limit // 2 // kept, 1))
+            limit = max(limit - threads * kept, limit // 2)
         has_payloads = any(plan.has_payloads for plan in plans)
         most = limit // 2 if has_payloads else limit
         fitting = most // threads // _LEAF_BYTES_PER_WEIGHT // SMALLEST_TILE * SMALLEST_TILE
@@ -75,6 +86,14 @@ class Memory:
         leaves = max(plan.n_weights for plan in plans) // LEAF_WEIGHTS // (JOBS_EACH * threads)
         together = min(leaves, LEAVES_OF_A_JOB) if threads >= MANY_THREADS else 1
         return cls(min(fitting, max(together, 1) * LEAF_WEIGHTS), most, threads)
+
+
+def _kept_by_threads(plan: Plan) -> Iterator[int]:
+    """Bytes that a thread takes to read each payload of the source."""
+    for planned in plan.tensors:
+        for source in planned.tensor.sources:
+            if source.stored is not None:
+                yield source.stored.kept_nbytes
 
 
 def jobs_of(reader: ModelReader, outputs: Sequence[Output], memory: Memory) -> Jobs:
@@ -96,6 +115,11 @@ def _plain_jobs(leaves: Leaves) -> Jobs:
     """Every leaf of outputs without payloads."""
     yield Resumed([event for output in leaves.outputs for event in output.resumed_events()])
     try:
+        for output in leaves.outputs:
+            copied = payload_names(output.plan.metadata)
+            yield from (
+                CopiedPayloadJob(output, i) for i in output.tensors() if output.planned(i).name in copied
+            )
         for i in range(max(output.tensors().stop for output in leaves.outputs)):
             yield from leaves.jobs(i)
         yield DRAIN

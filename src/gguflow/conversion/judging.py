@@ -5,6 +5,7 @@ of its keys when it is planned, its header before the file gets its name.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from gguflow.blocks import block_sizes
@@ -24,6 +25,8 @@ from gguflow.validation.meaning import judge_meaning
 from gguflow.validation.model import Facts
 
 _ARCHITECTURE = "general.architecture"
+_FILE_TYPE = "G-008"
+_FILE_TYPE_KEY = "general.file_type"
 
 
 def check_meaning(
@@ -44,7 +47,12 @@ def check_meaning(
     overrides = options.overrides if options is not None else {}
     own = {key: value for key, value in plan.metadata.items() if key not in overrides}
     own |= {key: model.metadata[key] for key in overrides if key in model.metadata}
-    known = [finding for finding in _judged(plan, own) if finding.severity == "error"]
+    judged = list(_judged(plan, own))
+    is_copied = plan.metadata.get(_FILE_TYPE_KEY) == model.metadata.get(_FILE_TYPE_KEY)
+    for finding in judged:
+        if finding.rule == _FILE_TYPE and finding.severity == "warning" and not is_copied:
+            yield FileWarning(str(path), _with_reason(finding, plan))
+    known = [finding for finding in judged if finding.severity == "error"]
     for finding in known:
         if is_understood:
             raise InvalidError("the output", finding)
@@ -78,6 +86,15 @@ def check_header(plan: Plan, content: bytes, path: Path) -> None:
     digest = header.metadata.get(HEADER_KEY)
     if digest is not None and digest.value != header_digest(header, memoryview(content)):
         raise InvalidError(path, Finding("I-005", "the header does not have its own digest"))
+
+
+def _with_reason(finding: Finding, plan: Plan) -> Finding:
+    """A finding that the format of the recipe does not occur, with what the first matrix has in its place."""
+    first = next((planned for planned in plan.tensors if len(planned.shape) > 1), None)
+    if first is None:
+        return finding
+    reason = f"{first.name} is {first.format}: {first.rule}"
+    return replace(finding, message=f"{finding.message} ({reason})")
 
 
 def _judged(plan: Plan, metadata: Metadata) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from gguflow.blocks.reserved import NOTHING, Look
 from gguflow.conversion.plan import PlannedTensor
 from gguflow.errors import Finding, InvalidError, listed
 from gguflow.models.base import ModelTensor
-from gguflow.quantization import Bytes, Floats, as_floats, first_vanished
+from gguflow.quantization import Bytes, Floats, as_floats, first_lost, first_vanished
 
 _WIDER = {"F16": "bf16", "BF16": "f32"}
 
@@ -61,9 +62,9 @@ def prove(
 
     Raises InvalidError (M-100 to M-102) with the index of a weight.
     """
-    if found is NOTHING and i in marks.with_content:
-        return
     block_format = planned.blocks
+    if found is NOTHING and i in marks.with_content and (weights is None or math.isinf(block_format.cut_off)):
+        return
     if found.code is not None:
         if not allow_non_finite or (block_format.is_quantized and weights is not None):
             raise _unsound(planned, first, packed, weights, found)
@@ -71,9 +72,12 @@ def prove(
     n_blocks = packed.size // block_format.type_size
     if weights is not None and found.zeros.size:
         _check_vanished(planned, first, packed, weights, found.zeros)
+    if weights is not None and (lost := first_lost(block_format, weights)) >= 0:
+        why = f"which is more than {block_format.name} can hold{_remedy(planned)}"
+        raise weight_error("M-101", planned.tensor, first + lost, weights[lost], why)
     if i in marks.with_content:
         return
-    if found.zeros.size < n_blocks or as_floats(packed, block_format).any():
+    if found.zeros.size < n_blocks or numbers_of(packed, block_format).any():
         marks.with_content.add(i)
     elif weights is not None and weights.any():
         marks.vanished.add(i)
@@ -151,7 +155,7 @@ def _unsound(
         weight = weights[bad]
         if not block_format.is_quantized:
             if not math.isfinite(weight):
-                return _not_finite(planned.tensor, first + bad, weight)
+                return not_finite_error(planned.tensor, first + bad, weight)
             why = f"which does not fit {block_format.name} (choose {_WIDER.get(block_format.name, 'f32')})"
             return weight_error("M-100", planned.tensor, first + bad, weight, why)
         what = found.code.what if found.code is not None else "d"
@@ -162,8 +166,8 @@ def _unsound(
         return weight_error("M-101", planned.tensor, first + bad, weight, why)
     if not block_format.is_quantized:
         size = block_format.type_size
-        weight = as_floats(packed[start * size : (start + 1) * size].copy(), block_format)[0]
-        return _not_finite(planned.tensor, first + start, weight)
+        weight = numbers_of(packed[start * size : (start + 1) * size].copy(), block_format)[0]
+        return not_finite_error(planned.tensor, first + start, weight)
     what = found.code.what if found.code is not None else "d"
     index = _index(planned.tensor, first + start)
     message = (
@@ -173,7 +177,22 @@ def _unsound(
     return _error("M-101", planned.tensor, message)
 
 
-def _not_finite(tensor: ModelTensor, i: int, weight: np.float32) -> InvalidError:
+def numbers_of(packed: Bytes, block_format: BlockFormat) -> NDArray[Any]:
+    """The weights of blocks, in binary64 if the format is F64.
+
+    packed: the blocks, flat.
+    block_format: their format.
+    """
+    return packed.view("<f8") if block_format.key == "f64" else as_floats(packed, block_format)
+
+
+def not_finite_error(tensor: ModelTensor, i: int, weight: np.floating[Any]) -> InvalidError:
+    """The error that names a weight that is NaN or infinite, in numbers that are kept as they are.
+
+    tensor: the tensor.
+    i: number of the weight in the flattened tensor.
+    weight: its value.
+    """
     why = "where a model needs a number; --allow-non-finite keeps it"
     return weight_error("M-100", tensor, i, weight, why)
 
@@ -184,7 +203,7 @@ def _remedy(planned: PlannedTensor) -> str:
     return "; it or its importance is too large: choose a wider format, or leave out the imatrix"
 
 
-def weight_error(rule: str, tensor: ModelTensor, i: int, weight: np.float32, why: str) -> InvalidError:
+def weight_error(rule: str, tensor: ModelTensor, i: int, weight: np.floating[Any], why: str) -> InvalidError:
     """The error that names a weight and says why it cannot be written.
 
     rule: id of the rule.

@@ -44,9 +44,10 @@ def encode(
     encoding: the encoding to use.
     importance: float32[n] for the last dimension; used only by encodings that search or learn.
     threads: number of threads.
-    allow_non_finite: whether weights may decode to infinity, where they are huge.
+    allow_non_finite: whether weights may decode to infinity, where they are huge, and whether a lossless
+        encoding may hold NaN and infinity.
 
-    Raises ShapeError (dtype, empty array), NonFiniteError (not for lossless), UsageError.
+    Raises ShapeError (dtype, empty array), NonFiniteError, UsageError.
     """
     source_type = _SOURCE_TYPES.get(array.dtype.name)
     if source_type is None:
@@ -89,6 +90,8 @@ def encode(
             place = payload[geometry.fixed_offset(i) :][: geometry.chunk_nbytes(geometry.chunk_rows(i))]
         try:
             rows = rows_of(i)
+            if encoding.is_lossless and not allow_non_finite:
+                proving.check_numbers(source_type, rows)
             parts[i] = encoder.encode_chunk(i, rows, weights, place)
             if not (encoding.is_lossless or allow_non_finite):
                 proving.check_chunk(geometry, encoder.tables, i, rows.reshape(-1), parts[i])

@@ -9,6 +9,7 @@ import numpy as np
 import gguflow.parametric.chunks as chunks
 import gguflow.parametric.dequantizing as dequantizing
 import gguflow.parametric.outliers as outliers
+import gguflow.parametric.proving as proving
 import gguflow.parametric.reals as reals
 from gguflow.arrays import Bytes
 from gguflow.errors import FileError, Finding
@@ -38,6 +39,7 @@ def _check_chunk(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterat
     if _has_stray_bytes(payload, i):
         yield Finding("E-018", "padding must be zero", where, offset)
     if e.is_lossless:
+        yield from _of_numbers(payload, i, where, offset)
         return
     if e.has_chunk_scales or e.has_row_codebooks:
         yield from _of_scales(payload, rows, sections, where, offset)
@@ -58,6 +60,16 @@ def _check_chunk(payload: Payload, i: int, sections: dict[str, Bytes]) -> Iterat
             outliers.from_bytes(g, rows, sections["outliers"])
         except outliers.OutlierError as error:
             yield Finding("E-023", f"the outliers are {error}", f"{where}.outliers", offset)
+
+
+def _of_numbers(payload: Payload, i: int, where: str, offset: int) -> Iterator[Finding]:
+    g = payload.geometry
+    first = i * g.rows_per_chunk
+    raw = payload.raw_rows(first, first + g.chunk_rows(i)).reshape(-1)
+    bad = proving.first_non_finite_number(payload.source_type, raw)
+    if bad >= 0:
+        at = first * g.columns + bad
+        yield Finding("V-003", f"weights are NaN or infinite, the first is weight {at}", where, offset)
 
 
 def _of_scales(

@@ -11,8 +11,9 @@ import numpy as np
 import gguflow.parametric.chunks as chunks
 import gguflow.parametric.dequantizing as dequantizing
 from gguflow.arrays import Bytes, Floats, largest_magnitude
+from gguflow.blocks import FORMATS, reserved
 from gguflow.errors import NonFiniteError
-from gguflow.parametric.axes import ScaleType
+from gguflow.parametric.axes import ScaleType, SourceType
 from gguflow.parametric.encoding import Encoding
 from gguflow.parametric.geometry import Geometry
 
@@ -49,6 +50,28 @@ def check_chunk(geometry: Geometry, tables: Mapping[str, Floats], i: int, x: Flo
             f"{geometry.encoding.name}",
             index,
         )
+
+
+def check_numbers(source_type: SourceType, raw: Bytes) -> None:
+    """Prove that numbers that are kept as they are, are finite.
+
+    source_type: of the numbers.
+    raw: their little-endian bytes.
+
+    Raises NonFiniteError, with the index of the first that is not.
+    """
+    bad = first_non_finite_number(source_type, raw)
+    if bad >= 0:
+        raise NonFiniteError(f"the number at index {bad} of a chunk is NaN or infinite", bad)
+
+
+def first_non_finite_number(source_type: SourceType, raw: Bytes) -> int:
+    """The index of the first NaN or infinity among numbers, or -1.
+
+    source_type: of the numbers.
+    raw: their little-endian bytes.
+    """
+    return reserved.look(raw, FORMATS[source_type.name.lower()]).block
 
 
 def check_sections(e: Encoding, x: Floats, sections: Mapping[str, Bytes]) -> None:

@@ -221,16 +221,16 @@ class _Chooser:
     def _refuse_requantizing(self, tensor: TensorFacts, choice: Choice) -> None:
         is_kept = choice.format is tensor.source_format and tensor.source_format.is_quantized
         is_kept = is_kept or (tensor.keeps is not None and tensor.keeps(choice.format))
+        is_decoded = choice.format is blocks.FORMATS["f32"]
+        is_kept = is_kept or (is_decoded and not tensor.is_final)  # a checkpoint has no other plain form
         if (
             (tensor.is_lossy or tensor.source_format.is_quantized)
             and not is_kept
             and not self.options.allow_requantize
         ):
             was = tensor.source_format if tensor.source_format.is_quantized else "quantized"
-            message = (
-                f"{tensor.name} is {was} already; quantizing it to {choice.format} loses more precision "
-                "(--allow-requantize permits it)"
-            )
+            why = "regains nothing" if is_decoded else "would lose more precision"
+            message = f"{tensor.name} is {was} already; {choice.format} {why} (--allow-requantize permits it)"
             raise UsageError(message)
 
     def _leave_output(self, tensor: TensorFacts) -> Choice | None:

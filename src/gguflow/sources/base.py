@@ -92,6 +92,10 @@ class StoredPayload(Protocol):
     def is_in_parts(self) -> bool:
         """Whether the file holds several tensors that make up the payload, instead of the payload itself."""
 
+    @property
+    def kept_nbytes(self) -> int:
+        """Bytes of memory that each thread takes that reads it: the largest chunk, decoded."""
+
     def beginning_at(self, first: int) -> StoredPayload:
         """The same for a tensor that begins inside the payload, such as a matrix of a stack.
 

@@ -183,6 +183,8 @@ def _explained(text: str, error: json.JSONDecodeError) -> str:
     """What the parser says, and what happened to a file that is another one, empty, or cut short."""
     if not text.strip():
         return "the file is empty, as an interrupted download leaves it; fetch it again"
+    if text.startswith("\ufeff"):
+        return "it begins with a byte order mark, as some editors write it; save it as UTF-8 without one"
     is_json = text.lstrip()[:1] in ("{", "[")
     if not is_json and (hint := looks_like(text[:512].encode("utf-8", "surrogatepass")[:512])):
         return f"{error.msg}{hint}"

@@ -17,6 +17,7 @@ are more (P-009).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,12 +30,12 @@ from gguflow.container.row_store import is_row_store
 from gguflow.container.rules import error_class, judge
 from gguflow.container.shards import judge_keys, n_shards
 from gguflow.container.verification import check_set
-from gguflow.errors import FileError, Finding
+from gguflow.errors import FileError, Finding, gathered_warnings
 from gguflow.platform import storage_errors
 from gguflow.rows.judging import TAIL, judge_chunks, judge_rows
 from gguflow.threads import resolve as resolve_threads
-from gguflow.validation.bounds import MAX_FINDINGS, bounded, with_notes
-from gguflow.validation.chat_template import judge_chat_templates
+from gguflow.validation.bounds import MAX_FINDINGS, LeftOut, bounded, with_notes
+from gguflow.validation.chat_template import judge_chat_templates, judge_checkpoint
 from gguflow.validation.meaning import judge_meaning
 from gguflow.validation.model import Facts
 from gguflow.validation.payloads import decoded, judge_payloads, verdict_of
@@ -86,27 +87,37 @@ def examine(
         if is_directory or path.name.endswith((".safetensors", ".index.json")):
             from gguflow.sources import open_checkpoint
 
-            open_checkpoint(path)
-            return "valid", []
+            with gathered_warnings() as said:
+                directory = open_checkpoint(path).directory
+                judge_checkpoint(directory) if directory is not None else None
+            return "valid", [warning.finding for warning in said]
         opened = open_file(path, limits=limits)
     except FileError as error:
         return error.verdict, [error.finding]
-    judged = judge_gguf(path, opened.file.map_all(), opened.header, level, limits, threads)
-    findings = list(with_notes(judged))
+    left_out: LeftOut = Counter()
+    judged = judge_gguf(path, opened.file.map_all(), opened.header, level, limits, threads, left_out)
+    findings = list(with_notes(judged, left_out))
     if is_first(opened.header):
         findings += judge_chat_templates(Facts.of(opened.header))
     return _verdict(findings), findings
 
 
 def judge_gguf(
-    path: Path, content: memoryview, header: Header, level: str, limits: Limits, threads: int | None
+    path: Path,
+    content: memoryview,
+    header: Header,
+    level: str,
+    limits: Limits,
+    threads: int | None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Finding]:
     """The findings about a header that parsed, and about the content after it.
 
     path: for the file's name, and to find its siblings.
+    left_out: counts the warnings that are not given.
     """
     structure = [
-        *bounded(judge(header, block_sizes, len(content), limits), MAX_FINDINGS + 1),
+        *bounded(judge(header, block_sizes, len(content), limits), MAX_FINDINGS + 1, left_out),
         *judge_keys(header, path),
     ]
     if not _has_error(structure):

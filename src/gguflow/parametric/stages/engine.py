@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.arrays import Bytes, Floats
+from gguflow.blocks import FORMATS
 from gguflow.container.integrity import LEAF_WEIGHTS, new_leaf_digest, tensor_digest
 from gguflow.conversion.engine import DRAIN, Event, Jobs, Resumed
 from gguflow.conversion.leaf_jobs import non_finite_error
 from gguflow.conversion.output import Output
 from gguflow.conversion.plan import PlannedTensor
+from gguflow.conversion.proving import not_finite_error, numbers_of
 from gguflow.errors import NonFiniteError, UsageError
 from gguflow.models.reading import ModelReader
 from gguflow.parametric import Encoder, Encoding, chunk_digest, entropy, proving, wide_chunks
@@ -33,6 +35,7 @@ from gguflow.parametric.geometry import (
 )
 from gguflow.parametric.stages import transcoding
 from gguflow.parametric.stages.planning import geometry_of
+from gguflow.quantization import look
 
 READ_BACK = 1 << 20
 """Bytes that are read back from the file at a time."""
@@ -88,7 +91,11 @@ class _Payload:
             yield DRAIN
             self.encoder.finish_observing()
         yield Resumed(list(self._resume()))
-        for number in range(len(self.sizes), self.geometry.n_chunks):
+        n_resumed = len(self.sizes)
+        if self.encoding.is_lossless:
+            for number in range(n_resumed):
+                yield from self._look_at(number)
+        for number in range(n_resumed, self.geometry.n_chunks):
             if self._is_in_pieces:
                 yield from _WideChunkJobs(self, number).jobs()
             else:
@@ -132,9 +139,22 @@ class _Payload:
             raise non_finite_error(self.tensor, first + error.index, bad) from None
 
     def raw(self, first: int, last: int) -> Bytes:
-        """The little-endian bytes of weights [first, last), for lossless encodings."""
+        """The little-endian bytes of weights [first, last), for lossless encodings, proved to be finite, or
+        marked as not.
+
+        Raises InvalidError (M-100) unless NaN and infinity are allowed.
+        """
         packed = self.reader.read(self.tensor, first, last)
-        return self.reader.floats(self.tensor, first, last).view(np.uint8) if packed is None else packed
+        if packed is None:
+            packed = self.reader.floats(self.tensor, first, last).view(np.uint8)
+        numbers = FORMATS[self.geometry.source_type.name.lower()]
+        bad = look(packed, numbers).block
+        if bad >= 0:
+            if not self.output.allow_non_finite:
+                number = packed[bad * numbers.type_size :][: numbers.type_size].copy()
+                raise not_finite_error(self.tensor, first + bad, numbers_of(number, numbers)[0])
+            self.output.marks.non_finite.add(self.i)
+        return packed
 
     def record(self, nbytes: int, digest: bytes) -> list[Event]:
         """The next chunk is written at `position`."""
@@ -178,6 +198,13 @@ class _Payload:
                 yield _PieceJob(self, start + first, start + last, _observe_peaks(wide, k), None)
             yield DRAIN
             self.encoder.observe_wide(wide, number)
+
+    def _look_at(self, number: int) -> Jobs:
+        """A look at the weights of a lossless chunk that an earlier run wrote, perhaps with other options."""
+        start, stop = self.weights_of(number)
+        pieces = pieces_of(self.planned, self.most_nbytes) if self._is_in_pieces else [(0, stop - start)]
+        for first, last in pieces:
+            yield _PieceJob(self, start + first, start + last, _look, None)
 
     def _resume(self) -> Iterator[Event]:
         """Take over the chunks, from the first on, that the journal claims and the partial file holds."""
@@ -304,7 +331,7 @@ class _ChunkJob(_ObserveJob):
     digest: bytes
 
     def perform(self) -> None:
-        """Raises InvalidError for NaN and infinity, unless the encoding is lossless."""
+        """Raises InvalidError for NaN and infinity; a lossless encoding keeps them if that is allowed."""
         self.chunk = self._source_codes() if self.payload.keeps_codes else self._encoded()
         self.payload.reader.done(self.payload.tensor, self.first, self.last)
         self.digest = chunk_digest(self.chunk)
@@ -554,6 +581,11 @@ def _sections(wide: wide_chunks.WideChunk) -> Callable[[_Payload, int, int], Map
         return found
 
     return action
+
+
+def _look(payload: _Payload, first: int, last: int) -> Mapping[str, Bytes]:
+    payload.raw(first, last)
+    return {}
 
 
 def _plane(wide: wide_chunks.WideChunk, k: int) -> Callable[[_Payload, int, int], Mapping[str, Bytes]]:

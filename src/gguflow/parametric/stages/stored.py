@@ -61,6 +61,12 @@ class Stored:
     def is_in_parts(self) -> bool:
         return self.parts is not None
 
+    @property
+    def kept_nbytes(self) -> int:
+        g = self.geometry
+        size = g.source_type.nbytes if g.encoding.is_lossless else 4
+        return min(g.rows_per_chunk, g.rows) * g.columns * size
+
     def beginning_at(self, first: int) -> Stored:
         return replace(self, first=first)
 
