@@ -114,7 +114,12 @@ def test_a_licence_can_be_set_too(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[str, str, str, str]] = {
     "misspelt": ('{"general.authr": "x"}', "M-027", '$["general.authr"]', "did you mean general.author"),
-    "of the model": ('{"llama.context_length": 1}', "M-027", '$["llama.context_length"]', "--override-kv"),
+    "of the model": (
+        '{"llama.context_length": 1}',
+        "M-027",
+        '$["llama.context_length"]',
+        "expected a key about origin or sampling (general.author); --override-kv",
+    ),
     "as in the file": (
         '{"general.base_model.0.name": "x"}',
         "M-027",

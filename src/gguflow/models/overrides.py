@@ -64,7 +64,7 @@ def _read(file: Path) -> dict[str, Any]:
         if key not in known:
             message = f"{key!r} is no key that a file of metadata can set{suggestion(key, known)}"
             expected = "a key about origin or sampling (general.author); --override-kv sets others"
-            raise InvalidError(file, Finding(_RULE, message, document.at(key), key, expected))
+            raise InvalidError(file, Finding(_RULE, message, document.at(key), expected=expected))
         try:
             fields[key.removeprefix(PREFIX)] = None if value is None else _READERS[known[key]](document, key)
         except InvalidError as error:
