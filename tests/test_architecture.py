@@ -81,7 +81,6 @@ LIBRARIES: dict[str, set[str]] = {
     "llvmlite": {"kernels/"},
     "construct": {"blocks/", "container/grammar.py", "parametric/grammar.py"},
     "numpy": {""},
-    "gguf": {"models/"},
     "tqdm": {"cli/progress.py"},
     "xxhash": {"container/integrity.py", "parametric/"},
     "zstandard": {"parametric/entropy.py"},
@@ -100,7 +99,6 @@ OPTIONAL = {"torch"}
 ONLY_WHEN_CALLED = {
     "gguflow.kernels",
     "gguflow.kernels.lanes",
-    "gguf",
     "sentencepiece",
     "tqdm",
     "yaml",
@@ -153,7 +151,7 @@ START_UP: dict[str, tuple[list[str], set[str]]] = {
         {"numba", "torch", "gguf", "tqdm"},
     ),
     "formats": (["formats"], {"numba", "torch", "gguf", "tqdm"}),
-    "convert --dry-run": (["convert", str(TINY), "--dry-run", "--json"], {"numba", "torch", "tqdm"}),
+    "convert --dry-run": (["convert", str(TINY), "--dry-run", "--json"], {"numba", "torch", "gguf", "tqdm"}),
 }
 """Commands, and what must not be loaded when they have run. MODEL stands for a small GGUF file."""
 

@@ -46,6 +46,8 @@ CONVERT: dict[str, tuple[list[str], str]] = {
     "skipped, a large count": (["--skip-tensor", "a{99999999999}"], "the repetition number is too large"),
     "skipped, 3000 brackets": (["--skip-tensor", "(" * 3000 + ")" * 3000], "at most 1000 characters"),
     "skipped, explosive": (["--skip-tensor", "(a+|w+|.)+zzz"], "matches no tensor"),
+    "a name that is empty": (["--model-name", ""], "a text that is not empty"),
+    "a name that is no text": (["--model-name", SURROGATE], "must be Unicode text"),
     "override, int of 5000 digits": (["--override-kv", f"a.b=int:{DIGITS}"], "from 0 to 4294967295"),
     "override, negative": (["--override-kv", "a.b=int:-1"], "from 0 to 4294967295"),
     "override, Arabic digits": (["--override-kv", "a.b=int:٣"], "from 0 to 4294967295"),

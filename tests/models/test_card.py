@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from gguflow.models.general import ParameterCounts, general_metadata
 from gguflow.models.gguf_limits import check_storable
 from testing.checkpoints import tiny_llama
 from testing.families import checkpoint, files, shapes
+from testing.gguf_metadata import loaded_by_gguf, typed
 
 COUNTS = ParameterCounts(1_100_000_000, 1_100_000_000, 0, 0)
 
@@ -73,18 +73,6 @@ def card(directory: Path, text: str, end: str = "---\n# Model\n") -> Path:
     return directory
 
 
-def of_gguf(directory: Path) -> dict[str, Any]:
-    """What gguf's own reader of the card makes of it."""
-    found = gguf.Metadata.load(None, directory, None, COUNTS.total)
-    if found.size_label is None:
-        found.size_label = gguf.size_label(COUNTS.total, COUNTS.shared, COUNTS.expert, COUNTS.n_experts)
-    found.name = found.name or directory.name
-    writer = gguf.GGUFWriter(None, "llama")
-    writer.add_type(gguf.GGUFType.MODEL)
-    found.set_gguf_meta_model(writer)
-    return {key: value.value for key, value in writer.kv_data[0].items()}
-
-
 @pytest.mark.parametrize(
     "config", [{}, {"_name_or_path": "org/Name-1B-Instruct-v0.3"}, {"_name_or_path": "/a/b/c"}]
 )
@@ -95,8 +83,7 @@ def test_a_good_card_gives_what_gguf_reads(text: str, config: dict[str, Any], tm
     )
     (directory / "config.json").write_text(json.dumps(config))
     metadata, _ = general_metadata("llama", directory, COUNTS)
-    values = {key: list(v.value) if v.element_type else v.value for key, v in metadata.items()}
-    assert list(values.items()) == list(of_gguf(directory).items())
+    assert list(typed(metadata).items()) == list(loaded_by_gguf(directory, COUNTS).items())
 
 
 LAUGHS = "a: &a [x, x]\n" + "".join(

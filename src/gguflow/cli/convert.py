@@ -91,6 +91,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out the tensors with REGEX anywhere in their name in the source (^v_head, _scale$); may "
         "be repeated. A tensor that the model needs cannot be left out",
     )
+    parser.add_argument("--model-name", metavar="NAME", help="set general.name")
+    parser.add_argument(
+        "--metadata",
+        metavar="FILE",
+        help='take keys about origin and sampling ({"general.author": "..."}) from a JSON file, whatever the '
+        "files of the model say",
+    )
     add_follow_links(parser)
     add_writing_options(parser)
     parser.add_argument(
@@ -209,6 +216,8 @@ def run(arguments: argparse.Namespace) -> None:
         shards=_split(arguments),
         integrity=not arguments.no_integrity,
         allow_non_finite=arguments.allow_non_finite,
+        model_name=arguments.model_name,
+        metadata_file=arguments.metadata,
     )
     plans = [plan for target in prepared.targets for plan in target.plans]
     texts = "\n\n".join(plan_text(plan, explain=arguments.explain) for plan in plans)

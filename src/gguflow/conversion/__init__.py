@@ -32,7 +32,9 @@ from gguflow.conversion.skipping import without
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import FileWarning, UsageError, gathered_warnings, warn
 from gguflow.models.differences import Difference, by_id
+from gguflow.models.general import overridden
 from gguflow.models.output_name import file_name
+from gguflow.models.overrides import Overrides
 from gguflow.models.reading import ModelReader
 from gguflow.quantization import kernels_digest
 from gguflow.sources.base import Checkpoint
@@ -143,6 +145,8 @@ def prepare(
     shards: Split | None = None,
     integrity: bool = True,
     allow_non_finite: bool = False,
+    model_name: str | None = None,
+    metadata_file: str | Path | None = None,
 ) -> Prepared:
     """Open the source, understand the model, plan the output. Reads headers, configuration and tokenizer, but
     no weights.
@@ -165,12 +169,15 @@ def prepare(
     integrity: whether the output carries the keys with which it can be verified.
     allow_non_finite: keep NaN and infinity in tensors that are copied, or stored as F32, F16 or BF16; the
         report then names them. Weights that are NaN or infinite are never quantized.
+    model_name: value for `general.name`, instead of what the model's files say.
+    metadata_file: a JSON object with more such values, by their keys (`general.author`).
 
     Raises UsageError, FileError, StorageError.
     """
     source = file_path(source, "source")
     output = None if output is None else file_path(output, "output")
     imatrix = None if imatrix is None else file_path(imatrix, "imatrix")
+    metadata_file = None if metadata_file is None else file_path(metadata_file, "metadata_file")
     for name, is_set in (
         ("follow_links", follow_links),
         ("integrity", integrity),
@@ -179,11 +186,14 @@ def prepare(
         flag(is_set, name)
     skip_tensors = texts(skip_tensors, "skip_tensors")
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
+    overrides = Overrides.read(metadata_file, model_name)
     with gathered_warnings() as warnings:
         checkpoint = sources.open_checkpoint(source, follow_links)
         sources.refuse_lone_shard(checkpoint)
         checkpoint = without(checkpoint, skip_tensors)
         model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
+        if overrides.fields:
+            model = overridden(model, None if architecture else checkpoint.directory, overrides)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
     template = str(output) if output is not None else file_name(model.file_stem)
     importance = _importance(
@@ -340,6 +350,8 @@ def convert(
     io: str = "mmap",
     progress: Progress | None = None,
     allow_non_finite: bool = False,
+    model_name: str | None = None,
+    metadata_file: str | Path | None = None,
 ) -> Report:
     """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`, with their arguments and errors.
 
@@ -361,6 +373,8 @@ def convert(
         shards=shards,
         integrity=integrity,
         allow_non_finite=allow_non_finite,
+        model_name=model_name,
+        metadata_file=metadata_file,
     )
     return run(
         prepared,

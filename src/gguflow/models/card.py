@@ -4,8 +4,7 @@ A card is written by hand, and says nothing that a conversion depends on. So wha
 warning (M-020), and the conversion goes on without the value, or without the card. Of YAML, what a card needs
 is read: no aliases, which let a few bytes stand for gigabytes, and no tags of other programs.
 
-What comes out is what `gguf.Metadata.load_model_card` makes of a good card, so that gguf's heuristics for
-names find what they find there.
+What comes out of a good card is what llama.cpp's converter finds in it, so that the same keys are made of it.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class _UnusableError(Exception):
 
 
 def read_card(directory: Path) -> dict[str, Any]:
-    """The values of the card that gguf's heuristics use, empty if there is none: text, lists of text, and of
+    """The values of the card that keys are made of, empty if there is none: text, lists of text, and of
     other models and datasets lists of text and of dicts of text. Never raises; what is left out is a warning
     (M-020).
 
@@ -120,7 +119,7 @@ def _beginning(directory: Path) -> bytes | None:
 def _front_matter(content: bytes) -> str | None:
     """The lines between the first two that are `---`, without the table of results; None if there are none.
 
-    What is changed in them is what gguf changes: tabs, and the Norwegian language.
+    What is changed in them is what llama.cpp changes: tabs, and the Norwegian language.
     """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _UnusableError("it is UTF-16, not UTF-8; save it as UTF-8")
@@ -207,7 +206,8 @@ def _loader() -> Any:
 
 
 def _text(node: Any, _: Callable[[_UnusableError], None]) -> str | None:
-    """A scalar as it is written; None for null. What YAML takes for 0 or false is empty, as for gguf."""
+    """A scalar as it is written; None for null. What YAML takes for 0 or false is empty, as in
+    llama.cpp."""
     kind = _kind(node)
     if kind == "null":
         return None
@@ -226,7 +226,7 @@ def _license(node: Any, left_out: Callable[[_UnusableError], None]) -> Any:
 
 
 def _list(node: Any, left_out: Callable[[_UnusableError], None]) -> Any:
-    """A text, or a list of texts. A number or truth value alone counts for nothing, as gguf has it."""
+    """A text, or a list of texts. A number or truth value alone counts for nothing, as in llama.cpp."""
     kind = _kind(node)
     if kind == "seq":
         return _elements(node, left_out)
@@ -249,7 +249,7 @@ def _elements(node: Any, left_out: Callable[[_UnusableError], None]) -> list[str
 
 def _models(node: Any, left_out: Callable[[_UnusableError], None]) -> Any:
     """The names of models or datasets, or dicts that describe them. What is neither keeps its place in the
-    list, as gguf has it.
+    list, as in llama.cpp.
     """
     kind = _kind(node)
     if kind in ("str", "null"):

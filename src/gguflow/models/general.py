@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from gguflow.container.metadata import Metadata, Value, ValueType, array, f32, string
-from gguflow.errors import FileError, Finding, InvalidError, StorageError, warn
-from gguflow.models.base import ModelTensor
+from gguflow.container.metadata import Metadata, string
+from gguflow.errors import FileError, Finding, InvalidError, StorageError, UsageError, warn
+from gguflow.models.base import Model, ModelTensor
 from gguflow.models.card import read_card
+from gguflow.models.description import describe
 from gguflow.models.documents import Document
-from gguflow.models.output_name import stem_from_card
+from gguflow.models.general_fields import FIELDS, Fields, Kind, is_field, to_metadata
+from gguflow.models.naming import rounded
+from gguflow.models.output_name import naming_convention, stem_from_card
+from gguflow.models.overrides import Overrides
 from gguflow.sources.huggingface import read_config
 from gguflow.sources.links import repository_id
 
 _MAX_NAME_LENGTH = 1000
-"""Characters of a name that gguf's heuristics get; their time grows with its square."""
+"""Characters of a name in config.json, which may have any length."""
+
+_NO_OVERRIDES = Overrides()
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class ParameterCounts:
     total: of all tensors.
     shared: of all tensors that do not belong to experts.
     expert: of one expert in all layers.
-    n_experts: experts of each layer; 0 for none.
+    n_experts: experts of each layer, the mean if layers differ; 0 for none.
     """
 
     total: int
@@ -38,63 +42,75 @@ class ParameterCounts:
 
     @classmethod
     def of(cls, tensors: Sequence[ModelTensor]) -> ParameterCounts:
-        stacked = [tensor for tensor in tensors if len(tensor.shape) == 3]
+        """Those of a model's tensors. Tensors of experts are those of three dimensions whose names say so, as
+        in llama.cpp: biases of experts, which have two, count as shared.
+        """
+        stacked = [tensor for tensor in tensors if "_exps." in tensor.name and len(tensor.shape) >= 3]
+        numbers = [tensor.shape[-3] for tensor in stacked]
         total = sum(tensor.n_weights for tensor in tensors)
-        expert = sum(tensor.n_weights // tensor.shape[0] for tensor in stacked)
+        expert = sum(tensor.n_weights // n for tensor, n in zip(stacked, numbers, strict=True))
         shared = total - sum(tensor.n_weights for tensor in stacked)
-        return cls(total, shared, expert, stacked[0].shape[0] if stacked else 0)
+        return cls(total, shared, expert, sum(numbers) // len(numbers) if numbers else 0)
+
+    @property
+    def size_label(self) -> str:
+        if self.n_experts:
+            return f"{self.n_experts}x{rounded(self.shared + self.expert)}"
+        return rounded(self.total)
 
 
-def general_metadata(architecture: str, directory: Path, counts: ParameterCounts) -> tuple[Metadata, str]:
+def general_metadata(
+    architecture: str, directory: Path, counts: ParameterCounts, overrides: Overrides = _NO_OVERRIDES
+) -> tuple[Metadata, str]:
     """The keys in llama.cpp's order, and the file stem with its "{type}" placeholder.
 
-    gguf's own heuristics for names and size labels are used, so that they are llama.cpp's. What they get is
-    proved to be text before: the model card (README.md), the name in config.json, the directory's name. What
-    is wrong with the card or generation_config.json is a warning (M-020, M-042).
+    They come from the model card (README.md), the name in config.json, the directory's name, and
+    generation_config.json. What is wrong with the card or generation_config.json is a warning (M-020, M-042).
 
     architecture: `general.architecture`.
     directory: the checkpoint's directory.
     counts: of all output tensors; they give the size label if the model's name has none.
+    overrides: what the user says in place of all that.
     """
-    import gguf
-
     directory = directory.resolve() if directory.name in ("", "..") else directory  # gives "." a name too
-    values, config_name = read_card(directory), _config_name(directory)
-    generation = read_generation(directory)
-    found = _described(values, config_name, directory.name, counts)
-    for field, value in _sampling(generation):
-        setattr(found, field, value)
-    writer = gguf.GGUFWriter(None, architecture)
-    writer.add_type(gguf.GGUFType.MODEL)
-    found.set_gguf_meta_model(writer)
+    card, config_name = read_card(directory), _config_name(directory)
+    sampling = dict(_sampling(read_generation(directory)))
+
+    def described(name: str) -> Fields:
+        fields = overrides.over(describe(card, config_name, name, counts.total) | sampling)
+        fields["name"] = fields.get("name") or name
+        if counts.total > 0:
+            fields.setdefault("size_label", counts.size_label)
+        return fields
+
+    fields = described(directory.name)
+    metadata = {"general.architecture": string(architecture), "general.type": string("model")}
+    metadata |= to_metadata(fields)
     repository = repository_id(directory)
     if repository is not None:  # the directory is called after a commit: a name that says nothing
-        found = _described(values, config_name, repository.rpartition("/")[2], counts)
-    stem = gguf.naming_convention(
-        found.name, found.basename, found.finetune, found.version, found.size_label, None
-    )
-    metadata = {key: _value(value) for key, value in writer.kv_data[0].items()}
-    return _with_repetition_penalty(metadata, generation), stem_from_card(stem)
+        fields = described(repository.rpartition("/")[2])
+    parts = (fields.get(part) for part in ("basename", "size_label", "finetune", "version"))
+    return metadata, stem_from_card(naming_convention(fields["name"], *parts))
 
 
-def _described(values: dict[str, Any], config_name: str | None, name: str, counts: ParameterCounts) -> Any:
-    """gguf's idea (a `gguf.Metadata`) of what the model is called, of what it is made, how large it is.
+def overridden(model: Model, directory: Path | None, overrides: Overrides) -> Model:
+    """A model whose `general.*` and file name are as the user says.
 
-    values: of the card.
-    config_name: `_name_or_path` of config.json, None if there is none.
-    name: of the directory.
-    counts: of all output tensors.
+    model: as loaded.
+    directory: of the checkpoint whose configuration it was made from; None for a model without.
+    overrides: what the user says.
+
+    Raises UsageError for a model without a configuration: a GGUF file, or tensors under their own names.
     """
-    import gguf
-
-    parameters = {} if config_name is None else {"_name_or_path": config_name}
-    found = gguf.Metadata.apply_metadata_heuristic(
-        gguf.Metadata(), copy.deepcopy(values), parameters, Path(name), counts.total
-    )
-    found.name = found.name or name
-    if found.size_label is None and counts.total > 0:
-        found.size_label = gguf.size_label(counts.total, counts.shared, counts.expert, counts.n_experts)
-    return found
+    if directory is None or model.is_final:
+        raise UsageError(
+            "--model-name and --metadata are for checkpoints whose config.json says what the model is; "
+            "for a GGUF file, or with --arch, --override-kv general.name=str:NAME sets a key"
+        )
+    counts = ParameterCounts.of(model.tensors)
+    general, stem = general_metadata(model.architecture, directory, counts, overrides)
+    rest = {key: value for key, value in model.metadata.items() if not is_field(key)}
+    return replace(model, metadata=general | rest, file_stem=stem)
 
 
 def _config_name(directory: Path) -> str | None:
@@ -116,59 +132,35 @@ def read_generation(directory: Path) -> Document | None:
 
 
 def _sampling(generation: Document | None) -> Iterator[tuple[str, str | int | float]]:
-    """The recommended sampling parameters as fields of `gguf.Metadata`; values of other types are left out
-    with a warning (M-042).
+    """The fields of recommended sampling parameters; values of other types are left out with a warning
+    (M-042).
     """
-    for field, (key, read) in _SAMPLING.items():
-        if generation is not None and key in generation:
+    if generation is None:
+        return
+    for field, kind in FIELDS.items():
+        if not field.startswith("sampling."):
+            continue
+        for key in filter(generation.__contains__, _IN_GENERATION.get(field, (field[len("sampling.") :],))):
             try:
-                yield field, read(generation, key)
+                yield field, _SAMPLING_READERS[kind](generation, key)
+                break
             except InvalidError as error:
                 warn(generation.file, replace(error.finding, rule="M-042"))
+
+
+_IN_GENERATION: Mapping[str, tuple[str, ...]] = {
+    "sampling.temp": ("temperature",),
+    "sampling.penalty_repeat": ("penalty_repeat", "repetition_penalty"),
+}
+"""Fields whose keys in generation_config.json differ from their own; the first that can be read counts."""
 
 
 def _whole(generation: Document, key: str) -> int:
     return generation.integer(key, minimum=-(2**31))
 
 
-_SAMPLING: Mapping[str, tuple[str, Callable[[Document, str], str | int | float]]] = {
-    "sampling_sequence": ("sequence", Document.text),
-    "sampling_top_k": ("top_k", _whole),
-    "sampling_top_p": ("top_p", Document.number),
-    "sampling_min_p": ("min_p", Document.number),
-    "sampling_xtc_probability": ("xtc_probability", Document.number),
-    "sampling_xtc_threshold": ("xtc_threshold", Document.number),
-    "sampling_temp": ("temperature", Document.number),
-    "sampling_penalty_last_n": ("penalty_last_n", _whole),
-    "sampling_penalty_repeat": ("penalty_repeat", Document.number),
-    "sampling_mirostat": ("mirostat", _whole),
-    "sampling_mirostat_tau": ("mirostat_tau", Document.number),
-    "sampling_mirostat_eta": ("mirostat_eta", Document.number),
+_SAMPLING_READERS: Mapping[Kind, Callable[[Document, str], str | int | float]] = {
+    Kind.TEXT: Document.text,
+    Kind.WHOLE: _whole,
+    Kind.NUMBER: Document.number,
 }
-"""gguf.Metadata.load's fields, each with its key in generation_config.json and what reads it."""
-
-
-def _value(value: Any) -> Value:
-    """A value from gguf as one of ours."""
-    kind = ValueType(int(value.type))
-    if kind is ValueType.STRING:
-        return string(value.value)
-    return array(ValueType.STRING, value.value) if kind is ValueType.ARRAY else Value(kind, value.value)
-
-
-def _with_repetition_penalty(metadata: Metadata, generation: Document | None) -> Metadata:
-    """Add the recommended penalty, of which older gguf releases do not know transformers' name."""
-    key = "general.sampling.penalty_repeat"
-    if generation is None or key in metadata or "repetition_penalty" not in generation:
-        return metadata
-    try:
-        penalty = f32(generation.number("repetition_penalty"))
-    except InvalidError as error:
-        warn(generation.file, replace(error.finding, rule="M-042"))
-        return metadata
-    ordered: Metadata = {}
-    for name, value in metadata.items():
-        if name in ("general.sampling.mirostat", "general.name"):
-            ordered.setdefault(key, penalty)
-        ordered[name] = value
-    return ordered

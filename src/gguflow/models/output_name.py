@@ -15,6 +15,23 @@ _BRACES = str.maketrans("{}", "--")
 _TYPE = re.compile(r"[-._](BF16|F16|F32|I?Q\d_\w+|TQ\d_\d|MXFP4(_MOE)?|NVFP4)$", re.IGNORECASE)
 
 
+def naming_convention(
+    name: str,
+    basename: str | None = None,
+    size_label: str | None = None,
+    finetune: str | None = None,
+    version: str | None = None,
+) -> str:
+    """A model's name in llama.cpp's convention, without the type: "Qwen2-0.5B-Instruct-v0.2".
+
+    name: of the model, for models without a basename.
+    basename, size_label, finetune, version: the parts, None for those that are absent.
+    """
+    base = (name if basename is None else basename).strip().replace(" ", "-").replace("/", "-")
+    tuned = [text.strip().replace(" ", "-") for text in (finetune, version) if text is not None]
+    return "-".join((base, *([] if size_label is None else [size_label]), *tuned))
+
+
 def stem_from_card(name: str) -> str:
     """The stem for a name that a model card gives, without separators, control characters and braces."""
     return f"{_UNSAFE.sub('-', name)}-{{type}}"

@@ -10,6 +10,7 @@ from gguflow.container.metadata import Metadata, ValueType, string
 from gguflow.container.shards import ShardName
 from gguflow.errors import Finding, InvalidError
 from gguflow.models.base import Model, ModelTensor, Sizes
+from gguflow.models.known_architectures import KNOWN_TO_LLAMA_CPP
 from gguflow.models.output_name import stem_from_gguf, stem_from_path
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
 from gguflow.sources.links import repository_id
@@ -66,9 +67,7 @@ def _unchanged(checkpoint: Checkpoint, architecture: str) -> tuple[ModelTensor, 
     sources = checkpoint.tensors.values()
     keeps_ones = False
     if any(len(source.shape) > 1 and source.shape[0] == 1 for source in sources):
-        import gguf
-
-        keeps_ones = architecture not in gguf.MODEL_ARCH_NAMES.values()
+        keeps_ones = architecture not in KNOWN_TO_LLAMA_CPP
     return tuple(
         ModelTensor(source.name, source.shape, (source,), keeps_ones=keeps_ones) for source in sources
     )
