@@ -124,8 +124,8 @@ BROKEN: dict[str, tuple[str, str, Callable[[Tensors], object]]] = {
         replace(f"{EXPERT}.2.w1.weight", np.zeros((HIDDEN, WIDE), np.float32)),
     ),
     "an expert twice": (
-        "M-013",
-        "is a second blk",
+        "M-011",
+        "5 experts",
         replace(f"{EXPERT}.02.w1.weight", np.zeros((WIDE, HIDDEN), np.float32)),
     ),
     "an expert of another dtype": (

@@ -118,6 +118,8 @@ def test_what_is_computed_is_left_out_and_what_is_not_known_stays(tmp_path: Path
         "general.architecture": string("llama"),
         "llama.block_count": u32(1),
         "llama.attention.head_count": u32(2),
+        "llama.embedding_length": u32(4),
+        "llama.feed_forward_length": u32(4),
     }
     x = np.arange(16, dtype=np.float32).reshape(4, 4)
     tensors = {
@@ -146,7 +148,13 @@ BAD_HEADS: dict[str, tuple[Metadata, str]] = {
 
 @pytest.mark.parametrize(("keys", "rule"), BAD_HEADS.values(), ids=BAD_HEADS)
 def test_heads_that_rows_do_not_divide_into(tmp_path: Path, keys: Metadata, rule: str) -> None:
-    metadata: Metadata = {"general.architecture": string("llama"), "llama.block_count": u32(1), **keys}
+    metadata: Metadata = {
+        "general.architecture": string("llama"),
+        "llama.block_count": u32(1),
+        "llama.embedding_length": u32(4),
+        "llama.feed_forward_length": u32(4),
+        **keys,
+    }
     source = array_file(tmp_path / "x.gguf", metadata, {"blk.0.attn_q.weight": np.ones((4, 4), np.float32)})
     with pytest.raises(InvalidError) as caught:
         exporting.export(source, tmp_path / "x.safetensors")

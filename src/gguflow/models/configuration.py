@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gguflow.models.architecture import class_name
-from gguflow.models.defaults import defaults_of
+from gguflow.models.defaults import defaults_of, without_followers
 from gguflow.models.documents import Document
 
 TEXT_PARTS = (
@@ -36,9 +36,9 @@ def text_configuration(file: Path, values: Mapping[str, Any]) -> Document:
     (M-002, M-003).
     """
     config = _with_text_part(Document(file, values))
-    return replace(
-        config, defaults=defaults_of(config.values.get("model_type"), class_name(config), config.values)
-    )
+    model_type, name = config.values.get("model_type"), class_name(config)
+    config = replace(config, values=without_followers(model_type, name, config.values))
+    return replace(config, defaults=defaults_of(model_type, name, config.values))
 
 
 def _with_text_part(root: Document) -> Document:

@@ -94,7 +94,7 @@ def attention(
     """
     source = source.replace("{i}", str(i))
     heads, kv_heads, width, value = p.heads(i), p.kv_heads(i), p.head_dim, p.value_dim
-    order: Order | None = RopeOrder(width) if rotate else None
+    order: Order | None = RopeOrder(p.rotated_dim) if rotate else None
     q, k, v, o = names
     block = f"blk.{i}"
     yield from linear(f"{source}.{q}", f"{block}.attn_q", heads * width, p.hidden, bias=qkv_bias, order=order)
@@ -190,7 +190,7 @@ def fused_qkv(p: Parameters, i: int, source: str, *, bias: bool | None = None, r
     bias: whether it has a bias; None for perhaps.
     rotate: whether rows of Q and K are rearranged for llama.cpp's "norm" rope.
     """
-    order = RopeOrder(p.head_dim) if rotate else None
+    order = RopeOrder(p.rotated_dim) if rotate else None
     rows = (p.heads(i) * p.head_dim, p.kv_heads(i) * p.head_dim, p.kv_heads(i) * p.value_dim)
     for kind, rest in (("weight", (p.hidden,)), ("bias", ())):
         if kind == "weight" or bias is not False:

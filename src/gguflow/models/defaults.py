@@ -47,18 +47,34 @@ def defaults_of(model_type: object, class_name: str, values: Mapping[str, Any]) 
     class_name: the class of the model, for files that name no known model type.
     values: of config.json, from which some defaults follow.
     """
+    known = _values_of(model_type, class_name)
+    return {key: _resolved(value, known, values) for key, value in known.items()}
+
+
+def without_followers(model_type: object, class_name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a config.json without those that are null and follow others: they count as absent.
+
+    model_type, class_name: as in `defaults_of`.
+    values: of config.json.
+    """
+    known = _values_of(model_type, class_name)
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None or not str(known.get(key)).startswith("=")
+    }
+
+
+def _values_of(model_type: object, class_name: str) -> Mapping[str, Any]:
+    """The defaults as they are written in defaults.json, those of a text model laid over them."""
     data = _data()
     if isinstance(model_type, str) and model_type in data["defaults"]:
         known = model_type
     else:
         known = data["classes"].get(class_name, "")
-    entry = data["defaults"].get(known)
-    if entry is None:
-        return {}
-    own: dict[str, Any] = entry["values"]
+    own: dict[str, Any] = data["defaults"].get(known, {"values": {}})["values"]
     nested = own.get("text_config")
-    merged = own | nested if isinstance(nested, dict) else own
-    return {key: _resolved(value, merged, values) for key, value in merged.items()}
+    return own | nested if isinstance(nested, dict) else own
 
 
 def _resolved(value: Any, defaults: Mapping[str, Any], values: Mapping[str, Any]) -> Any:

@@ -86,7 +86,7 @@ class Document:
     values: the object.
     where: its path in the file, as JSONPath.
     applied: collects the intended differences from llama.cpp that its values led to; shared by its parts.
-    defaults: what keys mean that are absent; for `in`, they stay absent.
+    defaults: what keys mean that are absent; for `in`, they stay absent. A null is no absence.
     places: for keys that come from another object of the file, its path.
     """
 
@@ -121,14 +121,14 @@ class Document:
         """
         keys = tuple(keys)
         here = next((key for key in keys if key in self), None)
-        return here or next((key for key in keys if self.defaults.get(key) is not None), None)
+        return here or next((key for key in keys if self.value(key) is not None), None)
 
     def value(self, key: str) -> Any:
         """What stands under a key, of any type, or its default; None if there is neither.
 
         key: of the value.
         """
-        return self.values.get(key) if key in self else self.defaults.get(key)
+        return self.values[key] if key in self.values else self.defaults.get(key)
 
     def at(self, key: str, index: int | None = None) -> str:
         """The path of a key, or of element `index` of its list."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguflow.container.header import without_leading_ones
@@ -70,15 +70,16 @@ def originals(
     shapes: of the stored tensors by name, in the file's order.
     path: of the file, for messages.
 
-    Raises InvalidError if hyper-parameters are missing or contradict the stored shapes (M-002, M-003, M-012).
+    Raises InvalidError if rows must be put in order, and hyper-parameters for it are missing (M-002) or
+    contradict the stored shapes (M-003).
     """
     rules: dict[str, Rule] = {}
+    missing: set[str] = set()
     if architecture is not None:
-        parameters = file_parameters(architecture, metadata, shapes, path)
-        if parameters.has("block_count"):
-            for rule in architecture.rules(parameters):
-                if isinstance(rule, Rule) and rule.backward is not None:
-                    _note(rule, rules, shapes)
+        parameters = replace(file_parameters(architecture, metadata, shapes, path), missing=missing)
+        for rule in architecture.rules(parameters):
+            if isinstance(rule, Rule) and rule.backward is not None:
+                _note(rule, rules, shapes)
     done: set[str] = set()
     for stored, shape in shapes.items():
         if stored in done or (architecture is not None and architecture.is_computed(stored)):
@@ -88,7 +89,7 @@ def originals(
             continue
         rule = rules[stored]
         done |= {part.name for part in rule.targets}
-        yield from _backwards(rule, shapes, path)
+        yield from _backwards(rule, shapes, path, missing)
 
 
 def _note(rule: Rule, rules: dict[str, Rule], shapes: Mapping[str, Shape]) -> None:
@@ -111,15 +112,15 @@ def _kept(name: str, shape: Shape) -> HfTensor:
     return HfTensor(name, shape, (name,), lambda views: views[0], is_same=True)
 
 
-def _backwards(rule: Rule, shapes: Mapping[str, Shape], path: Path) -> Iterator[HfTensor]:
+def _backwards(rule: Rule, shapes: Mapping[str, Shape], path: Path, missing: set[str]) -> Iterator[HfTensor]:
     """The sources of a rule."""
     names = tuple(part.name for part in rule.targets)
     if rule.backward is unchanged:
         for source, target in zip(rule.sources, names, strict=True):
             yield HfTensor(source.name, shapes[target], (target,), lambda views: views[0], is_same=True)
         return
-    if not _fits(rule, shapes):
-        raise _contradiction(rule, shapes, path)
+    if missing or not _fits(rule, shapes):
+        raise _contradiction(rule, shapes, path, missing)
     for i, source in enumerate(rule.sources):
         yield HfTensor(
             source.name,
@@ -131,15 +132,22 @@ def _backwards(rule: Rule, shapes: Mapping[str, Shape], path: Path) -> Iterator[
         )
 
 
-def _contradiction(rule: Rule, shapes: Mapping[str, Shape], path: Path) -> InvalidError:
+def _contradiction(rule: Rule, shapes: Mapping[str, Shape], path: Path, missing: set[str]) -> InvalidError:
     part = next(
-        part
-        for part in rule.targets
-        if without_leading_ones(shapes[part.name]) != without_leading_ones(part.shape)
+        (
+            part
+            for part in rule.targets
+            if without_leading_ones(shapes[part.name]) != without_leading_ones(part.shape)
+        ),
+        rule.targets[0],
     )
+    if missing:
+        message = f"the rows of {part.name} cannot be put in order without {', '.join(sorted(missing))}"
+        where = f"$.metadata[{min(missing)!r}]"
+        return InvalidError(path, Finding("M-002", message, where))
     message = f"the shape of {part.name} contradicts the hyper-parameters, so its rows cannot be put in order"
     found, expected = list(shapes[part.name]), list(part.shape)
-    return InvalidError(path, Finding("M-012", message, json_path(part.name), found=found, expected=expected))
+    return InvalidError(path, Finding("M-003", message, json_path(part.name), found=found, expected=expected))
 
 
 def _builder(rule: Rule, i: int) -> Callable[[Sequence[View]], View]:

@@ -228,11 +228,14 @@ def base_keys(
             config.require(key, activation, "M-009", message)
     keys = Keys(name, config)
     keys.put("block_count", u32(n_layers(config) if layers is None else layers))
-    keys.integer("context_length", *CONTEXT, minimum=1)
-    keys.integer("embedding_length", *HIDDEN, minimum=1)
+    for key, names in (("context_length", CONTEXT), ("embedding_length", HIDDEN)):
+        if keys.integer(key, *names, minimum=1) is None and names[0] in config.values:
+            raise config.missing(names[0])
     keys.integers("feed_forward_length", *WIDE)
     keys.integers("attention.head_count", *HEADS)
     keys.integers("attention.head_count_kv", *KV_HEADS)
+    if not config.first(KV_HEADS) and KV_HEADS[0] in config.values:  # null: as many as query heads
+        keys.integers("attention.head_count_kv", *HEADS)
     _check_heads(config)
     if rope is not None and config.first(HEADS) and (width := head_dim(config)) % 2:
         raise config.wrong("head_dim", width, "an even number")

@@ -6,7 +6,7 @@ of tensors serves conversion, export and validation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Parameters:
     n_tokens: size of the vocabulary.
     path: config.json, or the GGUF file: for messages.
     config: config.json while a checkpoint is converted; None for a GGUF file.
+    missing: where keys are noted that must be there and are not, and count as 1; None to raise for them.
     """
 
     architecture: str
@@ -34,6 +35,7 @@ class Parameters:
     n_tokens: int
     path: Path
     config: Document | None = None
+    missing: set[str] | None = field(default=None, compare=False)
 
     def has(self, key: str) -> bool:
         """Whether a key is there.
@@ -53,6 +55,9 @@ class Parameters:
         """
         value = self._value(key)
         if value is None:
+            if default is None and self.missing is not None:
+                self.missing.add(f"{self.architecture}.{key}")
+                return max(minimum, 1)
             if default is None:
                 raise self._wrong(key, "is missing", None, rule="M-002")
             return default
@@ -95,7 +100,7 @@ class Parameters:
     @property
     def n_layers(self) -> int:
         """Number of blocks, those that predict further tokens included."""
-        n = self.integer("block_count", minimum=1)
+        n = self.integer("block_count", None if self.missing is None else 0, minimum=1)
         if n > MAX_LAYERS:
             raise self._wrong("block_count", f"is over {MAX_LAYERS}", n)
         return n
@@ -124,6 +129,13 @@ class Parameters:
         """Width of a query and key head."""
         most = max(self.integer("attention.head_count"), 1)
         return self.integer("attention.key_length", self.hidden // most, minimum=1)
+
+    @property
+    def rotated_dim(self) -> int:
+        """Width of a head whose halves rotate. Raises InvalidError (M-003) if it is odd."""
+        if self.head_dim % 2:
+            raise self._wrong("attention.head_count", "gives heads of odd width", self.heads())
+        return self.head_dim
 
     @property
     def value_dim(self) -> int:
