@@ -158,7 +158,7 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
     ),
     "an unknown family": (
         "llama",
-        config(architectures=["MambaForCausalLM"]),
+        config(architectures=["NoSuchForCausalLM"]),
         UnsupportedError,
         "M-004",
         "--arch",

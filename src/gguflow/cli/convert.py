@@ -52,8 +52,12 @@ _ELSEWHERE = {
     "--prune-layers": "layers are not pruned here; run llama-quantize --prune-layers with the type COPY "
     "first, and convert its output",
     "--keep-split": "--split-max-size and --split-max-tensors split the output",
+    "--fuse-qkv": "the matrices of Q, K and V stay apart; llama.cpp reads them so too",
+    "--fuse-gate-up-exps": "the matrices of gate and up stay apart; llama.cpp reads them so too",
+    "--outfile": "-o names the output",
+    "--outtype": "-t names the type of the output",
 }
-"""Options of llama-quantize that are not here, and what to use instead."""
+"""Options of llama.cpp's tools that are not here, and what to use instead."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

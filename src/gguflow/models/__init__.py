@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from gguflow.errors import Finding, UnsupportedError, UsageError, gathered_warnings
+from gguflow.errors import UsageError, gathered_warnings
 from gguflow.models import families
 from gguflow.models.architecture import Architecture, class_name, match_tensors
 from gguflow.models.base import Model
@@ -22,7 +22,7 @@ from gguflow.models.general import ParameterCounts, general_metadata, read_gener
 from gguflow.models.gguf_limits import check_storable
 from gguflow.models.parameters import Parameters
 from gguflow.models.passthrough import from_gguf, pass_through, sizes_of, strip
-from gguflow.models.refusals import refuse_quantized
+from gguflow.models.refusals import refuse_quantized, unknown_class
 from gguflow.models.tokenizers.ends import with_ends
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
@@ -133,10 +133,5 @@ def _family(config: Document) -> Architecture:
     """The family that config.json names. Raises InvalidError (M-002, M-003), UnsupportedError (M-004)."""
     name = class_name(config)
     if name not in architectures():
-        known = ", ".join(sorted(architectures()))
-        message = (
-            f"unknown architecture (known: {known}); --arch NAME keeps tensor names and writes "
-            "no hyper-parameters and no tokenizer"
-        )
-        raise UnsupportedError(config.file, Finding("M-004", message, "$.architectures[0]", found=name))
+        raise unknown_class(config, name, architectures())
     return architectures()[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from gguflow.models.documents import Document
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
 
 _MAX_PREFIXES = 40
+_LONGEST_CLASS = 100
 _MAX_COMPONENTS = 3
 _MAX_NAMES = 5000
 _FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
@@ -30,6 +32,28 @@ _BY_NAME: tuple[tuple[str, str], ...] = (
     (r".*\.(W_q|meta)", "by HQQ"),
 )
 """The first pattern that matches a tensor's whole name tells how the weights were quantized."""
+
+
+def unknown_class(config: Document, name: str, known: Mapping[str, object]) -> UnsupportedError:
+    """The error for a class that no family declares (M-004): nothing is guessed.
+
+    config: config.json.
+    name: of the class.
+    known: the known classes.
+    """
+    words = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(name[:_LONGEST_CLASS].lower(), words, n=1, cutoff=0.5)
+    nearest = ""
+    if close:
+        nearest = (
+            f"; the nearest known class is {words[close[0]]}: if the model is one, name it under "
+            f'"architectures" in {config.file.name}'
+        )
+    message = (
+        f"unknown class of models{nearest}; --arch NAME keeps tensor names and writes no hyper-parameters "
+        f"and no tokenizer; gguflow architectures lists the {len(known)} classes that are known"
+    )
+    return UnsupportedError(config.file, Finding("M-004", message, "$.architectures[0]", found=name))
 
 
 def refuse_quantized(config: Document, tensors: Mapping[str, SourceTensor]) -> None:
