@@ -16,6 +16,14 @@ from testing.golden.records import FileRecord
 PACKED = Path(__file__).resolve().parents[2] / "fixtures" / "golden.zip"
 
 
+def class_of(name: str) -> str:
+    """The class of a recipe; a class may have several, CLASS+VARIANT.
+
+    name: of the recipe's file.
+    """
+    return name.partition("+")[0]
+
+
 @dataclass(frozen=True)
 class Record:
     """What the peer wrote for one class.
@@ -67,7 +75,7 @@ class Packed:
 
     @cached_property
     def names(self) -> list[str]:
-        """Of the classes that have a record, sorted."""
+        """Of the recipes that have a record, sorted."""
         if not self.path.exists():
             return []
         names = self._archive.namelist()

@@ -7,7 +7,9 @@ so that a vocabulary of 331 has holes to fill. Ids that recipes name in config.j
 
 from __future__ import annotations
 
+import base64
 import struct
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -430,8 +432,20 @@ def _unigram_pieces(n: int) -> list[tuple[str, float]]:
     return [(text, -2.5 - i * 0.03125) for i, text in enumerate(texts)]
 
 
-CHARSMAP = struct.pack("<I", 1024) + bytes(1024) + b"x\0"
-"""A precompiled map of characters that maps none: a trie without branches, and one string."""
+CHARSMAP = zlib.decompress(
+    base64.b85decode(
+        b"c-ke>WssIt7zW^%51C;ArG^seQdmkrI+jj@Zlo3|>8_<=m2QxdhGkGfX@Lc$B?J`d?(V*TGjq*z|2Q*e&OCSULEyv+"
+        b"!i&WY_J)Oms5C(kCkP^=<A#EPLP&NYa;_X-h{uN{AR!--m_#Hc3CY;_AQYr9laq>+q~>Eh5qv^A(vpGnWFjM3$V@h}"
+        b"@)@6!gY4uajNIfRFL}tv=M*461^I%)6rw0aC{8g-Qi5<wQHIi#qbwCDPbDf+h00W;Dqry>-|#gxs7@_vQis~qqb?1o"
+        b"Pa_)AgvK=GTbk31mb9Q15wzwz+R}#hw4(#x(}|9Bp)=j+N)Nizi=OnMH~r|#0Qxg9c)#Sq3}Prl7|t+8GJ+q7ViZ3z"
+        b"hS7{;EE5>dBqlP2$xLG^GnmdyequJWn9CgI@iPmU&mtDGgvBglDa(mw1-BLJSMwKEv63~c=68N$9c$UZdN#f7Cx5V+"
+        b"t!yENZR}t>fAJ@~*vTGtvyZ*}&3+DYfWsW(2>)=5qx{Fe{LgVta)Q&G;w)!4&p9q~fy-RtDp$D9HEwd_?cce@UG8w7"
+        b"dpzU;k9ovXp75M!yyOM1dG)UU5v_xm1;HD6Yl%_"
+    )
+)
+"""A precompiled map of three characters (the angstrom sign, the ligature fi and the full-width A), as
+SentencePiece 0.2.3 compiles it.
+"""
 
 
 def unigram(model: bool = True, json_file: bool = True) -> Files:
@@ -454,8 +468,6 @@ def unigram(model: bool = True, json_file: bool = True) -> Files:
         vocab = [*first, *([text, score] for text, score in inner), ["<mask>", 0.0]]
         begin, end = ({"SpecialToken": {"id": text, "type_id": 0}} for text in ("<s>", "</s>"))
         a, b = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-        import base64
-
         made["tokenizer.json"] = {
             "version": "1.0",
             "truncation": None,

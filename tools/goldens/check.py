@@ -32,13 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     directory: Path = arguments.records
-    names = arguments.classes or sorted(path.stem for path in (directory / "records").glob("*.json"))
+    names = arguments.classes or sorted(
+        path.name.removesuffix(".json") for path in (directory / "records").glob("*.json")
+    )
     n_passed = 0
     for name in names:
         recipe = Recipe.parse((directory / "recipes" / f"{name}.json").read_text(encoding="utf-8"))
         record = Record.parse((directory / "records" / f"{name}.json").read_text(encoding="utf-8"))
         passed = [
-            _check(recipe, record, dtype, directory / "files" / f"{name}.gguf", arguments.verbose)
+            _check(name, recipe, record, dtype, directory / "files" / f"{name}.gguf", arguments.verbose)
             for dtype in arguments.dtype or FLOATS
         ]
         n_passed += all(passed)
@@ -46,19 +48,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if n_passed == len(names) else 1
 
 
-def _check(recipe: Recipe, record: Record, dtype: str, kept: Path, verbose: bool) -> bool:
+def _check(name: str, recipe: Recipe, record: Record, dtype: str, kept: Path, verbose: bool) -> bool:
     with tempfile.TemporaryDirectory() as work:
         try:
             found, output = unexplained_differences(recipe, dtype, record.files[dtype], Path(work))
         except Exception as error:
-            print(f"FAIL {recipe.cls} {dtype}: {type(error).__name__}: {error}", flush=True)
+            print(f"FAIL {name} {dtype}: {type(error).__name__}: {error}", flush=True)
             if verbose and not isinstance(error, GguflowError):
                 traceback.print_exc()
             return False
-        print(f"{'FAIL' if found else 'PASS'} {recipe.cls} {dtype}", flush=True)
-        for name, difference in found.items():
-            more = _how(name, output, kept) if verbose and dtype == "F32" and kept.exists() else ""
-            print(f"  {name}: {difference}{more}")
+        print(f"{'FAIL' if found else 'PASS'} {name} {dtype}", flush=True)
+        for where, difference in found.items():
+            more = _how(where, output, kept) if verbose and dtype == "F32" and kept.exists() else ""
+            print(f"  {where}: {difference}{more}")
         return not found
 
 

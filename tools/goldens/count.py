@@ -8,7 +8,7 @@ from pathlib import Path
 
 from testing.golden.contents import FLOATS
 from testing.golden.conversion import unexplained_differences
-from testing.golden.packed import Packed
+from testing.golden.packed import Packed, class_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     packed = Packed()
-    n_equal = 0
+    equal: set[str] = set()
+    different: set[str] = set()
     for name in packed.names:
         reason = _reason(packed, name)
-        n_equal += reason is None
+        (equal if reason is None else different).add(class_of(name))
         if arguments.verbose and reason is not None:
             print(f"{name}: {reason}"[:300], flush=True)
-    print(f"{n_equal} of {len(packed.known)} class names convert equal ({len(packed.names)} have a record)")
+    n_recorded, n_known = len(equal | different), len(packed.known)
+    print(f"{len(equal - different)} of {n_known} class names convert equal ({n_recorded} have a record)")
     return 0
 
 

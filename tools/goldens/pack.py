@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     directory: Path = arguments.records
     records = {
-        path.stem: Record.parse(path.read_text(encoding="utf-8"))
+        path.name.removesuffix(".json"): Record.parse(path.read_text(encoding="utf-8"))
         for path in sorted((directory / "records").glob("*.json"))
     }
     recipes = {

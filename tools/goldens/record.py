@@ -35,7 +35,7 @@ NEEDED = ("conversion/", "gguf-py/", "models/", "convert_hf_to_gguf.py")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "classes", nargs="*", metavar="CLASS", help="(default: every recipe without a record)"
+        "classes", nargs="*", metavar="CLASS", help="(default: where there is none, or an older one)"
     )
     parser.add_argument(
         "--sdist",
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     known = sorted(conversion.TEXT_MODEL_MAP)
     (records / "classes.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     n_failed = 0
-    for name in arguments.classes or _missing(records):
+    for name in arguments.classes or _outdated(records):
         recipe = Recipe.parse((records / "recipes" / f"{name}.json").read_text(encoding="utf-8"))
         if recipe.transformers not in ("none", transformers.__version__):
             print(f"{name}: needs transformers {recipe.transformers}, left out", flush=True)
@@ -76,7 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
         files: dict[str, FileRecord] = {}
         configuration = ""
         for dtype in FLOATS:
-            work = functools.partial(_record, recipe, dtype, tree, records, arguments.keep)
+            work = functools.partial(
+                _record, recipe, dtype, tree, records / "files" / f"{name}.gguf" if arguments.keep else None
+            )
             result = _in_child(work)
             if "error" in result:
                 print(f"{name}: FAILED {dtype} {result['error']}", flush=True)
@@ -87,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             path = records / "records" / f"{name}.json"
             path.parent.mkdir(exist_ok=True)
-            text = Record({"class": name, **about, "configuration": configuration}, files).text()
+            text = Record({"class": recipe.cls, **about, "configuration": configuration}, files).text()
             path.write_text(text, encoding="utf-8")
             print(f"{name}: recorded, {len(files['F32'].tensors)} tensors", flush=True)
     return 1 if n_failed else 0
@@ -116,9 +118,14 @@ def unpacked(sdist: Path, records: Path) -> tuple[Path, str]:
     return tree, sha256
 
 
-def _missing(records: Path) -> list[str]:
-    found = {kind: {path.stem for path in (records / kind).glob("*.json")} for kind in ("recipes", "records")}
-    return sorted(found["recipes"] - found["records"])
+def _outdated(records: Path) -> list[str]:
+    """Recipes without a record, or newer than it."""
+    found = []
+    for recipe in sorted((records / "recipes").glob("*.json")):
+        record = records / "records" / recipe.name
+        if not record.exists() or record.stat().st_mtime < recipe.stat().st_mtime:
+            found.append(recipe.name.removesuffix(".json"))
+    return found
 
 
 def _in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -143,7 +150,7 @@ def _in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return dict(json.loads(text)) if text else {"error": f"took more than {TIMEOUT_S} s, or crashed"}
 
 
-def _record(recipe: Recipe, dtype: str, tree: Path, records: Path, keep: bool) -> dict[str, Any]:
+def _record(recipe: Recipe, dtype: str, tree: Path, kept: Path | None) -> dict[str, Any]:
     """What the peer makes of a checkpoint, as JSON."""
     import conversion.base
     from transformers import AutoConfig
@@ -179,8 +186,7 @@ def _record(recipe: Recipe, dtype: str, tree: Path, records: Path, keep: bool) -
         os.dup2(descriptor, 2)
         os.dup2(descriptor, 1)
         runpy.run_path(str(script), run_name="__main__")
-        if keep and dtype == "F32":
-            kept = records / "files" / f"{recipe.cls}.gguf"
+        if kept is not None and dtype == "F32":
             kept.parent.mkdir(exist_ok=True)
             shutil.copy(output, kept)
         return {"file": _read(output).as_json(), "configuration": seen[0]}

@@ -47,14 +47,14 @@ SIZES: dict[str, int] = {
     "vocab_size_per_layer_input": 300,
     "hidden_size_per_layer_input": 16,
     "laurel_rank": 8,
-    "mamba_d_ssm": 144,
+    "mamba_d_ssm": 192,
     "mamba_n_heads": 6,
-    "mamba_d_head": 24,
+    "mamba_d_head": 32,
     "mamba_d_state": 16,
     "mamba_n_groups": 2,
     "state_size": 16,
     "ssm_state_size": 16,
-    "mamba_head_dim": 24,
+    "mamba_head_dim": 32,
     "mamba_num_heads": 6,
     "n_groups": 2,
     "time_step_rank": 8,
@@ -129,7 +129,11 @@ def _laid_over(base: Settings, changes: Settings) -> Settings:
 def overrides(name: str) -> Settings:
     """What a class needs beside the general sizes: "like" (another class that it equals), "config"
     (arguments, laid over), "layers" (their number), "drop" (defaults to leave out), "saved" (keys of
-    config.json that the class does not write), "tokenizer", "files", "options".
+    config.json that the class does not write), "raw" (config.json has all keys, since transformers does not
+    know the "model_type" that is "saved"), "wrap" (what is around a configuration that becomes text_config),
+    "rename" (patterns and replacements for names of tensors), "extra" (further tensors: name, shape),
+    "mtp" (beginning of names: a copy of the last layer is the block for the next token), "tokenizer",
+    "files", "options".
 
     name: of the class.
     """
@@ -167,7 +171,188 @@ TOKENIZERS: tuple[tuple[tuple[str, ...], Settings], ...] = (
 )
 """Beginnings of class names -> tokenizer; byte-level BPE for all others."""
 
+_LABELS = {"id2label": {0: "no", 1: "yes", 2: "both"}, "label2id": {"no": 0, "yes": 1, "both": 2}}
+_CHAMELEON: Settings = {
+    "config": {"vocabulary_map": {"<image>": 5, "IMGIMGA": 6}, "num_key_value_heads": N_HEADS}
+}
+_MTP: Settings = {
+    "mtp": "mtp.layers.0.",
+    "extra": [
+        ("mtp.fc.weight", [HIDDEN, 2 * HIDDEN]),
+        *(
+            (f"mtp.{name}.weight", [HIDDEN])
+            for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")
+        ),
+    ],
+}
+_QWEN35: Settings = {"mtp_num_hidden_layers": 1}
+_MROPE = {"rope_type": "default", "mrope_section": [4, 4, 4]}
+_MLA = {"num_key_value_heads": N_HEADS}
+_EXPERTS = {
+    "n_routed_experts": 3,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}
+_SSM_LAYERS = ["mamba", "mamba", "attention", "mamba"]
+_GEMMA3N: Settings = {
+    "num_hidden_layers": 10,
+    "intermediate_size": [160] * 10,
+    "activation_sparsity_pattern": [0.95] * 3 + [0.0] * 7,
+    "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 2,
+    "num_kv_shared_layers": 5,
+}
+_GEMMA3N_NAMES = [(r"per_layer_model\.language_model_", "per_layer_model_")]
+"""What transformers 4.57.6 makes of a name by mistake."""
+_GEMMA4: Settings = {
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    "global_head_dim": 32,
+}
+_GEMMA4_SMALL = _GEMMA4 | {"num_kv_shared_layers": 3, "use_double_wide_mlp": True}
+_GEMMA4_MOE = _GEMMA4 | {
+    "num_global_key_value_heads": 1,
+    "hidden_size_per_layer_input": 0,
+    "enable_moe_block": True,
+    "num_experts": 3,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 40,
+    "attention_k_eq_v": True,
+}
+
 SPECIAL: dict[str, Settings] = {
     "LLaMAForCausalLM": {"like": "LlamaForCausalLM", "tokenizer": {"kind": "spm"}},
+    # sizes that have to agree with each other, or that have no default
+    "BitNetForCausalLM": {"config": {"tie_word_embeddings": True}},
+    "BitnetForCausalLM": {"like": "BitNetForCausalLM", "config": {"tie_word_embeddings": True}},
+    "BertForSequenceClassification+labels": {"config": _LABELS},
+    "RobertaForSequenceClassification+labels": {"config": _LABELS},
+    "XLMRobertaForSequenceClassification+labels": {"config": _LABELS},
+    "DistilBertForSequenceClassification": {"config": _LABELS},
+    "ModernBertForMaskedLM": {"config": {"decoder_bias": False}},
+    "ModernBertForSequenceClassification": {"config": _LABELS},
+    "NeoBERTForSequenceClassification": {"config": _LABELS},
+    "Phi3ForCausalLM": {"tokenizer": {"kind": "spm"}, "config": {"pad_token_id": 2}},
+    "Phi3ForCausalLM+phi4": {
+        "tokenizer": {"kind": "bpe", "split": "gpt2", "config": {"tokenizer_class": "GPT2Tokenizer"}}
+    },
+    "PhiMoEForCausalLM": {"like": "PhimoeForCausalLM", "tokenizer": {"kind": "spm"}},
+    "Qwen3NextForCausalLM": _MTP,
+    "Qwen3NextForCausalLM+no-mtp": {"options": ["--no-mtp"]},
+    "Qwen3_5ForCausalLM": {**_MTP, "config": _QWEN35},
+    "Qwen3_5MoeForCausalLM": {**_MTP, "config": _QWEN35},
+    "Qwen3_5ForConditionalGeneration": {**_MTP, "config": {"text_config": _QWEN35}},
+    "Qwen3_5MoeForConditionalGeneration": {**_MTP, "config": {"text_config": _QWEN35}},
+    "GraniteSpeechForConditionalGeneration": {
+        "config": {"text_config": {"architectures": ["GraniteForCausalLM"]}}
+    },
+    "GraniteSpeechPlusForConditionalGeneration": {
+        "config": {"text_config": {"architectures": ["GraniteForCausalLM"]}}
+    },
+    "LagunaForCausalLM": {"config": {"num_attention_heads_per_layer": [6, 6, 4, 6]}},
+    "Glm5NextForConditionalGeneration": {"config": {"text_config": {**_MLA, "qk_rope_head_dim": 0}}},
+    "BambaForCausalLM": {"config": {"attn_layer_indices": [2]}},
+    "ChameleonForConditionalGeneration": _CHAMELEON,
+    "ChameleonForCausalLM": {"like": "ChameleonForConditionalGeneration", **_CHAMELEON},
+    "DeepseekV2ForCausalLM": {"config": {**_MLA, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}},
+    "DeepseekV3ForCausalLM": {"config": _MLA},
+    "Dots1ForCausalLM": {"config": _EXPERTS},
+    "FalconForCausalLM": {"config": {"new_decoder_architecture": True}, "tokenizer": {"kind": "bpe"}},
+    "FalconForCausalLM+7b": {"config": {"num_kv_heads": 1}, "saved": {"num_kv_heads": 1}},
+    "FalconH1ForCausalLM": {"config": {"head_dim": HEAD_DIM}, "saved": {"head_dim": HEAD_DIM}},
+    "FalconMambaForCausalLM": {"config": {"intermediate_size": 192}},
+    "MambaForCausalLM": {"config": {"intermediate_size": 192}},
+    "Mamba2ForCausalLM": {"config": {"head_dim": 32}},
+    "GPT2LMHeadModel": {"saved": {"n_ctx": 512}},
+    "Cohere2ForCausalLM": {"saved": {"rotary_pct": 1.0}},
+    "Gemma3ForCausalLM": {"layers": 7},
+    "Gemma3ForConditionalGeneration": {"layers": 7},
+    "Gemma3TextModel": {"layers": 7},
+    "Gemma3nForCausalLM": {
+        "config": _GEMMA3N,
+        "rename": [*_GEMMA3N_NAMES, (r"^model\.language_model\.", "model.")],
+    },
+    "Gemma3nForConditionalGeneration": {
+        "like": "Gemma3nForCausalLM",
+        "config": _GEMMA3N,
+        "wrap": {"model_type": "gemma3n"},
+        "rename": _GEMMA3N_NAMES,
+        "extra": [
+            ("model.vision_tower.timm_model.conv_stem.bn.weight", [8]),
+            ("model.embed_audio.x", [8, 8]),
+        ],
+    },
+    "Gemma4ForCausalLM": {"config": _GEMMA4_SMALL, "drop": ("per_layer_config",)},
+    "Gemma4ForCausalLM+moe": {"config": _GEMMA4_MOE, "drop": ("per_layer_config",)},
+    "Gemma4ForConditionalGeneration": {
+        "config": {"text_config": _GEMMA4_SMALL},
+        "drop": ("per_layer_config",),
+    },
+    "Gemma4ForConditionalGeneration+moe": {
+        "config": {"text_config": _GEMMA4_MOE},
+        "drop": ("per_layer_config",),
+    },
+    "Gemma4UnifiedForConditionalGeneration": {
+        "config": {"text_config": _GEMMA4},
+        "drop": ("per_layer_config",),
+    },
+    "Glm4MoeLiteForCausalLM": {"config": _MLA},
+    "GlmMoeDsaForCausalLM": {"config": _MLA},
+    "DeepseekV32ForCausalLM": {"config": _MLA},
+    "YoutuForCausalLM": {"config": _MLA},
+    "GraniteMoeHybridForCausalLM": {
+        "config": {"layer_types": _SSM_LAYERS, "position_embedding_type": "rope", "mamba_n_groups": 1}
+    },
+    "GraniteMoeHybridForCausalLM+dense": {
+        "config": {
+            "layer_types": ["attention"] * 4,
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "position_embedding_type": "rope",
+        }
+    },
+    "HunYuanDenseV1ForCausalLM": {"config": {"head_dim": HEAD_DIM}},
+    "HunYuanMoEV1ForCausalLM": {"config": {"head_dim": HEAD_DIM, "moe_topk": 2}},
+    "HunYuanVLForConditionalGeneration": {"config": {"text_config": {"head_dim": HEAD_DIM}}},
+    "Lfm2MoeForCausalLM": {"config": {"layer_types": ["conv", "conv", "full_attention", "conv"]}},
+    "NemotronForCausalLM": {"config": {"num_key_value_heads": N_KV_HEADS}},
+    "Qwen3VLForConditionalGeneration": {
+        "config": {
+            "text_config": {"rope_scaling": _MROPE},
+            "vision_config": {"deepstack_visual_indexes": [0]},
+        }
+    },
+    "Qwen3VLMoeForConditionalGeneration": {
+        "config": {
+            "text_config": {"rope_scaling": _MROPE},
+            "vision_config": {"deepstack_visual_indexes": [0]},
+        }
+    },
+    "Qwen3OmniMoeForConditionalGeneration": {
+        "config": {"thinker_config": {"text_config": {"rope_scaling": _MROPE}}, "enable_audio_output": False}
+    },
+    "Qwen2VLForConditionalGeneration": {"config": {"text_config": {"rope_scaling": _MROPE}}},
+    "Qwen2_5_VLForConditionalGeneration": {"config": {"text_config": {"rope_scaling": _MROPE}}},
+    # other names of what transformers has
+    **{
+        name: {"like": like}
+        for name, like in (
+            ("Ernie4_5_ForCausalLM", "Ernie4_5ForCausalLM"),
+            ("ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM"),
+            ("LFM2ForCausalLM", "Lfm2ForCausalLM"),
+            ("Lfm2BidirectionalModel", "Lfm2Model"),
+            ("OLMoForCausalLM", "OlmoForCausalLM"),
+            ("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
+            ("StableLMEpochForCausalLM", "StableLmForCausalLM"),
+            ("LlavaStableLMEpochForCausalLM", "StableLmForCausalLM"),
+            ("T5WithLMHeadModel", "T5ForConditionalGeneration"),
+            ("KORMoForCausalLM", "Qwen2ForCausalLM"),
+            ("IQuestCoderForCausalLM", "LlamaForCausalLM"),
+            ("VLlama3ForCausalLM", "LlamaForCausalLM"),
+            ("DotsOCRForCausalLM", "Qwen2ForCausalLM"),
+            ("LlamaBidirectionalModel", "LlamaModel"),
+            ("MiniMaxText01ForCausalLM", "MiniMaxForCausalLM"),
+        )
+    },
 }
-"""By class, see `overrides`."""
+"""By class, see `overrides`; CLASS+VARIANT is a further checkpoint of a class."""
