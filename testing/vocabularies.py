@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gguflow.container.metadata import Metadata, ValueType, array, f32, string, u32
 from gguflow.container.writer import build
-from gguflow.inference.byte_pair import byte_letters
+from gguflow.models.tokenizers.encoding.byte_letters import byte_letters
 from gguflow.models.tokenizers.vocabulary import TokenType
 
 TEXTS = {

@@ -9,7 +9,7 @@ import numpy as np
 from gguflow.container.header import TensorInfo, align
 from gguflow.container.metadata import Metadata, ValueType, array, f32, string, u32
 from gguflow.container.writer import build
-from gguflow.inference.byte_pair import byte_letters
+from gguflow.models.tokenizers.encoding.byte_letters import byte_letters
 from gguflow.models.tokenizers.vocabulary import TokenType
 from gguflow.quantization import quantize, resolve
 

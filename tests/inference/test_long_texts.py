@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 import gguflow
 from gguflow.errors import UsageError
 from gguflow.inference.generation import Generation
-from gguflow.inference.merging import merge
 from gguflow.inference.perplexity import cut
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import Transformer
+from gguflow.models.tokenizers.encoding.merging import merge
 from testing.fuzzing.models import models
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import gguflow
 from gguflow.errors import UnsupportedError, UsageError
 from gguflow.inference.byte_pair import BytePair
-from gguflow.inference.merging import merge
 from gguflow.inference.pre_tokenizers import SPLITTERS, Splitter
 from gguflow.inference.tokenizer import Tokenizer
+from gguflow.models.tokenizers.encoding.merging import merge
 from testing.checkpoints import TINY
 from testing.llama_library import Llama
 from testing.vocabularies import TEXTS, byte_level_file, random_texts

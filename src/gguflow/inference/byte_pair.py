@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from gguflow.inference.merging import merge
 from gguflow.inference.pre_tokenizers import Splitter
+from gguflow.models.tokenizers.encoding.byte_letters import LETTERS
+from gguflow.models.tokenizers.encoding.merging import merge
 
-
-def byte_letters() -> dict[int, str]:
-    """GPT-2's letter for each byte: itself if printable in Latin-1, or from U+0100 on (a space is Ġ)."""
-    printed = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = [byte for byte in range(256) if byte not in printed]
-    return {byte: chr(byte) for byte in printed} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
-_LETTERS = byte_letters()
-_BYTES = {letter: bytes([byte]) for byte, letter in _LETTERS.items()}
+_BYTES = {letter: bytes([byte]) for byte, letter in LETTERS.items()}
 
 
 def to_bytes(text: str) -> bytes:
@@ -49,7 +41,7 @@ class BytePair:
     def _ids_of(self, word: str) -> list[int]:
         known = self._known.get(word)
         if known is None:
-            letters = "".join(map(_LETTERS.__getitem__, word.encode("utf-8")))
+            letters = "".join(map(LETTERS.__getitem__, word.encode("utf-8")))
             is_whole = self._splitter.ignores_merges and letters in self._ids
             symbols = [letters] if is_whole else merge(letters, self._rank)
             known = self._known[word] = [token for symbol in symbols for token in self._spelt(symbol)]

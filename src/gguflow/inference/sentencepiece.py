@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from gguflow.inference.merging import merge
+from gguflow.models.tokenizers.encoding.merging import merge
 
 SPACE = "▁"
 """The character for a space in pieces: U+2581."""

@@ -8,6 +8,7 @@ from gguflow.container.metadata import Metadata, ValueType, array
 from gguflow.errors import Finding, UnsupportedError
 from gguflow.models.documents import Document
 from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
+from gguflow.models.tokenizers.pre_hash import known_pre_name
 from gguflow.models.tokenizers.pre_tokenizers import pre_tokenizer_name
 from gguflow.models.tokenizers.special_tokens import special_metadata
 from gguflow.models.tokenizers.tokenizer_json import added_tokens, merge_pairs, own_tokens
@@ -17,11 +18,14 @@ _ENCODED_SPACE = chr(ord(" ") + 256)
 """The letter for a space in byte-level BPE."""
 
 
-def bpe_metadata(files: TokenizerFiles, accepted: Sequence[str] = ("tokenizer.json",)) -> Metadata:
+def bpe_metadata(
+    files: TokenizerFiles, accepted: Sequence[str] = ("tokenizer.json",), *, keeps_marks: bool = False
+) -> Metadata:
     """The keys in llama.cpp's order, padded to config's vocab_size.
 
     files: of the tokenizer.
     accepted: the files that would do, for the message where there is none.
+    keeps_marks: whether a mark of SentencePiece in an added token stays, which becomes a space otherwise.
 
     Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what special_metadata
     raises.
@@ -31,8 +35,8 @@ def bpe_metadata(files: TokenizerFiles, accepted: Sequence[str] = ("tokenizer.js
         raise no_tokenizer(files.directory, *accepted)
     model = tokenizer.section("model")
     require_model(model, "BPE")
-    pre = pre_tokenizer_name(tokenizer)
-    tokens = whole_vocabulary(files, tokenizer)
+    pre = known_pre_name(files) or pre_tokenizer_name(tokenizer)
+    tokens = whole_vocabulary(files, tokenizer, keeps_marks)
     metadata = tokens.metadata("gpt2", pre)
     if merges := _merges(model):
         metadata["tokenizer.ggml.merges"] = array(ValueType.STRING, merges)
@@ -54,7 +58,7 @@ def require_model(model: Document, kind: str) -> None:
         )
 
 
-def whole_vocabulary(files: TokenizerFiles, tokenizer: Document) -> Vocabulary:
+def whole_vocabulary(files: TokenizerFiles, tokenizer: Document, keeps_marks: bool = False) -> Vocabulary:
     """Own and added tokens with their types, as in llama.cpp's converter (`get_vocab_base`).
 
     Raises InvalidError (M-003, M-025).
@@ -67,7 +71,8 @@ def whole_vocabulary(files: TokenizerFiles, tokenizer: Document) -> Vocabulary:
         if added.special or looks_special(added.text):
             tokens.put(token, added.text, TokenType.CONTROL)
         else:
-            tokens.put(token, user_defined(added.text), TokenType.USER_DEFINED)
+            text = added.text if keeps_marks else user_defined(added.text)
+            tokens.put(token, text, TokenType.USER_DEFINED)
     return tokens
 
 

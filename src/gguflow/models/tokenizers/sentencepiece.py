@@ -27,11 +27,15 @@ _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 
 
-def sentencepiece_metadata(files: TokenizerFiles) -> Metadata | None:
+def sentencepiece_metadata(files: TokenizerFiles, *, by_looks: bool = True) -> Metadata | None:
     """The keys from `tokenizer.model`, or None if there is no such file.
 
     Tokens beyond config's vocab_size are ignored, missing ones padded; added tokens come from
     added_tokens.json, tokenizer_config.json and tokenizer.json.
+
+    files: of the tokenizer.
+    by_looks: whether added tokens that look special are; otherwise what tokenizer.json says of them counts,
+        and their text stays as it is.
 
     Raises MalformedError (M-021) if the file is not a SentencePiece model, InvalidError (M-002, M-003),
     LimitError, StorageError.
@@ -43,8 +47,11 @@ def sentencepiece_metadata(files: TokenizerFiles) -> Metadata | None:
     pieces = read_pieces(content, files.directory / "tokenizer.model")
     for token, piece in enumerate(pieces[: files.n_tokens]):
         vocabulary.put(token, piece.text, piece.type, piece.score)
-    _add_tokens(vocabulary, files)
-    if files.tokenizer is not None and _add_from_tokenizer_json(vocabulary, files.tokenizer):
+    _add_tokens(vocabulary, files, by_looks)
+    if not by_looks:
+        for entry in files.tokenizer.sections("added_tokens") if files.tokenizer is not None else ():
+            _put_added(vocabulary, entry.integer("id", minimum=0), entry, by_looks=False)
+    elif files.tokenizer is not None and _add_from_tokenizer_json(vocabulary, files.tokenizer):
         files.config.applied.add("tokens-of-tokenizer-json")
     return vocabulary.metadata("llama", "default", scores=True) | special_metadata(files, files.n_tokens)
 
@@ -149,7 +156,7 @@ def _adds_space(tokenizer: Document) -> bool:
     )
 
 
-def _add_tokens(vocabulary: Vocabulary, files: TokenizerFiles) -> None:
+def _add_tokens(vocabulary: Vocabulary, files: TokenizerFiles, by_looks: bool) -> None:
     """Add the added tokens; those beyond the vocabulary are ignored, as in llama.cpp's converter."""
     if (added := Document.read(files.directory, "added_tokens.json")) is not None:
         for text in added.values:
@@ -159,7 +166,7 @@ def _add_tokens(vocabulary: Vocabulary, files: TokenizerFiles) -> None:
         decoder = files.settings.section("added_tokens_decoder")
         for token in decoder_ids(decoder):
             entry = decoder.section(str(token))
-            _put_added(vocabulary, token, entry)
+            _put_added(vocabulary, token, entry, by_looks)
 
 
 def _add_from_tokenizer_json(vocabulary: Vocabulary, tokenizer: Document) -> bool:
@@ -173,12 +180,14 @@ def _add_from_tokenizer_json(vocabulary: Vocabulary, tokenizer: Document) -> boo
     return is_changed
 
 
-def _put_added(vocabulary: Vocabulary, token: int, entry: Document) -> None:
+def _put_added(vocabulary: Vocabulary, token: int, entry: Document, by_looks: bool = True) -> None:
     """Put an added token, unless it is beyond the vocabulary."""
     text = entry.text("content")
     if token >= len(vocabulary):
         return
-    if entry.flag("special", False) or looks_special(text):
+    if entry.flag("special", False) or (by_looks and looks_special(text)):
         vocabulary.put(token, text, TokenType.CONTROL, ADDED_SCORE)
+    elif not by_looks:
+        vocabulary.put(token, text, TokenType.USER_DEFINED, ADDED_SCORE)
     else:
         vocabulary.put(token, user_defined(text), TokenType.USER_DEFINED, ADDED_SCORE)

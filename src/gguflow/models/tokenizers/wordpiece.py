@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gguflow.container.metadata import Metadata, boolean, u32
 from gguflow.errors import Finding, InvalidError
-from gguflow.models.documents import read_text
+from gguflow.models.documents import Document, read_text
 from gguflow.models.tokenizers.bpe import require_model, whole_vocabulary
 from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
+from gguflow.models.tokenizers.pre_hash import known_pre_name
 from gguflow.models.tokenizers.special_tokens import special_metadata
 from gguflow.models.tokenizers.tokenizer_json import named_tokens
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary
@@ -27,6 +30,7 @@ def wordpiece_metadata(files: TokenizerFiles) -> Metadata:
     else:
         require_model(files.tokenizer.section("model"), "WordPiece")
         tokens = whole_vocabulary(files, files.tokenizer)
+    spelt = replace(tokens, texts=list(tokens.texts))
     for token, (text, kind) in enumerate(zip(tokens.texts, tokens.types, strict=True)):
         tokens.texts[token] = _phantom(text, kind)
     special = special_metadata(files, files.n_tokens)
@@ -38,7 +42,7 @@ def wordpiece_metadata(files: TokenizerFiles) -> Metadata:
         special[_LOWERCASE] = boolean(False)
     lowercase = special[_LOWERCASE].value if _LOWERCASE in special else True
     metadata: Metadata = {"tokenizer.ggml.token_type_count": u32(files.config.integer("type_vocab_size", 2))}
-    return metadata | tokens.metadata("bert", _pre(lowercase)) | special
+    return metadata | tokens.metadata("bert", _pre(files, spelt, lowercase)) | special
 
 
 def _phantom(text: str, kind: TokenType) -> str:
@@ -48,9 +52,33 @@ def _phantom(text: str, kind: TokenType) -> str:
     return text[2:] if text.startswith("##") else "▁" + text
 
 
-def _pre(lowercase: bool) -> str:
-    """The pre-tokenizer's name; llama.cpp ignores it, its converter writes the first for uncased English."""
-    return "jina-v2-en" if lowercase else "default"
+def _pre(files: TokenizerFiles, tokens: Vocabulary, lowercase: bool) -> str:
+    """The pre-tokenizer's name: the known vocabulary's, or that of the best known one that treats case alike;
+    llama.cpp ignores it.
+    """
+    tokenizer = files.tokenizer or _as_tokenizer_json(files, tokens, lowercase)
+    return known_pre_name(files, tokenizer) or ("jina-v2-en" if lowercase else "default")
+
+
+def _as_tokenizer_json(files: TokenizerFiles, tokens: Vocabulary, lowercase: bool) -> Document:
+    """What transformers makes of a vocab.txt."""
+    ids = {text: token for token, text in enumerate(tokens.texts) if tokens.types[token] != TokenType.UNUSED}
+    frame = [ids.get("[CLS]", 0)], [ids.get("[SEP]", 0)]
+    values = {
+        "normalizer": {"type": "BertNormalizer", "lowercase": lowercase},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": ids},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": "0"}},
+                {"Sequence": {"id": "A"}},
+                {"SpecialToken": {"id": "1"}},
+            ],
+            "special_tokens": {str(index): {"ids": token} for index, token in enumerate(frame)},
+        },
+    }
+    return Document(files.directory / "vocab.txt", values)
 
 
 def _from_list(files: TokenizerFiles) -> Vocabulary:
