@@ -44,7 +44,7 @@ def check_meaning(
     overrides = options.overrides if options is not None else {}
     own = {key: value for key, value in plan.metadata.items() if key not in overrides}
     own |= {key: model.metadata[key] for key in overrides if key in model.metadata}
-    known = [finding for finding in _judged(plan, own) if finding.severity == "error"]
+    known = [finding for finding in _judged(plan, model, own) if finding.severity == "error"]
     for finding in known:
         if is_understood:
             raise InvalidError("the output", finding)
@@ -53,7 +53,7 @@ def check_meaning(
         return
     _check_architecture(plan.metadata, own)
     said = {(finding.rule, finding.message) for finding in known}
-    for finding in _judged(plan, plan.metadata):
+    for finding in _judged(plan, model, plan.metadata):
         if finding.severity == "error" and (finding.rule, finding.message) not in said:
             raise UsageError(f"--override-kv would make the output invalid: {finding}")
 
@@ -80,10 +80,12 @@ def check_header(plan: Plan, content: bytes, path: Path) -> None:
         raise InvalidError(path, Finding("I-005", "the header does not have its own digest"))
 
 
-def _judged(plan: Plan, metadata: Metadata) -> Iterator[Finding]:
+def _judged(plan: Plan, model: Model, metadata: Metadata) -> Iterator[Finding]:
+    """Findings about the keys. A payload that is copied is judged by the shape that it decodes to."""
+    shapes = {tensor.name: tensor.shape for tensor in model.tensors}
     tensors = {
         planned.name: (
-            TensorInfo(planned.name, planned.shape[::-1], planned.blocks.id, planned.offset),
+            TensorInfo(planned.name, shapes[planned.name][::-1], planned.blocks.id, planned.offset),
             f"$.tensors[{i}]",
         )
         for i, planned in enumerate(plan.tensors)
