@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 
 import pytest
 
@@ -129,3 +130,11 @@ def test_refused_patterns(pattern: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         NamePattern(pattern)
     assert message in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("pattern", ["[[a]", "[a||b]", "[a&&b]", "x[[b]y"])
+def test_no_pattern_makes_python_warn(pattern: str) -> None:
+    """What a class may mean in a later Python is nothing that a user can do something about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        NamePattern(pattern)

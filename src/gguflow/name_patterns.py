@@ -62,10 +62,8 @@ class NamePattern:
                 f"a regular expression has at most {MAX_LENGTH} characters, not {len(self.pattern)}"
             )
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                text = _without_posix_classes(self.pattern)
-                re.compile(text, _FLAGS)
+            text = without_posix_classes(self.pattern)
+            _compiled(text)
         except (re.error, RecursionError, OverflowError) as error:
             raise UsageError(f"{error} in the regular expression {shown(self.pattern)}") from None
         return _Reader(text).whole()
@@ -93,7 +91,7 @@ _POSIX = {
 _CLASS_IN_CLASS = re.compile(r"\[([:.=])(.*?)\1\]")
 
 
-def _without_posix_classes(text: str) -> str:
+def without_posix_classes(text: str) -> str:
     """The pattern with its POSIX classes written out: [0-9_] for [[:digit:]_]. Raises re.error for one that
     there is not, and for one without brackets around it.
     """
@@ -241,8 +239,15 @@ class _Reader:
         raise UsageError(f"{what}, at character {self._at + 1} of {shown(self._text)}, is not supported")
 
 
+def _compiled(text: str) -> re.Pattern[str]:
+    """Python's matcher, without its warnings of what classes may mean one day."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return re.compile(text, _FLAGS)
+
+
 def _single(text: str) -> Step:
-    part = re.compile(text, _FLAGS)
+    part = _compiled(text)
     width = int(text not in _WITHOUT_WIDTH)
     return lambda name, before: (before & name.places(part)) << width
 

@@ -43,23 +43,31 @@ def importance_matrices() -> list[bytes]:
     entry = struct.pack("<i", 1) + b"a" + struct.pack("<ii3f", 2, 3, 1.0, 0.0, 2.5)
     other = struct.pack("<i", 12) + b"blk.0.attn_q" + struct.pack("<ii2f", 0, 2, 0.5, 0.25)
     end = struct.pack("<ii", 7, 4) + b"wiki"
-    keys: Metadata = {
-        "general.type": string("imatrix"),
-        "imatrix.datasets": array(ValueType.STRING, ["wiki", ""]),
-        "imatrix.chunk_count": u32(3),
-        "imatrix.chunk_size": u32(512),
-    }
     return [
         struct.pack("<i", 1) + entry,
         struct.pack("<i", 2) + entry + other + end,
         struct.pack("<i", 1) + other + end[:4],
-        _gguf(keys, {"a.in_sum2": np.ones((1, 4)), "a.counts": np.full((1, 1), 2.0)}),
-        _gguf(keys, {"b.in_sum2": np.ones((2, 4)), "b.counts": np.array([[0.0], [2.5]])}),
+        matrix_file({"a.in_sum2": np.ones((1, 4)), "a.counts": np.full((1, 1), 2.0)}),
+        matrix_file({"b.in_sum2": np.ones((2, 4)), "b.counts": np.array([[0.0], [2.5]])}),
     ]
 
 
-def _gguf(keys: Metadata, tensors: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]) -> bytes:
-    """A file of F32 tensors that have at most 32 bytes each."""
+_MATRIX_KEYS: Metadata = {
+    "general.type": string("imatrix"),
+    "imatrix.datasets": array(ValueType.STRING, ["wiki", ""]),
+    "imatrix.chunk_count": u32(3),
+    "imatrix.chunk_size": u32(512),
+}
+
+
+def matrix_file(
+    tensors: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]], keys: Metadata = _MATRIX_KEYS
+) -> bytes:
+    """An importance matrix as a GGUF file: F32 tensors that have at most 32 bytes each.
+
+    tensors: their values by name.
+    keys: its metadata.
+    """
     infos = [
         TensorInfo(name, values.shape[::-1], 0, 32 * i) for i, (name, values) in enumerate(tensors.items())
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from gguflow import conversion
 from gguflow.blocks import block_sizes
 from gguflow.cli import main
 from gguflow.container.integrity import HEADER_KEY, RECIPE_KEY, SHARDS_KEY, SOURCE_FILES_KEY
-from gguflow.container.metadata import ValueType, array, string
+from gguflow.container.metadata import ValueType, array, string, u32
 from gguflow.container.reader import read_header
+from gguflow.container.rules import tensor_nbytes
 from gguflow.container.writer import build
 from gguflow.conversion.splitting import Split
 from gguflow.editing import edit
@@ -146,6 +148,49 @@ def test_a_rewritten_file_is_edited(rewritten: Path, capsys: pytest.CaptureFixtu
     assert not [key for key in metadata if key.startswith("gguflow.")]
     assert tensors_of(rewritten) == before
     assert examine(rewritten, "values")[0] == "valid"
+
+
+@pytest.mark.parametrize("way", ["a value set in place", "copied with all keys"])
+def test_payloads_that_another_tool_copied(way: str, tmp_path: Path) -> None:
+    """They are bytes to it, so all that becomes stale is the set: one warning, the same weights."""
+    path, out = tmp_path / "model.gguf", tmp_path / "out.gguf"
+    conversion.convert(tiny_llama(tmp_path / "checkpoint"), path, type="nf4_b64")
+    assert conversion.convert(path, out, type="copy").warnings == ()
+    name = "blk.0.attn_q.weight"
+    with gguflow.open(path) as model:
+        expected = model[name].dequantize()
+    WAYS[way](path)
+    with gguflow.open(path) as model:
+        assert [RENEWAL in str(warning) for warning in model.warnings] == [True]
+        assert (model[name].dequantize() == expected).all()
+    report = conversion.convert(path, out, type="copy", overwrite=True)
+    assert [RENEWAL in str(warning) for warning in report.warnings] == [True]
+    with gguflow.open(out, verify=True) as model:
+        assert (model[name].dequantize() == expected).all()
+    assert edit(path, [("general.name", string("x"))], renew_integrity=True).verified
+    assert not [f for f in examine(path, "values")[1] if f.rule.startswith(("I-", "E-"))]
+
+
+def test_a_payload_that_another_tool_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As llama-quantize --prune-layers leaves it: the message says how to go on, and that works."""
+    path, out = tmp_path / "model.gguf", tmp_path / "out.gguf"
+    conversion.convert(tiny_llama(tmp_path / "checkpoint"), path, type="nf4_b64")
+    header, content = read_header(path, block_sizes), path.read_bytes()
+    kept = tuple(tensor for tensor in header.tensors if not tensor.name.startswith("blk.1."))
+    infos, data = [], b""
+    for tensor in kept:
+        start = header.data_offset + tensor.offset
+        infos.append(replace(tensor, offset=len(data)))
+        nbytes = tensor_nbytes(tensor, block_sizes)
+        assert nbytes is not None
+        data += content[start : start + nbytes + -nbytes % header.alignment]
+    keys = {**header.metadata, "llama.block_count": u32(1)}
+    path.write_bytes(build(keys, infos, header.alignment) + data)
+    assert main(["run", str(path), "-p", "x", "-n", "1"]) == 3
+    assert "E-102" in (said := capsys.readouterr().err) and "gguflow convert FILE -t copy" in said
+    report = conversion.convert(path, out, type="copy")
+    assert [RENEWAL in str(warning) for warning in report.warnings] == [True]
+    assert examine(out, "values")[1] == []
 
 
 def test_keys_are_renewed(rewritten: Path, capsys: pytest.CaptureFixture[str]) -> None:

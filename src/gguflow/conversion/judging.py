@@ -47,7 +47,7 @@ def check_meaning(
     overrides = options.overrides if options is not None else {}
     own = {key: value for key, value in plan.metadata.items() if key not in overrides}
     own |= {key: model.metadata[key] for key in overrides if key in model.metadata}
-    judged = list(_judged(plan, own))
+    judged = list(_judged(plan, model, own))
     is_copied = plan.metadata.get(_FILE_TYPE_KEY) == model.metadata.get(_FILE_TYPE_KEY)
     for finding in judged:
         if finding.rule == _FILE_TYPE and finding.severity == "warning" and not is_copied:
@@ -61,7 +61,7 @@ def check_meaning(
         return
     _check_architecture(plan.metadata, own)
     said = {(finding.rule, finding.message) for finding in known}
-    for finding in _judged(plan, plan.metadata):
+    for finding in _judged(plan, model, plan.metadata):
         if finding.severity == "error" and (finding.rule, finding.message) not in said:
             raise UsageError(f"--override-kv would make the output invalid: {finding}")
 
@@ -97,10 +97,12 @@ def _with_reason(finding: Finding, plan: Plan) -> Finding:
     return replace(finding, message=f"{finding.message} ({reason})")
 
 
-def _judged(plan: Plan, metadata: Metadata) -> Iterator[Finding]:
+def _judged(plan: Plan, model: Model, metadata: Metadata) -> Iterator[Finding]:
+    """Findings about the keys. A payload that is copied is judged by the shape that it decodes to."""
+    shapes = {tensor.name: tensor.shape for tensor in model.tensors}
     tensors = {
         planned.name: (
-            TensorInfo(planned.name, planned.shape[::-1], planned.blocks.id, planned.offset),
+            TensorInfo(planned.name, shapes[planned.name][::-1], planned.blocks.id, planned.offset),
             f"$.tensors[{i}]",
         )
         for i, planned in enumerate(plan.tensors)

@@ -135,7 +135,11 @@ def _judge_tensors(facts: Facts, wanted: set[str]) -> Iterator[Finding]:
     for name in sorted(wanted):
         if name not in facts.tensors:
             if facts.tensors:  # no tensors are known if a shard cannot be read
-                yield facts.about_key("E-102", f"there is no tensor {quoted(name)}", PAYLOADS_KEY)
+                message = (
+                    f"there is no tensor {quoted(name)}; where a tool removed it on purpose, "
+                    "`gguflow convert FILE -t copy` names those that are left"
+                )
+                yield facts.about_key("E-102", message, PAYLOADS_KEY)
             continue
         tensor, _ = facts.tensors[name]
         if tensor.type_id != _I8 or len(tensor.dims) != 1:
