@@ -68,8 +68,8 @@ UNITS: dict[str, set[str]] = {
     },
     "torch": {"blocks", "quantization", "runtime"},
     "cli": {
-        *("blocks", "comparison", "container", "conversion", "editing", "exporting", "inference", "platform"),
-        *("recipes", "rows", "sources", "validation"),
+        *("blocks", "comparison", "container", "conversion", "editing", "exporting", "inference", "models"),
+        *("platform", "recipes", "rows", "sources", "validation"),
     },
 }
 """Each module or subpackage of gguflow (or one inside it that stands higher), and those that it may import

@@ -70,7 +70,7 @@ def test_large_files_take_linear_time(seed: str, parts: dict[str, Any], named: d
         Document(NOWHERE / "tokenizer.json", SEEDS[seed] | parts),
         Document(NOWHERE / "tokenizer_config.json", named),
     )
-    started = time.monotonic()
+    started = time.process_time()
     with contextlib.suppress(FileError):
         READERS["llama"](found)
-    assert time.monotonic() - started < 30
+    assert time.process_time() - started < 30

@@ -79,7 +79,7 @@ class View:
         Raises what the reader raises.
         """
         parts = [self.read(reader, a * self.row, b * self.row) for a, b in runs(rows)]
-        return joined(parts).reshape(len(rows), -1)
+        return joined(parts).reshape(len(rows), self.format.nbytes(self.row))
 
     @property
     def n_weights(self) -> int:
@@ -262,7 +262,7 @@ class Columns(View):
     def read(self, reader: Reader, first: int, last: int) -> Bytes:
         first_row, last_row = first // self.row, -(-last // self.row)
         numbers = items(self.view, reader, first_row * self.view.row, last_row * self.view.row)
-        gathered = numbers.reshape(last_row - first_row, -1)[:, self.columns].reshape(-1)
+        gathered = numbers.reshape(last_row - first_row, self.view.row)[:, self.columns].reshape(-1)
         return gathered[first - first_row * self.row : last - first_row * self.row].view(np.uint8)
 
 
@@ -290,16 +290,16 @@ class Transpose(View):
     def read(self, reader: Reader, first: int, last: int) -> Bytes:
         rows, width = self.shape[-2:]  # of an output matrix
         first_row, last_row = first // width, -(-last // width)
-        parts = []
+        parts = [np.empty(0, f"<u{self.format.type_size}")]
         row = first_row
         while row < last_row:
             matrix, within = divmod(row, rows)
             stop = min(rows, within + last_row - row)
             start = matrix * rows * width
             numbers = items(self.view, reader, start, start + rows * width).reshape(width, rows)
-            parts.append(np.ascontiguousarray(numbers[:, within:stop].T).reshape(-1))
+            parts.append(np.ascontiguousarray(numbers[:, within:stop].T).reshape(-1).view(parts[0].dtype))
             row += stop - within
-        flat = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        flat = parts[1] if len(parts) == 2 else np.concatenate(parts)
         return flat[first - first_row * width : last - first_row * width].view(np.uint8)
 
 
