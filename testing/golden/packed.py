@@ -39,7 +39,12 @@ class Record:
 
     @classmethod
     def parse(cls, text: str) -> Record:
-        contents = json.loads(text)
+        return cls.of(json.loads(text))
+
+    @classmethod
+    def of(cls, contents: Mapping[str, Any]) -> Record:
+        """From what JSON gives."""
+        contents = dict(contents)
         files = contents.pop("files")
         return cls(contents, {dtype: FileRecord.parse(file) for dtype, file in files.items()})
 
@@ -63,34 +68,40 @@ class Record:
 class Packed:
     """The file of all classes.
 
-    path: a zip archive with recipes/CLASS.json, records/CLASS.json and classes.json: every class that the
-        peer's converter knows.
+    path: a zip archive with classes.json (every class that the peer's converter knows), recipes.json and
+        records.json: by name, each as in the loose files. They are compressed as a whole (LZMA), since
+        classes have much in common.
     """
 
     path: Path = PACKED
 
-    @cached_property
-    def _archive(self) -> zipfile.ZipFile:
-        return zipfile.ZipFile(self.path)
+    def _member(self, name: str) -> Any:
+        with zipfile.ZipFile(self.path) as archive:
+            return json.loads(archive.read(f"{name}.json"))
 
     @cached_property
-    def names(self) -> list[str]:
-        """Of the recipes that have a record, sorted."""
-        if not self.path.exists():
-            return []
-        names = self._archive.namelist()
-        return sorted(Path(name).name[: -len(".json")] for name in names if name.startswith("records/"))
+    def _recipes(self) -> dict[str, Any]:
+        return dict(self._member("recipes"))
+
+    @cached_property
+    def _records(self) -> dict[str, Any]:
+        return dict(self._member("records"))
 
     @cached_property
     def known(self) -> list[str]:
         """Every class that the peer knows."""
-        return list(json.loads(self._archive.read("classes.json")))
+        return list(self._member("classes"))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the recipes that have a record, sorted."""
+        return sorted(self._records)
 
     def recipe(self, name: str) -> Recipe:
-        return Recipe.parse(self._archive.read(f"recipes/{name}.json").decode())
+        return Recipe.of(self._recipes[name])
 
     def record(self, name: str) -> Record:
-        return Record.parse(self._archive.read(f"records/{name}.json").decode())
+        return Record.of(self._records[name])
 
 
 def pack(path: Path, recipes: Mapping[str, Recipe], records: Mapping[str, Record], known: list[str]) -> None:
@@ -101,14 +112,13 @@ def pack(path: Path, recipes: Mapping[str, Recipe], records: Mapping[str, Record
     records: by class; long arrays become digests.
     known: every class that the peer knows.
     """
-    contents: dict[str, str] = {"classes.json": json.dumps(sorted(known))}
+    contents: dict[str, Any] = {"classes": sorted(known), "recipes": {}, "records": {}}
     for name in sorted(records):
         files = {dtype: file.packed().as_json() for dtype, file in records[name].files.items()}
-        record = {**records[name].about, "files": files}
-        contents[f"recipes/{name}.json"] = json.dumps(json.loads(recipes[name].text()), separators=(",", ":"))
-        contents[f"records/{name}.json"] = json.dumps(record, separators=(",", ":"))
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, text in contents.items():
-            entry = zipfile.ZipInfo(name)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, text.encode())
+        contents["recipes"][name] = json.loads(recipes[name].text())
+        contents["records"][name] = {**records[name].about, "files": files}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(f"{name}.json")
+            entry.compress_type = zipfile.ZIP_LZMA
+            archive.writestr(entry, json.dumps(content, separators=(",", ":")).encode())

@@ -57,7 +57,11 @@ class Recipe:
     @classmethod
     def parse(cls, text: str) -> Recipe:
         """Raises ValueError or KeyError for what is no recipe."""
-        contents = json.loads(text)
+        return cls.of(json.loads(text))
+
+    @classmethod
+    def of(cls, contents: Mapping[str, Any]) -> Recipe:
+        """From what JSON gives, with the same errors."""
         tensors = tuple(
             Tensor(name, tuple(shape), *settings) for name, shape, *settings in contents["tensors"]
         )

@@ -315,6 +315,59 @@ def neobert(prefix: str, ends: Shapes, config: Mapping[str, Any] = {}) -> Class:
     )
 
 
+CHATGLM = Class(
+    {
+        "model_type": "chatglm",
+        "vocab_size": VOCABULARY,
+        "padded_vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+    }
+    | {
+        "ffn_hidden_size": 160,
+        "num_layers": N_LAYERS,
+        "num_attention_heads": N_HEADS,
+        "kv_channels": HEAD_DIM,
+    }
+    | {
+        "multi_query_group_num": N_KV_HEADS,
+        "layernorm_epsilon": 1.5625e-7,
+        "seq_length": 512,
+        "rope_ratio": 500,
+    }
+    | {"add_qkv_bias": True, "rmsnorm": True},
+    {
+        "input_layernorm.weight": "H",
+        "self_attention.query_key_value.weight": "160 H",
+        "self_attention.query_key_value.bias": "160",
+        "self_attention.dense.weight": "H Q",
+        "post_attention_layernorm.weight": "H",
+        "mlp.dense_h_to_4h.weight": "2F H",
+        "mlp.dense_4h_to_h.weight": "H F",
+    },
+    {
+        "transformer.embedding.word_embeddings.weight": "V H",
+        "transformer.rotary_pos_emb.inv_freq": "8",
+        "transformer.encoder.final_layernorm.weight": "H",
+        "transformer.output_layer.weight": "V H",
+    },
+    prefix="transformer.encoder.layers.{}.",
+    bare=True,
+)
+SARVAM = Class(
+    {**BAILING_V2_CONFIG, "model_type": "sarvam_moe"},
+    after({**BAILING_V2, **swiglu()}, BAILING_V2_MOE),
+    BAILING_ENDS,
+)
+
+
+def deci(i: int) -> Shapes:
+    """Grouped attention; one matrix instead of it; none; and a block that is left out."""
+    wide = {"mlp.gate_proj.weight": "256 H", "mlp.up_proj.weight": "256 H", "mlp.down_proj.weight": "H 256"}
+    second = {"post_attention_layernorm.weight": "H"}
+    linear = {"self_attn.linear_attn.weight": "H H", "input_layernorm.weight": "H"}
+    return ({**ATTENTION, **wide, **NORMS}, {**linear, **wide, **second}, {**wide, **second}, {})[i]
+
+
 CLASSES: dict[str, Class] = {
     "CodeShellForCausalLM": Class(
         {"model_type": "codeshell", "vocab_size": VOCABULARY, "n_positions": 512, "n_embd": HIDDEN}
@@ -508,6 +561,183 @@ CLASSES: dict[str, Class] = {
     "modeling_grove_moe.GroveMoeForCausalLM": GROVE,
     "JinaBertModel": JINA,
     "JinaBertForMaskedLM": JINA,
+    "ChatGLMModel": CHATGLM,
+    "ChatGLMForConditionalGeneration": CHATGLM,
+    "MiniCPM3ForCausalLM": Class(
+        {**MLA, "model_type": "minicpm3", "q_lora_rank": 40, "scale_emb": 12, "scale_depth": 1.4}
+        | {
+            "dim_model_base": 24,
+            "rope_scaling": {"type": "longrope", "long_factor": [1.0, 1.5, 2.0, 4.25]}
+            | {"short_factor": [1.0, 1.0, 1.25, 1.5], "original_max_position_embeddings": 256},
+        },
+        {
+            "self_attn.q_a_proj.weight": "40 H",
+            "self_attn.q_a_layernorm.weight": "40",
+            "self_attn.q_b_proj.weight": "144 40",
+            "self_attn.kv_a_proj_with_mqa.weight": "40 H",
+            "self_attn.kv_a_layernorm.weight": "32",
+            "self_attn.kv_b_proj.weight": "216 32",
+            "self_attn.o_proj.weight": "H 120",
+            **swiglu(),
+            **NORMS,
+        },
+        {"model.embed_tokens.weight": "V H", "model.norm.weight": "H"},
+        SPM,
+    ),
+    "DeciLMForCausalLM": Class(
+        {"model_type": "nemotron-nas", "num_key_value_heads": None, "intermediate_size": None}
+        | {
+            "block_configs": [
+                {
+                    "attention": {"n_heads_in_group": 3, "no_op": False, "replace_with_linear": False},
+                    "ffn": {"ffn_mult": 2.0},
+                },
+                {
+                    "attention": {"n_heads_in_group": None, "no_op": False, "replace_with_linear": True},
+                    "ffn": {"ffn_mult": 1.0},
+                },
+                {
+                    "attention": {"n_heads_in_group": None, "no_op": True, "replace_with_linear": False},
+                    "ffn": {"ffn_mult": 2.0},
+                },
+                {
+                    "attention": {"n_heads_in_group": None, "no_op": True, "replace_with_linear": False},
+                    "ffn": {"ffn_mult": None},
+                },
+            ]
+        },
+        deci,
+        tokenizer={"kind": "llama-hf"},
+    ),
+    "BailingMoeForCausalLM": Class(
+        {"model_type": "bailing_moe", "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+        | {"head_dim": HEAD_DIM, "first_k_dense_replace": 0, "num_shared_experts": 2, "norm_topk_prob": True}
+        | {"norm_head": True},
+        {
+            "attention.query_key_value.weight": "160 H",
+            "attention.dense.weight": "H Q",
+            **NORMS,
+            **moe(),
+            **swiglu("mlp.shared_experts", "2M"),
+        },
+        BAILING_ENDS,
+    ),
+    "SarvamMoEForCausalLM": SARVAM,
+    "modeling_sarvam_moe.SarvamMoEForCausalLM": SARVAM,
+    "InternLM2ForCausalLM": Class(
+        {"model_type": "internlm2", "bias": False, "vocab_size": tokenizers.N_TOKENS},
+        {
+            "attention.wqkv.weight": "160 H",
+            "attention.wo.weight": "H Q",
+            "feed_forward.w1.weight": "F H",
+            "feed_forward.w3.weight": "F H",
+            "feed_forward.w2.weight": "H F",
+            "attention_norm.weight": "H",
+            "ffn_norm.weight": "H",
+        },
+        {"model.tok_embeddings.weight": "320 H", "model.norm.weight": "H", "output.weight": "320 H"},
+        SPM,
+    ),
+    "ArcticForCausalLM": Class(
+        {"model_type": "arctic", "num_local_experts": 3, "num_experts_per_tok": 2},
+        {
+            **ATTENTION,
+            **NORMS,
+            "block_sparse_moe.gate.weight": "E H",
+            **{
+                f"block_sparse_moe.experts.{i}.{name}.weight": shape
+                for i in range(3)
+                for name, shape in (("w1", "F H"), ("w2", "H F"), ("w3", "F H"))
+            },
+            "residual_layernorm.weight": "H",
+            "residual_mlp.w1.weight": "H H",
+            "residual_mlp.w2.weight": "H H",
+            "residual_mlp.w3.weight": "H H",
+        },
+        tokenizer=SPM,
+    ),
+    "CogVLMForCausalLM": Class(
+        {"model_type": "cogvlm", "num_key_value_heads": N_HEADS},
+        {
+            **{
+                f"self_attn.{kind}_expert_{x}.weight": shape
+                for kind in ("language", "vision")
+                for x, shape in (("query_key_value", "3H H"), ("dense", "H H"))
+            },
+            **swiglu("mlp.language_mlp"),
+            **swiglu("mlp.vision_mlp"),
+            **NORMS,
+        },
+        {**ENDS, "model.vision.boi": "1 1 H"},
+        SPM,
+    ),
+    "JinaEmbeddingsV5Model": Class(
+        {"model_type": "jina_embeddings_v5", "head_dim": HEAD_DIM, "is_causal": False, "pad_token_id": 0},
+        ends={"embed_tokens.weight": "V H", "norm.weight": "H"},
+        prefix="layers.{}.",
+    ),
+    "Spark2_5ForCausalLM": Class(
+        {"model_type": "spark2_5", "head_dim": HEAD_DIM, "hidden_act": "gelu", "sliding_window": 64}
+        | {"layer_types": ["sliding_attention"] * 3 + ["full_attention"], "gate_attn_act_mode": "sigmoid"}
+        | {
+            "headwise_attn_output_gate": True,
+            "rope_theta": None,
+            "rope_parameters": {
+                "full_attention": {"rope_theta": 1000000.0, "partial_rotary_factor": 0.5},
+                "sliding_attention": {"rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+            },
+        },
+        {
+            "self_attn.q_k_v_proj.weight": "160 H",
+            "self_attn.g_proj.weight": "N H",
+            "self_attn.o_proj.weight": "H Q",
+            **swiglu(),
+            **NORMS,
+        },
+    ),
+    "XverseForCausalLM": Class(
+        {"model_type": "xverse", "vocab_size": tokenizers.N_TOKENS},
+        ends={**ENDS, "model.embed_tokens.weight": "320 H", "lm_head.weight": "320 H"},
+        tokenizer={"kind": "llama-hf"},
+    ),
+    "RWForCausalLM": Class(
+        {
+            "model_type": "RefinedWebModel",
+            "vocab_size": VOCABULARY,
+            "hidden_size": HIDDEN,
+            "n_layer": N_LAYERS,
+        }
+        | {"n_head": N_HEADS, "multi_query": True, "parallel_attn": True, "bias": False, "alibi": False}
+        | {"layer_norm_epsilon": 1e-5},
+        {
+            "input_layernorm.weight": "H",
+            "input_layernorm.bias": "H",
+            "self_attention.query_key_value.weight": "128 H",
+            "self_attention.dense.weight": "H H",
+            "mlp.dense_h_to_4h.weight": "4H H",
+            "mlp.dense_4h_to_h.weight": "H 4H",
+        },
+        {**{n.replace("wte", "word_embeddings"): s for n, s in GPT_ENDS.items()}, "lm_head.weight": "V H"},
+        {"kind": "bpe", "split": "gpt2"},
+        "transformer.h.{}.",
+        bare=True,
+    ),
+    "GPTRefactForCausalLM": Class(
+        {"model_type": "gpt_refact", "vocab_size": VOCABULARY, "n_positions": 512, "n_embd": HIDDEN}
+        | {"n_layer": N_LAYERS, "n_head": N_HEADS, "layer_norm_epsilon": 1e-5, "multi_query": True},
+        {
+            "attn.q.weight": "H H",
+            "attn.kv.weight": "2D H",
+            "attn.c_proj.weight": "H H",
+            "ln_1.weight": "H",
+            "ln_2.weight": "H",
+            "mlp.gate_up_proj.weight": "512 H",
+            "mlp.c_proj.weight": "H 256",
+        },
+        {"transformer.wte.weight": "V H", "transformer.ln_f.weight": "H", "lm_head.weight": "V H"},
+        prefix="transformer.h.{}.",
+        bare=True,
+    ),
     "NeoBERT": neobert("", {}),
     "NeoBERTLMHead": neobert("model.", {"decoder.weight": "V H", "decoder.bias": "V"}),
     "NeoBERTForSequenceClassification": neobert(

@@ -16,6 +16,7 @@ LARGEST = 2_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--without", action="append", default=[], metavar="CLASS", help="leave a record out")
     parser.add_argument("--output", type=Path, default=PACKED, metavar="FILE", help="(default: %(default)s)")
 
 
@@ -24,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     records = {
         path.name.removesuffix(".json"): Record.parse(path.read_text(encoding="utf-8"))
         for path in sorted((directory / "records").glob("*.json"))
+        if path.name.removesuffix(".json") not in arguments.without
     }
     recipes = {
         name: Recipe.parse((directory / "recipes" / f"{name}.json").read_text(encoding="utf-8"))

@@ -22,11 +22,11 @@ from types import FrameType
 from typing import Any
 
 from goldens import by_hand
-from goldens.shrinking import N_LAYERS, configuration, overrides, tokenizer_of
+from goldens.shrinking import N_LAYERS, configuration, laid_over, overrides, tokenizer_of
 from testing.golden.recipes import Recipe, Tensor
 
 TIMEOUT_S = 120
-MOST_NUMBERS = 150_000_000
+MOST_NUMBERS = 200_000_000
 LARGE = 1_500_000
 LARGEST_LEFT_OUT = 4096
 TOWER = re.compile(
@@ -88,7 +88,9 @@ def make(name: str) -> Recipe:
     if cls is None or not hasattr(cls, "config_class"):
         raise LookupError(f"transformers {transformers.__version__} does not have it")
     tokenizer = tokenizer_of(name)
-    config = cls.config_class(**configuration(cls.config_class().to_dict(), special, tokenizer))
+    config = cls.config_class(
+        **configuration(cls.config_class(**special.get("start", {})).to_dict(), special, tokenizer)
+    )
     torch.manual_seed(0)
     try:
         with torch.device("meta"):
@@ -107,6 +109,7 @@ def make(name: str) -> Recipe:
     for key in ("dtype", "torch_dtype"):
         saved.pop(key, None)
     if "wrap" in special:
+        saved.pop("architectures", None)
         saved = {**special["wrap"], "text_config": saved}
     for pattern, replacement in special.get("rename", ()):
         tensors = tuple(replace(t, name=re.sub(pattern, replacement, t.name)) for t in tensors)
@@ -120,7 +123,7 @@ def make(name: str) -> Recipe:
     return Recipe(
         cls_name,
         "none" if special.get("raw") else transformers.__version__,
-        {**saved, "architectures": [cls_name], **special.get("saved", {})},
+        laid_over({**saved, "architectures": [cls_name]}, special.get("saved", {})),
         tokenizer,
         tensors,
         special.get("files", {}),

@@ -94,7 +94,7 @@ def configuration(default: Settings, special: Settings, tokenizer: Settings) -> 
     small = _shrunk(default, {**SIZES, **ids}, n_layers, special.get("drop", ()))
     for key in ("model_type", "transformers_version", "architectures", "dtype", "torch_dtype"):
         small.pop(key, None)
-    return _laid_over(small, special.get("config", {}))
+    return laid_over(small, special.get("config", {}))
 
 
 def _shrunk(default: Settings, sizes: dict[str, int], n_layers: int, drop: tuple[str, ...]) -> Settings:
@@ -117,18 +117,19 @@ def _shrunk(default: Settings, sizes: dict[str, int], n_layers: int, drop: tuple
     return small
 
 
-def _laid_over(base: Settings, changes: Settings) -> Settings:
+def laid_over(base: Settings, changes: Settings) -> Settings:
     """Dictionaries of configurations are merged, everything else is replaced."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key.endswith("_config")
-        merged[key] = _laid_over(merged[key], value) if both else value
+        merged[key] = laid_over(merged[key], value) if both else value
     return merged
 
 
 def overrides(name: str) -> Settings:
     """What a class needs beside the general sizes: "like" (another class that it equals), "config"
-    (arguments, laid over), "layers" (their number), "drop" (defaults to leave out), "saved" (keys of
+    (arguments, laid over), "layers" (their number), "start" (arguments without which there are no defaults),
+    "drop" (defaults to leave out), "saved" (keys of
     config.json that the class does not write), "raw" (config.json has all keys, since transformers does not
     know the "model_type" that is "saved"), "wrap" (what is around a configuration that becomes text_config),
     "rename" (patterns and replacements for names of tensors), "extra" (further tensors: name, shape),
@@ -175,6 +176,48 @@ _LABELS = {"id2label": {0: "no", 1: "yes", 2: "both"}, "label2id": {"no": 0, "ye
 _CHAMELEON: Settings = {
     "config": {"vocabulary_map": {"<image>": 5, "IMGIMGA": 6}, "num_key_value_heads": N_HEADS}
 }
+_MLA = {"num_key_value_heads": N_HEADS}
+_BITNET: Settings = {
+    "config": {"tie_word_embeddings": True},
+    "rename": [
+        (r"self_attn\.attn_sub_norm", "self_attn.inner_attn_ln"),
+        (r"mlp\.ffn_sub_norm", "mlp.ffn_layernorm"),
+    ],
+}
+"""With the names of bitnet_b1_58, the only ones that the peer knows."""
+_QWEN4: Settings = {
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [2, 2, 2],
+    },
+    "eos_token_id": 298,
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 64,
+    "indexer_compress_ratio": 4,
+    "hc_lowrank": 8,
+    "ple_layer_ids": [1, 2],
+    "ple_embed_dim": 32,
+    "heads_per_ngram": 2,
+    "ngram_vocab_size_base": 50,
+    "make_ngram_vocab_size_divisible_by": 8,
+    "split_ngram_parts": 2,
+}
+_DOTS3: Settings = {
+    **_MLA,
+    "head_dim": 24,
+    "index_head_dim": 16,
+    "index_n_heads": 2,
+    "layer_types": ["indexed_attention", "indexed_attention", "sliding_attention", "indexed_attention"],
+    "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+    "per_layer_config": {
+        "2": {"num_attention_heads": 4, "num_key_value_heads": 4, "kv_lora_rank": 24, "qk_nope_head_dim": 12}
+        | {"head_dim": 20}
+    },
+}
 _MTP: Settings = {
     "mtp": "mtp.layers.0.",
     "extra": [
@@ -187,7 +230,6 @@ _MTP: Settings = {
 }
 _QWEN35: Settings = {"mtp_num_hidden_layers": 1}
 _MROPE = {"rope_type": "default", "mrope_section": [4, 4, 4]}
-_MLA = {"num_key_value_heads": N_HEADS}
 _EXPERTS = {
     "n_routed_experts": 3,
     "num_experts_per_tok": 2,
@@ -209,6 +251,7 @@ _GEMMA4: Settings = {
     "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
     "global_head_dim": 32,
 }
+_GEMMA4_ASSISTANT: Settings = _GEMMA4 | {"num_kv_shared_layers": 6}
 _GEMMA4_SMALL = _GEMMA4 | {"num_kv_shared_layers": 3, "use_double_wide_mlp": True}
 _GEMMA4_MOE = _GEMMA4 | {
     "num_global_key_value_heads": 1,
@@ -223,8 +266,8 @@ _GEMMA4_MOE = _GEMMA4 | {
 SPECIAL: dict[str, Settings] = {
     "LLaMAForCausalLM": {"like": "LlamaForCausalLM", "tokenizer": {"kind": "spm"}},
     # sizes that have to agree with each other, or that have no default
-    "BitNetForCausalLM": {"config": {"tie_word_embeddings": True}},
-    "BitnetForCausalLM": {"like": "BitNetForCausalLM", "config": {"tie_word_embeddings": True}},
+    "BitNetForCausalLM": _BITNET,
+    "BitnetForCausalLM": {"like": "BitNetForCausalLM", **_BITNET},
     "BertForSequenceClassification+labels": {"config": _LABELS},
     "RobertaForSequenceClassification+labels": {"config": _LABELS},
     "XLMRobertaForSequenceClassification+labels": {"config": _LABELS},
@@ -233,10 +276,26 @@ SPECIAL: dict[str, Settings] = {
     "ModernBertForSequenceClassification": {"config": _LABELS},
     "NeoBERTForSequenceClassification": {"config": _LABELS},
     "Phi3ForCausalLM": {"tokenizer": {"kind": "spm"}, "config": {"pad_token_id": 2}},
+    "Phi3ForCausalLM+longrope": {
+        "tokenizer": {"kind": "spm"},
+        "config": {
+            "pad_token_id": 2,
+            "original_max_position_embeddings": 256,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0, 1.0, 1.0, 1.0, 1.25, 1.25, 1.5, 1.5],
+                "long_factor": [1.0, 1.5, 2.0, 4.25, 8.0, 16.0, 31.5, 47.0],
+            },
+        },
+    },
     "Phi3ForCausalLM+phi4": {
         "tokenizer": {"kind": "bpe", "split": "gpt2", "config": {"tokenizer_class": "GPT2Tokenizer"}}
     },
-    "PhiMoEForCausalLM": {"like": "PhimoeForCausalLM", "tokenizer": {"kind": "spm"}},
+    "PhiMoEForCausalLM": {
+        "like": "PhimoeForCausalLM",
+        "tokenizer": {"kind": "spm"},
+        "saved": {"original_max_position_embeddings": 256},
+    },
     "Qwen3NextForCausalLM": _MTP,
     "Qwen3NextForCausalLM+no-mtp": {"options": ["--no-mtp"]},
     "Qwen3_5ForCausalLM": {**_MTP, "config": _QWEN35},
@@ -293,12 +352,75 @@ SPECIAL: dict[str, Settings] = {
         "drop": ("per_layer_config",),
     },
     "Gemma4UnifiedForConditionalGeneration": {
+        "saved": {"text_config": {"moe_intermediate_size": None}},
         "config": {"text_config": _GEMMA4},
+        "drop": ("per_layer_config",),
+    },
+    "Gemma4AssistantForCausalLM": {
+        "config": {
+            "text_config": {
+                **_GEMMA4_ASSISTANT,
+                "hidden_size_per_layer_input": 0,
+                "vocab_size_per_layer_input": 0,
+            },
+            "backbone_hidden_size": 112,
+            "num_centroids": 8,
+        },
+        "start": {
+            "text_config": {
+                "hidden_size_per_layer_input": 0,
+                "vocab_size_per_layer_input": 0,
+                "num_kv_shared_layers": 30,
+            }
+        },
+        "drop": ("per_layer_config",),
+    },
+    "Gemma4UnifiedAssistantForCausalLM": {
+        "saved": {"text_config": {"moe_intermediate_size": None}},
+        "config": {"text_config": _GEMMA4_ASSISTANT, "backbone_hidden_size": 112, "num_centroids": 8},
+        "drop": ("per_layer_config",),
+    },
+    "Qwen4ExpForCausalLM": {"config": _QWEN4},
+    "Qwen4ExpForConditionalGeneration": {"config": {"text_config": _QWEN4}},
+    "Dots3NoteForCausalLM": {"config": _DOTS3, "drop": ("per_layer_config",)},
+    "Dots3NoteTextForCausalLM": {
+        "like": "Dots3NoteForCausalLM",
+        "config": _DOTS3,
+        "drop": ("per_layer_config",),
+    },
+    "Dots3NoteForConditionalGeneration": {
+        "config": {"text_config": _DOTS3, "vision_config": {"adapter_in_dim": 32}},
         "drop": ("per_layer_config",),
     },
     "Glm4MoeLiteForCausalLM": {"config": _MLA},
     "GlmMoeDsaForCausalLM": {"config": _MLA},
-    "DeepseekV32ForCausalLM": {"config": _MLA},
+    "DeepseekV32ForCausalLM": {
+        "config": _MLA,
+        "tokenizer": {"kind": "bpe", "bos": True, "config": {"add_bos_token": True}},
+    },
+    "EuroBertModel": {"config": {"classifier_pooling": "mean"}},
+    "KimiVLForConditionalGeneration": {
+        "like": "DeepseekV3ForCausalLM",
+        "config": _MLA,
+        "raw": True,
+        "wrap": {"model_type": "kimi_vl"},
+        "rename": [(r"^(model|lm_head)", r"language_model.\1")],
+        "extra": [
+            ("vision_tower.encoder.final_layernorm.weight", [8]),
+            ("multi_modal_projector.pre_norm.weight", [8]),
+        ],
+    },
+    "RND1": {
+        "like": "Qwen3MoeForCausalLM",
+        "raw": True,
+        "saved": {"model_type": "rnd1", "mask_token_id": 5},
+    },
+    "StepVLForConditionalGeneration": {
+        "like": "Qwen3ForCausalLM",
+        "raw": True,
+        "wrap": {"model_type": "step_robotics"},
+        "extra": [("vision_model.conv1.weight", [8, 3, 2, 2])],
+    },
     "YoutuForCausalLM": {"config": _MLA},
     "GraniteMoeHybridForCausalLM": {
         "config": {"layer_types": _SSM_LAYERS, "position_embedding_type": "rope", "mamba_n_groups": 1}
@@ -333,6 +455,12 @@ SPECIAL: dict[str, Settings] = {
     },
     "Qwen2VLForConditionalGeneration": {"config": {"text_config": {"rope_scaling": _MROPE}}},
     "Qwen2_5_VLForConditionalGeneration": {"config": {"text_config": {"rope_scaling": _MROPE}}},
+    "T5ForConditionalGeneration": {"config": {"decoder_start_token_id": 0}},
+    "T5WithLMHeadModel": {"like": "T5ForConditionalGeneration", "config": {"decoder_start_token_id": 0}},
+    "PaddleOCRVLForConditionalGeneration": {"tokenizer": {"kind": "spm"}},
+    "MiniCPMV4_6ForConditionalGeneration": {"options": ["--no-mtp"]},
+    "MiniMaxM2ForCausalLM": {"saved": {"rotary_dim": 12}},
+    "NomicBertModel": {"saved": {"n_positions": 512}},
     # other names of what transformers has
     **{
         name: {"like": like}
@@ -345,12 +473,7 @@ SPECIAL: dict[str, Settings] = {
             ("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
             ("StableLMEpochForCausalLM", "StableLmForCausalLM"),
             ("LlavaStableLMEpochForCausalLM", "StableLmForCausalLM"),
-            ("T5WithLMHeadModel", "T5ForConditionalGeneration"),
-            ("KORMoForCausalLM", "Qwen2ForCausalLM"),
-            ("IQuestCoderForCausalLM", "LlamaForCausalLM"),
-            ("VLlama3ForCausalLM", "LlamaForCausalLM"),
-            ("DotsOCRForCausalLM", "Qwen2ForCausalLM"),
-            ("LlamaBidirectionalModel", "LlamaModel"),
+            ("MiMoV2ForCausalLM", "MiMoV2FlashForCausalLM"),
             ("MiniMaxText01ForCausalLM", "MiniMaxForCausalLM"),
         )
     },
