@@ -489,6 +489,37 @@ def sliced(
     )
 
 
+def picked(
+    source: str, target: str, rows: Sequence[int], n: int, n_in: int, *,
+    whole: str | None = None, required: bool = True,
+) -> Rule:  # fmt: skip
+    """Single rows of a matrix, in a given order; there is a way back only where the matrix is kept, too.
+
+    source: in the checkpoint.
+    target: in GGUF, of the rows.
+    rows: their numbers in the matrix.
+    n: rows of the matrix.
+    n_in: columns.
+    whole: in GGUF, the name of the whole matrix; None if it is left out.
+    required: whether a model must have it.
+    """
+    numbers = np.asarray(rows, np.int64)
+    shape = (len(rows), n_in)
+    kept = () if whole is None else (Part(whole, (n, n_in)),)
+
+    def forward(views: Views) -> Views:
+        chosen = Rows(views[0], shape, lambda wanted: numbers[wanted])
+        return (chosen,) if whole is None else (views[0], chosen)
+
+    return Rule(
+        (Part(source, (n, n_in)),),
+        (*kept, Part(target, shape)),
+        forward,
+        None if whole is None else lambda views: (views[0],),
+        required,
+    )
+
+
 def folded(
     sources: Sequence[Part], target: Part, function: Callable[..., Numbers], *, required: bool = True
 ) -> Rule:

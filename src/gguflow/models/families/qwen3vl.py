@@ -13,6 +13,7 @@ from gguflow.models.families.qwen2 import tokenizer as qwen2_tokenizer
 from gguflow.models.keys import Keys, base_keys
 from gguflow.models.multimodal import text_names, towers
 from gguflow.models.parameters import Parameters
+from gguflow.models.rerankers import reranker
 from gguflow.models.rope import RopeOptions
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.tokenizer_json import decoder_ids
@@ -78,6 +79,11 @@ def tokenizer(files: TokenizerFiles) -> Metadata:
     return keys
 
 
+def choose(config: Document, directory: Path) -> Architecture:
+    """A decoder, or a reranker."""
+    return reranker(ARCHITECTURES[0], config, directory)
+
+
 _SKIPPED = towers("visual", "audio_tower", "multi_modal_projector", "talker", "code2wav")
 
 ARCHITECTURES = (
@@ -89,6 +95,8 @@ ARCHITECTURES = (
         tokenizer=tokenizer,
         rename=text_names(),
         skipped=_SKIPPED,
+        computed=(r"cls\.output\.weight",),
+        choose=choose,
     ),
     Architecture(
         name="qwen3vlmoe",
