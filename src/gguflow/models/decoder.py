@@ -96,6 +96,7 @@ def attention(
     output_bias: bool | None = None,
     head_norms: bool = False,
     shift: bool = False,
+    gated: bool = False,
 ) -> Rules:
     """Grouped-query attention: four matrices, perhaps with biases and norms of heads.
 
@@ -108,13 +109,15 @@ def attention(
     output_bias: whether the output has one; None for perhaps.
     head_norms: whether Q and K are normalized per head.
     shift: whether the weights of these norms are stored as the difference from one.
+    gated: whether the matrix of queries has as many rows again, of a gate.
     """
     source = source.replace("{i}", str(i))
     heads, kv_heads, width, value = p.heads(i), p.kv_heads(i), p.head_dim, p.value_dim
     order: Order | None = RopeOrder(p.rotated_dim) if rotate else None
     q, k, v, o = names
     block = f"blk.{i}"
-    yield from linear(f"{source}.{q}", f"{block}.attn_q", heads * width, p.hidden, bias=qkv_bias, order=order)
+    q_rows = heads * width * (2 if gated else 1)
+    yield from linear(f"{source}.{q}", f"{block}.attn_q", q_rows, p.hidden, bias=qkv_bias, order=order)
     yield from linear(
         f"{source}.{k}", f"{block}.attn_k", kv_heads * width, p.hidden, bias=qkv_bias, order=order
     )

@@ -89,6 +89,7 @@ class Document:
     defaults: what keys mean that are absent; for `in`, they stay absent. A null is no absence.
     places: for keys that come from another object of the file, its path.
     tensors: of a model's configuration, the names of the tensors beside it.
+    next_tokens: whether blocks that predict further tokens are wanted.
     """
 
     file: Path
@@ -98,6 +99,7 @@ class Document:
     defaults: Mapping[str, Any] = field(default_factory=dict, repr=False)
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
     tensors: Collection[str] = field(default=(), repr=False, compare=False)
+    next_tokens: bool = True
 
     @classmethod
     def read(cls, directory: Path, name: str) -> Document | None:

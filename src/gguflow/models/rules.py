@@ -126,22 +126,29 @@ def linear(
         yield ordered(f"{source}.bias", f"{target}.bias", (n_out,), order, required=has_bias)
 
 
-def ordered(source: str, target: str, shape: Shape, order: Order | None, *, required: bool = True) -> Rule:
+def ordered(
+    source: str, target: str, shape: Shape, order: Order | None, *,
+    new_shape: Shape | None = None, required: bool = True,
+) -> Rule:  # fmt: skip
     """One tensor with its rows in another order, or in the same if this is None.
 
     source: in the checkpoint.
     target: in GGUF.
-    shape: of both.
+    shape: in the checkpoint.
     order: of rows.
+    new_shape: in GGUF, with rows of the same length; None for the same.
     required: whether a model must have it.
     """
+    new_shape = shape if new_shape is None else new_shape
     if order is None:
+        if new_shape != shape:
+            return reshaped(source, target, shape, new_shape, required=required)
         return same(source, target, shape, required=required)
     inverse = order.inverse
     return Rule(
         (Part(source, shape),),
-        (Part(target, shape),),
-        lambda views: (Rows(views[0], shape, order),),
+        (Part(target, new_shape),),
+        lambda views: (Rows(views[0], new_shape, order),),
         lambda views: (Rows(views[0], shape, inverse),),
         required,
         order=order,

@@ -43,13 +43,14 @@ def rules(p: Parameters) -> Rules:
         yield from shared_expert(p, i)
 
 
-def shared_expert(p: Parameters, i: int) -> Rules:
+def shared_expert(p: Parameters, i: int, *, source: str = "model.layers.{i}.mlp") -> Rules:
     """The expert of all tokens, and its gate.
 
     p: hyper-parameters.
     i: number of the layer.
+    source: what its names begin with in the checkpoint; {i} is the layer.
     """
-    source, wide = f"model.layers.{i}.mlp", p.integer("expert_shared_feed_forward_length")
+    source, wide = source.replace("{i}", str(i)), p.integer("expert_shared_feed_forward_length")
     yield same(f"{source}.shared_expert_gate.weight", f"blk.{i}.ffn_gate_inp_shexp.weight", (1, p.hidden))
     yield from decoder.feed_forward(
         p, i, source=f"{source}.shared_expert", width=wide, suffix="_shexp", bias=False
