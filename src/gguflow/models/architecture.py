@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError
+from gguflow.models import next_tokens
 from gguflow.models.base import ModelTensor
 from gguflow.models.documents import Document
 from gguflow.models.parameters import Parameters
@@ -128,7 +129,7 @@ def match_tensors(
     def known(name: str) -> str | None:
         """The name that the rules use; bare models lack the prefix of the model inside."""
         renamed = architecture.rename(name, config)
-        if renamed is None:
+        if renamed is None or (not config.next_tokens and next_tokens.left_out(renamed, config)):
             return None
         return f"model.{renamed}" if renamed not in places and f"model.{renamed}" in places else renamed
 
