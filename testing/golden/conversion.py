@@ -32,12 +32,20 @@ def unexplained_differences(
     """
     directory = checkpoint.write(recipe, dtype, work)
     output = work / f"{recipe.cls}.{dtype}.gguf"
-    if recipe.options:
-        raise ValueError(f"{recipe.cls}: options of the peer's that gguflow lacks: {recipe.options}")
+    if unknown := set(recipe.options) - {"--no-mtp"}:
+        raise ValueError(f"{recipe.cls}: options of the peer's that gguflow lacks: {unknown}")
+    next_tokens = "--no-mtp" not in recipe.options
     gguflow.convert(
-        directory, output, type=dtype.lower(), integrity=False, threads=1, overwrite=True, resume=False
+        directory,
+        output,
+        type=dtype.lower(),
+        next_tokens=next_tokens,
+        integrity=False,
+        threads=1,
+        overwrite=True,
+        resume=False,
     )
-    applied = models.load(sources.open_checkpoint(directory)).differences
+    applied = models.load(sources.open_checkpoint(directory), next_tokens=next_tokens).differences
     found = differences(read(output), peer)
     kept = {name: found[name] for name in unexplained(found, applied)}
     kept |= dict.fromkeys(idle(found, applied), "is said to apply, but nothing differs")

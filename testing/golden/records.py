@@ -156,11 +156,17 @@ def differences(ours: FileRecord, peer: FileRecord) -> dict[str, str]:
             found[name] = "missing" if name in peer.tensors else "not in the peer's file"
             continue
         tensor, other = ours.tensors[name], peer.tensors[name]
-        if (tensor.type, tensor.shape) != (other.type, other.shape):
+        if tensor.type != other.type or _without_ones(tensor.shape) != _without_ones(other.shape):
             found[name] = f"{tensor.type} {list(tensor.shape)}, not {other.type} {list(other.shape)}"
         elif tensor.digest != other.digest and not _close(tensor, other):
             found[name] = f"other bytes ({tensor.type} {list(tensor.shape)})"
     return found
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape, in GGUF's order, as ggml stores it: without last dimensions of one, but the first."""
+    n_dims = max((i for i, n in enumerate(shape) if n != 1), default=0) + 1
+    return tuple(shape[:n_dims])
 
 
 def _same(value: Any, other: Any) -> bool:

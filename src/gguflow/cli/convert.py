@@ -88,6 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strip-prefix", metavar="PREFIX", help="remove PREFIX from tensor names that begin with it"
     )
     parser.add_argument(
+        "--no-mtp",
+        action="store_true",
+        help="leave out blocks that predict further tokens (multi-token prediction), which are written otherwise",
+    )
+    parser.add_argument(
         "--skip-tensor",
         action="append",
         default=[],
@@ -211,6 +216,7 @@ def run(arguments: argparse.Namespace) -> None:
         type=arguments.type,
         architecture=arguments.arch,
         strip_prefix=arguments.strip_prefix,
+        next_tokens=not arguments.no_mtp,
         skip_tensors=arguments.skip_tensor,
         follow_links=arguments.follow_links,
         options=_recipe_options(arguments),

@@ -136,6 +136,7 @@ def prepare(
     type: str = "q4_k_m",
     architecture: str | None = None,
     strip_prefix: str | None = None,
+    next_tokens: bool = True,
     skip_tensors: Sequence[str] = (),
     follow_links: bool = False,
     options: recipes.Options | None = None,
@@ -157,6 +158,7 @@ def prepare(
     type: one type, or several separated by commas, which are written from a single reading of the source.
     architecture: value for `general.architecture`, instead of what the configuration says.
     strip_prefix: removed from the names of tensors that start with it.
+    next_tokens: whether blocks that predict further tokens (MTP) are written.
     skip_tensors: regular expressions; a tensor is left out if one of them matches anywhere in its name in the
         source.
     follow_links: whether configuration, tokenizer and model card may be links to any place; otherwise they
@@ -180,6 +182,7 @@ def prepare(
     metadata_file = None if metadata_file is None else file_path(metadata_file, "metadata_file")
     for name, is_set in (
         ("follow_links", follow_links),
+        ("next_tokens", next_tokens),
         ("integrity", integrity),
         ("allow_non_finite", allow_non_finite),
     ):
@@ -191,7 +194,9 @@ def prepare(
         checkpoint = sources.open_checkpoint(source, follow_links)
         sources.refuse_lone_shard(checkpoint)
         checkpoint = without(checkpoint, skip_tensors)
-        model = models.load(checkpoint, architecture=architecture, strip_prefix=strip_prefix)
+        model = models.load(
+            checkpoint, architecture=architecture, strip_prefix=strip_prefix, next_tokens=next_tokens
+        )
         if overrides.fields:
             model = overridden(model, None if architecture else checkpoint.directory, overrides)
     read = [(file.path.name, file.header_digest) for file in checkpoint.files]
@@ -335,6 +340,7 @@ def convert(
     type: str = "q4_k_m",
     architecture: str | None = None,
     strip_prefix: str | None = None,
+    next_tokens: bool = True,
     skip_tensors: Sequence[str] = (),
     follow_links: bool = False,
     options: recipes.Options | None = None,
@@ -364,6 +370,7 @@ def convert(
         type=type,
         architecture=architecture,
         strip_prefix=strip_prefix,
+        next_tokens=next_tokens,
         skip_tensors=skip_tensors,
         follow_links=follow_links,
         options=options,

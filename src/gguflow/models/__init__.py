@@ -29,7 +29,11 @@ from gguflow.sources.base import Checkpoint
 
 
 def load(
-    checkpoint: Checkpoint, *, architecture: str | None = None, strip_prefix: str | None = None
+    checkpoint: Checkpoint,
+    *,
+    architecture: str | None = None,
+    strip_prefix: str | None = None,
+    next_tokens: bool = True,
 ) -> Model:
     """Turn a checkpoint into a model: GGUF metadata and GGUF tensors.
 
@@ -40,17 +44,20 @@ def load(
     checkpoint: tensors, configuration and side files.
     architecture: value for `general.architecture`, instead of what config.json says.
     strip_prefix: removed from the names that start with it.
+    next_tokens: whether blocks that predict further tokens are kept.
 
     Raises UsageError (no configuration, and no architecture given), UnsupportedError (unknown family), and
     InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules. What is
     only doubtful is in `Model.warnings`.
     """
     with gathered_warnings() as warnings:
-        model = _load(checkpoint, architecture, strip_prefix)
+        model = _load(checkpoint, architecture, strip_prefix, next_tokens)
     return replace(model, warnings=(*model.warnings, *warnings))
 
 
-def _load(checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | None) -> Model:
+def _load(
+    checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | None, next_tokens: bool
+) -> Model:
     if strip_prefix:
         checkpoint = strip(checkpoint, strip_prefix)
     if checkpoint.metadata is not None:
@@ -71,6 +78,7 @@ def _load(checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | 
         )
     else:
         config = text_configuration(checkpoint.directory / "config.json", checkpoint.config)
+        config = replace(config, tensors=checkpoint.tensors.keys(), next_tokens=next_tokens)
         model = _understand(checkpoint, checkpoint.directory, config)
     check_storable(model, checkpoint.path)
     return model

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from gguflow.models.orders import Order, RopeOrder
 from gguflow.models.parameters import Parameters
-from gguflow.models.rules import Given, Rule, linear, same, split, split_inside, stack
+from gguflow.models.rules import Given, Rule, linear, same, shifted, split, split_inside, stack
+from gguflow.models.rules import transposed as exchanged
 
 Rules = Iterator[Rule | Given]
 
@@ -23,6 +24,7 @@ def ends(
     norm_bias: bool = False,
     head_bias: bool = False,
     may_lack_head: bool = False,
+    shift: bool = False,
 ) -> Rules:
     """Token embeddings, the last norm, and the output matrix.
 
@@ -33,9 +35,10 @@ def ends(
     norm_bias: whether the norm has a bias.
     head_bias: whether the output matrix may have one.
     may_lack_head: whether a checkpoint may be without an output matrix, as is one whose embeddings are tied.
+    shift: whether the norm is stored as the difference from one.
     """
     yield same(f"{embeddings}.weight", "token_embd.weight", (p.n_tokens, p.hidden))
-    yield same(f"{norm}.weight", "output_norm.weight", (p.hidden,))
+    yield (shifted if shift else same)(f"{norm}.weight", "output_norm.weight", (p.hidden,))
     if norm_bias:
         yield same(f"{norm}.bias", "output_norm.bias", (p.hidden,))
     is_needed = not (p.is_tied or may_lack_head)
@@ -44,7 +47,15 @@ def ends(
         yield same(f"{head}.bias", "output.bias", (p.n_tokens,), required=False)
 
 
-def norm(p: Parameters, source: str, target: str, *, bias: bool = False, n: int | None = None) -> Rules:
+def norm(
+    p: Parameters,
+    source: str,
+    target: str,
+    *,
+    bias: bool = False,
+    n: int | None = None,
+    shift: bool = False,
+) -> Rules:
     """The weight of a norm, and its bias.
 
     p: hyper-parameters.
@@ -52,22 +63,26 @@ def norm(p: Parameters, source: str, target: str, *, bias: bool = False, n: int 
     target: in GGUF, without .weight.
     bias: whether it has a bias.
     n: its width; None for that of the residual stream.
+    shift: whether the weight is stored as the difference from one.
     """
-    yield same(f"{source}.weight", f"{target}.weight", (n or p.hidden,))
+    yield (shifted if shift else same)(f"{source}.weight", f"{target}.weight", (n or p.hidden,))
     if bias:
         yield same(f"{source}.bias", f"{target}.bias", (n or p.hidden,))
 
 
-def norms(p: Parameters, i: int, *, source: str = "model.layers", bias: bool = False) -> Rules:
+def norms(
+    p: Parameters, i: int, *, source: str = "model.layers", bias: bool = False, shift: bool = False
+) -> Rules:
     """The norms before attention and before the feed-forward network.
 
     p: hyper-parameters.
     i: number of the layer.
     source: what the names of layers begin with in the checkpoint.
     bias: whether they have biases.
+    shift: whether their weights are stored as the difference from one.
     """
-    yield from norm(p, f"{source}.{i}.input_layernorm", f"blk.{i}.attn_norm", bias=bias)
-    yield from norm(p, f"{source}.{i}.post_attention_layernorm", f"blk.{i}.ffn_norm", bias=bias)
+    for name, target in (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")):
+        yield from norm(p, f"{source}.{i}.{name}", f"blk.{i}.{target}", bias=bias, shift=shift)
 
 
 def attention(
@@ -80,6 +95,8 @@ def attention(
     qkv_bias: bool | None = None,
     output_bias: bool | None = None,
     head_norms: bool = False,
+    shift: bool = False,
+    gated: bool = False,
 ) -> Rules:
     """Grouped-query attention: four matrices, perhaps with biases and norms of heads.
 
@@ -91,21 +108,24 @@ def attention(
     qkv_bias: whether Q, K and V have biases; None for perhaps.
     output_bias: whether the output has one; None for perhaps.
     head_norms: whether Q and K are normalized per head.
+    shift: whether the weights of these norms are stored as the difference from one.
+    gated: whether the matrix of queries has as many rows again, of a gate.
     """
     source = source.replace("{i}", str(i))
     heads, kv_heads, width, value = p.heads(i), p.kv_heads(i), p.head_dim, p.value_dim
     order: Order | None = RopeOrder(p.rotated_dim) if rotate else None
     q, k, v, o = names
     block = f"blk.{i}"
-    yield from linear(f"{source}.{q}", f"{block}.attn_q", heads * width, p.hidden, bias=qkv_bias, order=order)
+    q_rows = heads * width * (2 if gated else 1)
+    yield from linear(f"{source}.{q}", f"{block}.attn_q", q_rows, p.hidden, bias=qkv_bias, order=order)
     yield from linear(
         f"{source}.{k}", f"{block}.attn_k", kv_heads * width, p.hidden, bias=qkv_bias, order=order
     )
     yield from linear(f"{source}.{v}", f"{block}.attn_v", kv_heads * value, p.hidden, bias=qkv_bias)
     yield from linear(f"{source}.{o}", f"{block}.attn_output", p.hidden, heads * value, bias=output_bias)
     if head_norms:
-        yield same(f"{source}.q_norm.weight", f"{block}.attn_q_norm.weight", (width,))
-        yield same(f"{source}.k_norm.weight", f"{block}.attn_k_norm.weight", (width,))
+        for x in "qk":
+            yield from norm(p, f"{source}.{x}_norm", f"{block}.attn_{x}_norm", n=width, shift=shift)
 
 
 def feed_forward(
@@ -155,6 +175,7 @@ def experts(
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
     width: int | None = None,
     fused: bool = False,
+    transposed: bool = False,
 ) -> Rules:
     """The matrices of all experts of a layer, stacked: [experts, out, in].
 
@@ -165,6 +186,7 @@ def experts(
     width: of an expert; None for `expert_feed_forward_length`.
     fused: whether a checkpoint may have them stacked already, as transformers 5 saves some: gate_up_proj
         [experts, 2 * width, hidden] and down_proj [experts, hidden, width].
+    transposed: whether these have their last two axes exchanged.
     """
     source = source.replace("{i}", str(i))
     n, wide, block = p.n_experts, p.expert_wide if width is None else width, f"blk.{i}"
@@ -177,8 +199,12 @@ def experts(
     if fused:
         gate_up = [(f"{block}.ffn_{kind}_exps.weight", wide) for kind in ("gate", "up")]
         for suffix in ("", ".weight"):
-            yield split_inside(f"{source}.gate_up_proj{suffix}", gate_up, n, p.hidden)
-            yield same(f"{source}.down_proj{suffix}", f"{block}.ffn_down_exps.weight", (n, p.hidden, wide))
+            yield split_inside(
+                f"{source}.gate_up_proj{suffix}", gate_up, n, p.hidden, transpose=transposed
+            )
+            yield (exchanged if transposed else same)(
+                f"{source}.down_proj{suffix}", f"{block}.ffn_down_exps.weight", (n, p.hidden, wide)
+            )
 
 
 def fused_qkv(p: Parameters, i: int, source: str, *, bias: bool | None = None, rotate: bool = False) -> Rules:

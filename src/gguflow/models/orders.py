@@ -142,5 +142,31 @@ class Table:
         return Table.of(np.argsort(self.numbers))
 
 
-Order = RopeOrder | Axes | Groups | Table
+@dataclass(frozen=True)
+class Tail:
+    """Rows from a number on in another order; those before it stay.
+
+    start: the first row that moves.
+    order: of the rows from there on, counted from 0.
+    """
+
+    start: int
+    order: RopeOrder | Axes | Groups | Table
+
+    def __call__(self, rows: RowNumbers) -> RowNumbers:
+        """The source row of each output row.
+
+        rows: numbers of output rows, int64[n].
+        """
+        moved = rows >= self.start
+        found = rows.copy()
+        found[moved] = self.start + self.order(rows[moved] - self.start)
+        return found
+
+    @property
+    def inverse(self) -> Tail:
+        return Tail(self.start, self.order.inverse)
+
+
+Order = RopeOrder | Axes | Groups | Table | Tail
 """An order with an inverse."""

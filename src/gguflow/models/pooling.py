@@ -16,6 +16,7 @@ class PoolingType(enum.IntEnum):
     MEAN = 1
     CLS = 2
     LAST = 3
+    RANK = 4
 
 
 _FLAGS = {

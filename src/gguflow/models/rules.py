@@ -6,6 +6,7 @@ side is viewed as the other; conversion, export, validation and documentation al
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,22 +126,29 @@ def linear(
         yield ordered(f"{source}.bias", f"{target}.bias", (n_out,), order, required=has_bias)
 
 
-def ordered(source: str, target: str, shape: Shape, order: Order | None, *, required: bool = True) -> Rule:
+def ordered(
+    source: str, target: str, shape: Shape, order: Order | None, *,
+    new_shape: Shape | None = None, required: bool = True,
+) -> Rule:  # fmt: skip
     """One tensor with its rows in another order, or in the same if this is None.
 
     source: in the checkpoint.
     target: in GGUF.
-    shape: of both.
+    shape: in the checkpoint.
     order: of rows.
+    new_shape: in GGUF, with rows of the same length; None for the same.
     required: whether a model must have it.
     """
+    new_shape = shape if new_shape is None else new_shape
     if order is None:
+        if new_shape != shape:
+            return reshaped(source, target, shape, new_shape, required=required)
         return same(source, target, shape, required=required)
     inverse = order.inverse
     return Rule(
         (Part(source, shape),),
-        (Part(target, shape),),
-        lambda views: (Rows(views[0], shape, order),),
+        (Part(target, new_shape),),
+        lambda views: (Rows(views[0], new_shape, order),),
         lambda views: (Rows(views[0], shape, inverse),),
         required,
         order=order,
@@ -232,54 +240,66 @@ def split(
 
 
 def split_inside(
-    source: str, targets: Sequence[tuple[str, int]], n: int, n_in: int, *, required: bool = True
-) -> Rule:
+    source: str, targets: Sequence[tuple[str, int]], n: int, n_in: int, *, required: bool = True,
+    transpose: bool = False, interleaved: bool = False,
+) -> Rule:  # fmt: skip
     """A stack of matrices [n, rows, n_in] whose rows are those of several stacks: gate and up of all experts.
 
     source: in the checkpoint.
     targets: of each stack in GGUF, its name and the rows of one matrix.
     n: number of matrices.
-    n_in: columns.
+    n_in: columns; 0 for a stack of vectors [n, rows].
     required: whether a model must have it.
+    transpose: whether matrices are stored with their axes exchanged: [n, n_in, rows].
+    interleaved: whether rows of the stacks, which have equally many, take turns; otherwise each has a range.
     """
     counts = [rows for _, rows in targets]
     total = sum(counts)
+    rest = (n_in,) if n_in else ()
+    shapes = [(n, rows, *rest) for rows in counts]
+    whole = (n, total, *rest)
+    orders = [
+        _inside(rows, total, number if interleaved else start, len(counts) if interleaved else 1)
+        for number, (rows, start) in enumerate(zip(counts, itertools.accumulate([0, *counts]), strict=False))
+    ]
 
     def forward(views: Views) -> Views:
-        found: list[View] = []
-        start = 0
-        for rows in counts:
-            found.append(Rows(views[0], (n, rows, n_in), _inside(rows, total, start)))
-            start += rows
-        return found
+        stored = Transpose(views[0]) if transpose else views[0]
+        if rest:
+            return [Rows(stored, shape, order) for shape, order in zip(shapes, orders, strict=True)]
+        flat = Reshape(stored, (n * total,))
+        return [
+            Reshape(Rows(flat, (n * rows,), order), shape)
+            for rows, shape, order in zip(counts, shapes, orders, strict=True)
+        ]
 
     def backward(views: Views) -> Views:
-        joined = stacked(views, (n * total, n_in))
-        numbers = np.arange(n * total)
-        matrix, within = np.divmod(numbers, total)
-        source_rows = np.empty(n * total, np.int64)
-        start = 0
-        for rows in counts:
-            own = (within >= start) & (within < start + rows)
-            source_rows[own] = n * start + matrix[own] * rows + within[own] - start
-            start += rows
-        return (Rows(joined, (n, total, n_in), lambda rows: source_rows[rows]),)
+        joined = stacked([v if rest else Reshape(v, (v.n_weights,)) for v in views], (n * total, *rest))
+        numbers = np.concatenate(
+            [order(np.arange(n * rows)) for rows, order in zip(counts, orders, strict=True)]
+        )
+        places = np.argsort(numbers)
+        found = Rows(joined, whole if rest else (n * total,), lambda rows: places[rows])
+        stored = found if rest else Reshape(found, whole)
+        return (Transpose(stored) if transpose else stored,)
 
     return Rule(
-        (Part(source, (n, total, n_in)),),
-        tuple(Part(name, (n, rows, n_in)) for name, rows in targets),
+        (Part(source, (n, n_in, total) if transpose else whole),),
+        tuple(Part(name, shape) for (name, _), shape in zip(targets, shapes, strict=True)),
         forward,
         backward,
         required,
     )
 
 
-def _inside(rows: int, total: int, start: int) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
-    """Rows [start, start + rows) of every matrix of `total` rows."""
+def _inside(
+    rows: int, total: int, start: int, step: int = 1
+) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+    """Rows start, start + step, ... of every matrix of `total` rows; `rows` of each."""
 
     def index(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         matrix, within = np.divmod(numbers, rows)
-        found: NDArray[np.int64] = matrix * total + start + within
+        found: NDArray[np.int64] = matrix * total + start + step * within
         return found
 
     return index
@@ -472,6 +492,37 @@ def sliced(
         (Part(target, kept),),
         lambda views: (part_of(views[0], start * inner, stop * inner, kept),),
         None,
+        required,
+    )
+
+
+def picked(
+    source: str, target: str, rows: Sequence[int], n: int, n_in: int, *,
+    whole: str | None = None, required: bool = True,
+) -> Rule:  # fmt: skip
+    """Single rows of a matrix, in a given order; there is a way back only where the matrix is kept, too.
+
+    source: in the checkpoint.
+    target: in GGUF, of the rows.
+    rows: their numbers in the matrix.
+    n: rows of the matrix.
+    n_in: columns.
+    whole: in GGUF, the name of the whole matrix; None if it is left out.
+    required: whether a model must have it.
+    """
+    numbers = np.asarray(rows, np.int64)
+    shape = (len(rows), n_in)
+    kept = () if whole is None else (Part(whole, (n, n_in)),)
+
+    def forward(views: Views) -> Views:
+        chosen = Rows(views[0], shape, lambda wanted: numbers[wanted])
+        return (chosen,) if whole is None else (views[0], chosen)
+
+    return Rule(
+        (Part(source, (n, n_in)),),
+        (*kept, Part(target, shape)),
+        forward,
+        None if whole is None else lambda views: (views[0],),
         required,
     )
 
