@@ -71,6 +71,7 @@ def _load(checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | 
         )
     else:
         config = text_configuration(checkpoint.directory / "config.json", checkpoint.config)
+        config = replace(config, tensors=checkpoint.tensors.keys())
         model = _understand(checkpoint, checkpoint.directory, config)
     check_storable(model, checkpoint.path)
     return model

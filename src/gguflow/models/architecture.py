@@ -29,7 +29,7 @@ DECODER_KEYS = (
 """The keys that nearly all decoders have."""
 
 
-def _same_name(name: str, config: Document) -> str:
+def _same_name(name: str, config: Document) -> str | None:
     return name
 
 
@@ -42,7 +42,8 @@ class Architecture:
     metadata: (config, directory) -> the hyper-parameters' keys, in llama.cpp's order.
     rules: parameters -> the rules for its tensors.
     tokenizer: tokenizer files -> the tokenizer's keys, in llama.cpp's order.
-    rename: (checkpoint's tensor name, config) -> the name that the rules use.
+    rename: (checkpoint's tensor name, config) -> the name that the rules use; None for a tensor that is left
+        out.
     skipped: regular expressions; (renamed) tensors that fully match one of them are left out.
     required: keys (after the name) that every file of the family has.
     computed: regular expressions for the names of tensors that no checkpoint holds (rope frequencies).
@@ -56,7 +57,7 @@ class Architecture:
     metadata: Callable[[Document, Path], Metadata]
     rules: Callable[[Parameters], Rules]
     tokenizer: Callable[[TokenizerFiles], Metadata]
-    rename: Callable[[str, Document], str] = _same_name
+    rename: Callable[[str, Document], str | None] = _same_name
     skipped: tuple[str, ...] = ()
     required: tuple[str, ...] = DECODER_KEYS
     computed: tuple[str, ...] = ()
@@ -124,15 +125,17 @@ def match_tensors(
         for position, part in enumerate(rule.sources):
             places.setdefault(part.name, []).append((number, position))
 
-    def known(name: str) -> str:
+    def known(name: str) -> str | None:
         """The name that the rules use; bare models lack the prefix of the model inside."""
         renamed = architecture.rename(name, config)
+        if renamed is None:
+            return None
         return f"model.{renamed}" if renamed not in places and f"model.{renamed}" in places else renamed
 
     matches: dict[int, _Match] = {}
     for source in checkpoint.tensors.values():
         name = known(source.name)
-        if architecture.is_skipped(name):
+        if name is None or architecture.is_skipped(name):
             continue
         if name not in places:
             hint = unknown_tensor_hint(source, checkpoint, lambda name: known(name) in places)

@@ -7,8 +7,8 @@ the key. No other module of this package uses raw JSON without checking its type
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ class Document:
     applied: collects the intended differences from llama.cpp that its values led to; shared by its parts.
     defaults: what keys mean that are absent; for `in`, they stay absent. A null is no absence.
     places: for keys that come from another object of the file, its path.
+    tensors: of a model's configuration, the names of the tensors beside it.
     """
 
     file: Path
@@ -96,6 +97,7 @@ class Document:
     applied: Applied = field(default_factory=Applied, repr=False, compare=False)
     defaults: Mapping[str, Any] = field(default_factory=dict, repr=False)
     places: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tensors: Collection[str] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def read(cls, directory: Path, name: str) -> Document | None:
@@ -110,6 +112,13 @@ class Document:
         if not isinstance(values, dict):
             raise MalformedError(file, Finding("M-021", "not a JSON object", found=type(values).__name__))
         return cls(file, values)
+
+    def with_values(self, **values: Any) -> Document:
+        """The same with some values replaced, for what llama.cpp understands differently.
+
+        values: by key.
+        """
+        return replace(self, values={**self.values, **values})
 
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None
