@@ -49,6 +49,8 @@ def _with_text_part(root: Document) -> Document:
         if not part.values:
             continue
         said = {key: value for key, value in part.values.items() if value is not None}
+        if path != TEXT_PARTS[0]:
+            said.pop("architectures", None)  # llama.cpp follows the class of the whole in other layouts
         shadowed = set(ROPE_KEYS) if not said.keys().isdisjoint(ROPE_KEYS) else set()
         kept = {key: value for key, value in root.values.items() if key not in shadowed}
         return replace(root, values=kept | said, places=dict.fromkeys(said, part.where))

@@ -199,9 +199,7 @@ def experts(
     if fused:
         gate_up = [(f"{block}.ffn_{kind}_exps.weight", wide) for kind in ("gate", "up")]
         for suffix in ("", ".weight"):
-            yield split_inside(
-                f"{source}.gate_up_proj{suffix}", gate_up, n, p.hidden, transpose=transposed
-            )
+            yield split_inside(f"{source}.gate_up_proj{suffix}", gate_up, n, p.hidden, transpose=transposed)
             yield (exchanged if transposed else same)(
                 f"{source}.down_proj{suffix}", f"{block}.ffn_down_exps.weight", (n, p.hidden, wide)
             )

@@ -120,9 +120,7 @@ def _fused(sizes: Sizes, source: str, block: str, hidden: int) -> Rule:
         (f"{block}.attn_qkv.weight", sizes.qk_rows + sizes.v_rows),
         (f"{block}.attn_gate.weight", sizes.v_rows),
     ]
-    return split(
-        f"{source}.in_proj_qkvz.weight", targets, (hidden,), order=Groups(parts, sizes.n_keys)
-    )
+    return split(f"{source}.in_proj_qkvz.weight", targets, (hidden,), order=Groups(parts, sizes.n_keys))
 
 
 def is_recurrent(p: Parameters, i: int) -> bool:

@@ -220,6 +220,27 @@ DIFFERENCES = (
         keys=(r"[^.]+\.leading_dense_block_count",),
     ),
     Difference(
+        "glm-parameters",
+        Scope.CHECKPOINT,
+        "The checkpoint is a GLM-4 9B in the layout of transformers (GlmForCausalLM)",
+        "writes the context length, the epsilon, the base of the frequencies and the width of heads from config.json",
+        "looks for them under the names of another layout, and writes defaults",
+        "The model would compute something else, and stop at a short context.",
+        keys=(
+            r"chatglm\.(context_length|rope\.(dimension_count|freq_base))",
+            r"chatglm\.attention\.(layer_norm_rms_epsilon|key_length|value_length)",
+        ),
+    ),
+    Difference(
+        "width-of-shared-experts",
+        Scope.CHECKPOINT,
+        "The width of ERNIE's shared experts is not that of a dense block divided by the number of key heads",
+        "writes the width of an expert times the number of shared ones",
+        "writes that quotient",
+        "It is the width that the tensors have.",
+        keys=(r"[^.]+\.expert_shared_feed_forward_length",),
+    ),
+    Difference(
         "non-finite",
         Scope.NO_FILE,
         "Where a weight is NaN or Inf, or does not fit into F16 in an F16 output",

@@ -11,7 +11,13 @@ from gguflow.models.parameters import Parameters
 from gguflow.models.rules import Given, Rule, same
 
 
-def n_dense(config: Document, key: str = "first_k_dense_replace", default: int | None = None) -> int | None:
+def n_dense(
+    config: Document,
+    key: str = "first_k_dense_replace",
+    default: int | None = None,
+    *,
+    is_written: bool = True,
+) -> int | None:
     """Number of dense blocks before those with experts, None if config.json does not say it.
 
     transformers 5 writes a kind for each block (`mlp_layer_types`), and builds the model by it alone.
@@ -19,6 +25,7 @@ def n_dense(config: Document, key: str = "first_k_dense_replace", default: int |
     config: config.json.
     key: of the number.
     default: if there is none.
+    is_written: whether the file says it, where it may differ from what llama.cpp writes.
 
     Raises InvalidError (M-003), UnsupportedError (M-009) for other orders, which llama.cpp does not have.
     """
@@ -30,9 +37,11 @@ def n_dense(config: Document, key: str = "first_k_dense_replace", default: int |
     for i, kind in enumerate(kinds):
         if kind != ("dense" if i < n else "sparse"):
             message = "llama.cpp has dense blocks only before those with experts in this family of models"
-            finding = Finding("M-009", message, config.at("mlp_layer_types", i), found=kind, expected="sparse")
+            finding = Finding(
+                "M-009", message, config.at("mlp_layer_types", i), found=kind, expected="sparse"
+            )
             raise UnsupportedError(config.file, finding)
-    if n != said:
+    if n != said and is_written:
         config.applied.add("dense-blocks")
     return n
 

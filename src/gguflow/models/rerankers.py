@@ -90,7 +90,9 @@ def head_of_file(p: Parameters) -> Iterator[Given]:
         yield Given(HEAD, (len(ANSWERS), p.hidden), is_required=True)
 
 
-def _with_head(rules: Callable[[Parameters], Rules], answers: tuple[int, ...]) -> Callable[[Parameters], Rules]:
+def _with_head(
+    rules: Callable[[Parameters], Rules], answers: tuple[int, ...]
+) -> Callable[[Parameters], Rules]:
     """Rules with the rows of the answers in the place of the output matrix; where that is tied to the
     embeddings, they are rows of these.
     """

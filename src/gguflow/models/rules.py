@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,16 @@ class Given:
     shape: Shape
     values: NDArray[Any] | None = None
     is_required: bool = False
+
+
+def optional(rules: Iterable[Rule | Given], *, needed: bool = False) -> Iterator[Rule | Given]:
+    """Rules for tensors that a model may be without: of one of two layouts, where a file does not say which.
+
+    rules: as they are if a model must have them.
+    needed: whether it must have them after all.
+    """
+    for rule in rules:
+        yield rule if needed else replace(rule, is_required=False)
 
 
 def same(source: str, target: str, shape: Shape, *, required: bool = True) -> Rule:

@@ -14,6 +14,7 @@ from gguflow.models.parameters import Parameters
 from gguflow.models.rope import RopeOptions
 from gguflow.models.rules import Given, Rule
 from gguflow.models.tokenizers.bpe import bpe_metadata
+from gguflow.models.tokenizers.variants import glm_metadata
 
 ROPE = RopeOptions(partial=True, read=frozenset(("mscale", "mscale_all_dim")))
 """Of latent attention: which part of a head rotates is said by qk_rope_head_dim."""
@@ -140,7 +141,7 @@ ARCHITECTURES = (
         classes=("Glm4MoeLiteForCausalLM",),
         metadata=metadata_with_next,
         rules=rules,
-        tokenizer=bpe_metadata,
+        tokenizer=glm_metadata,
         rename=rename_with_next,
         is_main=False,
     ),

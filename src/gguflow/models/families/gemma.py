@@ -8,7 +8,7 @@ from gguflow.container.metadata import Metadata, boolean, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import Architecture, Rules
 from gguflow.models.documents import Document
-from gguflow.models.keys import GELU, HEADS, HIDDEN, KV_HEADS, RMS_EPSILON, base_keys
+from gguflow.models.keys import GELU, base_keys
 from gguflow.models.parameters import Parameters
 from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
