@@ -56,3 +56,21 @@ def _pooling_type(directory: Path, module: Document) -> PoolingType:
             config.file, Finding("M-006", message, "$.pooling_mode", found=found, expected=", ".join(_MODES))
         )
     return _MODES[mode]
+
+
+def classifier_pooling(name: str, config: Document) -> Metadata:
+    """`{name}.classifier.pooling_type`, if config.json says what a classifier pools; else nothing.
+
+    name: `general.architecture`.
+    config: config.json.
+
+    Raises UnsupportedError (M-006) for another way in a model with a classifier, InvalidError (M-003).
+    """
+    mode = config.text("classifier_pooling", "")
+    if mode in ("cls", "mean"):
+        return {f"{name}.classifier.pooling_type": u32(_MODES[mode])}
+    if mode and any(str(cls).endswith("Classification") for cls in config.items("architectures")):
+        message = "llama.cpp classifies the first token, or the mean of all"
+        finding = Finding("M-006", message, config.at("classifier_pooling"), found=mode, expected="cls, mean")
+        raise UnsupportedError(config.file, finding)
+    return {}

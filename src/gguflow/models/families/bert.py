@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from gguflow.container.metadata import INTEGERS, Metadata, ValueType, array, boolean, f32, u32
+from gguflow.container.metadata import INTEGERS, Metadata, ValueType, array, boolean
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
-from gguflow.models.keys import GELU
-from gguflow.models.parameters import MAX_LAYERS, Parameters
-from gguflow.models.pooling import pooling_metadata
+from gguflow.models.keys import GELU, Keys, base_keys
+from gguflow.models.parameters import Parameters
+from gguflow.models.pooling import classifier_pooling, pooling_metadata
+from gguflow.models.rope import RopeOptions
 from gguflow.models.rules import linear, same
 from gguflow.models.tokenizers.wordpiece import wordpiece_metadata
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
     """The hyper-parameters' keys in the order of llama.cpp's converter."""
-    config.require("hidden_act", GELU, "M-009", "llama.cpp computes GELU in all models of this family")
-    keys: Metadata = {
-        "bert.block_count": u32(config.integer("num_hidden_layers", maximum=MAX_LAYERS)),
-        "bert.context_length": u32(config.integer("max_position_embeddings")),
-        "bert.embedding_length": u32(config.integer("hidden_size")),
-        "bert.feed_forward_length": u32(config.integer("intermediate_size")),
-        "bert.attention.head_count": u32(config.integer("num_attention_heads")),
-        "bert.attention.layer_norm_epsilon": f32(config.number("layer_norm_eps", 1e-12)),
-        "bert.attention.causal": boolean(False),
-    }
-    keys |= pooling_metadata("bert", directory)
+    return encoder_keys("bert", config, directory).metadata
+
+
+def encoder_keys(
+    name: str, config: Document, directory: Path, *, activation: Sequence[str] | None = GELU,
+    rope: RopeOptions | None = None,
+) -> Keys:  # fmt: skip
+    """The base keys of an encoder, that it looks both ways, how it pools, and the classes of a classifier.
+
+    name: `general.architecture`.
+    config: config.json.
+    directory: the checkpoint's.
+    activation: as of `base_keys`.
+    rope: as of `base_keys`; None for an encoder without rotary embeddings.
+
+    Raises what `base_keys` and the pooling raise.
+    """
+    keys = base_keys(name, config, activation=activation, rope=rope)
+    keys.put("attention.causal", boolean(False))
+    keys.metadata |= pooling_metadata(name, directory)
+    keys.metadata |= classifier_pooling(name, config)
     if labels := class_labels(config):
-        keys["bert.classifier.output_labels"] = array(ValueType.STRING, labels)
+        keys.put("classifier.output_labels", array(ValueType.STRING, labels))
     return keys
 
 
@@ -44,30 +56,61 @@ def class_labels(config: Document) -> list[str]:
 def rules(p: Parameters) -> Rules:
     """An encoder; every matrix has a bias."""
     hidden, wide = p.hidden, p.wide()
-    yield same("embeddings.word_embeddings.weight", "token_embd.weight", (p.n_tokens, hidden))
     n_positions = p.integer("context_length")
     yield same("embeddings.position_embeddings.weight", "position_embd.weight", (n_positions, hidden))
-    yield same("embeddings.token_type_embeddings.weight", "token_types.weight", (_n_types(p), hidden))
-    yield from decoder.norm(p, "embeddings.LayerNorm", "token_embd_norm", bias=True)
-    n_classes = n_labels(p)
-    for source in ("classifier", "classifier.dense"):
-        yield from linear(source, "cls", n_classes, hidden, required=False)
-    yield from linear("classifier.out_proj", "cls.output", n_classes, hidden, required=False)
+    yield from embeddings(p)
+    yield from classifier(p)
     for i in range(p.n_layers):
         layer, block = f"encoder.layer.{i}", f"blk.{i}"
+        yield from attention(p, i)
         for source, target, n_out, n_in in (
-            ("attention.self.query", "attn_q", hidden, hidden),
-            ("attention.self.key", "attn_k", hidden, hidden),
-            ("attention.self.value", "attn_v", hidden, hidden),
-            ("attention.output.dense", "attn_output", hidden, hidden),
             ("intermediate.dense", "ffn_up", wide, hidden),
             ("output.dense", "ffn_down", hidden, wide),
         ):
             yield from linear(f"{layer}.{source}", f"{block}.{target}", n_out, n_in, bias=True)
-        yield from decoder.norm(
-            p, f"{layer}.attention.output.LayerNorm", f"{block}.attn_output_norm", bias=True
-        )
         yield from decoder.norm(p, f"{layer}.output.LayerNorm", f"{block}.layer_output_norm", bias=True)
+
+
+def embeddings(p: Parameters) -> Rules:
+    """Embeddings of tokens and of kinds of segments, and their norm.
+
+    p: hyper-parameters. A file without kinds of segments is one of DistilBERT.
+    """
+    yield same("embeddings.word_embeddings.weight", "token_embd.weight", (p.n_tokens, p.hidden))
+    has_types = p.config is not None
+    shape = (_n_types(p), p.hidden)
+    yield same("embeddings.token_type_embeddings.weight", "token_types.weight", shape, required=has_types)
+    yield from decoder.norm(p, "embeddings.LayerNorm", "token_embd_norm", bias=True)
+
+
+def attention(p: Parameters, i: int, layer: str = "encoder.layer.{i}") -> Rules:
+    """Attention of one layer, and the norm after it.
+
+    p: hyper-parameters.
+    i: number of the layer.
+    layer: what names of layers begin with in the checkpoint; {i} is the layer.
+    """
+    layer, block = layer.replace("{i}", str(i)), f"blk.{i}"
+    for source, target in (
+        ("self.query", "attn_q"),
+        ("self.key", "attn_k"),
+        ("self.value", "attn_v"),
+        ("output.dense", "attn_output"),
+    ):
+        yield from linear(f"{layer}.attention.{source}", f"{block}.{target}", p.hidden, p.hidden, bias=True)
+    yield from decoder.norm(p, f"{layer}.attention.output.LayerNorm", f"{block}.attn_output_norm", bias=True)
+
+
+def classifier(p: Parameters, dense: str = "classifier.dense") -> Rules:
+    """A classifier of one layer or of two.
+
+    p: hyper-parameters.
+    dense: name of the first layer of two in the checkpoint.
+    """
+    n_classes = n_labels(p)
+    yield from linear("classifier", "cls", n_classes, p.hidden, required=False)
+    yield from linear(dense, "cls", p.hidden, p.hidden, required=False)
+    yield from linear("classifier.out_proj", "cls.output", n_classes, p.hidden, required=False)
 
 
 def n_labels(p: Parameters) -> int:
@@ -89,27 +132,50 @@ def _n_types(p: Parameters) -> int:
 def rename(name: str, config: Document) -> str:
     """Remove the prefix of models with a head, use the current names of norms, and name the classifier."""
     name = name.removeprefix("bert.")
+    return classifier_name(with_norm_names(name), config)
+
+
+def with_norm_names(name: str) -> str:
+    """The name of a tensor, with the current name of a norm's parameter.
+
+    name: in the checkpoint.
+    """
     if name.endswith(".gamma"):
         name = name.removesuffix("gamma") + "weight"
     elif name.endswith(".beta"):
         name = name.removesuffix("beta") + "bias"
+    return name
+
+
+def classifier_name(name: str, config: Document) -> str:
+    """The name of a classifier of one layer, which has another place if its classes are named.
+
+    name: in the checkpoint.
+    config: config.json.
+    """
     if name in ("classifier.weight", "classifier.bias") and class_labels(config):
         name = name.replace("classifier.", "classifier.out_proj.")
     return name
 
+
+ENCODER_KEYS = (*DECODER_KEYS[:-1], "attention.layer_norm_epsilon")
+"""The keys that nearly all encoders have."""
+
+HEADS_OF_TRAINING = (
+    r"embeddings\.position_ids",
+    r"pooler\.dense\.(weight|bias)",
+    r"cls\.predictions.*",
+    r"cls\.seq_relationship.*",
+)
+"""What encoders have for their training, and constants."""
 
 ARCHITECTURE = Architecture(
     name="bert",
     classes=("BertModel", "BertForMaskedLM", "BertForSequenceClassification"),
     metadata=metadata,
     rules=rules,
-    required=(*DECODER_KEYS[:-1], "attention.layer_norm_epsilon"),
+    required=ENCODER_KEYS,
     tokenizer=wordpiece_metadata,
     rename=rename,
-    skipped=(
-        r"embeddings\.position_ids",
-        r"pooler\.dense\.(weight|bias)",
-        r"cls\.predictions.*",
-        r"cls\.seq_relationship.*",
-    ),
+    skipped=HEADS_OF_TRAINING,
 )
