@@ -193,6 +193,16 @@ DIFFERENCES = (
         keys=tuple(rf"tokenizer\.ggml\.{name}" for name in ("tokens", "token_type", "scores")),
     ),
     Difference(
+        "padding-without-rows",
+        Scope.CHECKPOINT,
+        "A model with Mamba blocks whose vocabulary is no multiple of 8 or 16, and config.json does not say "
+        "that the embeddings are padded",
+        "lists as many tokens as the embeddings have rows",
+        "pads the list of tokens alone",
+        "No program can load a file with more tokens than rows of the embeddings.",
+        keys=tuple(rf"tokenizer\.ggml\.{name}" for name in ("tokens", "token_type", "scores")),
+    ),
+    Difference(
         "special-id-beyond-vocabulary",
         Scope.CHECKPOINT,
         "A special token of a byte-level BPE vocabulary has an id beyond it",
