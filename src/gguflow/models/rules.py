@@ -7,8 +7,8 @@ side is viewed as the other; conversion, export, validation and documentation al
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,15 @@ class Given:
     shape: Shape
     values: NDArray[Any] | None = None
     is_required: bool = False
+
+
+def optional(rules: Iterable[Rule | Given]) -> Iterator[Rule | Given]:
+    """Rules of tensors that a model may be without.
+
+    rules: as they are with the tensors.
+    """
+    for rule in rules:
+        yield replace(rule, is_required=False)
 
 
 def same(source: str, target: str, shape: Shape, *, required: bool = True) -> Rule:

@@ -172,7 +172,7 @@ def metadata_swa(config: Document, directory: Path) -> Metadata:
 
 
 def rules_swa(p: Parameters) -> Rules:
-    """Granite with attention sinks; the matrices gate and up stay one, of experts and of the shared network."""
+    """Granite with attention sinks; gate and up stay one matrix, of experts and of the shared network."""
     yield from frequencies(p, ROPE)
     yield from decoder.ends(p)
     for i in range(p.n_layers):
