@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-mtp",
         action="store_true",
-        help="leave out blocks that predict further tokens (multi-token prediction), which are written otherwise",
+        help="leave out the blocks that predict further tokens (multi-token prediction)",
     )
     parser.add_argument(
         "--skip-tensor",

@@ -14,7 +14,7 @@ from gguflow.container.metadata import Metadata, Value, ValueType, array, boolea
 from gguflow.errors import Finding, UnsupportedError
 from gguflow.models.documents import Document
 from gguflow.models.parameters import MAX_LAYERS
-from gguflow.models.rope import ALL_OF_A_HEAD, Rope, RopeOptions, rope_metadata
+from gguflow.models.rope import ALL_OF_A_HEAD, DEFAULT_THETA, Rope, RopeOptions, rope_metadata
 
 LAYERS = ("n_layers", "num_hidden_layers", "n_layer", "num_layers")
 CONTEXT = (
@@ -222,10 +222,7 @@ def base_keys(
     Raises InvalidError (M-002, M-003), UnsupportedError (M-005, M-009).
     """
     if activation is not None:
-        for key in ("hidden_act", "hidden_activation", "activation_function"):
-            spelling = SPELLINGS.get(activation[0], activation[0])
-            message = f"llama.cpp computes {spelling} in all models of this family"
-            config.require(key, activation, "M-009", message)
+        require_activation(config, activation)
     keys = Keys(name, config)
     keys.put("block_count", u32(n_layers(config) if layers is None else layers))
     for key, names in (("context_length", CONTEXT), ("embedding_length", HIDDEN)):
@@ -250,6 +247,48 @@ def base_keys(
         keys.put("attention.key_length", u32(head_dim(config)))
         keys.put("attention.value_length", u32(head_dim(config)))
     return keys
+
+
+def require_activation(config: Document, names: Sequence[str]) -> None:
+    """Raise UnsupportedError (M-009) if a model has another activation than its family.
+
+    config: config.json.
+    names: of the activation that llama.cpp computes for the family.
+    """
+    spelling = SPELLINGS.get(names[0], names[0])
+    for key in ("hidden_act", "hidden_activation", "activation_function", "activation"):
+        message = f"llama.cpp computes {spelling} in all models of this family"
+        config.require(key, names, "M-009", message)
+
+
+def usual_rope(keys: Keys, options: RopeOptions) -> Rope:
+    """The rotation of a family for which llama.cpp's converter writes no base of the frequencies.
+
+    Readers assume 10000 then; another one is written.
+
+    keys: where it is put.
+    options: what the rotation may be.
+
+    Raises what `Rope.of` raises.
+    """
+    rope = Rope.of(keys.config, options)
+    if rope.theta != DEFAULT_THETA:
+        keys.config.applied.add("base-of-frequencies")
+        keys.put("rope.freq_base", f32(rope.theta))
+    return rope
+
+
+def four_times(keys: Keys, *names: str) -> None:
+    """The width of the network in a family for which llama.cpp's converter takes four times the model's.
+
+    keys: where it is put.
+    names: of the width in config.json, where it may be said.
+
+    Raises InvalidError (M-002, M-003).
+    """
+    usual = 4 * hidden_size(keys.config)
+    if keys.integer("feed_forward_length", *names, default=usual, minimum=1) != usual:
+        keys.config.applied.add("width-of-network")
 
 
 def _check_heads(config: Document) -> None:

@@ -151,7 +151,7 @@ class Tail:
     """
 
     start: int
-    order: RopeOrder | Axes | Groups | Table
+    order: RopeOrder | Axes | Groups | Table | Tail
 
     def __call__(self, rows: RowNumbers) -> RowNumbers:
         """The source row of each output row.

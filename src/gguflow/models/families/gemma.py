@@ -1,4 +1,4 @@
-"""Gemma 1 and 2: gated GELU, norms that are stored as the difference from one, embeddings as output matrix."""
+"""Gemma 1 and 2: gated GELU, norms stored as the difference from one, embeddings as output matrix."""
 
 from __future__ import annotations
 

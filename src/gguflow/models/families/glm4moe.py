@@ -48,7 +48,7 @@ def rotated(config: Document, options: RopeOptions, default: float = 0.5) -> int
 
 
 def rules(p: Parameters) -> Rules:
-    """Blocks with biases on Q, K and V, and perhaps norms of heads; the norm before experts has another name."""
+    """Blocks with biases on Q, K and V, perhaps norms of heads; the norm before experts has another name."""
     yield from decoder.ends(p)
     for i in range(p.n_layers):
         layer, block = f"model.layers.{i}", f"blk.{i}"
