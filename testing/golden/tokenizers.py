@@ -315,6 +315,7 @@ def llama_hf(order: str = "llama", template: str | None = TEMPLATE, added: Itera
     """
     pieces, merges = _pieces(order)
     tokens = [text for text, _, _ in pieces]
+    merges = [pair for pair in merges if {*pair} <= {*tokens}]
     special = [(i, text) for i, (text, _, kind) in enumerate(pieces) if kind in (_CONTROL, _UNKNOWN)]
     special += [(len(tokens) + i, text) for i, text in enumerate(added)]
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}

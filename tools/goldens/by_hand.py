@@ -696,7 +696,8 @@ CLASSES: dict[str, Class] = {
         },
     ),
     "XverseForCausalLM": Class(
-        {"model_type": "xverse", "vocab_size": tokenizers.N_TOKENS},
+        {"model_type": "xverse", "vocab_size": tokenizers.N_TOKENS, "num_key_value_heads": N_HEADS},
+        {**LLAMA, "self_attn.k_proj.weight": "Q H", "self_attn.v_proj.weight": "Q H"},
         ends={**ENDS, "model.embed_tokens.weight": "320 H", "lm_head.weight": "320 H"},
         tokenizer={"kind": "llama-hf"},
     ),

@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from testing.golden.packed import PACKED, Record, pack
+from testing.golden.packed import PACKED, Record, class_of, pack
 from testing.golden.recipes import Recipe
 
 LARGEST = 2_000_000
@@ -34,5 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     known = json.loads((directory / "classes.json").read_text(encoding="utf-8"))
     pack(arguments.output, recipes, records, known)
     nbytes = arguments.output.stat().st_size
-    print(f"{arguments.output}: {len(records)} of {len(known)} classes, {nbytes:,} bytes")
+    n_classes = len({class_of(name) for name in records})
+    print(
+        f"{arguments.output}: {n_classes} of {len(known)} classes, {len(records)} records, {nbytes:,} bytes"
+    )
     return 0 if nbytes <= LARGEST else 1

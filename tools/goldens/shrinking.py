@@ -460,7 +460,26 @@ SPECIAL: dict[str, Settings] = {
     "PaddleOCRVLForConditionalGeneration": {"tokenizer": {"kind": "spm"}},
     "MiniCPMV4_6ForConditionalGeneration": {"options": ["--no-mtp"]},
     "MiniMaxM2ForCausalLM": {"saved": {"rotary_dim": 12}},
-    "NomicBertModel": {"saved": {"n_positions": 512}},
+    "NomicBertModel": {
+        "config": {"head_dim": HIDDEN // N_HEADS},
+        "saved": {
+            "n_positions": 8192,
+            "max_trained_positions": 2048,
+            "n_embd": HIDDEN,
+            "n_head": N_HEADS,
+            "n_inner": 160,
+            "n_layer": N_LAYERS,
+            "layer_norm_epsilon": 1e-12,
+            "causal": False,
+            "activation_function": "swiglu",
+            "rotary_emb_base": 1000,
+            "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None,
+            "prenorm": False,
+            **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), False),
+        },
+    },
     # other names of what transformers has
     **{
         name: {"like": like}
