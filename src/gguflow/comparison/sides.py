@@ -44,7 +44,7 @@ class Side:
                 for source in self.checkpoint.tensors.values()
             )
         model = with_original_shapes(models.load(self.checkpoint), self.checkpoint.path)
-        return _by_name(original_tensors(model, models.by_name(model.architecture), self.checkpoint.path))
+        return _by_name(original_tensors(model, models.of_file(model.metadata), self.checkpoint.path))
 
 
 def pairs(a: Side, b: Side) -> tuple[dict[str, ModelTensor], dict[str, ModelTensor]]:

@@ -13,7 +13,14 @@ from gguflow.blocks import BlockFormat
 from gguflow.blocks.families import Encoding, as_encoding
 from gguflow.container import header, rules, writer
 from gguflow.container.header import TensorInfo
-from gguflow.container.integrity import HEADER_KEY, SHARDS_KEY, completed_header, placeholder, without_set
+from gguflow.container.integrity import (
+    HEADER_KEY,
+    SHARDS_KEY,
+    SOURCE_CLASS_KEY,
+    completed_header,
+    placeholder,
+    without_set,
+)
 from gguflow.container.metadata import Metadata, Value, boolean, f32, string, u32
 from gguflow.container.payload_keys import payload_metadata
 from gguflow.conversion.imatrix import Imatrix, Importance
@@ -238,6 +245,8 @@ def make(
         metadata |= imatrix.provenance()
     if integrity:
         metadata |= placeholder(len(tensors), recipe.name, recipes.VERSION, sources)
+        if model.source_class:
+            metadata[SOURCE_CLASS_KEY] = string(model.source_class)
     payloads |= {
         name: encoding.name
         for name, choice in chosen.items()

@@ -50,7 +50,7 @@ def prepare(
     if checkpoint.metadata is None:
         raise UsageError(f"{source} is not a GGUF file; only those can be exported")
     model = with_original_shapes(models.load(checkpoint), checkpoint.path)
-    tensors = original_tensors(model, models.by_name(model.architecture), checkpoint.path)
+    tensors = original_tensors(model, models.of_file(model.metadata), checkpoint.path)
     entries, metadata = _entries(form, tensors, checkpoint, dtype.lower())
     is_file = output.suffix == ".safetensors"
     path = output if is_file else output / "model.safetensors"

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from gguflow.container.integrity import SOURCE_CLASS_KEY
+from gguflow.container.metadata import Metadata, ValueType
 from gguflow.errors import UsageError, gathered_warnings
 from gguflow.models import families
 from gguflow.models.architecture import Architecture, class_name, match_tensors
@@ -105,6 +107,18 @@ def by_name(name: str) -> Architecture | None:
     return next((family for family in families_of_models() if family.name == name and family.is_main), None)
 
 
+def of_file(metadata: Metadata) -> Architecture | None:
+    """The family of the model in a GGUF file: that of the class that it was converted from, where the file
+    names one; else the one with its `general.architecture`; None if it is unknown.
+
+    metadata: of the file.
+    """
+    name = sizes_of(metadata).architecture
+    said = metadata.get(SOURCE_CLASS_KEY)
+    known = architectures().get(said.value) if said is not None and said.type is ValueType.STRING else None
+    return known if known is not None and known.name == name else by_name(name)
+
+
 def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
     """Match tensors before reading the tokenizer: the embedding matrix limits the size of the vocabulary."""
     family = _family(config)
@@ -134,6 +148,7 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
         n_experts=sizes.n_experts,
         file_stem=file_stem,
         differences=tuple(config.applied.ids),
+        source_class=class_name(config),
     )
 
 

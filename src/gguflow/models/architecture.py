@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -205,7 +205,7 @@ def _built(checkpoint: Checkpoint, match: _Match) -> Iterator[ModelTensor]:
         )
     views = rule.forward([Leaf(parts[i]) for i in range(len(rule.sources))])
     for view, target in zip(views, rule.targets, strict=True):
-        yield replace(of_view(target.name, view), keeps_ones=True)  # as llama.cpp's converter does
+        yield of_view(target.name, view)
 
 
 def of_view(name: str, view: View) -> ModelTensor:

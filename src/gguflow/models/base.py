@@ -106,6 +106,7 @@ class Model:
     is_final: whether the tensors come from a GGUF file, so that those not quantized are copied unchanged.
     file_stem: the default output name without suffix, with "{type}" for the type.
     differences: the ids of the intended differences from llama.cpp (`models.differences`) that applied.
+    source_class: the class that config.json names; "" without one.
     warnings: what is doubtful about the checkpoint, from `gguflow.errors.warn`.
     """
 
@@ -120,6 +121,7 @@ class Model:
     file_stem: str = "model-{type}"
     warnings: tuple[FileWarning, ...] = ()
     differences: tuple[str, ...] = ()
+    source_class: str = ""
 
     @property
     def sizes(self) -> Sizes:

@@ -13,7 +13,7 @@ from gguflow.models.architecture import Architecture, of_view
 from gguflow.models.base import Model, ModelTensor
 from gguflow.models.orders import Order
 from gguflow.models.parameters import Parameters
-from gguflow.models.rules import Rule, unchanged
+from gguflow.models.rules import Part, Rule, unchanged
 from gguflow.models.views import Leaf, Reshape, Shape, View
 from gguflow.sources.base import json_path
 
@@ -117,7 +117,7 @@ def _backwards(rule: Rule, shapes: Mapping[str, Shape], path: Path, missing: set
     names = tuple(part.name for part in rule.targets)
     if rule.backward is unchanged:
         for source, target in zip(rule.sources, names, strict=True):
-            yield HfTensor(source.name, shapes[target], (target,), lambda views: views[0], is_same=True)
+            yield _same(source, target, shapes[target])
         return
     if missing or not _fits(rule, shapes):
         raise _contradiction(rule, shapes, path, missing)
@@ -130,6 +130,14 @@ def _backwards(rule: Rule, shapes: Mapping[str, Shape], path: Path, missing: set
             expert=i if rule.is_stack else None,
             order=rule.order.inverse if rule.order is not None else None,
         )
+
+
+def _same(source: Part, target: str, stored: Shape) -> HfTensor:
+    """A tensor that is stored as it was, but for dimensions of one at the front."""
+    shape = source.shape
+    if stored == shape or without_leading_ones(stored) != without_leading_ones(shape):
+        return HfTensor(source.name, stored, (target,), lambda views: views[0], is_same=True)
+    return HfTensor(source.name, shape, (target,), lambda views: Reshape(views[0], shape))
 
 
 def _contradiction(rule: Rule, shapes: Mapping[str, Shape], path: Path, missing: set[str]) -> InvalidError:

@@ -21,7 +21,6 @@ from gguflow.arrays import Bytes, output_array
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.models.hf_names import originals
 from gguflow.models.orders import Order, RopeOrder
-from gguflow.models.passthrough import sizes_of
 from gguflow.models.views import Leaf, Shape, View, numbers_of
 from gguflow.quantization import Floats
 from gguflow.runtime.model import Model
@@ -201,7 +200,7 @@ def checkpoint_tensors(model: Model) -> dict[str, CheckpointTensor]:
     M-012).
     """
     metadata = model.metadata.typed
-    family = models.by_name(sizes_of(metadata).architecture)
+    family = models.of_file(metadata)
     shapes = {name: tensor.shape for name, tensor in model.items()}
     tensors = {}
     for found in originals(metadata, family, shapes, Path(model.path)):

@@ -41,8 +41,7 @@ def judge_architecture(facts: Facts) -> Iterator[Finding]:
     """
     if not is_model(facts):
         return
-    name = facts.text("general.architecture")
-    family = None if name is None else models.by_name(name)
+    family = models.of_file(facts.metadata)
     if family is None or _has_separate_experts(facts):
         return
     is_vocabulary = not facts.tensors and TOKENS in facts.metadata
