@@ -6,8 +6,11 @@ needs nothing but the standard library, since it runs beside the converter too.
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable, Mapping
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,6 +155,180 @@ def framed(first: int, last: int | None = None) -> dict[str, Any]:
     return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
 
 
+# SentencePiece
+
+
+def varint(number: int) -> bytes:
+    head = b""
+    while number > 127:
+        head += bytes([number & 127 | 128])
+        number >>= 7
+    return head + bytes([number])
+
+
+def message(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer that holds bytes."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+_COMPRESSED = (
+    "eNod0mWQFgQQBuAPhqGkQeluke6Go0saBck7uru7u5SW7hIUkO7u7u7ubp5jZ56ZnXdn9s9uIFxAhQkUjRQIBMUP7QN9wxIa"
+    "RyA8RoGI/EBkohKF6EQjJjGITSx+JA5x+YnQtfFISAISk4ikJCE5yUhJClKTirSkIT3pyMDPZOQXMpOJrGQhO9nISQ5yk4u8"
+    "5CE/+ShIAQpTiKIUoRhBlKA4pShJGUpTjrJUoDwV+ZXKVKIqVahONX6jBjX5nT+oRR1qU4+6NKA+IQTTiIY0oTHNaEoLmtOK"
+    "lrShNe1oSwfa04mOdKEz3ehKD7rTi570oTf9Qo/OAPoziIEMYTDDGMoIhjOKkYxhNOMYy5+MZwJ/MYmJTGEy05jKdP5mJjOY"
+    "zSzmMof5zGMhC1jMIpayhOUsYwX/8C8rWcV/rGE1a/mf9axjIxvYzCa2soXtbGMnO9jNLvayh/3s4yAHOMwhjnKE4xzjJCc4"
+    "zSnOcobznOMiF7jMJa5yhetc4yY3uM0t7nKH+9zjIQ94zCOe8oTnPOMlL3jNK97yhve84yMf+MwnvvLl+/8FhwS+AbNEgkg="
+)
+CHARSMAP = zlib.decompress(base64.b64decode(_COMPRESSED))
+"""Compiled rules of a normalizer, from SentencePiece's trainer: A becomes a, and B bc."""
+
+
+def spm_model(
+    pieces: Sequence[tuple[str, float, int]], *, kind: int = 1, charsmap: bytes = b"", adds_space: bool = True
+) -> bytes:
+    """A SentencePiece model.
+
+    pieces: text, score and type (1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte).
+    kind: 1 Unigram, 2 BPE.
+    """
+    body = b"".join(
+        message(
+            1, message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(of_piece)
+        )
+        for text, score, of_piece in pieces
+    )
+    trainer = b"\x18" + varint(kind)
+    if any(of_piece == 6 for _, _, of_piece in pieces):
+        trainer += varint(35 << 3) + b"\x01"  # byte_fallback
+    normalizer = message(1, b"x") + (message(2, charsmap) if charsmap else b"") + b"\x18" + varint(adds_space)
+    return body + message(2, trainer) + message(3, normalizer)
+
+
+UNIGRAM = (
+    *(("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("▁", -2.5, 1), ("a", -3.0, 1), ("b", -3.5, 1)),
+    *(("▁ab", -1.25, 1), ("ab", -4.0, 4), ("x", -5.0, 5), ("\u3042", -6.5, 1)),
+)
+PIECES = (*UNIGRAM[:3], *((f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)), *UNIGRAM[3:])
+ADDED = {
+    "260": {"content": "<start_of_turn>", "special": True},
+    "269": {"content": "a▁b", "special": False},
+    "270": {"content": "<unused1>", "special": False},
+}
+
+
+def sentencepiece(peer: str, function: str, config: Mapping[str, Any] | None = None, **more: Any) -> Case:
+    """A case of SentencePiece's BPE with added tokens."""
+    return Case(
+        peer,
+        function,
+        {
+            "tokenizer.model": spm_model(PIECES, kind=2),
+            "tokenizer_config.json": {"added_tokens_decoder": ADDED, "tokenizer_class": "LlamaTokenizer"}
+            | more,
+            "added_tokens.json": {"<late>": 271},
+        },
+        {"vocab_size": 273, "bos_token_id": 1, "eos_token_id": 2, **(config or {})},
+    )
+
+
+def pieces_json(special: Iterable[str], plain: Iterable[str]) -> dict[str, Any]:
+    """A tokenizer.json of SentencePiece's kind with merges, whose added tokens are in the vocabulary."""
+    added = [*((text, True) for text in special), *((text, False) for text in plain)]
+    texts = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    texts += [text for text, _ in added if text not in texts]
+    texts += ["▁", "a", "b", "ab", "▁ab"]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False),
+                "id": texts.index(text),
+                "content": text,
+                "special": is_special,
+            }
+            for text, is_special in sorted(added, key=lambda entry: texts.index(entry[0]))
+        ],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {text: token for token, text in enumerate(texts)},
+            "merges": [["a", "b"], ["▁", "ab"]],
+        },
+    }
+
+
+def unigram_json(normalizer: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json as XLM-RoBERTa has: ids of the embeddings, and a mask behind the pieces."""
+    pieces = [["<s>", 0.0], ["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0]]
+    pieces += [[text, score] for text, score, _ in UNIGRAM[3:]] + [["<mask>", 0.0], ["<extra>", 0.0]]
+    special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<extra>")
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False),
+                "id": token,
+                "content": text,
+                "special": text != "<extra>",
+            }
+            for token, (text, _) in enumerate(pieces)
+            if text in special
+        ],
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": pieces, "byte_fallback": False},
+    }
+
+
+XLM_SETTINGS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+    "cls_token": "<s>",
+    "sep_token": "</s>",
+}
+PRECOMPILED = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(CHARSMAP).decode()}
+GEMMA4_SPECIAL = (
+    *("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<|channel>", "<channel|>", '<|"|>', "<|tool_call>"),
+)
+
+
+def framed_by_roberta(first: int, last: int) -> dict[str, Any]:
+    return {
+        "type": "RobertaProcessing",
+        "cls": ["<s>", first],
+        "sep": ["</s>", last],
+        "trim_offsets": True,
+        "add_prefix_space": False,
+    }
+
+
 CASES: dict[str, Case] = {
     "gpt2": byte_level("gpt2.GPT2Model", "bpe.bpe_metadata", bpe_json(("<e>",), split=GPT2), eos_token="<e>"),
     "gpt2 framed": byte_level(
@@ -238,5 +415,93 @@ CASES: dict[str, Case] = {
         bpe_json(("<|endoftext|>",)),
         tokenizer_class="GPT2Tokenizer",
         eos_token="<|endoftext|>",
+    ),
+    "phi-3": sentencepiece("phi.Phi3MiniModel", "variants.phi3_metadata"),
+    "gemma": sentencepiece("gemma.GemmaModel", "variants.gemma_metadata"),
+    "gemma 2": sentencepiece("gemma.Gemma2Model", "variants.gemma2_metadata"),
+    "gemma 3": sentencepiece("gemma.Gemma3Model", "variants.gemma3_metadata"),
+    "gemma 3n": sentencepiece(
+        "gemma.Gemma3NModel", "variants.gemma3_metadata", {"vocab_size_per_layer_input": 260}
+    ),
+    "llama": sentencepiece("llama.LlamaModel", "variants.llama_metadata", add_prefix_space=False),
+    "llama of BPE": byte_level(
+        "llama.LlamaModel", "variants.llama_metadata", bpe_json(("<b>", "<e>")), {"vocab_size": 49152}
+    ),
+    "code llama": sentencepiece("llama.LlamaModel", "variants.llama_metadata", {"vocab_size": 32016}),
+    "qwen 2": sentencepiece("qwen.Qwen2Model", "variants.sentencepiece_or_bpe_metadata"),
+    "baichuan": sentencepiece("baichuan.BaichuanModel", "variants.only_sentencepiece_metadata"),
+    "ernie": sentencepiece(
+        "ernie.Ernie4_5Model", "variants.spaced_sentencepiece_metadata", add_prefix_space=True
+    ),
+    "nemotron": sentencepiece("nemotron.NemotronModel", "variants.nemotron_metadata", {"pad_token_id": 5}),
+    "jamba": sentencepiece("jamba.JambaModel", "variants.jamba_metadata"),
+    "gemma 4": Case(
+        "gemma.Gemma4Model",
+        "sentencepiece.gemma4_metadata",
+        {
+            "tokenizer.json": pieces_json(GEMMA4_SPECIAL, ("\n\n",)),
+            "tokenizer_config.json": {
+                **FAST,
+                "bos_token": "<bos>",
+                "eos_token": "<eos>",
+                "unk_token": "<unk>",
+                "pad_token": "<pad>",
+            },
+        },
+        {"vocab_size": 271},
+        differences=("types-from-tokenizer-json",),
+    ),
+    "xlm-roberta": Case(
+        "bert.XLMRobertaModel._xlmroberta_set_vocab",
+        "unigram.xlm_roberta_metadata",
+        {
+            "sentencepiece.bpe.model": spm_model(UNIGRAM, charsmap=CHARSMAP),
+            "tokenizer.json": unigram_json(PRECOMPILED),
+            "tokenizer_config.json": XLM_SETTINGS,
+        },
+        {"vocab_size": 12, "type_vocab_size": 1},
+        attributes={"model_arch": "BERT"},
+    ),
+    "xlm-roberta of tokenizer.json": Case(
+        "bert.XLMRobertaModel._xlmroberta_set_vocab",
+        "unigram.xlm_roberta_metadata",
+        {"tokenizer.json": unigram_json(PRECOMPILED), "tokenizer_config.json": XLM_SETTINGS},
+        {"vocab_size": 15, "type_vocab_size": 1},
+        attributes={"model_arch": "BERT"},
+    ),
+    "nomic moe": Case(
+        "bert.NomicBertModel._xlmroberta_set_vocab",
+        "unigram.nomic_metadata",
+        {
+            "sentencepiece.bpe.model": spm_model(UNIGRAM, charsmap=CHARSMAP),
+            "tokenizer.json": unigram_json(PRECOMPILED),
+            "tokenizer_config.json": XLM_SETTINGS,
+        },
+        {"vocab_size": 250048, "type_vocab_size": 1, "moe_every_n_layers": 2},
+        attributes={"model_arch": "NOMIC_BERT_MOE"},
+    ),
+    "t5": Case(
+        "t5.T5Model",
+        "unigram.t5_metadata",
+        {
+            "spiece.model": spm_model(UNIGRAM, charsmap=CHARSMAP, adds_space=False),
+            "added_tokens.json": {"<x>": 11},
+        },
+        {"vocab_size": 14, "eos_token_id": 2, "pad_token_id": 0},
+    ),
+    "t5 of BPE": sentencepiece("t5.T5Model", "unigram.t5_metadata"),
+    "roberta": byte_level(
+        "bert.RobertaModel",
+        "unigram.roberta_metadata",
+        bpe_json(("<s>", "</s>"), split=GPT2, post_processor=framed_by_roberta(262, 263)),
+        {"type_vocab_size": 1},
+        bos_token="<s>",
+        eos_token="</s>",
+    ),
+    "jina v2 of words": byte_level(
+        "bert.JinaBertV2Model",
+        "unigram.jina_v2_metadata",
+        bpe_json(("<s>", "</s>", "<unk>", "<pad>", "<mask>"), pre_tokenizer={"type": "Whitespace"}),
+        tokenizer_class="RobertaTokenizer",
     ),
 }

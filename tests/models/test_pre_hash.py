@@ -124,9 +124,11 @@ def test_expressions_match_as_those_of_python(expression: str, text: str) -> Non
         expected = re.compile(expression)
     except re.error:
         return
+    spans = [match.span() for match in expected.finditer(text)]
+    if any(first == last for first, last in spans):
+        return  # Python goes on at the same place
     with contextlib.suppress(ExpressionError):
-        spans = [span for span in Expression(expression).matches(text) if span[0] < span[1]]
-        assert spans == [match.span() for match in expected.finditer(text) if match.end() > match.start()]
+        assert list(Expression(expression).matches(text)) == spans
 
 
 @given(st.text("ab[](){}^$.*+?|\\pPLNusdx&-:=!<>,0123", max_size=40))

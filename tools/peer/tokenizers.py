@@ -91,13 +91,14 @@ CHECK_TEXT = check_text()
 def main() -> None:
     logging.disable(logging.CRITICAL)
     found: dict[str, Any] = {}
+    failed: list[str] = []
     for name, case in CASES.items():
         try:
             found[name] = recorded(case)
         except Exception as error:
-            if "-v" in sys.argv:
-                raise
-            sys.exit(f"{name}: {type(error).__name__}: {error}")
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+    if failed:
+        sys.exit("\n".join(failed))
     json.dump(found, sys.stdout)
 
 

@@ -19,13 +19,20 @@ _ENCODED_SPACE = chr(ord(" ") + 256)
 
 
 def bpe_metadata(
-    files: TokenizerFiles, accepted: Sequence[str] = ("tokenizer.json",), *, keeps_marks: bool = False
+    files: TokenizerFiles,
+    accepted: Sequence[str] = ("tokenizer.json",),
+    *,
+    keeps_marks: bool = False,
+    model_name: str = "gpt2",
+    pre: str = "",
 ) -> Metadata:
     """The keys in llama.cpp's order, padded to config's vocab_size.
 
     files: of the tokenizer.
     accepted: the files that would do, for the message where there is none.
     keeps_marks: whether a mark of SentencePiece in an added token stays, which becomes a space otherwise.
+    model_name: of llama.cpp's tokenizer.
+    pre: name of its pre-tokenizer; "" to find it.
 
     Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what special_metadata
     raises.
@@ -35,10 +42,10 @@ def bpe_metadata(
         raise no_tokenizer(files.directory, *accepted)
     model = tokenizer.section("model")
     require_model(model, "BPE")
-    pre = known_pre_name(files) or pre_tokenizer_name(tokenizer)
+    pre = pre or known_pre_name(files) or pre_tokenizer_name(tokenizer)
     tokens = whole_vocabulary(files, tokenizer, keeps_marks)
-    metadata = tokens.metadata("gpt2", pre)
-    if merges := _merges(model):
+    metadata = tokens.metadata(model_name, pre)
+    if merges := spelt_merges(model):
         metadata["tokenizer.ggml.merges"] = array(ValueType.STRING, merges)
     return metadata | special_metadata(files, files.n_tokens, peer_limits=False)
 
@@ -76,7 +83,7 @@ def whole_vocabulary(files: TokenizerFiles, tokenizer: Document, keeps_marks: bo
     return tokens
 
 
-def _merges(model: Document) -> list[str]:
+def spelt_merges(model: Document) -> list[str]:
     """ "a b" for each merge. Newer files have pairs, in which a space would be ambiguous: it is written as
     byte-level BPE writes spaces.
     """

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from gguflow.container.metadata import Metadata, boolean
+from gguflow.container.metadata import Metadata, ValueType, array, boolean
 from gguflow.models.documents import Document, read_bytes
-from gguflow.models.tokenizers.files import TokenizerFiles
+from gguflow.models.tokenizers.bpe import require_model, spelt_merges
+from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
 from gguflow.models.tokenizers.sentencepiece_model import read_pieces
-from gguflow.models.tokenizers.special_tokens import special_metadata, steps
+from gguflow.models.tokenizers.special_tokens import ADD_KEYS, special_metadata, steps
 from gguflow.models.tokenizers.tokenizer_json import (
     added_tokens,
     decoder_ids,
@@ -22,6 +23,19 @@ from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary, looks_sp
 
 ADDED_SCORE = -1000.0
 """Score of tokens added to a `tokenizer.model`, as in llama.cpp's converter."""
+
+GEMMA4_VISIBLE = frozenset(
+    (
+        "<|channel>",
+        "<channel|>",
+        "<|tool_call>",
+        "<tool_call|>",
+        "<|tool_response>",
+        "<tool_response|>",
+        '<|"|>',
+    )
+)
+"""Tokens that are shown in the output, since whoever reads a chat needs them."""
 
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
@@ -75,18 +89,7 @@ def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
         return None
     own = own_tokens(tokenizer, files.n_tokens)
     scores = merge_scores(model, own)
-    lowest = -float(len(scores)) if scores else ADDED_SCORE
-    vocabulary = Vocabulary.padding(files.n_tokens)
-    special = set(named_tokens(files.settings)) if files.settings is not None else set()
-    for token, text in own.items():
-        kind = TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL
-        vocabulary.put(token, text, TokenType.CONTROL if text in special else kind, scores.get(text, lowest))
-    for token, added in added_tokens(tokenizer, files.settings, own, files.n_tokens).items():
-        if token not in own:
-            kind = TokenType.CONTROL if added.text in special else TokenType.USER_DEFINED
-            vocabulary.put(token, added.text, kind, lowest)
-    if _type_listed(vocabulary, tokenizer, own, files.settings):
-        files.config.applied.add("types-from-tokenizer-json")
+    vocabulary = _json_vocabulary(files, tokenizer, own, scores)
     if scores:
         files.config.applied.add("scores-from-merges")
     keys = vocabulary.metadata("llama", "default", scores=True)
@@ -95,6 +98,47 @@ def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
         files.config.applied.add("no-space-prefix")
         keys = {_SPACE_PREFIX: boolean(False)} | keys
     return keys | special_metadata(files, files.n_tokens)
+
+
+def gemma4_metadata(files: TokenizerFiles) -> Metadata:
+    """Gemma 4, llama.cpp's tokenizer "gemma4": SentencePiece's vocabulary with merges, from tokenizer.json.
+
+    Raises InvalidError (M-002, M-003, M-023, M-025), UnsupportedError (M-024), and what Document.read raises.
+    """
+    tokenizer = files.tokenizer
+    if tokenizer is None:
+        raise no_tokenizer(files.directory, "tokenizer.json")
+    model = tokenizer.section("model")
+    require_model(model, "BPE")
+    vocabulary = _json_vocabulary(files, tokenizer, own_tokens(tokenizer, files.n_tokens), {})
+    for token, text in enumerate(vocabulary.texts):
+        if text in GEMMA4_VISIBLE:
+            vocabulary.types[token] = TokenType.USER_DEFINED
+    keys = vocabulary.metadata("gemma4", "", scores=True)
+    del keys["tokenizer.ggml.pre"]
+    if merges := spelt_merges(model):
+        keys["tokenizer.ggml.merges"] = array(ValueType.STRING, merges)
+    keys |= special_metadata(files, files.n_tokens, peer_limits=False)
+    return keys | {_SPACE_PREFIX: boolean(False), ADD_KEYS["bos"]: boolean(True)}
+
+
+def _json_vocabulary(
+    files: TokenizerFiles, tokenizer: Document, own: Mapping[int, str], scores: Mapping[str, float]
+) -> Vocabulary:
+    """The vocabulary of a tokenizer.json in SentencePiece's manner; tokens without a score get the lowest."""
+    lowest = -float(len(scores)) if scores else ADDED_SCORE
+    vocabulary = Vocabulary.padding(files.n_tokens)
+    special = set(named_tokens(files.settings)) if files.settings is not None else set()
+    for token, text in own.items():
+        kind = TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL
+        vocabulary.put(token, text, TokenType.CONTROL if text in special else kind, scores.get(text, lowest))
+    for token, added in added_tokens(tokenizer, files.settings, dict(own), files.n_tokens).items():
+        if token not in own:
+            kind = TokenType.CONTROL if added.text in special else TokenType.USER_DEFINED
+            vocabulary.put(token, added.text, kind, lowest)
+    if _type_listed(vocabulary, tokenizer, own, files.settings):
+        files.config.applied.add("types-from-tokenizer-json")
+    return vocabulary
 
 
 def merge_scores(model: Document, own: Mapping[int, str]) -> dict[str, float]:

@@ -5,7 +5,8 @@ ModelProto (sentencepiece_model.proto) these fields matter:
 
     1  pieces, repeated: 1 piece (text), 2 score (float32), 3 type (1 normal, 2 unknown, 3 control,
        4 user defined, 5 unused, 6 byte)
-    2  trainer_spec, which every trainer writes after the pieces
+    2  trainer_spec, which every trainer writes after the pieces: 3 model_type (1 Unigram, 2 BPE)
+    3  normalizer_spec: 2 precompiled_charsmap (bytes), 3 add_dummy_prefix, 4 remove_extra_whitespaces
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +28,9 @@ from gguflow.models.tokenizers.vocabulary import TokenType
 MAX_PIECES = 1 << 20
 """The limit of a model's pieces. The largest known vocabulary has 262144."""
 
-_PIECES, _TRAINER = 1, 2
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
+_MODEL_TYPE = 3
+_CHARSMAP, _DUMMY_PREFIX, _EXTRA_SPACES = 2, 3, 4
 _TEXT, _SCORE, _TYPE = 1, 2, 3
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TYPES = {
@@ -47,8 +51,31 @@ class Piece(NamedTuple):
     type: TokenType
 
 
+@dataclass
+class SentencePieceModel:
+    """A SentencePiece model.
+
+    pieces: in the order of their ids.
+    is_unigram: whether it is of that kind, and not BPE or another.
+    charsmap: the compiled rules of the normalizer; empty if there are none.
+    adds_space: whether a space is put before a text.
+    removes_spaces: whether white space is removed at the ends of a text, and doubled white space.
+    """
+
+    pieces: list[Piece]
+    is_unigram: bool = True
+    charsmap: bytes = b""
+    adds_space: bool = True
+    removes_spaces: bool = True
+
+
 def read_pieces(content: bytes, file: Path) -> list[Piece]:
-    """The pieces of a model in the order of their ids.
+    """The pieces of a model in the order of their ids: `read_model`."""
+    return read_model(content, file).pieces
+
+
+def read_model(content: bytes, file: Path) -> SentencePieceModel:
+    """A model with what its trainer and normalizer say.
 
     content: of the whole file.
     file: for messages.
@@ -58,11 +85,15 @@ def read_pieces(content: bytes, file: Path) -> list[Piece]:
     if what := _other_content(content):
         raise MalformedError(file, Finding("M-021", f"not a SentencePiece model: {what}"))
     pieces: list[Piece] = []
+    model = SentencePieceModel(pieces)
     seen: set[str] = set()
     is_whole = False
     for number, kind, start, end in _fields(content, 0, len(content), file):
         if number == _TRAINER and kind == _BYTES:
             is_whole = True
+            _read_trainer(model, content, start, end, file)
+        if number == _NORMALIZER and kind == _BYTES:
+            _read_normalizer(model, content, start, end, file)
         if number != _PIECES or kind != _BYTES:
             continue
         if len(pieces) == MAX_PIECES:
@@ -77,7 +108,23 @@ def read_pieces(content: bytes, file: Path) -> list[Piece]:
         raise _damaged(file, message, len(content), f"{len(pieces)} pieces, and no trainer's settings")
     if sum(piece.type is TokenType.UNKNOWN for piece in pieces) != 1:
         raise _damaged(file, "not exactly one piece stands for unknown text", len(content))
-    return pieces
+    return model
+
+
+def _read_trainer(model: SentencePieceModel, content: bytes, start: int, end: int, file: Path) -> None:
+    for number, kind, first, last in _fields(content, start, end, file):
+        if number == _MODEL_TYPE and kind == _VARINT:
+            model.is_unigram = _varint(content, first, last, file)[0] == 1
+
+
+def _read_normalizer(model: SentencePieceModel, content: bytes, start: int, end: int, file: Path) -> None:
+    for number, kind, first, last in _fields(content, start, end, file):
+        if number == _CHARSMAP and kind == _BYTES:
+            model.charsmap = content[first:last]
+        elif number == _DUMMY_PREFIX and kind == _VARINT:
+            model.adds_space = _varint(content, first, last, file)[0] != 0
+        elif number == _EXTRA_SPACES and kind == _VARINT:
+            model.removes_spaces = _varint(content, first, last, file)[0] != 0
 
 
 def _other_content(content: bytes) -> str:
