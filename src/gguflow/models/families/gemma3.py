@@ -20,16 +20,16 @@ ROPE = RopeOptions(separate=True)
 
 def metadata(config: Document, directory: Path) -> Metadata:
     """The base keys, the bound of logits and the sliding window."""
-    return _keys("gemma3", config).metadata
+    return keys_of("gemma3", config).metadata
 
 
 def embedding_metadata(config: Document, directory: Path) -> Metadata:
     """The same, and how the model pools."""
-    return _keys("gemma-embedding", config).metadata | pooling_metadata("gemma-embedding", directory)
+    return keys_of("gemma-embedding", config).metadata | pooling_metadata("gemma-embedding", directory)
 
 
-def _keys(name: str, config: Document) -> Keys:
-    """What both have. Raises InvalidError (M-003) where logits of attention are bounded, too."""
+def keys_of(name: str, config: Document) -> Keys:
+    """What all of them have. Raises InvalidError (M-003) where logits of attention are bounded, too."""
     if "attn_logit_softcapping" in config:
         raise config.wrong("attn_logit_softcapping", config.value("attn_logit_softcapping"), "null")
     keys = base_keys(name, config, activation=GELU, rope=ROPE)
