@@ -13,11 +13,12 @@ from gguflow.models import decoder
 from gguflow.models.architecture import Architecture, Rules
 from gguflow.models.documents import Document
 from gguflow.models.families import gemma3
-from gguflow.models.families.gemma import four_norms, tokenizer
+from gguflow.models.families.gemma import four_norms
 from gguflow.models.keys import Keys, n_layers
-from gguflow.models.multimodal import text_names, towers
 from gguflow.models.parameters import Parameters
 from gguflow.models.rules import padded, same, stack
+from gguflow.models.text_parts import text_names, towers
+from gguflow.models.tokenizers.variants import gemma3_metadata
 
 N_STREAMS = 4
 """The only number of streams that llama.cpp's converter knows."""
@@ -81,7 +82,7 @@ def _sparsity(config: Document, n: int) -> list[object]:
 
 
 def _deviations(config: Document, share: object) -> float:
-    """How many standard deviations over the mean this share of a normal distribution is: in steps of float32."""
+    """Standard deviations over the mean below which this share of activations is, in steps of float32."""
     if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share < 1:
         raise config.wrong("activation_sparsity_pattern", share, "numbers from 0 to below 1")
     position = float(np.float32(2) * np.float32(share) - np.float32(1))
@@ -124,9 +125,7 @@ def layer_embeddings(p: Parameters, whole: int) -> Rules:
     p: hyper-parameters.
     whole: width of the inputs of all layers together.
     """
-    yield same(
-        "model.per_layer_model_projection.weight", "per_layer_model_proj.weight", (whole, p.hidden)
-    )
+    yield same("model.per_layer_model_projection.weight", "per_layer_model_proj.weight", (whole, p.hidden))
     yield from decoder.norm(
         p, "model.per_layer_projection_norm", "per_layer_proj_norm", n=whole // p.n_layers
     )
@@ -166,7 +165,7 @@ ARCHITECTURE = Architecture(
     classes=("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
     metadata=metadata,
     rules=rules,
-    tokenizer=tokenizer,
+    tokenizer=gemma3_metadata,
     rename=text_names(),
     skipped=towers("vision_tower", "audio_tower", "embed_vision", "embed_audio"),
 )

@@ -38,7 +38,7 @@ def bpe_metadata(
     pre = known_pre_name(files) or pre_tokenizer_name(tokenizer)
     tokens = whole_vocabulary(files, tokenizer, keeps_marks)
     metadata = tokens.metadata("gpt2", pre)
-    if merges := _merges(model):
+    if merges := merges_of(model):
         metadata["tokenizer.ggml.merges"] = array(ValueType.STRING, merges)
     return metadata | special_metadata(files, files.n_tokens, peer_limits=False)
 
@@ -76,7 +76,7 @@ def whole_vocabulary(files: TokenizerFiles, tokenizer: Document, keeps_marks: bo
     return tokens
 
 
-def _merges(model: Document) -> list[str]:
+def merges_of(model: Document) -> list[str]:
     """ "a b" for each merge. Newer files have pairs, in which a space would be ambiguous: it is written as
     byte-level BPE writes spaces.
     """
