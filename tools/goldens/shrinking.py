@@ -46,7 +46,7 @@ SIZES: dict[str, int] = {
     "linear_value_head_dim": 20,
     "vocab_size_per_layer_input": 300,
     "hidden_size_per_layer_input": 16,
-    "laurel_rank": 8,
+    "laurel_rank": 64,
     "mamba_d_ssm": 192,
     "mamba_n_heads": 6,
     "mamba_d_head": 32,

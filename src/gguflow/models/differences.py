@@ -230,6 +230,16 @@ DIFFERENCES = (
         keys=(r"[^.]+\.attention\.head_count_kv",),
     ),
     Difference(
+        "rows-without-tokens",
+        Scope.CHECKPOINT,
+        "The tables of a Gemma 4 have other numbers of rows than its tokenizer has tokens",
+        "fills up tokens and rows to the size of the vocabulary",
+        "leaves the numbers different",
+        "A file whose numbers of rows and tokens differ cannot be loaded.",
+        keys=(r"tokenizer\.ggml\.(tokens|token_type|scores)", r"general\.size_label"),
+        tensors=(r"(per_layer_)?token_embd\.weight",),
+    ),
+    Difference(
         "special-id-beyond-vocabulary",
         Scope.CHECKPOINT,
         "A special token of a byte-level BPE vocabulary has an id beyond it",

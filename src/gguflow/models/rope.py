@@ -41,6 +41,7 @@ READ = {
     "llama3": _SCALED | {_ORIGINAL, "low_freq_factor", "high_freq_factor"},
     "longrope": _SCALED | {_ORIGINAL, "long_factor", "short_factor", "attention_factor"},
     "none": _BASE,
+    "proportional": _BASE,
 }
 """The parameters that count, by the type of scaling."""
 

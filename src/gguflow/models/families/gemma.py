@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata, boolean, u32
+from gguflow.container.metadata import Metadata
 from gguflow.models import decoder
 from gguflow.models.architecture import Architecture, Rules
 from gguflow.models.documents import Document
 from gguflow.models.keys import GELU, base_keys
 from gguflow.models.parameters import Parameters
-from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
-
-END_OF_TURN = 107
-"""The token <end_of_turn>, which the files of Gemma 1 do not name as an end."""
+from gguflow.models.tokenizers.files import TokenizerFiles
+from gguflow.models.tokenizers.variants import GEMMA_EOT, gemma3_metadata, with_ids
 
 ORDER = (
     *("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count"),
@@ -78,19 +75,8 @@ def four_norms(p: Parameters, i: int, *, shift: bool) -> Rules:
 
 
 def tokenizer(files: TokenizerFiles) -> Metadata:
-    """Keys from tokenizer.model or tokenizer.json; no space is added before a text."""
-    keys = sentencepiece_metadata(files) or sentencepiece_json_metadata(files)
-    if keys is None:
-        raise no_tokenizer(files.directory, "tokenizer.model", "tokenizer.json")
-    return keys | {"tokenizer.ggml.add_space_prefix": boolean(False)}
-
-
-def tokenizer1(files: TokenizerFiles) -> Metadata:
-    """The same, and the end of a turn."""
-    keys = tokenizer(files)
-    if files.n_tokens > END_OF_TURN:
-        keys.setdefault("tokenizer.ggml.eot_token_id", u32(END_OF_TURN))
-    return keys
+    """Gemma 2's, and the end of a turn."""
+    return with_ids(gemma3_metadata(files), {"eot": GEMMA_EOT} if files.n_tokens > GEMMA_EOT else {})
 
 
 _REQUIRED = (*ORDER[:5], "attention.layer_norm_rms_epsilon")
@@ -102,7 +88,7 @@ ARCHITECTURES = (
         classes=("GemmaForCausalLM",),
         metadata=metadata,
         rules=rules,
-        tokenizer=tokenizer1,
+        tokenizer=tokenizer,
         required=_REQUIRED,
         skipped=_SKIPPED,
     ),
@@ -111,7 +97,7 @@ ARCHITECTURES = (
         classes=("Gemma2ForCausalLM",),
         metadata=metadata2,
         rules=rules2,
-        tokenizer=tokenizer,
+        tokenizer=gemma3_metadata,
         required=_REQUIRED,
         skipped=_SKIPPED,
     ),

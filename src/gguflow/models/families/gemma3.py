@@ -8,31 +8,32 @@ from gguflow.container.metadata import Metadata
 from gguflow.models import decoder
 from gguflow.models.architecture import Architecture, Rules
 from gguflow.models.documents import Document
-from gguflow.models.families.gemma import four_norms, tokenizer
+from gguflow.models.families.gemma import four_norms
 from gguflow.models.keys import GELU, Keys, base_keys
-from gguflow.models.multimodal import text_names, towers
 from gguflow.models.parameters import Parameters
 from gguflow.models.pooling import pooling_metadata
 from gguflow.models.rope import RopeOptions
+from gguflow.models.text_parts import text_names, towers
+from gguflow.models.tokenizers.variants import gemma3_metadata
 
 ROPE = RopeOptions(separate=True)
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
     """The base keys, the bound of logits and the sliding window."""
-    return _keys("gemma3", config).metadata
+    return keys_of("gemma3", config).metadata
 
 
 def embedding_metadata(config: Document, directory: Path) -> Metadata:
     """The same, and how the model pools."""
-    return _keys("gemma-embedding", config).metadata | pooling_metadata("gemma-embedding", directory)
+    return keys_of("gemma-embedding", config).metadata | pooling_metadata("gemma-embedding", directory)
 
 
-def _keys(name: str, config: Document) -> Keys:
-    """What both have. Raises InvalidError (M-003) where logits of attention are bounded, too."""
+def keys_of(name: str, config: Document, rope: RopeOptions = ROPE) -> Keys:
+    """What all of them have. Raises InvalidError (M-003) where logits of attention are bounded, too."""
     if "attn_logit_softcapping" in config:
         raise config.wrong("attn_logit_softcapping", config.value("attn_logit_softcapping"), "null")
-    keys = base_keys(name, config, activation=GELU, rope=ROPE)
+    keys = base_keys(name, config, activation=GELU, rope=rope)
     if config.number("final_logit_softcapping", 0.0):
         keys.number("final_logit_softcapping", "final_logit_softcapping")
     if config.value("sliding_window_pattern") != 1:
@@ -55,7 +56,7 @@ ARCHITECTURES = (
         classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
         metadata=metadata,
         rules=rules,
-        tokenizer=tokenizer,
+        tokenizer=gemma3_metadata,
         rename=text_names(),
         skipped=towers("vision_tower", "multi_modal_projector"),
     ),
@@ -64,6 +65,6 @@ ARCHITECTURES = (
         classes=("Gemma3TextModel",),
         metadata=embedding_metadata,
         rules=rules,
-        tokenizer=tokenizer,
+        tokenizer=gemma3_metadata,
     ),
 )

@@ -13,9 +13,9 @@ from gguflow.models import decoder
 from gguflow.models.architecture import Architecture, Rules, class_name
 from gguflow.models.documents import Document
 from gguflow.models.keys import base_keys
-from gguflow.models.multimodal import text_names, towers
 from gguflow.models.parameters import Parameters
 from gguflow.models.pooling import pooling_metadata
+from gguflow.models.text_parts import text_names, towers
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata

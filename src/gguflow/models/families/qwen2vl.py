@@ -10,9 +10,9 @@ from gguflow.models.architecture import Architecture, Rules, class_name
 from gguflow.models.documents import Document
 from gguflow.models.families.qwen2 import tokenizer
 from gguflow.models.keys import base_keys
-from gguflow.models.multimodal import text_names, towers
 from gguflow.models.parameters import Parameters
 from gguflow.models.rope import RopeOptions
+from gguflow.models.text_parts import text_names, towers
 
 
 def metadata(config: Document, directory: Path) -> Metadata:

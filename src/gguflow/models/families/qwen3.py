@@ -13,10 +13,10 @@ from gguflow.models.architecture import Architecture, Rules, class_name
 from gguflow.models.documents import Document
 from gguflow.models.families.qwen2 import tokenizer
 from gguflow.models.keys import base_keys
-from gguflow.models.multimodal import text_names, towers
 from gguflow.models.parameters import Parameters
 from gguflow.models.pooling import pooling_metadata
 from gguflow.models.rerankers import head_of_file, reranker
+from gguflow.models.text_parts import text_names, towers
 
 
 def metadata(config: Document, directory: Path) -> Metadata:

@@ -13,9 +13,9 @@ from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules, class
 from gguflow.models.documents import Document
 from gguflow.models.families.qwen2moe import expert_widths, shared_expert
 from gguflow.models.keys import Keys, base_keys, head_dim, n_layers
-from gguflow.models.multimodal import text_names, towers
 from gguflow.models.parameters import Parameters
 from gguflow.models.rope import PARTIAL, Rope, RopeOptions
+from gguflow.models.text_parts import text_names, towers
 from gguflow.models.tokenizers.bpe import bpe_metadata
 
 SECTIONS = (11, 11, 10, 0)

@@ -9,14 +9,13 @@ from gguflow.models import decoder
 from gguflow.models.architecture import Architecture, Rules, class_name
 from gguflow.models.documents import Document
 from gguflow.models.families import qwen3
-from gguflow.models.families.qwen2 import tokenizer as qwen2_tokenizer
 from gguflow.models.keys import Keys, base_keys
-from gguflow.models.multimodal import text_names, towers
 from gguflow.models.parameters import Parameters
 from gguflow.models.rerankers import reranker
 from gguflow.models.rope import RopeOptions
+from gguflow.models.text_parts import text_names, towers
 from gguflow.models.tokenizers.files import TokenizerFiles
-from gguflow.models.tokenizers.tokenizer_json import decoder_ids
+from gguflow.models.tokenizers.variants import qwen3_omni_metadata, sentencepiece_or_bpe_metadata
 
 ROPE = RopeOptions(sections=True)
 OMNI, ASR = "Qwen3OmniMoeForConditionalGeneration", "Qwen3ASRForConditionalGeneration"
@@ -67,17 +66,12 @@ def moe_rules(p: Parameters) -> Rules:
 
 
 def tokenizer(files: TokenizerFiles) -> Metadata:
-    """Qwen2's, with the end of a message as first and last token in a model that hears."""
-    keys, name = qwen2_tokenizer(files), class_name(files.config)
-    if name == ASR:
-        keys["tokenizer.chat_template"] = string(CHATML)
-    if name in (OMNI, ASR) and files.settings is not None:
-        added = files.settings.section("added_tokens_decoder")
-        for token in decoder_ids(added):
-            if added.section(str(token)).text("content", "") == "<|im_end|>" and token < files.n_tokens:
-                keys |= {f"tokenizer.ggml.{kind}_token_id": u32(token) for kind in ("bos", "eos")}
-                break
-    return keys
+    """Qwen2's; a model that hears has its own first and last token, one that transcribes another template."""
+    name = class_name(files.config)
+    if name not in (OMNI, ASR):
+        return sentencepiece_or_bpe_metadata(files)
+    keys = qwen3_omni_metadata(files)
+    return keys | {"tokenizer.chat_template": string(CHATML)} if name == ASR else keys
 
 
 def choose(config: Document, directory: Path) -> Architecture:
