@@ -278,6 +278,15 @@ DIFFERENCES = (
         keys=(r"[^.]+\.expert_shared_feed_forward_length",),
     ),
     Difference(
+        "width-of-groups",
+        Scope.CHECKPOINT,
+        "GroveMoE's experts of groups are not as wide as a head",
+        "writes their width",
+        "writes that of a head",
+        "A file with another width than its tensors cannot be loaded.",
+        keys=(r"grovemoe\.expert_chunk_feed_forward_length",),
+    ),
+    Difference(
         "non-finite",
         Scope.NO_FILE,
         "Where a weight is NaN or Inf, or does not fit into F16 in an F16 output",

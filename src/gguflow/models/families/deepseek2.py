@@ -72,7 +72,7 @@ def metadata_with_next(config: Document, directory: Path) -> Metadata:
     """The same, with blocks that predict further tokens."""
     n = next_tokens.n_next(config)
     keys = latent_keys("deepseek2", config, n)
-    next_tokens.put_number(keys, n)
+    next_tokens.put_number(keys, n, writes_zero=False)
     return keys.metadata
 
 
