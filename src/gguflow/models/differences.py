@@ -287,6 +287,15 @@ DIFFERENCES = (
         keys=(r"grovemoe\.expert_chunk_feed_forward_length",),
     ),
     Difference(
+        "width-of-values",
+        Scope.CHECKPOINT,
+        "The value heads of a MiniCPM3 are not as wide as the residual stream divided by the number of heads",
+        "writes their width",
+        "writes none",
+        "A file whose tensors have another width than its keys say cannot be loaded.",
+        keys=(r"minicpm3\.attention\.value_length",),
+    ),
+    Difference(
         "non-finite",
         Scope.NO_FILE,
         "Where a weight is NaN or Inf, or does not fit into F16 in an F16 output",

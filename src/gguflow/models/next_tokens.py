@@ -49,6 +49,25 @@ def n_next(config: Document, key: str = "num_nextn_predict_layers") -> int:
     return found
 
 
+def n_named(config: Document, key: str, pattern: str) -> int:
+    """The same of models that have names of their own for these blocks, and may not say how many they are.
+
+    config: config.json.
+    key: of their number.
+    pattern: a regular expression for the names of their tensors, with the number of a block as its group.
+
+    Raises InvalidError (M-003).
+    """
+    if not config.next_tokens:
+        return 0
+    promised = config.integer(key, 0, minimum=0)
+    matches = (re.fullmatch(pattern, name) for name in config.tensors)
+    present = 1 + max((int(match[1]) for match in matches if match), default=-1)
+    if present < promised:
+        config.applied.add("next-tokens-absent")
+    return min(present, promised) if promised else present
+
+
 def put_number(keys: Keys, n: int, *, writes_zero: bool = True) -> None:
     """The key for the number of these blocks.
 

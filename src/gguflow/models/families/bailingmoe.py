@@ -188,6 +188,7 @@ ARCHITECTURES = (
         metadata=second_metadata,
         rules=second_rules,
         tokenizer=bpe_metadata,
+        rename=next_tokens.without_unwanted,
     ),
     Architecture(
         name="bailingmoe2",
@@ -195,6 +196,7 @@ ARCHITECTURES = (
         metadata=sarvam_metadata,
         rules=sarvam_rules,
         tokenizer=bpe_metadata,
+        rename=next_tokens.without_unwanted,
         is_main=False,
     ),
 )
