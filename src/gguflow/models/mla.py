@@ -46,10 +46,7 @@ def rules(p: Parameters, i: int, *, source: str = "model.layers.{i}.self_attn") 
     rotated = max(p.integer("attention.key_length") - rank, 0)
     key, value = p.integer("attention.key_length_mla"), p.integer("attention.value_length_mla")
     if p.has("attention.q_lora_rank"):
-        q_rank = p.integer("attention.q_lora_rank")
-        yield from linear(f"{source}.q_a_proj", f"{block}.attn_q_a", q_rank, p.hidden, bias=False)
-        yield same(f"{source}.q_a_layernorm.weight", f"{block}.attn_q_a_norm.weight", (q_rank,))
-        yield from linear(f"{source}.q_b_proj", f"{block}.attn_q_b", heads * key, q_rank, bias=False)
+        yield from _low_rank_queries(p, source, block, heads * key)
     else:
         yield from linear(f"{source}.q_proj", f"{block}.attn_q", heads * key, p.hidden, bias=False)
     kv_a = f"{source}.kv_a_proj_with_mqa"
@@ -57,6 +54,36 @@ def rules(p: Parameters, i: int, *, source: str = "model.layers.{i}.self_attn") 
     yield same(f"{source}.kv_a_layernorm.weight", f"{block}.attn_kv_a_norm.weight", (rank,))
     yield absorbed(f"{source}.kv_b_proj.weight", block, heads, max(key - rotated, 0), value, rank)
     yield from linear(f"{source}.o_proj", f"{block}.attn_output", p.hidden, heads * value, bias=False)
+
+
+def unabsorbed_rules(p: Parameters, i: int, *, source: str = "model.layers.{i}.self_attn") -> Iterator[Rule]:
+    """The same for architectures in which llama.cpp keeps `kv_b` as it is, and heads as they are trained.
+
+    p: hyper-parameters.
+    i: number of the block.
+    source: what names of attention begin with in the checkpoint; {i} is the block.
+    """
+    source, block, heads = source.replace("{i}", str(i)), f"blk.{i}", p.heads(i)
+    rank, rotated = p.integer("attention.kv_lora_rank", minimum=1), p.integer("rope.dimension_count")
+    key, value = p.head_dim, p.value_dim
+    if p.has("attention.q_lora_rank"):
+        yield from _low_rank_queries(p, source, block, heads * key)
+    else:
+        yield from linear(f"{source}.q_proj", f"{block}.attn_q", heads * key, p.hidden, bias=False)
+    kv_a = f"{source}.kv_a_proj_with_mqa"
+    yield from linear(kv_a, f"{block}.attn_kv_a_mqa", rank + rotated, p.hidden, bias=False)
+    yield same(f"{source}.kv_a_layernorm.weight", f"{block}.attn_kv_a_norm.weight", (rank,))
+    rows = heads * max(key - rotated + value, 0)
+    yield from linear(f"{source}.kv_b_proj", f"{block}.attn_kv_b", rows, rank, bias=False)
+    yield from linear(f"{source}.o_proj", f"{block}.attn_output", p.hidden, heads * value, bias=False)
+
+
+def _low_rank_queries(p: Parameters, source: str, block: str, n: int) -> Iterator[Rule]:
+    """Queries of a latent vector of their own."""
+    rank = p.integer("attention.q_lora_rank")
+    yield from linear(f"{source}.q_a_proj", f"{block}.attn_q_a", rank, p.hidden, bias=False)
+    yield same(f"{source}.q_a_layernorm.weight", f"{block}.attn_q_a_norm.weight", (rank,))
+    yield from linear(f"{source}.q_b_proj", f"{block}.attn_q_b", n, rank, bias=False)
 
 
 def absorbed(source: str, block: str, heads: int, key: int, value: int, rank: int) -> Rule:

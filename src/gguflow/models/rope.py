@@ -115,7 +115,9 @@ class Rope:
         Raises UnsupportedError (M-005) for a rotation that llama.cpp does not have, InvalidError (M-002,
         M-003).
         """
-        sections = [_section(config, name, options) for name in SECTIONS]
+        is_said = any(key in config for key in (*SECTIONS, *THETA))
+        named = [name for name in SECTIONS if name in config or not is_said]  # defaults are for none at all
+        sections = [_section(config, name, options) for name in named]
         full = [section.full for section in sections if section.full is not None]
         parameters = _merged(config, full)
         kind = parameters.text("rope_type", "default").lower()

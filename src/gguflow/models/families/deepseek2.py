@@ -72,7 +72,7 @@ def metadata_with_next(config: Document, directory: Path) -> Metadata:
     """The same, with blocks that predict further tokens."""
     n = next_tokens.n_next(config)
     keys = latent_keys("deepseek2", config, n)
-    next_tokens.put_number(keys, n)
+    next_tokens.put_number(keys, n, writes_zero=False)
     return keys.metadata
 
 
@@ -102,8 +102,9 @@ def rename(name: str, config: Document) -> str | None:
 
 
 def rename_with_next(name: str, config: Document) -> str | None:
-    """Leave out a head that is tied to the embeddings."""
-    return None if is_tied_head(name, config) else text_name(name)
+    """Leave out a head that is tied to the embeddings, and blocks that are not wanted."""
+    name = text_name(name)
+    return None if is_tied_head(name, config) or next_tokens.is_unwanted(name, config) else name
 
 
 def text_name(name: str) -> str:

@@ -142,7 +142,7 @@ def v3_metadata(config: Document, directory: Path) -> Metadata:
     keys.put("expert_weights_norm", boolean(config.flag("route_norm", True)))
     keys.put("expert_weights_scale", f32(config.number("router_scaling_factor", 1.0)))
     keys.put("expert_gating_func", u32(GATING_FUNCTIONS["sigmoid"]))
-    next_tokens.put_number(keys, n)
+    next_tokens.put_number(keys, n, writes_zero=False)
     return keys.metadata
 
 
@@ -235,5 +235,6 @@ ARCHITECTURES = (
         metadata=v3_metadata,
         rules=v3_rules,
         tokenizer=bpe_metadata,
+        rename=next_tokens.without_unwanted,
     ),
 )
