@@ -278,6 +278,15 @@ DIFFERENCES = (
         keys=(r"[^.]+\.expert_shared_feed_forward_length",),
     ),
     Difference(
+        "modern-bert-epsilon",
+        Scope.CHECKPOINT,
+        "config.json of a ModernBERT has `norm_eps` without `layer_norm_eps`",
+        "writes it as the epsilon of norms with a mean",
+        "writes that of norms without a mean only",
+        "llama.cpp does not load a file of this family without it.",
+        keys=(r"modern-bert\.attention\.layer_norm_epsilon",),
+    ),
+    Difference(
         "non-finite",
         Scope.NO_FILE,
         "Where a weight is NaN or Inf, or does not fit into F16 in an F16 output",
