@@ -50,6 +50,7 @@ class Architecture:
     computed: regular expressions for the names of tensors that no checkpoint holds (rope frequencies).
     choose: config, directory -> the family that a checkpoint of these classes really is, where its
         configuration decides; None if it is always this one.
+    copies: tuples of (renamed) tensors that are one and the same; only the first that is there counts.
     is_main: whether this family stands for `name` when a GGUF file is judged or exported; others share it.
     """
 
@@ -63,6 +64,7 @@ class Architecture:
     required: tuple[str, ...] = DECODER_KEYS
     computed: tuple[str, ...] = ()
     choose: Callable[[Document, Path], Architecture] | None = field(default=None, compare=False)
+    copies: tuple[tuple[str, ...], ...] = ()
     is_main: bool = True
 
     def is_skipped(self, name: str) -> bool:
@@ -133,10 +135,14 @@ def match_tensors(
             return None
         return f"model.{renamed}" if renamed not in places and f"model.{renamed}" in places else renamed
 
+    present = {known(name) for name in checkpoint.tensors} if architecture.copies else set()
+    copies = {
+        name for group in architecture.copies for name in [name for name in group if name in present][1:]
+    }
     matches: dict[int, _Match] = {}
     for source in checkpoint.tensors.values():
         name = known(source.name)
-        if name is None or architecture.is_skipped(name):
+        if name is None or name in copies or architecture.is_skipped(name):
             continue
         if name not in places:
             hint = unknown_tensor_hint(source, checkpoint, lambda name: known(name) in places)

@@ -304,6 +304,13 @@ DIFFERENCES = (
         "writes none",
         "A file whose tensors have another width than its keys say cannot be loaded.",
         keys=(r"minicpm3\.attention\.value_length",),
+        "modern-bert-epsilon",
+        Scope.CHECKPOINT,
+        "config.json of a ModernBERT has `norm_eps` without `layer_norm_eps`",
+        "writes it as the epsilon of norms with a mean",
+        "writes that of norms without a mean only",
+        "llama.cpp does not load a file of this family without it.",
+        keys=(r"modern-bert\.attention\.layer_norm_epsilon",),
     ),
     Difference(
         "non-finite",

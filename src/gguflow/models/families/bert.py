@@ -124,7 +124,7 @@ def n_labels(p: Parameters) -> int:
 def _n_types(p: Parameters) -> int:
     """Kinds of segments: as config.json says, or as the file with its vocabulary does."""
     if p.config is not None:
-        return p.config.integer("type_vocab_size", 2)
+        return p.config.integer("type_vocab_size", 1)
     found = p.metadata.get("tokenizer.ggml.token_type_count")
     return int(found.value) if found is not None and found.type in INTEGERS else 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata, f32, u32
+from gguflow.container.metadata import Metadata, f32
 from gguflow.models import decoder
 from gguflow.models.architecture import Architecture, Rules
 from gguflow.models.documents import Document
@@ -12,7 +12,6 @@ from gguflow.models.families.bert import ENCODER_KEYS, classifier, classifier_na
 from gguflow.models.keys import GELU
 from gguflow.models.parameters import Parameters
 from gguflow.models.rules import linear, same
-from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.wordpiece import wordpiece_metadata
 
 
@@ -52,18 +51,13 @@ def rename(name: str, config: Document) -> str:
     return classifier_name(name.removeprefix("distilbert."), config)
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """BERT's keys, with one kind of segments: llama.cpp adds no embedding for it where there is none."""
-    return wordpiece_metadata(files) | {"tokenizer.ggml.token_type_count": u32(1)}
-
-
 ARCHITECTURE = Architecture(
     name="bert",
     classes=("DistilBertModel", "DistilBertForMaskedLM", "DistilBertForSequenceClassification"),
     metadata=metadata,
     rules=rules,
     required=ENCODER_KEYS,
-    tokenizer=tokenizer,
+    tokenizer=wordpiece_metadata,
     rename=rename,
     skipped=(r"vocab_.*", r"embeddings\.position_ids"),
     is_main=False,

@@ -41,7 +41,7 @@ def wordpiece_metadata(files: TokenizerFiles) -> Metadata:
     ):
         special[_LOWERCASE] = boolean(False)
     lowercase = special[_LOWERCASE].value if _LOWERCASE in special else True
-    metadata: Metadata = {"tokenizer.ggml.token_type_count": u32(files.config.integer("type_vocab_size", 2))}
+    metadata: Metadata = {"tokenizer.ggml.token_type_count": u32(files.config.integer("type_vocab_size", 1))}
     return metadata | tokens.metadata("bert", _pre(files, spelt, lowercase)) | special
 
 
