@@ -248,6 +248,16 @@ DIFFERENCES = (
         keys=(r"tokenizer\.ggml\.tokens",),
     ),
     Difference(
+        "rotating-part",
+        Scope.CHECKPOINT,
+        "A part of each head rotates in a Nemotron or Cohere 2 model with heads of another width than its own "
+        "divided by their number",
+        "takes the part of a head's width",
+        "takes the part of the model's width, divided by the number of heads",
+        "Otherwise more or fewer rows of a head rotate than in training.",
+        keys=(r"[^.]+\.rope\.dimension_count",),
+    ),
+    Difference(
         "special-id-beyond-vocabulary",
         Scope.CHECKPOINT,
         "A special token of a byte-level BPE vocabulary has an id beyond it",
