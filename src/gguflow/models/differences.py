@@ -240,6 +240,34 @@ DIFFERENCES = (
         tensors=(r"(per_layer_)?token_embd\.weight",),
     ),
     Difference(
+        "type-of-file",
+        Scope.CHECKPOINT,
+        "A GPT-NeoX or MPT model",
+        "writes general.file_type",
+        "writes none",
+        "Programs show it.",
+        keys=(r"general\.file_type",),
+    ),
+    Difference(
+        "spaces-of-added-tokens",
+        Scope.CHECKPOINT,
+        "A Phi-3 model with a SentencePiece vocabulary adds tokens of text that have spaces",
+        "writes them with spaces, as for all other models",
+        "writes the sign that SentencePiece has for a space",
+        "llama.cpp looks for such tokens in the text as it is, and would not find them.",
+        keys=(r"tokenizer\.ggml\.tokens",),
+    ),
+    Difference(
+        "rotating-part",
+        Scope.CHECKPOINT,
+        "A part of each head rotates in a Nemotron or Cohere 2 model with heads of another width than its own "
+        "divided by their number",
+        "takes the part of a head's width",
+        "takes the part of the model's width, divided by the number of heads",
+        "Otherwise more or fewer rows of a head rotate than in training.",
+        keys=(r"[^.]+\.rope\.dimension_count",),
+    ),
+    Difference(
         "special-id-beyond-vocabulary",
         Scope.CHECKPOINT,
         "A special token of a byte-level BPE vocabulary has an id beyond it",
@@ -304,6 +332,8 @@ DIFFERENCES = (
         "writes none",
         "A file whose tensors have another width than its keys say cannot be loaded.",
         keys=(r"minicpm3\.attention\.value_length",),
+    ),
+    Difference(
         "modern-bert-epsilon",
         Scope.CHECKPOINT,
         "config.json of a ModernBERT has `norm_eps` without `layer_norm_eps`",

@@ -141,7 +141,7 @@ class Rope:
         _warn_of_unread(config, parameters, kind, options)
         if full and parameters.values != full[-1].values:
             config.applied.add("rope-both")
-        original, partial = _original(config, parameters), _partial(config, parameters, options)
+        original, partial = _original(config, parameters, kind), _partial(config, parameters, options)
         return cls(kind, theta, sliding_theta, original, parameters, partial, mrope)
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -299,8 +299,10 @@ def _theta(config: Document, parameters: Document, default: float | None = None)
     return theta
 
 
-def _original(config: Document, parameters: Document) -> int:
-    """The context length of the model's training before it was extended."""
+def _original(config: Document, parameters: Document, kind: str) -> int:
+    """The context length of the model's training before it was extended; 0 where nobody asks and says it."""
+    if kind == "default" and config.value("max_position_embeddings") is None:
+        return config.integer(_ORIGINAL, 0, minimum=0)
     within = parameters.integer(_ORIGINAL, config.integer("max_position_embeddings"))
     original = config.integer(_ORIGINAL, within)
     if _ORIGINAL in parameters and original != within:

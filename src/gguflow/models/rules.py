@@ -372,6 +372,22 @@ def transposed(source: str, target: str, shape: Shape, *, required: bool = True)
     )
 
 
+def exchanged(rule: Rule) -> Rule:
+    """A rule of one source, which is stored with its last two axes exchanged.
+
+    rule: for the source as it would be otherwise.
+    """
+    (part,), back = rule.sources, rule.backward
+    *rest, a, b = part.shape
+    return Rule(
+        (Part(part.name, (*rest, b, a)),),
+        rule.targets,
+        lambda views: rule.forward((Transpose(views[0]),)),
+        None if back is None else lambda views: (Transpose(back(views)[0]),),
+        rule.is_required,
+    )
+
+
 def columns(source: str, target: str, shape: Shape, order: Order, *, required: bool = True) -> Rule:
     """One matrix with its columns in another order.
 

@@ -20,7 +20,7 @@ from gguflow.models.parameters import Parameters
 from gguflow.models.rope import FULL, Rope, RopeOptions
 from gguflow.models.rules import Given, padded, same
 from gguflow.models.text_parts import text_names, towers
-from gguflow.models.tokenizers.gemma4 import gemma4_metadata
+from gguflow.models.tokenizers.sentencepiece import gemma4_metadata
 
 ROPE = RopeOptions(kinds=("default", "proportional"), partial=True, separate=True)
 FULL_HEAD_DIM = 512
@@ -173,8 +173,8 @@ def _experts(p: Parameters, i: int) -> Rules:
 
 
 def _frequencies(p: Parameters) -> Iterator[Given]:
-    """rope_freqs.weight, float32[width of a full head / 2]: in layers of full attention only the first part of
-    a head rotates, and the frequencies are those of the whole head.
+    """rope_freqs.weight, float32[width of a full head / 2]: in layers of full attention only the first part
+    of a head rotates, and the frequencies are those of the whole head.
     """
     width = p.head_dim
     factors = None
