@@ -260,8 +260,8 @@ DIFFERENCES = (
     Difference(
         "rotating-part",
         Scope.CHECKPOINT,
-        "A part of each head rotates in a Nemotron or Cohere 2 model with heads of another width than its own "
-        "divided by their number",
+        "A part of each head rotates in a Nemotron or Cohere 2 model whose heads have another width than its "
+        "own divided by their number",
         "takes the part of a head's width",
         "takes the part of the model's width, divided by the number of heads",
         "Otherwise more or fewer rows of a head rotate than in training.",

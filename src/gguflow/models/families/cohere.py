@@ -1,4 +1,4 @@
-"""Cohere: Command R, Command R7B and Aya, and their mixture of experts; one norm for both parts of a block."""
+"""Cohere: Command R, Command R7B, Aya, and their mixture of experts; one norm for both parts of a block."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def metadata(config: Document, directory: Path) -> Metadata:
     keys.put("expert_weights_scale", f32(config.number("moe_routed_scaling_factor")))
     keys.put("expert_gating_func", u32(GATING_FUNCTIONS["sigmoid"]))
     keys.put("leading_dense_block_count", u32(_n_dense(config)))
-    parts = [("", FULL, {}), ("_swa", SLIDING, None)]
+    parts: tuple[tuple[str, str, object], ...] = (("", FULL, {}), ("_swa", SLIDING, None))
     for suffix, kind, instead in parts:
         said = rope_part(config, kind)
         if said is not None or instead is not None:

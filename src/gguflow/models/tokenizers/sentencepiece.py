@@ -114,6 +114,8 @@ def gemma4_metadata(files: TokenizerFiles) -> Metadata:
     for token, text in enumerate(vocabulary.texts):
         if text in GEMMA4_VISIBLE:
             vocabulary.types[token] = TokenType.USER_DEFINED
+    if TokenType.UNUSED in vocabulary.types:
+        files.config.applied.add("rows-without-tokens")
     keys = vocabulary.metadata("gemma4", "", scores=True)
     del keys["tokenizer.ggml.pre"]
     if merges := spelt_merges(model):
