@@ -1,4 +1,4 @@
-"""Step 3.5 and the text model of Step 3.7: two numbers of heads, gates of heads, experts after dense blocks."""
+"""Step 3.5 and the text model of Step 3.7: heads in two numbers, with gates; experts after dense blocks."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _with_bases(config: Document) -> Document:
 
 
 def _kinds(config: Document, n: int) -> list[object]:
-    """The kind of each block, those that predict further tokens included; full attention if it is not said."""
+    """The kind of each block, those that predict further tokens included; full attention by default."""
     kinds = config.items("layer_types")[:n]
     return kinds + [FULL] * (n - len(kinds))
 
