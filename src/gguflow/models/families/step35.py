@@ -52,7 +52,7 @@ def metadata(config: Document, directory: Path) -> Metadata:
     for key, name in (("exp", "swiglu_limits"), ("shexp", "swiglu_limits_shared")):
         if name in config:
             keys.layers(f"swiglu_clamp_{key}", _limits(config, name, n))
-    next_tokens.put_number(keys, n_next)
+    next_tokens.put_number(keys, n_next, writes_zero=False)
     return keys.metadata
 
 
