@@ -31,6 +31,7 @@ from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.skipping import without
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import FileWarning, UsageError, gathered_warnings, warn
+from gguflow.models.dense_modules import with_dense_layers
 from gguflow.models.differences import Difference, by_id
 from gguflow.models.general import overridden
 from gguflow.models.output_name import file_name
@@ -137,6 +138,7 @@ def prepare(
     architecture: str | None = None,
     strip_prefix: str | None = None,
     next_tokens: bool = True,
+    dense_modules: bool = False,
     skip_tensors: Sequence[str] = (),
     follow_links: bool = False,
     options: recipes.Options | None = None,
@@ -159,6 +161,7 @@ def prepare(
     architecture: value for `general.architecture`, instead of what the configuration says.
     strip_prefix: removed from the names of tensors that start with it.
     next_tokens: whether blocks that predict further tokens (MTP) are written.
+    dense_modules: whether the dense layers are written that sentence-transformers has behind an encoder.
     skip_tensors: regular expressions; a tensor is left out if one of them matches anywhere in its name in the
         source.
     follow_links: whether configuration, tokenizer and model card may be links to any place; otherwise they
@@ -183,6 +186,7 @@ def prepare(
     for name, is_set in (
         ("follow_links", follow_links),
         ("next_tokens", next_tokens),
+        ("dense_modules", dense_modules),
         ("integrity", integrity),
         ("allow_non_finite", allow_non_finite),
     ):
@@ -193,6 +197,8 @@ def prepare(
     with gathered_warnings() as warnings:
         checkpoint = sources.open_checkpoint(source, follow_links)
         sources.refuse_lone_shard(checkpoint)
+        if dense_modules:
+            checkpoint = with_dense_layers(checkpoint)
         checkpoint = without(checkpoint, skip_tensors)
         model = models.load(
             checkpoint, architecture=architecture, strip_prefix=strip_prefix, next_tokens=next_tokens
@@ -341,6 +347,7 @@ def convert(
     architecture: str | None = None,
     strip_prefix: str | None = None,
     next_tokens: bool = True,
+    dense_modules: bool = False,
     skip_tensors: Sequence[str] = (),
     follow_links: bool = False,
     options: recipes.Options | None = None,
@@ -371,6 +378,7 @@ def convert(
         architecture=architecture,
         strip_prefix=strip_prefix,
         next_tokens=next_tokens,
+        dense_modules=dense_modules,
         skip_tensors=skip_tensors,
         follow_links=follow_links,
         options=options,
