@@ -355,6 +355,15 @@ DIFFERENCES = (
         keys=(r"minimax-01\.attention\.recurrent_layers",),
     ),
     Difference(
+        "minimax-template",
+        Scope.CHECKPOINT,
+        "A MiniMax Text-01 or M1 has no chat_template.jinja",
+        "writes the chat template of tokenizer_config.json, or none",
+        "writes one that comes with llama.cpp",
+        "The checkpoint says what it was trained with.",
+        keys=(r"tokenizer\.chat_template",),
+    ),
+    Difference(
         "non-finite",
         Scope.NO_FILE,
         "Where a weight is NaN or Inf, or does not fit into F16 in an F16 output",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from gguflow.container.metadata import Metadata, f32, string, u32
@@ -38,7 +39,11 @@ def metadata(config: Document, directory: Path) -> Metadata:
 
 
 def ocr_metadata(config: Document, directory: Path) -> Metadata:
-    """DeepSeek-OCR: DeepSeek-V2's keys, without those of latent attention."""
+    """DeepSeek-OCR: DeepSeek-V2's keys, without those of latent attention.
+
+    The defaults of DeepSeek-V2's configuration, such as the width of heads, are not those of this model.
+    """
+    config = replace(config, defaults={})
     with_epsilon = config.with_values(rms_norm_eps=config.number("rms_norm_eps", 1e-6))
     keys = base_keys("deepseek2-ocr", with_epsilon, rope=UNSCALED)
     deepseek2.dense_keys(keys)

@@ -22,7 +22,11 @@ NEXT = r"model\.mtp\.layers\.(\d{1,6})\..*"
 N_NEXT = 3
 """Blocks for further tokens that released models have; config.json does not say it."""
 
-EQUAL = (("swa_head_dim", "head_dim"), ("swa_num_attention_heads", "num_attention_heads"), ("swa_v_head_dim", "v_head_dim"))
+EQUAL = (
+    ("swa_head_dim", "head_dim"),
+    ("swa_num_attention_heads", "num_attention_heads"),
+    ("swa_v_head_dim", "v_head_dim"),
+)
 """Sizes that are the same in all layers in llama.cpp."""
 
 
@@ -31,9 +35,13 @@ def metadata(config: Document, directory: Path) -> Metadata:
     for key, other in EQUAL:
         if config.integer(key, config.integer(other)) != config.integer(other):
             message = f"llama.cpp has the same {other} in all layers of this family"
-            finding = Finding("M-009", message, config.at(key), found=config.value(key), expected=config.value(other))
+            finding = Finding(
+                "M-009", message, config.at(key), found=config.value(key), expected=config.value(other)
+            )
             raise UnsupportedError(config.file, finding)
-    config.require("topk_method", ("noaux_tc",), "M-009", "llama.cpp has one method for choosing experts here")
+    config.require(
+        "topk_method", ("noaux_tc",), "M-009", "llama.cpp has one method for choosing experts here"
+    )
     n = next_tokens.n_named(config, "num_nextn_predict_layers", NEXT)
     if n < N_NEXT and config.next_tokens:
         config.applied.add("next-tokens-absent")

@@ -1,4 +1,4 @@
-"""MiniMax M2 and M3: experts in all blocks, or after some dense ones; M3 attends to blocks that it chooses."""
+"""MiniMax M2 and M3: experts in all blocks, or after dense ones; M3 attends to blocks that it chooses."""
 
 from __future__ import annotations
 

@@ -32,11 +32,15 @@ def metadata(config: Document, directory: Path) -> Metadata:
             key = f"layernorm_{part}_{kind}"
             if config.number(key) != expected:
                 message = "llama.cpp scales all parts of a block alike, and what they give not at all"
-                finding = Finding("M-009", message, config.at(key), found=config.value(key), expected=expected)
+                finding = Finding(
+                    "M-009", message, config.at(key), found=config.value(key), expected=expected
+                )
                 raise UnsupportedError(config.file, finding)
     keys.put("residual_scale", f32(alpha))
     keys.put("rope.dimension_count", u32(config.integer("rotary_dim")))
     _put_order(keys)
+    if not (directory / "chat_template.jinja").is_file():
+        config.applied.add("minimax-template")
     return keys.metadata
 
 
