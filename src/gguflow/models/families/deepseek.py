@@ -12,7 +12,7 @@ from gguflow.models.documents import Document
 from gguflow.models.families import deepseek2
 from gguflow.models.keys import base_keys, head_dim
 from gguflow.models.parameters import Parameters
-from gguflow.models.rope import RopeOptions
+from gguflow.models.rope import SECTIONS, RopeOptions
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.variants import sentencepiece_or_bpe_metadata
@@ -46,6 +46,8 @@ def ocr_metadata(config: Document, directory: Path) -> Metadata:
     config = replace(config, defaults={})
     with_epsilon = config.with_values(rms_norm_eps=config.number("rms_norm_eps", 1e-6))
     keys = base_keys("deepseek2-ocr", with_epsilon, rope=UNSCALED)
+    if config.first((*SECTIONS, "rope_theta")) is None:
+        keys.drop("rope.freq_base")  # llama.cpp's own default
     deepseek2.dense_keys(keys)
     keys.integer("attention.q_lora_rank", "q_lora_rank")
     deepseek2.expert_keys(keys)
