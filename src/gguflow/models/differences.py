@@ -283,7 +283,10 @@ DIFFERENCES = (
         "leaves them out",
         "counts them in the number of blocks",
         "A file without the tensors of a block cannot be loaded.",
-        keys=(r"[^.]+\.block_count", r"[^.]+\.nextn_predict_layers"),
+        keys=(
+            *(r"[^.]+\.block_count", r"[^.]+\.nextn_predict_layers"),
+            r"mimo2\.attention\.(head_count_kv|sliding_window_pattern)",
+        ),
     ),
     Difference(
         "dense-blocks",
@@ -341,6 +344,24 @@ DIFFERENCES = (
         "writes that of norms without a mean only",
         "llama.cpp does not load a file of this family without it.",
         keys=(r"modern-bert\.attention\.layer_norm_epsilon",),
+    ),
+    Difference(
+        "order-of-attention",
+        Scope.CHECKPOINT,
+        "A MiniMax Text-01 or M1 has usual attention in other blocks than every eighth",
+        "says in which",
+        "says nothing",
+        "llama.cpp would look for other tensors than there are.",
+        keys=(r"minimax-01\.attention\.recurrent_layers",),
+    ),
+    Difference(
+        "minimax-template",
+        Scope.CHECKPOINT,
+        "A MiniMax Text-01 or M1 has no chat_template.jinja",
+        "writes the chat template of tokenizer_config.json, or none",
+        "writes one that comes with llama.cpp",
+        "The checkpoint says what it was trained with.",
+        keys=(r"tokenizer\.chat_template",),
     ),
     Difference(
         "non-finite",

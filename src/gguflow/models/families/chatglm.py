@@ -84,12 +84,15 @@ def hf_rules(p: Parameters) -> Rules:
 def own_rules(p: Parameters) -> Rules:
     """ChatGLM's own layout."""
     yield from decoder.ends(
-        p, embeddings="embedding.word_embeddings", norm="encoder.final_layernorm", head="output_layer"
+        p,
+        embeddings="transformer.embedding.word_embeddings",
+        norm="transformer.encoder.final_layernorm",
+        head="transformer.output_layer",
     )
     n_qkv = (p.heads() + 2 * p.kv_heads()) * p.head_dim
     for i in range(p.n_layers):
-        layer, block = f"encoder.layers.{i}", f"blk.{i}"
-        yield from decoder.norms(p, i, source="encoder.layers")
+        layer, block = f"transformer.encoder.layers.{i}", f"blk.{i}"
+        yield from decoder.norms(p, i, source="transformer.encoder.layers")
         attention = f"{layer}.self_attention"
         yield from linear(f"{attention}.query_key_value", f"{block}.attn_qkv", n_qkv, p.hidden)
         output = (p.hidden, p.heads() * p.head_dim)
@@ -101,8 +104,9 @@ def own_rules(p: Parameters) -> Rules:
 
 
 def rename(name: str, config: Document) -> str:
-    """Remove the prefix of models with a head."""
-    return name.removeprefix("transformer.")
+    """Add the prefix of models with a head, in the own layout."""
+    is_bare = name.startswith(("embedding.", "encoder.", "output_layer."))
+    return f"transformer.{name}" if is_bare else name
 
 
 ARCHITECTURE = Architecture(
