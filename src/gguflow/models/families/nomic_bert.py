@@ -43,7 +43,8 @@ def metadata(config: Document, directory: Path) -> Metadata:
     n_positions = config.integer("n_positions")
     if n_positions not in TRAINED:
         _refuse(config, "n_positions", n_positions, "8192 or 2048")
-    values = {**config.values, "max_position_embeddings": TRAINED[n_positions]}
+    values = {"max_position_embeddings": TRAINED[n_positions], **config.values}
+    values.pop("hidden_act", None)  # by this name it is that of the gate alone
     config = replace(config, values=values, defaults={})  # of another class, whose keys have other names
     name, activation = ("nomic-bert-moe", "gelu") if is_moe else ("nomic-bert", "swiglu")
     keys = encoder_keys(name, config, directory, activation=(activation,), rope=ROTARY)
