@@ -40,7 +40,6 @@ def unexplained_differences(
         output,
         type=dtype.lower(),
         next_tokens=next_tokens,
-        integrity=False,
         threads=1,
         overwrite=True,
         resume=False,
