@@ -44,7 +44,6 @@ def unexplained_differences(
         type=dtype.lower(),
         next_tokens=next_tokens,
         dense_modules=DENSE in recipe.options,
-        integrity=False,
         threads=1,
         overwrite=True,
         resume=False,

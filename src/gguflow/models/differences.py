@@ -337,6 +337,16 @@ DIFFERENCES = (
         keys=(r"minicpm3\.attention\.value_length",),
     ),
     Difference(
+        "camembert",
+        Scope.CHECKPOINT,
+        "The model is a CamembertModel",
+        "writes positions and tokens as for XLM-RoBERTa, which it is but for its vocabulary",
+        "writes them as for BERT",
+        "Pieces of words would be unknown, and positions begin behind the padding token's id.",
+        keys=(r"tokenizer\.ggml\..*", r"bert\.context_length"),
+        tensors=(r"position_embd\.weight",),
+    ),
+    Difference(
         "modern-bert-epsilon",
         Scope.CHECKPOINT,
         "config.json of a ModernBERT has `norm_eps` without `layer_norm_eps`",

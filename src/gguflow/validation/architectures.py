@@ -163,6 +163,6 @@ def _judge_tensors(family: Architecture, facts: Facts) -> Iterator[Finding]:
 
 
 def _block(name: str) -> int:
-    """The block that a tensor belongs to, -1 for none."""
-    match = re.match(r"blk\.(\d{1,9})\.", name)
+    """The block that a tensor belongs to, -1 for none, and for those of a decoder behind an encoder."""
+    match = re.match(r"(?:enc\.)?blk\.(\d{1,9})\.", name)
     return int(match[1]) if match else -1
