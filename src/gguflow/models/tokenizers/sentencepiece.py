@@ -81,7 +81,10 @@ def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
     for token, text in own.items():
         kind = TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL
         vocabulary.put(token, text, TokenType.CONTROL if text in special else kind, scores.get(text, lowest))
-    for token, added in added_tokens(tokenizer, files.settings, own, files.n_tokens).items():
+    further = added_tokens(tokenizer, files.settings, own, files.n_tokens)
+    if len(own.keys() | further.keys()) < files.n_tokens:
+        files.config.applied.add("padding-of-tokenizer-json")
+    for token, added in further.items():
         if token not in own:
             kind = TokenType.CONTROL if added.text in special else TokenType.USER_DEFINED
             vocabulary.put(token, added.text, kind, lowest)
