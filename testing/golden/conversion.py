@@ -18,7 +18,6 @@ from testing.golden import checkpoint
 from testing.golden.recipes import Recipe
 from testing.golden.records import FileRecord, differences, tensor_record
 
-
 DENSE = "--sentence-transformers-dense-modules"
 
 

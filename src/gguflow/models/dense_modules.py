@@ -1,4 +1,4 @@
-"""Dense layers that sentence-transformers puts behind an encoder, each with a directory and files of its own."""
+"""Dense layers that sentence-transformers puts behind an encoder, each in a directory of its own."""
 
 from __future__ import annotations
 

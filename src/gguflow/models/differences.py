@@ -175,6 +175,16 @@ DIFFERENCES = (
         keys=(r"tokenizer\.ggml\.token_type", r"tokenizer\.ggml\.tokens"),
     ),
     Difference(
+        "padding-of-tokenizer-json",
+        Scope.CHECKPOINT,
+        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than the embeddings "
+        "have rows",
+        "fills it up with unused tokens",
+        "does not",
+        "No program can load a file whose tokens are not as many as the rows of the embeddings.",
+        keys=tuple(rf"tokenizer\.ggml\.{name}" for name in ("tokens", "token_type", "scores")),
+    ),
+    Difference(
         "no-space-prefix",
         Scope.CHECKPOINT,
         "A SentencePiece vocabulary is there as tokenizer.json only, which puts no space before a text",
@@ -266,6 +276,16 @@ DIFFERENCES = (
         "takes the part of the model's width, divided by the number of heads",
         "Otherwise more or fewer rows of a head rotate than in training.",
         keys=(r"[^.]+\.rope\.dimension_count",),
+    ),
+    Difference(
+        "experts-for-images",
+        Scope.CHECKPOINT,
+        "A CogVLM checkpoint",
+        "writes the matrices with which the text model reads images",
+        "leaves them out",
+        "llama.cpp does not load the model without them.",
+        keys=(r"general\.size_label",),
+        tensors=(r"blk\.\d+\.vis_.*",),
     ),
     Difference(
         "special-id-beyond-vocabulary",
