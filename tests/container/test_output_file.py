@@ -225,6 +225,24 @@ def test_outputs_are_regular_files(tmp_path: Path, kind: str, overwrite: bool) -
         assert os.path.samestat(before, os.lstat(out))
 
 
+@posix
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs the descriptors of /proc")
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_stream_is_not_replaced(tmp_path: Path, steps: int, overwrite: bool) -> None:
+    """/dev/stdout is a link to /proc/self/fd/1, and with `> file` that leads to a regular file."""
+    with (tmp_path / "redirected").open("wb") as stream:
+        out = Path(f"/proc/self/fd/{stream.fileno()}")
+        for step in range(steps):
+            out, target = tmp_path / f"link {step}", out
+            out.symlink_to(target)
+        with pytest.raises(UsageError, match="is a stream or another open file of a process"):
+            write(out, overwrite=overwrite)
+    links = sorted(path.name for path in tmp_path.iterdir() if path.is_symlink())
+    assert links == [f"link {step}" for step in range(steps)]
+    assert (tmp_path / "redirected").read_bytes() == b""
+
+
 @root
 def test_a_device_is_not_replaced(tmp_path: Path, source: Path) -> None:
     """A copy of /dev/null: convert, edit, export, row stores."""

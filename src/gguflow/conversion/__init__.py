@@ -16,7 +16,17 @@ from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
 from gguflow._version import __version__
-from gguflow.arguments import MAX_SIZE, choice, file_path, flag, integer, texts
+from gguflow.arguments import (
+    MAX_SIZE,
+    callback,
+    choice,
+    file_path,
+    flag,
+    instance,
+    integer,
+    optional_text,
+    texts,
+)
 from gguflow.container.integrity import shards_id
 from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.shards import ShardName
@@ -191,6 +201,10 @@ def prepare(
         ("allow_non_finite", allow_non_finite),
     ):
         flag(is_set, name)
+    architecture = optional_text(architecture, "architecture")
+    strip_prefix = optional_text(strip_prefix, "strip_prefix")
+    options = None if options is None else instance(options, "options", recipes.Options)
+    shards = None if shards is None else instance(shards, "shards", Split)
     skip_tensors = texts(skip_tensors, "skip_tensors")
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
     overrides = Overrides.read(metadata_file, model_name)
@@ -285,6 +299,8 @@ def run(
     would become NaN, Inf or nothing; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
+    callback(progress, "progress")
+    flag(allow_non_finite, "allow_non_finite")
     threads = check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     files = [file for target in prepared.targets for file in zip(target.plans, target.paths, strict=True)]
     for plan, path in files:
