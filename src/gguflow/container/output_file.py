@@ -161,8 +161,8 @@ class OutputFile:
         with platform.storage_errors("write", self.path):
             if (found := os.fstat(self._descriptor()).st_size) != self._final_nbytes:
                 raise StorageError(
-                    f"cannot write {self.path}: another program changed {self.partial.name} meanwhile: it has "
-                    f"{found} bytes, and {self._final_nbytes} were written; run the conversion again"
+                    f"cannot write {self.path}: another program changed {self.partial.name} meanwhile: it "
+                    f"has {found} bytes, and {self._final_nbytes} were written; run the conversion again"
                 )
             if not self._is_named():
                 self._kept = True  # what has the name now is somebody else's
