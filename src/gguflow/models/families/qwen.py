@@ -1,4 +1,4 @@
-"""Qwen 1: one matrix of queries, keys and values, half of the width of feed-forward networks for each part."""
+"""Qwen 1: one matrix of queries, keys and values; feed-forward networks are half as wide as they say."""
 
 from __future__ import annotations
 

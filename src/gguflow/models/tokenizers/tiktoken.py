@@ -1,9 +1,10 @@
-"""Byte-level BPE as tiktoken keeps it: a list of tokens by rank, without merges, which follow from the ranks."""
+"""Byte-level BPE as tiktoken keeps it: tokens by rank, without merges, which follow from the ranks."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 from collections.abc import Mapping, Sequence
 
 from gguflow.container.metadata import Metadata, ValueType, array
@@ -102,10 +103,8 @@ def _parts(ranks: Ranks, token: bytes, limit: int) -> list[bytes]:
     """Byte-pair encoding with the tokens whose rank is below a limit."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 1:
-        candidates = [
-            (ranks.get(a + b, limit), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))
-        ]
-        rank, i = min(candidates)
+        pairs = enumerate(itertools.pairwise(parts))
+        rank, i = min((ranks.get(a + b, limit), i) for i, (a, b) in pairs)
         if rank >= limit:
             break
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
