@@ -32,9 +32,9 @@ def tiktoken_metadata(files: TokenizerFiles, ranks: Ranks, special: Sequence[str
     Raises MalformedError (M-021) for ranks from which no merges follow, and what special_metadata raises.
     """
     vocabulary = Vocabulary.padding(files.n_tokens)
-    for token, rank in ranks.items():
+    for content, rank in ranks.items():
         if rank < files.n_tokens:
-            vocabulary.put(rank, spelt(token), TokenType.NORMAL)
+            vocabulary.put(rank, spelt(content), TokenType.NORMAL)
     for token, text in enumerate(special, start=1 + max(ranks.values())):
         if token < files.n_tokens:
             vocabulary.put(token, text, TokenType.CONTROL)
