@@ -177,8 +177,8 @@ DIFFERENCES = (
     Difference(
         "padding-of-tokenizer-json",
         Scope.CHECKPOINT,
-        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than embeddings have "
-        "rows",
+        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than embeddings "
+        "have rows",
         "fills it up with unused tokens",
         "does not",
         "No program can load a file whose tokens are not as many as the rows of the embeddings.",
@@ -314,7 +314,9 @@ DIFFERENCES = (
         "A file without the tensors of a block cannot be loaded.",
         keys=(
             *(r"[^.]+\.block_count", r"[^.]+\.nextn_predict_layers"),
-            r"mimo2\.attention\.(head_count_kv|sliding_window_pattern)",
+            r"(mimo2|step35)\.attention\.(head_count|head_count_kv|sliding_window_pattern)",
+            r"step35\.swiglu_clamp_(exp|shexp)",
+            r"qwen3[^.]*\.attention\.recurrent_layers",
         ),
     ),
     Difference(
