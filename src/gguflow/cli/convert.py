@@ -94,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "otherwise",
     )
     parser.add_argument(
+        "--dense-modules",
         "--sentence-transformers-dense-modules",
         action="store_true",
         help="write the dense layers that sentence-transformers has behind an encoder (EmbeddingGemma)",
@@ -223,7 +224,7 @@ def run(arguments: argparse.Namespace) -> None:
         architecture=arguments.arch,
         strip_prefix=arguments.strip_prefix,
         next_tokens=not arguments.no_mtp,
-        dense_modules=arguments.sentence_transformers_dense_modules,
+        dense_modules=arguments.dense_modules,
         skip_tensors=arguments.skip_tensor,
         follow_links=arguments.follow_links,
         options=_recipe_options(arguments),

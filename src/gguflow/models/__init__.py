@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata, ValueType
+from gguflow.container.metadata import Metadata
 from gguflow.errors import UsageError, gathered_warnings
 from gguflow.models import families
 from gguflow.models.architecture import Architecture, class_name, match_tensors

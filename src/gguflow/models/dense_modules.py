@@ -59,7 +59,7 @@ def put_keys(keys: Keys, directory: Path) -> None:
         if f"{path}.{_MATRIX}" not in keys.config.tensors:
             message = (
                 "a dense layer behind the encoder is left out, so that embeddings are not those of "
-                "sentence-transformers; --sentence-transformers-dense-modules keeps it"
+                "sentence-transformers; --dense-modules keeps it"
             )
             warn(module.file, Finding("M-053", message, module.at("path"), found=path))
             continue

@@ -288,6 +288,15 @@ DIFFERENCES = (
         tensors=(r"blk\.\d+\.vis_.*",),
     ),
     Difference(
+        "epsilon-of-qwen",
+        Scope.CHECKPOINT,
+        "In a file of the first Qwen",
+        "writes the epsilon of norms under the key that llama.cpp reads, too",
+        "writes it under another key alone",
+        "Without the key llama.cpp does not load the file.",
+        keys=(r"qwen\.attention\.layer_norm_rms_epsilon",),
+    ),
+    Difference(
         "special-id-beyond-vocabulary",
         Scope.CHECKPOINT,
         "A special token of a byte-level BPE vocabulary has an id beyond it",
@@ -305,7 +314,9 @@ DIFFERENCES = (
         "A file without the tensors of a block cannot be loaded.",
         keys=(
             *(r"[^.]+\.block_count", r"[^.]+\.nextn_predict_layers"),
-            r"mimo2\.attention\.(head_count_kv|sliding_window_pattern)",
+            r"(mimo2|step35)\.attention\.(head_count|head_count_kv|sliding_window_pattern)",
+            r"step35\.swiglu_clamp_(exp|shexp)",
+            r"qwen3[^.]*\.attention\.recurrent_layers",
         ),
     ),
     Difference(

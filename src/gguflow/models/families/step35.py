@@ -116,7 +116,13 @@ def rules(p: Parameters) -> Rules:
         yield from _dense(p, i, required=i < n_dense and not is_next)
         yield from _experts(p, i, required=i >= n_dense and not is_next)
         if is_next:
-            yield from next_tokens.rules(p, i, shift=True)
+            names = ("eh_proj", "enorm", "hnorm", "transformer.shared_head.norm")
+            head = (
+                f"{source}.transformer.shared_head.output.weight",
+                f"{block}.nextn.shared_head_head.weight",
+            )
+            yield same(*head, (p.n_tokens, p.hidden), required=False)
+            yield from next_tokens.rules(p, i, names=names, shift=True)
 
 
 def _dense(p: Parameters, i: int, *, required: bool) -> Rules:
@@ -181,24 +187,13 @@ def _factors(rope: Rope, width: int) -> NDArray[np.float32]:
     return factors
 
 
-_text_name = text_names()
-
-
-def rename(name: str, config: Document) -> str:
-    """The names of blocks that predict further tokens as in other models."""
-    name = _text_name(name, config)
-    return name.replace(".transformer.shared_head.", ".shared_head.").replace(
-        ".shared_head.output.", ".shared_head.head."
-    )
-
-
 ARCHITECTURE = Architecture(
     name="step35",
     classes=("Step3p5ForCausalLM", "Step3p7ForConditionalGeneration"),
     metadata=metadata,
     rules=rules,
     tokenizer=bpe_metadata,
-    rename=rename,
+    rename=text_names(),
     skipped=towers("vision_model", "vit_large_projector"),
     computed=(r"rope_freqs\.weight",),
 )
