@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gguflow.container.metadata import Metadata, u32
 from gguflow.models import decoder, mixture, next_tokens
-from gguflow.models.architecture import Architecture, Rules
+from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
 from gguflow.models.keys import GATING_FUNCTIONS, base_keys, head_dim, n_layers
 from gguflow.models.parameters import Parameters
@@ -74,6 +74,9 @@ def text_name(name: str, config: Document) -> str | None:
 VISION = (r"model\.visual\..*",)
 """Tensors of GLM's vision towers."""
 
+REQUIRED = tuple(key for key in DECODER_KEYS if key != "feed_forward_length")
+"""Keys of all files; Solar Open has no dense block, and so no width of one."""
+
 ARCHITECTURES = (
     Architecture(
         name="glm4moe",
@@ -81,6 +84,7 @@ ARCHITECTURES = (
         metadata=metadata,
         rules=rules,
         tokenizer=glm_metadata,
+        required=REQUIRED,
         rename=text_name,
         skipped=VISION,
     ),
@@ -90,6 +94,7 @@ ARCHITECTURES = (
         metadata=metadata,
         rules=rules,
         tokenizer=solar_open_metadata,
+        required=REQUIRED,
         is_main=False,
     ),
 )
