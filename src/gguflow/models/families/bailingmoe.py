@@ -19,7 +19,7 @@ from gguflow.models.rules import Part, Rule, Views, folded, linear, same
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.views import Fold, Numbers
 
-ROPE = RopeOptions(partial=True)
+ROPE = RopeOptions(partial=True, read=frozenset(("rotary_dim",)))
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
