@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError
-from gguflow.models import next_tokens
 from gguflow.models.base import ModelTensor
 from gguflow.models.documents import Document
+from gguflow.models.next_tokens import left_out
 from gguflow.models.parameters import Parameters
 from gguflow.models.refusals import missing_tensor_hint, require_numbers, unknown_tensor_hint
 from gguflow.models.rules import Given, Rule
@@ -147,7 +147,7 @@ def match_tensors(
     def known(name: str) -> str | None:
         """The name that the rules use; bare models lack the prefix of the model inside."""
         renamed = architecture.rename(name, config)
-        if renamed is None or (not config.next_tokens and next_tokens.left_out(renamed, config)):
+        if renamed is None or (not config.next_tokens and left_out(renamed, config)):
             return None
         return f"model.{renamed}" if renamed not in places and f"model.{renamed}" in places else renamed
 

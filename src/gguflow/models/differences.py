@@ -177,8 +177,8 @@ DIFFERENCES = (
     Difference(
         "padding-of-tokenizer-json",
         Scope.CHECKPOINT,
-        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than embeddings have "
-        "rows",
+        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than embeddings "
+        "have rows",
         "fills it up with unused tokens",
         "does not",
         "No program can load a file whose tokens are not as many as the rows of the embeddings.",

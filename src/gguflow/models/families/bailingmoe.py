@@ -190,7 +190,6 @@ ARCHITECTURES = (
         metadata=second_metadata,
         rules=second_rules,
         tokenizer=bpe_metadata,
-        rename=next_tokens.without_unwanted,
     ),
     Architecture(
         name="bailingmoe2",
@@ -198,7 +197,6 @@ ARCHITECTURES = (
         metadata=sarvam_metadata,
         rules=sarvam_rules,
         tokenizer=bpe_metadata,
-        rename=next_tokens.without_unwanted,
         is_main=False,
     ),
 )

@@ -66,9 +66,9 @@ def rules(p: Parameters) -> Rules:
             yield from next_tokens.rules(p, i)
 
 
-def text_name(name: str, config: Document) -> str | None:
-    """The name of a tensor in a model that has nothing but text; None in a block that is not wanted."""
-    return next_tokens.without_unwanted(name.replace("model.language_model.", "model."), config)
+def text_name(name: str, config: Document) -> str:
+    """The name of a tensor in a model that has nothing but text."""
+    return name.replace("model.language_model.", "model.")
 
 
 VISION = (r"model\.visual\..*",)
