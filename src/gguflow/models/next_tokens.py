@@ -75,7 +75,8 @@ def put_number(keys: Keys, n: int, *, writes_zero: bool = True) -> None:
     n: number of these blocks.
     writes_zero: whether llama.cpp writes it where config.json says that there are none.
     """
-    if n or (writes_zero and "num_nextn_predict_layers" in keys.config):
+    is_said = keys.config.next_tokens and "num_nextn_predict_layers" in keys.config
+    if n or (writes_zero and is_said):
         keys.put("nextn_predict_layers", u32(n))
 
 
