@@ -120,25 +120,6 @@ def rules(
     )
 
 
-def is_unwanted(name: str, config: Document) -> bool:
-    """Whether a tensor belongs to a block after the last one, and the user wants none.
-
-    name: of the tensor.
-    config: config.json.
-    """
-    layer = layer_of(name)
-    return not config.next_tokens and layer is not None and layer >= n_layers(config)
-
-
-def without_unwanted(name: str, config: Document) -> str | None:
-    """The name of a tensor, None of one that belongs to a block that the user does not want.
-
-    name: of the tensor.
-    config: config.json.
-    """
-    return None if is_unwanted(name, config) else name
-
-
 def left_out(name: str, config: Document) -> bool:
     """Whether a tensor belongs to a block after the last one, in a family whose graph has none of them.
 

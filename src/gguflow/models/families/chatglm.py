@@ -62,12 +62,10 @@ def _note_differences(keys: Keys, hidden: int, heads: int) -> None:
 
 
 def rules(p: Parameters) -> Rules:
-    """Both layouts: Q, K and V as one matrix, or apart; gate and up are one matrix, called ffn_up."""
-    is_hf = p.config is not None and class_name(p.config) == "GlmForCausalLM"
-    if not is_hf:
-        yield from optional(own_rules(p), needed=p.config is not None)
-    if is_hf or p.config is None:
-        yield from optional(hf_rules(p), needed=is_hf)
+    """The own layout; a GGUF file that does not say its class may be of either."""
+    yield from optional(own_rules(p), needed=p.config is not None)
+    if p.config is None:
+        yield from optional(hf_rules(p))
 
 
 def hf_rules(p: Parameters) -> Rules:
@@ -109,12 +107,22 @@ def rename(name: str, config: Document) -> str:
     return f"transformer.{name}" if is_bare else name
 
 
-ARCHITECTURE = Architecture(
-    name="chatglm",
-    classes=("ChatGLMModel", "ChatGLMForConditionalGeneration", "GlmForCausalLM"),
-    metadata=metadata,
-    rules=rules,
-    tokenizer=chatglm_metadata,
-    rename=rename,
-    skipped=(r".*rotary_pos_emb\.inv_freq",),
+ARCHITECTURES = (
+    Architecture(
+        name="chatglm",
+        classes=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
+        metadata=metadata,
+        rules=rules,
+        tokenizer=chatglm_metadata,
+        rename=rename,
+        skipped=(r".*rotary_pos_emb\.inv_freq",),
+    ),
+    Architecture(
+        name="chatglm",
+        classes=("GlmForCausalLM",),
+        metadata=metadata,
+        rules=hf_rules,
+        tokenizer=chatglm_metadata,
+        is_main=False,
+    ),
 )

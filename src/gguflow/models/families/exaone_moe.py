@@ -81,7 +81,7 @@ def _block(p: Parameters, i: int, source: str) -> Rules:
     yield from decoder.attention(
         p, i, source=f"{source}.self_attn", head_norms=True, qkv_bias=False, output_bias=False
     )
-    if mixture.is_dense(p, i):
+    if mixture.is_dense(p, i) or next_tokens.is_next(p, i):
         yield from decoder.feed_forward(p, i, source=f"{source}.mlp", bias=False)
     else:
         shared = p.integer("expert_shared_feed_forward_length", 0)

@@ -74,7 +74,7 @@ def rules(p: Parameters) -> Rules:
         source = f"model.mtp.layers.{i - first}" if is_next else f"model.layers.{i}"
         yield from _attention(p, i, f"{source}.self_attn")
         yield from decoder.norm(p, f"{source}.input_layernorm", f"blk.{i}.attn_norm")
-        for name in ("post_attention_layernorm", *(("pre_mlp_layernorm",) if is_next else ())):
+        for name in (*(("pre_mlp_layernorm",) if is_next else ()), "post_attention_layernorm"):
             yield from decoder.norm(p, f"{source}.{name}", f"blk.{i}.ffn_norm")
         yield from optional(decoder.feed_forward(p, i, source=f"{source}.mlp", bias=False))
         if is_next:
