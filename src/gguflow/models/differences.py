@@ -391,6 +391,14 @@ DIFFERENCES = (
         "writes the chat template of tokenizer_config.json, or none",
         "writes one that comes with llama.cpp",
         "The checkpoint says what it was trained with.",
+    ),
+    Difference(
+        "rwkv-template",
+        Scope.CHECKPOINT,
+        "An RWKV with the world vocabulary has no chat template",
+        "writes a short one for the form of its training",
+        "writes a longer one, which can also begin a thought",
+        "Both give the same text for the same messages; llama.cpp's is a file of its own.",
         keys=(r"tokenizer\.chat_template",),
     ),
     Difference(
