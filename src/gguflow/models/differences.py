@@ -391,6 +391,7 @@ DIFFERENCES = (
         "writes the chat template of tokenizer_config.json, or none",
         "writes one that comes with llama.cpp",
         "The checkpoint says what it was trained with.",
+        keys=(r"tokenizer\.chat_template",),
     ),
     Difference(
         "rwkv-template",
