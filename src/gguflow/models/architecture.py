@@ -56,6 +56,7 @@ class Architecture:
     copies: tuples of (renamed) tensors that are one and the same; only the first that is there counts.
     measured: regular expressions; (renamed) tensors that fully match one of them are hyper-parameters.
     measure: those tensors, each float32[n], and the other hyper-parameters -> their keys.
+    n_blocks: hyper-parameters -> the number of blocks that a file has tensors of; None if it is block_count.
     is_main: whether this family stands for `name` when a GGUF file is judged or exported; others share it.
     """
 
@@ -72,6 +73,7 @@ class Architecture:
     copies: tuple[tuple[str, ...], ...] = ()
     measured: tuple[str, ...] = ()
     measure: Callable[[Mapping[str, NDArray[np.float32]], Parameters], Metadata] | None = None
+    n_blocks: Callable[[Parameters], int] | None = field(default=None, compare=False)
     is_main: bool = True
 
     def is_skipped(self, name: str) -> bool:

@@ -405,6 +405,15 @@ DIFFERENCES = (
         keys=(r"tokenizer\.chat_template",),
     ),
     Difference(
+        "rwkv-template",
+        Scope.CHECKPOINT,
+        "An RWKV with the world vocabulary has no chat template",
+        "writes a short one for the form of its training",
+        "writes a longer one, which can also begin a thought",
+        "Both give the same text for the same messages; llama.cpp's is a file of its own.",
+        keys=(r"tokenizer\.chat_template",),
+    ),
+    Difference(
         "non-finite",
         Scope.NO_FILE,
         "Where a weight is NaN or Inf, or does not fit into F16 in an F16 output",

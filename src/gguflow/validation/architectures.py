@@ -125,7 +125,7 @@ def _judge_tensors(family: Architecture, facts: Facts) -> Iterator[Finding]:
         parameters = replace(parameters, n_tokens=len(tokens.value))
     try:
         listed = list(family.rules(parameters))
-        n_layers = parameters.n_layers
+        n_layers = parameters.n_layers if family.n_blocks is None else family.n_blocks(parameters)
     except FileError as error:
         finding = error.finding
         message = f"hyper-parameters that contradict each other: {finding.message}"
