@@ -22,6 +22,7 @@ from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
 from gguflow.models.general import ParameterCounts, general_metadata, read_generation
 from gguflow.models.gguf_limits import check_storable
+from gguflow.models.measured import measured_keys
 from gguflow.models.parameters import Parameters
 from gguflow.models.passthrough import from_gguf, pass_through, sizes_of, strip
 from gguflow.models.refusals import refuse_quantized, unknown_class
@@ -130,6 +131,7 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
     n_tokens = config.integer("vocab_size")
     parameters = Parameters(family.name, hyper_parameters, n_tokens, config_file, config)
     tensors = match_tensors(family, checkpoint, config, parameters)
+    hyper_parameters = hyper_parameters | measured_keys(family, checkpoint, config, parameters)
     general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
     sizes = sizes_of(general | hyper_parameters)
     tokenizer = with_ends(

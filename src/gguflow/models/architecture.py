@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError
 from gguflow.models import next_tokens
@@ -51,6 +54,8 @@ class Architecture:
     choose: config, directory -> the family that a checkpoint of these classes really is, where its
         configuration decides; None if it is always this one.
     copies: tuples of (renamed) tensors that are one and the same; only the first that is there counts.
+    measured: regular expressions; (renamed) tensors that fully match one of them are hyper-parameters.
+    measure: those tensors, each float32[n], and the other hyper-parameters -> their keys.
     is_main: whether this family stands for `name` when a GGUF file is judged or exported; others share it.
     """
 
@@ -65,6 +70,8 @@ class Architecture:
     computed: tuple[str, ...] = ()
     choose: Callable[[Document, Path], Architecture] | None = field(default=None, compare=False)
     copies: tuple[tuple[str, ...], ...] = ()
+    measured: tuple[str, ...] = ()
+    measure: Callable[[Mapping[str, NDArray[np.float32]], Parameters], Metadata] | None = None
     is_main: bool = True
 
     def is_skipped(self, name: str) -> bool:
@@ -73,6 +80,13 @@ class Architecture:
         name: after `rename`.
         """
         return self._skipped.fullmatch(name) is not None
+
+    def is_measured(self, name: str) -> bool:
+        """Whether a tensor of a checkpoint is a hyper-parameter.
+
+        name: after `rename`.
+        """
+        return bool(self.measured) and re.fullmatch("|".join(self.measured), name) is not None
 
     def is_computed(self, name: str) -> bool:
         """Whether a tensor of a GGUF file is one that no checkpoint holds.
@@ -83,7 +97,7 @@ class Architecture:
 
     @cached_property
     def _skipped(self) -> re.Pattern[str]:
-        return re.compile("|".join(f"(?:{pattern})" for pattern in (*ALWAYS_SKIPPED, *self.skipped)))
+        return re.compile("|".join(f"(?:{pattern})" for pattern in (*ALWAYS_SKIPPED, *self.skipped, *self.measured)))
 
 
 ALWAYS_SKIPPED = (r".*\.attention\.masked_bias", r".*\.attention\.bias", r".*\.rotary_emb\.inv_freq")

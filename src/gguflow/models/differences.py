@@ -268,6 +268,16 @@ DIFFERENCES = (
         keys=(r"[^.]+\.rope\.dimension_count",),
     ),
     Difference(
+        "experts-for-images",
+        Scope.CHECKPOINT,
+        "A CogVLM checkpoint",
+        "writes the matrices with which the text model reads images",
+        "leaves them out",
+        "llama.cpp does not load the model without them.",
+        keys=(r"general\.size_label",),
+        tensors=(r"blk\.\d+\.vis_.*",),
+    ),
+    Difference(
         "special-id-beyond-vocabulary",
         Scope.CHECKPOINT,
         "A special token of a byte-level BPE vocabulary has an id beyond it",

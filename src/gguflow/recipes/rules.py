@@ -126,6 +126,9 @@ _GLM5_NEXT_NEVER_QUANTIZED = re.compile(
 )
 _GLM5_NEXT_Q8_0 = re.compile(r"attn_q_[ab]|nextn\.eh_proj")
 
+# The converter stores this one's routers in the type of the file.
+_DBRX = "dbrx"
+
 # Of these matrices, those that llama.cpp's converter always stores as F32, as it does with vectors.
 _ALWAYS_F32 = re.compile(
     r"_norm\.weight$|\.ffn_gate_inp(_shexp)?\.weight$|^position_embd\.weight$|^token_types\.weight$|ssm_conv1d|shortconv\.conv\.weight"
@@ -317,7 +320,9 @@ def _never_quantized(tensor: TensorFacts, model: ModelFacts) -> Choice | None:
             return Choice(blocks.FORMATS["f32"], "vectors stay F32")
         if not tensor.name.endswith("weight"):
             return Choice(blocks.FORMATS["f32"], "only weights are quantized")
-        if _ALWAYS_F32.search(tensor.name):
+        if _ALWAYS_F32.search(tensor.name) and not (
+            model.architecture == _DBRX and "ffn_gate_inp" in tensor.name
+        ):
             return Choice(blocks.FORMATS["f32"], "stays F32: norms and small sensitive matrices")
     is_sensitive = _NEVER_QUANTIZED.search(tensor.name) or (
         model.architecture == _GLM5_NEXT and _GLM5_NEXT_NEVER_QUANTIZED.search(tensor.name)
