@@ -175,6 +175,16 @@ DIFFERENCES = (
         keys=(r"tokenizer\.ggml\.token_type", r"tokenizer\.ggml\.tokens"),
     ),
     Difference(
+        "padding-of-tokenizer-json",
+        Scope.CHECKPOINT,
+        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than the embeddings "
+        "have rows",
+        "fills it up with unused tokens",
+        "does not",
+        "No program can load a file whose tokens are not as many as the rows of the embeddings.",
+        keys=tuple(rf"tokenizer\.ggml\.{name}" for name in ("tokens", "token_type", "scores")),
+    ),
+    Difference(
         "no-space-prefix",
         Scope.CHECKPOINT,
         "A SentencePiece vocabulary is there as tokenizer.json only, which puts no space before a text",

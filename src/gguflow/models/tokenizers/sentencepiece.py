@@ -90,6 +90,8 @@ def sentencepiece_json_metadata(files: TokenizerFiles) -> Metadata | None:
     own = own_tokens(tokenizer, files.n_tokens)
     scores = merge_scores(model, own)
     vocabulary = _json_vocabulary(files, tokenizer, own, scores)
+    if TokenType.UNUSED in vocabulary.types:
+        files.config.applied.add("padding-of-tokenizer-json")
     if scores:
         files.config.applied.add("scores-from-merges")
     keys = vocabulary.metadata("llama", "default", scores=True)
