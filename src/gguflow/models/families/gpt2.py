@@ -8,9 +8,10 @@ from gguflow.container.metadata import Metadata, f32, string, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
-from gguflow.models.keys import GELU, Keys, four_times, hidden_size, n_heads, n_layers, require_activation
 from gguflow.models.parameters import Parameters
-from gguflow.models.rules import linear, same, transposed
+from gguflow.container.metadata import f32, string, u32
+from gguflow.models.keys import base_keys, GELU, Keys, four_times, hidden_size, n_heads, n_layers, require_activation
+from gguflow.models.rules import join, linear, same, transposed
 from gguflow.models.tokenizers.bpe import bpe_metadata
 
 
@@ -105,6 +106,27 @@ def rename(name: str, config: Document) -> str:
     return f"transformer.{name}" if name.startswith(("h.", "wte.", "wpe.", "ln_f.")) else name
 
 
+def metadata_xl(config: Document, directory: Path) -> Metadata:
+    """The keys of ruGPT-3 XL: the base keys."""
+    return base_keys("gpt2", config, activation=GELU, rope=None).metadata
+
+
+def rules_xl(p: Parameters) -> Rules:
+    """ruGPT-3 XL: queries, keys and values become one matrix."""
+    yield from decoder.ends(p, norm_bias=True)
+    positions = (p.integer("context_length"), p.hidden)
+    yield same("model.embed_positions.weight", "position_embd.weight", positions)
+    rows = [(kind, n * p.head_dim) for kind, n in zip("qkv", (p.heads(), *[p.kv_heads()] * 2), strict=True)]
+    for i in range(p.n_layers):
+        source, block = f"model.layers.{i}.self_attn", f"blk.{i}"
+        yield from decoder.norms(p, i, bias=True)
+        for end, rest in (("weight", (p.hidden,)), ("bias", ())):
+            parts = [(f"{source}.{kind}_proj.{end}", n) for kind, n in rows]
+            yield join(parts, f"{block}.attn_qkv.{end}", rest)
+        yield from linear(f"{source}.o_proj", f"{block}.attn_output", p.hidden, rows[0][1], bias=True)
+        yield from decoder.feed_forward(p, i, names=("", "up_proj", "down_proj"), bias=True)
+
+
 REQUIRED = (*DECODER_KEYS[:-1], "attention.layer_norm_epsilon")
 BUFFERS = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias|rotary_emb\..*)",)
 
@@ -118,6 +140,15 @@ ARCHITECTURES = (
         rename=rename,
         skipped=BUFFERS,
         required=REQUIRED,
+    ),
+    Architecture(
+        name="gpt2",
+        classes=("RuGPT3XLForCausalLM",),
+        metadata=metadata_xl,
+        rules=rules_xl,
+        tokenizer=bpe_metadata,
+        required=REQUIRED,
+        is_main=False,
     ),
     Architecture(
         name="starcoder",
