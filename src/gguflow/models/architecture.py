@@ -97,7 +97,9 @@ class Architecture:
 
     @cached_property
     def _skipped(self) -> re.Pattern[str]:
-        return re.compile("|".join(f"(?:{pattern})" for pattern in (*ALWAYS_SKIPPED, *self.skipped, *self.measured)))
+        return re.compile(
+            "|".join(f"(?:{pattern})" for pattern in (*ALWAYS_SKIPPED, *self.skipped, *self.measured))
+        )
 
 
 ALWAYS_SKIPPED = (r".*\.attention\.masked_bias", r".*\.attention\.bias", r".*\.rotary_emb\.inv_freq")

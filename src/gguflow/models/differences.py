@@ -177,8 +177,8 @@ DIFFERENCES = (
     Difference(
         "padding-of-tokenizer-json",
         Scope.CHECKPOINT,
-        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than the embeddings "
-        "have rows",
+        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than the "
+        "embeddings have rows",
         "fills it up with unused tokens",
         "does not",
         "No program can load a file whose tokens are not as many as the rows of the embeddings.",
@@ -257,15 +257,6 @@ DIFFERENCES = (
         "writes none",
         "Programs show it.",
         keys=(r"general\.file_type",),
-    ),
-    Difference(
-        "spaces-of-added-tokens",
-        Scope.CHECKPOINT,
-        "A Phi-3 model with a SentencePiece vocabulary adds tokens of text that have spaces",
-        "writes them with spaces, as for all other models",
-        "writes the sign that SentencePiece has for a space",
-        "llama.cpp looks for such tokens in the text as it is, and would not find them.",
-        keys=(r"tokenizer\.ggml\.tokens",),
     ),
     Difference(
         "rotating-part",

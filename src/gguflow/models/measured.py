@@ -38,7 +38,7 @@ def measured_keys(
     with TensorReader(checkpoint) as reader:
         for source in checkpoint.tensors.values():
             name = architecture.rename(source.name, config)
-            if not architecture.is_measured(name):
+            if name is None or not architecture.is_measured(name):
                 continue
             require_numbers(source)
             if source.n_weights > MAX_WEIGHTS:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata
+import numpy as np
+
+from gguflow.container.metadata import Metadata, boolean
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
-from gguflow.models.parameters import Parameters
-import numpy as np
-
-from gguflow.container.metadata import boolean
 from gguflow.models.keys import base_keys
+from gguflow.models.parameters import Parameters
 from gguflow.models.rules import Part, Rule, folded
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.views import Numbers

@@ -8,8 +8,8 @@ from gguflow.container.metadata import Metadata
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
-from gguflow.models.parameters import Parameters
 from gguflow.models.families.llama import llama_keys, tokenizer
+from gguflow.models.parameters import Parameters
 from gguflow.models.rules import Rule, linear, optional
 
 

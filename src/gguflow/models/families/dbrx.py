@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata
+from gguflow.container.metadata import Metadata, f32, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
-from gguflow.models.parameters import Parameters
-from gguflow.container.metadata import f32, u32
 from gguflow.models.keys import Keys
+from gguflow.models.parameters import Parameters
 from gguflow.models.rules import Part, Rule, linear, reshaped
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.views import Reshape, Transpose
@@ -18,7 +17,11 @@ from gguflow.models.views import Reshape, Transpose
 
 def metadata(config: Document, directory: Path) -> Metadata:
     """The keys in llama.cpp's order."""
-    keys, attention, network = Keys("dbrx", config), config.section("attn_config"), config.section("ffn_config")
+    keys, attention, network = (
+        Keys("dbrx", config),
+        config.section("attn_config"),
+        config.section("ffn_config"),
+    )
     keys.integer("block_count", "n_layers", minimum=1)
     keys.integer("context_length", "max_seq_len", minimum=1)
     keys.integer("embedding_length", "d_model", minimum=1)

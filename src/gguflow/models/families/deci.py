@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata
+from gguflow.container.metadata import Metadata, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
-from gguflow.models.parameters import Parameters
-from gguflow.container.metadata import u32
 from gguflow.models.families.llama import frequencies
-from gguflow.models.keys import SILU, Keys, base_keys, head_dim, hidden_size, n_heads, n_layers
-from gguflow.models.keys import require_activation
+from gguflow.models.keys import (
+    SILU,
+    Keys,
+    base_keys,
+    head_dim,
+    hidden_size,
+    n_heads,
+    n_layers,
+    require_activation,
+)
+from gguflow.models.parameters import Parameters
 from gguflow.models.rope import LLAMA3, Rope, rope_metadata
 from gguflow.models.rules import same
 from gguflow.models.tokenizers.bpe import bpe_metadata

@@ -8,9 +8,17 @@ from gguflow.container.metadata import Metadata, f32, string, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
+from gguflow.models.keys import (
+    GELU,
+    Keys,
+    base_keys,
+    four_times,
+    hidden_size,
+    n_heads,
+    n_layers,
+    require_activation,
+)
 from gguflow.models.parameters import Parameters
-from gguflow.container.metadata import f32, string, u32
-from gguflow.models.keys import base_keys, GELU, Keys, four_times, hidden_size, n_heads, n_layers, require_activation
 from gguflow.models.rules import join, linear, same, transposed
 from gguflow.models.tokenizers.bpe import bpe_metadata
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata
+from gguflow.container.metadata import Metadata, boolean, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
-from gguflow.models.documents import Document
-from gguflow.models.parameters import Parameters
-from gguflow.container.metadata import boolean, u32
+from gguflow.models.documents import Document, read_bytes
 from gguflow.models.families import llama
 from gguflow.models.keys import base_keys
 from gguflow.models.orders import Groups, RopeOrder
+from gguflow.models.parameters import Parameters
 from gguflow.models.rules import linear, split
 from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+from gguflow.models.tokenizers.sentencepiece_model import read_model
 
 CHAT_END = "<|im_end|>"
 PREFIX, END = "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.eos_token_id"
@@ -47,7 +47,9 @@ def rules(p: Parameters) -> Rules:
 
 def tokenizer(files: TokenizerFiles) -> Metadata:
     """SentencePiece; of a chat model, the end of a turn is the end of a text."""
-    return {PREFIX: boolean(True)} | chat_tokenizer(files)
+    keys, content = chat_tokenizer(files, by_looks=False), read_bytes(files.directory, "tokenizer.model")
+    model = None if content is None else read_model(content, files.directory / "tokenizer.model")
+    return keys if model is None else keys | {PREFIX: boolean(model.adds_space)}
 
 
 def tokenizer_3(files: TokenizerFiles) -> Metadata:
@@ -58,9 +60,15 @@ def tokenizer_3(files: TokenizerFiles) -> Metadata:
     return keys
 
 
-def chat_tokenizer(files: TokenizerFiles) -> Metadata:
-    """The keys from tokenizer.model. Raises InvalidError (M-023) if there is none."""
-    if (keys := sentencepiece_metadata(files)) is None:
+def chat_tokenizer(files: TokenizerFiles, *, by_looks: bool = True) -> Metadata:
+    """The keys from tokenizer.model.
+
+    files: of the tokenizer.
+    by_looks: whether added tokens that look special are, without being marked so.
+
+    Raises InvalidError (M-023) if there is no such file.
+    """
+    if (keys := sentencepiece_metadata(files, by_looks=by_looks)) is None:
         raise no_tokenizer(files.directory, "tokenizer.model")
     end = chat_end(files)
     return keys if end is None or END not in keys else keys | {END: u32(end)}

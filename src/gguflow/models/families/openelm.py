@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata
+from gguflow.container.metadata import Metadata, f32, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
-from gguflow.models.parameters import Parameters
-from gguflow.container.metadata import f32, u32
 from gguflow.models.keys import Keys
+from gguflow.models.parameters import Parameters
 from gguflow.models.rope import Rope, RopeOptions
 from gguflow.models.rules import linear, split
-from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+from gguflow.models.tokenizers.variants import only_sentencepiece_metadata
+
+ROPE = RopeOptions(kinds=("default",), read=frozenset(("rope_freq_constant", "rope_max_length")))
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
@@ -30,7 +30,9 @@ def metadata(config: Document, directory: Path) -> Metadata:
     for key in ("ffn_multipliers", "num_query_heads", "num_kv_heads"):
         if len(config.items(key)) != layers:
             raise config.wrong(key, len(config.items(key)), f"one for each of {layers} layers")
-    Rope.of(config, RopeOptions(kinds=("default",), read=frozenset(("rope_freq_constant", "rope_max_length"))))
+    Rope.of(
+        config, RopeOptions(kinds=("default",), read=frozenset(("rope_freq_constant", "rope_max_length")))
+    )
     keys.put("rope.freq_base", f32(config.number("rope_freq_constant")))
     keys.put("attention.layer_norm_rms_epsilon", f32(1e-6))
     keys.put("rope.dimension_count", u32(head))
@@ -43,7 +45,11 @@ def widths(config: Document, hidden: int) -> list[int]:
     """Of the networks: multiples of a divisor, not more than a tenth below what config.json says."""
     divisor, found = config.integer("ffn_dim_divisor"), []
     for i, multiplier in enumerate(config.items("ffn_multipliers")):
-        if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)) or not 0 < multiplier < 1e6:
+        if (
+            isinstance(multiplier, bool)
+            or not isinstance(multiplier, (int, float))
+            or not 0 < multiplier < 1e6
+        ):
             raise config.wrong("ffn_multipliers", multiplier, "a positive number", i)
         wanted = multiplier * hidden
         n = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
@@ -70,18 +76,11 @@ def rules(p: Parameters) -> Rules:
         yield from linear(f"{layer}.ffn.proj_2", f"{block}.ffn_down", p.hidden, p.wide(i), bias=False)
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """Llama 2's tokenizer.model, which has to be put beside the checkpoint."""
-    if (keys := sentencepiece_metadata(files)) is None:
-        raise no_tokenizer(files.directory, "tokenizer.model")
-    return keys
-
-
 ARCHITECTURE = Architecture(
     name="openelm",
     classes=("OpenELMForCausalLM",),
     metadata=metadata,
     rules=rules,
-    tokenizer=tokenizer,
+    tokenizer=only_sentencepiece_metadata,
     required=DECODER_KEYS,
 )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata
+from gguflow.container.metadata import Metadata, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
-from gguflow.models.parameters import Parameters
-from gguflow.container.metadata import u32
 from gguflow.models.keys import Keys
+from gguflow.models.parameters import Parameters
 from gguflow.models.rules import linear, split
 from gguflow.models.tokenizers.bpe import bpe_metadata
 
