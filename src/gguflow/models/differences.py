@@ -279,6 +279,17 @@ DIFFERENCES = (
         tensors=(r"blk\.\d+\.vis_.*",),
     ),
     Difference(
+        "rows-that-rotate",
+        Scope.CHECKPOINT,
+        "A part of each head rotates in a Bamba model",
+        "says so, and puts halves of that part side by side",
+        "puts halves of whole heads side by side, and takes whole heads to rotate if attn_rotary_emb is not "
+        "in config.json",
+        "Otherwise rows rotate with others than in training.",
+        keys=(r"granitehybrid\.rope\.dimension_count",),
+        tensors=(r"blk\.\d+\.attn_(q|k)\.(weight|bias)",),
+    ),
+    Difference(
         "special-id-beyond-vocabulary",
         Scope.CHECKPOINT,
         "A special token of a byte-level BPE vocabulary has an id beyond it",

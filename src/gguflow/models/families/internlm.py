@@ -37,7 +37,10 @@ def rules(p: Parameters) -> Rules:
         heads, groups = p.heads(i), p.kv_heads(i)
         rows = (heads * width, groups * width, groups * width)
         targets = [(f"{block}.attn_{x}.weight", n) for x, n in zip("qkv", rows, strict=True)]
-        order, rope = Groups((heads // groups * width, width, width), groups), RopeOrder(width)
+        order, rope = (
+            Groups((heads // max(groups, 1) * width, width, width), groups),
+            RopeOrder(p.rotated_dim),
+        )
         source = f"{layer}.attention.wqkv.weight"
         yield split(source, targets, (p.hidden,), order=order, orders=(rope, rope, None))
         yield from linear(f"{layer}.attention.wo", f"{block}.attn_output", p.hidden, heads * width)

@@ -135,13 +135,15 @@ def experts(p: Parameters, i: int, source: str) -> Rules:
     block, names = f"blk.{i}", ("", "up_proj", "down_proj")
     yield from decoder.router(p, i, source=f"{source}.gate")
     bias = f"{block}.exp_probs_b.bias"
-    yield same(f"{source}.gate.e_score_correction.bias", bias, (p.n_experts,))
+    yield same(f"{source}.gate.e_score_correction_bias", bias, (p.n_experts,))
     shared = p.integer(SHARED)
     name = f"{source}.shared_experts"
     yield from decoder.feed_forward(p, i, source=name, names=names, width=shared, suffix="_shexp")
     latent = p.integer(LATENT, 0)
     if latent:
-        yield from linear(f"{source}.fc1_latent_proj", f"{block}.ffn_latent_down", latent, p.hidden, bias=False)
+        yield from linear(
+            f"{source}.fc1_latent_proj", f"{block}.ffn_latent_down", latent, p.hidden, bias=False
+        )
         yield from linear(f"{source}.fc2_latent_proj", f"{block}.ffn_latent_up", p.hidden, latent, bias=False)
     n_in = latent or p.hidden
     for kind, shape in (("up", (p.wide(i), n_in)), ("down", (n_in, p.wide(i)))):
@@ -150,12 +152,12 @@ def experts(p: Parameters, i: int, source: str) -> Rules:
 
 
 def rename(name: str, config: Document) -> str | None:
-    """The names of the first release; blocks that predict further tokens are left out where none is wanted."""
+    """The names of the first release; blocks that predict further tokens are left out."""
     if name.startswith("mtp."):
         return None
     if name.startswith(("model.layers.", "model.embeddings.", "model.norm_f.")):
         name = name.replace("model.", "backbone.", 1)
-    return name.replace("e_score_correction_bias", "e_score_correction.bias")
+    return name.replace("e_score_correction.bias", "e_score_correction_bias")
 
 
 def tokenizer(files: TokenizerFiles) -> Metadata:

@@ -72,6 +72,8 @@ def n_rotating(config: Document, rope: Rope) -> int:
 
 def attention_factor(config: Document, rope: Rope) -> float:
     """What queries and keys are multiplied with where the context is extended."""
+    if rope.original < 2:
+        raise rope.parameters.wrong("original_max_position_embeddings", rope.original, "2 or more")
     scale = config.integer("max_position_embeddings") / rope.original
     return math.sqrt(1 + math.log(scale) / math.log(rope.original)) if scale > 1 else 1.0
 

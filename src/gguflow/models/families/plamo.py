@@ -33,10 +33,10 @@ def metadata(config: Document, directory: Path) -> Metadata:
 
 
 def rules(p: Parameters) -> Rules:
-    """Query head k * n + g of the checkpoint, which goes with key head g of n, becomes head g * r + k of r."""
+    """Query head k * n + g, which goes with key head g of n, becomes head g * r + k of r."""
     yield from decoder.ends(p)
     heads, kv_heads, width = p.heads(), p.kv_heads(), p.head_dim
-    order = Axes((heads // kv_heads, kv_heads, width), (1, 0, 2))
+    order = Axes((heads // max(kv_heads, 1), kv_heads, width), (1, 0, 2))
     for i in range(p.n_layers):
         layer, block = f"model.layers.layers.{i}", f"blk.{i}"
         yield from decoder.norm(p, f"{layer}.norm", f"{block}.attn_norm")
