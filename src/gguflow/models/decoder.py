@@ -92,6 +92,7 @@ def attention(
     source: str = "model.layers.{i}.self_attn",
     names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
     rotate: bool = False,
+    rotated: int | None = None,
     qkv_bias: bool | None = None,
     output_bias: bool | None = None,
     head_norms: bool = False,
@@ -105,6 +106,7 @@ def attention(
     source: what names of attention begin with in the checkpoint; {i} is the layer.
     names: of the matrices of queries, keys, values and outputs.
     rotate: whether rows of Q and K are rearranged for llama.cpp's "norm" rope.
+    rotated: rows of a head that rotate, its first ones; None for all.
     qkv_bias: whether Q, K and V have biases; None for perhaps.
     output_bias: whether the output has one; None for perhaps.
     head_norms: whether Q and K are normalized per head.
@@ -113,7 +115,7 @@ def attention(
     """
     source = source.replace("{i}", str(i))
     heads, kv_heads, width, value = p.heads(i), p.kv_heads(i), p.head_dim, p.value_dim
-    order: Order | None = RopeOrder(p.rotated_dim) if rotate else None
+    order: Order | None = RopeOrder(p.rotated_dim, rotated) if rotate else None
     q, k, v, o = names
     block = f"blk.{i}"
     q_rows = heads * width * (2 if gated else 1)

@@ -259,15 +259,6 @@ DIFFERENCES = (
         keys=(r"general\.file_type",),
     ),
     Difference(
-        "spaces-of-added-tokens",
-        Scope.CHECKPOINT,
-        "A Phi-3 model with a SentencePiece vocabulary adds tokens of text that have spaces",
-        "writes them with spaces, as for all other models",
-        "writes the sign that SentencePiece has for a space",
-        "llama.cpp looks for such tokens in the text as it is, and would not find them.",
-        keys=(r"tokenizer\.ggml\.tokens",),
-    ),
-    Difference(
         "rotating-part",
         Scope.CHECKPOINT,
         "A part of each head rotates in a Nemotron or Cohere 2 model whose heads have another width than its "
@@ -295,6 +286,17 @@ DIFFERENCES = (
         "writes it under another key alone",
         "Without the key llama.cpp does not load the file.",
         keys=(r"qwen\.attention\.layer_norm_rms_epsilon",),
+    ),
+    Difference(
+        "rows-that-rotate",
+        Scope.CHECKPOINT,
+        "A part of each head rotates in a Bamba model",
+        "says so, and puts halves of that part side by side",
+        "puts halves of whole heads side by side, and takes whole heads to rotate if attn_rotary_emb is not "
+        "in config.json",
+        "Otherwise rows rotate with others than in training.",
+        keys=(r"granitehybrid\.rope\.dimension_count",),
+        tensors=(r"blk\.\d+\.attn_(q|k)\.(weight|bias)",),
     ),
     Difference(
         "special-id-beyond-vocabulary",

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gguflow.container.metadata import Metadata, Value, ValueType, array, boolean, f32, string, u32
-from gguflow.errors import Finding, UnsupportedError
-from gguflow.models.documents import Document
+from gguflow.errors import Finding, InvalidError, UnsupportedError
+from gguflow.models.documents import MAX_INTEGER, Document
 from gguflow.models.parameters import MAX_LAYERS
 from gguflow.models.rope import ALL_OF_A_HEAD, DEFAULT_THETA, Rope, RopeOptions, rope_metadata
 
@@ -68,7 +68,11 @@ class Keys:
 
         key: after the architecture's name, as in all methods here.
         value: its value.
+
+        Raises InvalidError (M-003) for a number that was computed and is too large.
         """
+        if value.type is ValueType.UINT32:
+            self._check(key, value.value)
         self.metadata[f"{self.name}.{key}"] = value
 
     def drop(self, key: str) -> None:
@@ -155,8 +159,17 @@ class Keys:
         if not values:
             return
         first = values[0]
+        for value in values if isinstance(first, int) else ():
+            self._check(key, abs(value))
         kind = ValueType.BOOL if isinstance(first, bool) else ValueType.INT32
         self.put(key, array(ValueType.FLOAT32 if isinstance(first, float) else kind, list(values)))
+
+    def _check(self, key: str, value: int) -> None:
+        if not 0 <= value <= MAX_INTEGER:
+            message = f"{self.name}.{key}, which follows from the configuration, is out of range"
+            found = f"{value:.3g}"
+            finding = Finding("M-003", message, "$", found=found, expected=f"0 to {MAX_INTEGER}")
+            raise InvalidError(self.config.file, finding)
 
     def _element(self, name: str, index: int, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:

@@ -11,8 +11,7 @@ from gguflow.models.documents import Document
 from gguflow.models.keys import Keys, base_keys, head_dim
 from gguflow.models.parameters import Parameters
 from gguflow.models.rules import linear
-from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
+from gguflow.models.tokenizers.variants import only_sentencepiece_metadata
 
 
 def keys_of(name: str, config: Document) -> Keys:
@@ -59,27 +58,13 @@ def rules_xverse(p: Parameters) -> Rules:
         yield from decoder.feed_forward(p, i)
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """SentencePiece."""
-    if (keys := sentencepiece_metadata(files)) is None:
-        raise no_tokenizer(files.directory, "tokenizer.model")
-    return keys
-
-
-def tokenizer_xverse(files: TokenizerFiles) -> Metadata:
-    """SentencePiece from tokenizer.json."""
-    if (keys := sentencepiece_json_metadata(files)) is None:
-        raise no_tokenizer(files.directory, "tokenizer.json")
-    return keys
-
-
 ARCHITECTURES = (
     Architecture(
         name="baichuan",
         classes=("BaichuanForCausalLM", "BaiChuanForCausalLM"),
         metadata=metadata,
         rules=rules,
-        tokenizer=tokenizer,
+        tokenizer=only_sentencepiece_metadata,
         required=DECODER_KEYS,
     ),
     Architecture(
@@ -87,7 +72,7 @@ ARCHITECTURES = (
         classes=("XverseForCausalLM",),
         metadata=metadata_xverse,
         rules=rules_xverse,
-        tokenizer=tokenizer_xverse,
+        tokenizer=only_sentencepiece_metadata,
         required=DECODER_KEYS,
     ),
 )

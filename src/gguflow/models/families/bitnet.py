@@ -13,8 +13,7 @@ from gguflow.models.parameters import Parameters
 from gguflow.models.rope import RopeOptions
 from gguflow.models.rules import Rule, same
 from gguflow.models.ternary import ternary
-from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+from gguflow.models.tokenizers.variants import only_sentencepiece_metadata
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
@@ -42,17 +41,10 @@ def rules(p: Parameters) -> Rules:
             yield ternary(rule) if isinstance(rule, Rule) else rule
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """SentencePiece."""
-    if (keys := sentencepiece_metadata(files)) is None:
-        raise no_tokenizer(files.directory, "tokenizer.model")
-    return keys
-
-
 ARCHITECTURE = Architecture(
     name="bitnet",
     classes=("BitNetForCausalLM", "BitnetForCausalLM"),
     metadata=metadata,
     rules=rules,
-    tokenizer=tokenizer,
+    tokenizer=only_sentencepiece_metadata,
 )

@@ -40,10 +40,16 @@ def metadata(config: Document, directory: Path) -> Metadata:
 
 def rules(p: Parameters) -> Rules:
     """BLOOM: a norm of the embeddings too."""
-    yield from decoder.ends(p, embeddings="word_embeddings", norm="ln_f", norm_bias=True, may_lack_head=True)
-    yield from decoder.norm(p, "word_embeddings_layernorm", "token_embd_norm", bias=True)
+    yield from decoder.ends(
+        p,
+        embeddings="transformer.word_embeddings",
+        norm="transformer.ln_f",
+        norm_bias=True,
+        may_lack_head=True,
+    )
+    yield from decoder.norm(p, "transformer.word_embeddings_layernorm", "token_embd_norm", bias=True)
     for i in range(p.n_layers):
-        yield from block(p, i, f"h.{i}", "self_attention")
+        yield from block(p, i, f"transformer.h.{i}", "self_attention")
 
 
 def block(p: Parameters, i: int, layer: str, attention: str) -> Rules:
@@ -67,8 +73,8 @@ def block(p: Parameters, i: int, layer: str, attention: str) -> Rules:
 
 
 def rename(name: str, config: Document) -> str:
-    """The names of the bare model."""
-    return name.removeprefix("transformer.")
+    """The bare model's names lack the prefix of the model inside."""
+    return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
 
 
 def metadata_neox(config: Document, directory: Path) -> Metadata:

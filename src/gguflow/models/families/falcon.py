@@ -53,10 +53,11 @@ def rules(p: Parameters) -> Rules:
         may_lack_head=True,
     )
     heads, kv_heads, width = p.heads(), p.kv_heads(), p.head_dim
-    order = Groups((heads // kv_heads * width, width, width), kv_heads)
+    order = Groups((heads // max(kv_heads, 1) * width, width, width), kv_heads)
     for i in range(p.n_layers):
         layer, block = f"transformer.h.{i}", f"blk.{i}"
-        for source in ("input_layernorm", "ln_mlp"):
+        names = ("input_layernorm", "ln_mlp")
+        for source in names if kv_heads == 1 else names[::-1]:
             yield from decoder.norm(p, f"{layer}.{source}", f"{block}.attn_norm", bias=True)
         yield from optional(decoder.norm(p, f"{layer}.ln_attn", f"{block}.attn_norm_2", bias=True))
         fused = ((heads + 2 * kv_heads) * width, p.hidden)

@@ -13,7 +13,7 @@ from gguflow.models.documents import Document
 from gguflow.models.families.llama import frequencies, llama_keys, tokenizer
 from gguflow.models.keys import Keys, hidden_size, n_heads, n_kv_heads, n_layers
 from gguflow.models.parameters import Parameters
-from gguflow.models.rope import RopeOptions
+from gguflow.models.rope import Rope, RopeOptions
 from gguflow.models.rules import same, split, split_inside
 from gguflow.models.sliding import sliding_window
 from gguflow.models.state_space import CONTEXT, mamba2, with_padding
@@ -70,8 +70,14 @@ def rules(p: Parameters) -> Rules:
         yield from network(p, i)
 
 
-def network(p: Parameters, i: int) -> Rules:
-    """Experts, a network beside them that all tokens pass, or one network; gate and up are one matrix."""
+def network(p: Parameters, i: int, source: str = "model.layers.{i}.mlp") -> Rules:
+    """Experts, a network beside them that all tokens pass, or one network; gate and up are one matrix.
+
+    p: hyper-parameters.
+    i: number of the layer.
+    source: what the names of a plain network begin with in the checkpoint; {i} is the layer.
+    """
+    plain = source
     layer, block = f"model.layers.{i}", f"blk.{i}"
     shared = p.integer(SHARED, 0)
     if p.n_experts:
@@ -83,7 +89,7 @@ def network(p: Parameters, i: int) -> Rules:
         down = (p.n_experts, p.hidden, wide)
         yield same(f"{source}.output_linear.weight", f"{block}.ffn_down_exps.weight", down)
     elif not shared:
-        yield from decoder.feed_forward(p, i)
+        yield from decoder.feed_forward(p, i, source=plain)
     if shared:
         suffix = "_shexp" if p.n_experts else ""
         targets = [(f"{block}.ffn_{kind}{suffix}.weight", shared) for kind in ("gate", "up")]
@@ -118,7 +124,11 @@ def hybrid_keys(name: str, config: Document) -> Metadata:
     keys.integer("ssm.group_count", "mamba_n_groups")
     keys.put("ssm.inner_size", u32(config.integer("mamba_expand") * hidden_size(config)))
     keys.integer("ssm.time_step_rank", "mamba_n_heads")
-    keys.integer("rope.dimension_count", "attn_rotary_emb")
+    whole = hidden_size(config) // n_heads(config)
+    share = Rope.of(config, ROPE).partial if is_hybrid else 1.0
+    keys.integer("rope.dimension_count", "attn_rotary_emb", default=int(share * whole))
+    if config.integer("attn_rotary_emb", int(share * whole)) != whole:
+        config.applied.add("rows-that-rotate")
     each = [n_kv_heads(config) if i in attention else 0 for i in range(n_layers(config))]
     keys.layers("attention.head_count_kv", each)
     rotates = not is_hybrid or class_name(config) == "BambaForCausalLM"
@@ -129,21 +139,22 @@ def hybrid_keys(name: str, config: Document) -> Metadata:
 
 
 def rules_hybrid(p: Parameters) -> Rules:
-    """Attention, or Mamba-2 where a layer has no key heads."""
+    """Attention, or Mamba-2 where a layer has no key heads; Bamba's rotates, and has other names."""
     yield from frequencies(p, ROPE)
-    yield from decoder.ends(p)
-    yield same("model.final_layernorm.weight", "output_norm.weight", (p.hidden,), required=False)
+    is_bamba = p.flag("rope.scaling.finetuned")
+    rotated = p.integer("rope.dimension_count", p.head_dim, minimum=2)
+    rotated = min(rotated - rotated % 2, p.head_dim)
+    yield from decoder.ends(p, norm="model.final_layernorm" if is_bamba else "model.norm")
+    second, name = ("pre_ff_layernorm", "feed_forward") if is_bamba else ("post_attention_layernorm", "mlp")
     for i in range(p.n_layers):
         layer, block = f"model.layers.{i}", f"blk.{i}"
-        yield from decoder.norms(p, i)
-        yield same(f"{layer}.pre_ff_layernorm.weight", f"{block}.ffn_norm.weight", (p.hidden,))
+        yield from decoder.norm(p, f"{layer}.input_layernorm", f"{block}.attn_norm")
+        yield from decoder.norm(p, f"{layer}.{second}", f"{block}.ffn_norm")
         if p.kv_heads(i):
-            yield from decoder.attention(p, i, rotate=True)
+            yield from decoder.attention(p, i, rotate=True, rotated=rotated)
         else:
             yield from mamba2(p, i, f"{layer}.mamba")
-        yield from network(p, i)
-        if not p.n_experts and not p.integer(SHARED, 0):
-            yield from decoder.feed_forward(p, i, source="model.layers.{i}.feed_forward")
+        yield from network(p, i, source=f"{layer}.{name}")
 
 
 def hybrid_tokenizer(files: TokenizerFiles) -> Metadata:

@@ -7,7 +7,7 @@ from pathlib import Path
 from gguflow.container.metadata import Metadata, boolean, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
-from gguflow.models.documents import Document
+from gguflow.models.documents import Document, read_bytes
 from gguflow.models.families import llama
 from gguflow.models.keys import base_keys
 from gguflow.models.orders import Groups, RopeOrder
@@ -15,6 +15,7 @@ from gguflow.models.parameters import Parameters
 from gguflow.models.rules import linear, split
 from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+from gguflow.models.tokenizers.sentencepiece_model import read_model
 
 CHAT_END = "<|im_end|>"
 PREFIX, END = "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.eos_token_id"
@@ -36,7 +37,10 @@ def rules(p: Parameters) -> Rules:
         heads, groups = p.heads(i), p.kv_heads(i)
         rows = (heads * width, groups * width, groups * width)
         targets = [(f"{block}.attn_{x}.weight", n) for x, n in zip("qkv", rows, strict=True)]
-        order, rope = Groups((heads // groups * width, width, width), groups), RopeOrder(width)
+        order, rope = (
+            Groups((heads // max(groups, 1) * width, width, width), groups),
+            RopeOrder(p.rotated_dim),
+        )
         source = f"{layer}.attention.wqkv.weight"
         yield split(source, targets, (p.hidden,), order=order, orders=(rope, rope, None))
         yield from linear(f"{layer}.attention.wo", f"{block}.attn_output", p.hidden, heads * width)
@@ -46,7 +50,9 @@ def rules(p: Parameters) -> Rules:
 
 def tokenizer(files: TokenizerFiles) -> Metadata:
     """SentencePiece; of a chat model, the end of a turn is the end of a text."""
-    return {PREFIX: boolean(True)} | chat_tokenizer(files)
+    keys, content = chat_tokenizer(files, by_looks=False), read_bytes(files.directory, "tokenizer.model")
+    model = None if content is None else read_model(content, files.directory / "tokenizer.model")
+    return keys if model is None else keys | {PREFIX: boolean(model.adds_space)}
 
 
 def tokenizer_3(files: TokenizerFiles) -> Metadata:
@@ -57,9 +63,15 @@ def tokenizer_3(files: TokenizerFiles) -> Metadata:
     return keys
 
 
-def chat_tokenizer(files: TokenizerFiles) -> Metadata:
-    """The keys from tokenizer.model. Raises InvalidError (M-023) if there is none."""
-    if (keys := sentencepiece_metadata(files)) is None:
+def chat_tokenizer(files: TokenizerFiles, *, by_looks: bool = True) -> Metadata:
+    """The keys from tokenizer.model.
+
+    files: of the tokenizer.
+    by_looks: whether added tokens that look special are, without being marked so.
+
+    Raises InvalidError (M-023) if there is no such file.
+    """
+    if (keys := sentencepiece_metadata(files, by_looks=by_looks)) is None:
         raise no_tokenizer(files.directory, "tokenizer.model")
     end = chat_end(files)
     return keys if end is None or END not in keys else keys | {END: u32(end)}

@@ -81,7 +81,7 @@ def rules(p: Parameters) -> Rules:
 def measure(found: Mapping[str, NDArray[np.float32]], p: Parameters) -> Metadata:
     """The greatest bias, of which the first head's slope is made; 8 is usual."""
     bias = 8.0
-    if SLOPES in found and found[SLOPES].size and (first := float(found[SLOPES].reshape(-1)[0])) > 0:
+    if SLOPES in found and found[SLOPES].size and 0 < (first := float(found[SLOPES].reshape(-1)[0])) < 1:
         bias = float(-round(math.log2(first) * 2 ** math.floor(math.log2(p.heads()))))
     return {"jais.attention.max_alibi_bias": f32(bias)}
 

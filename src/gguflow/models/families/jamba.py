@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata, boolean, u32
+from gguflow.container.metadata import Metadata, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
@@ -12,8 +12,7 @@ from gguflow.models.keys import SILU, Keys, experts, hidden_size, n_kv_heads, n_
 from gguflow.models.parameters import Parameters
 from gguflow.models.rules import optional
 from gguflow.models.state_space import mamba1
-from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
+from gguflow.models.tokenizers.variants import jamba_metadata
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
@@ -83,21 +82,12 @@ def rename(name: str, config: Document) -> str:
     return name
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """SentencePiece, from tokenizer.model or from tokenizer.json; then no space is put before a text."""
-    if (keys := sentencepiece_metadata(files)) is not None:
-        return keys
-    if (keys := sentencepiece_json_metadata(files)) is None:
-        raise no_tokenizer(files.directory, "tokenizer.model", "tokenizer.json")
-    return keys | {"tokenizer.ggml.add_space_prefix": boolean(False)}
-
-
 ARCHITECTURE = Architecture(
     name="jamba",
     classes=("JambaForCausalLM",),
     metadata=metadata,
     rules=rules,
-    tokenizer=tokenizer,
+    tokenizer=jamba_metadata,
     rename=rename,
     required=(*DECODER_KEYS, "ssm.inner_size"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata, boolean, u32
+from gguflow.container.metadata import Metadata, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import Architecture, Rules, class_name
 from gguflow.models.documents import Document
@@ -14,12 +14,9 @@ from gguflow.models.parameters import Parameters
 from gguflow.models.rope import LLAMA3, Rope, RopeOptions, llama3_factors
 from gguflow.models.rules import Given
 from gguflow.models.text_parts import OTHER_INPUTS, text_name
-from gguflow.models.tokenizers.bpe import bpe_metadata
-from gguflow.models.tokenizers.files import TokenizerFiles
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
+from gguflow.models.tokenizers.variants import llama_metadata
 
-CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
-"""Code Llama's infilling tokens, which its files do not name; a vocabulary of 32016 identifies it."""
+tokenizer = llama_metadata
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
@@ -76,25 +73,6 @@ def frequencies(p: Parameters, options: RopeOptions = LLAMA3) -> Rules:
         if rope.kind == "llama3":
             factors = llama3_factors(p.config, head_dim(p.config), rope)
             yield Given("rope_freqs.weight", factors.shape, factors)
-
-
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """Keys from tokenizer.model (Llama 1, 2, Mistral), or from tokenizer.json: SentencePiece or BPE."""
-    keys: Metadata = {}
-    if files.settings is not None and "add_prefix_space" in files.settings:
-        keys["tokenizer.ggml.add_space_prefix"] = boolean(files.settings.flag("add_prefix_space"))
-    keys |= (
-        sentencepiece_metadata(files)
-        or sentencepiece_json_metadata(files)
-        or bpe_metadata(files, ("tokenizer.json", "tokenizer.model"))
-    )
-    if files.n_tokens == 32016:
-        keys |= {f"tokenizer.ggml.{kind}_token_id": u32(token) for kind, token in CODE_LLAMA_TOKENS.items()}
-    if (
-        files.n_tokens == 49152
-    ):  # SmolLM and the small Granites: their tokenizers do not add a space before a text
-        keys["tokenizer.ggml.add_bos_token"] = boolean(False)
-    return keys
 
 
 def rename(name: str, config: Document) -> str:

@@ -12,8 +12,7 @@ from gguflow.models.keys import base_keys, head_dim, hidden_size, n_heads
 from gguflow.models.parameters import Parameters
 from gguflow.models.rope import Rope, RopeOptions
 from gguflow.models.rules import Rule, same, shifted
-from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+from gguflow.models.tokenizers.variants import nemotron_metadata
 
 ROPE = RopeOptions(kinds=("default", "linear"), partial=True)
 
@@ -55,21 +54,11 @@ def norm(p: Parameters, source: str, target: str) -> tuple[Rule, Rule]:
     )
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """SentencePiece, with two tokens that the files do not name."""
-    if (keys := sentencepiece_metadata(files)) is None:
-        raise no_tokenizer(files.directory, "tokenizer.model")
-    return keys | {
-        "tokenizer.ggml.padding_token_id": u32(0),
-        "tokenizer.ggml.unknown_token_id": u32(1),
-    }
-
-
 ARCHITECTURE = Architecture(
     name="nemotron",
     classes=("NemotronForCausalLM",),
     metadata=metadata,
     rules=rules,
-    tokenizer=tokenizer,
+    tokenizer=nemotron_metadata,
     required=(*DECODER_KEYS[:-1], "attention.layer_norm_epsilon"),
 )

@@ -12,8 +12,9 @@ from gguflow.models.keys import Keys
 from gguflow.models.parameters import Parameters
 from gguflow.models.rope import Rope, RopeOptions
 from gguflow.models.rules import linear, split
-from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+from gguflow.models.tokenizers.variants import only_sentencepiece_metadata
+
+ROPE = RopeOptions(kinds=("default",), read=frozenset(("rope_freq_constant", "rope_max_length")))
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
@@ -75,18 +76,11 @@ def rules(p: Parameters) -> Rules:
         yield from linear(f"{layer}.ffn.proj_2", f"{block}.ffn_down", p.hidden, p.wide(i), bias=False)
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """Llama 2's tokenizer.model, which has to be put beside the checkpoint."""
-    if (keys := sentencepiece_metadata(files)) is None:
-        raise no_tokenizer(files.directory, "tokenizer.model")
-    return keys
-
-
 ARCHITECTURE = Architecture(
     name="openelm",
     classes=("OpenELMForCausalLM",),
     metadata=metadata,
     rules=rules,
-    tokenizer=tokenizer,
+    tokenizer=only_sentencepiece_metadata,
     required=DECODER_KEYS,
 )

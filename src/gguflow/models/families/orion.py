@@ -11,8 +11,7 @@ from gguflow.models.documents import Document
 from gguflow.models.keys import SILU, Keys, require_activation, usual_rope
 from gguflow.models.parameters import Parameters
 from gguflow.models.rope import RopeOptions
-from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+from gguflow.models.tokenizers.variants import only_sentencepiece_metadata
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
@@ -41,18 +40,11 @@ def rules(p: Parameters) -> Rules:
         yield from decoder.feed_forward(p, i)
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """SentencePiece."""
-    if (keys := sentencepiece_metadata(files)) is None:
-        raise no_tokenizer(files.directory, "tokenizer.model")
-    return keys
-
-
 ARCHITECTURE = Architecture(
     name="orion",
     classes=("OrionForCausalLM",),
     metadata=metadata,
     rules=rules,
-    tokenizer=tokenizer,
+    tokenizer=only_sentencepiece_metadata,
     required=(*DECODER_KEYS[:-1], "attention.layer_norm_epsilon"),
 )

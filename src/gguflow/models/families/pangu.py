@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata, boolean, u32
+from gguflow.container.metadata import Metadata, u32
 from gguflow.models import decoder
 from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
 from gguflow.models.keys import base_keys, head_dim
 from gguflow.models.parameters import Parameters
-from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+from gguflow.models.tokenizers.variants import spaced_sentencepiece_metadata
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
@@ -38,21 +37,12 @@ def rename(name: str, config: Document) -> str:
     return "tied.weight" if is_double else name
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """SentencePiece; tokenizer_config.json says whether a space is put before a text."""
-    if (keys := sentencepiece_metadata(files)) is None:
-        raise no_tokenizer(files.directory, "tokenizer.model")
-    if files.settings is not None and "add_prefix_space" in files.settings:
-        keys |= {"tokenizer.ggml.add_space_prefix": boolean(files.settings.flag("add_prefix_space"))}
-    return keys
-
-
 ARCHITECTURE = Architecture(
     name="pangu-embedded",
     classes=("PanguEmbeddedForCausalLM",),
     metadata=metadata,
     rules=rules,
-    tokenizer=tokenizer,
+    tokenizer=spaced_sentencepiece_metadata,
     rename=rename,
     skipped=(r"tied\.weight",),
     required=DECODER_KEYS,

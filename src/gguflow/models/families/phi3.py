@@ -18,9 +18,7 @@ from gguflow.models.parameters import Parameters
 from gguflow.models.rope import Rope, RopeOptions
 from gguflow.models.rules import Given, same
 from gguflow.models.text_parts import OTHER_INPUTS
-from gguflow.models.tokenizers.bpe import bpe_metadata
-from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.sentencepiece import sentencepiece_metadata
+from gguflow.models.tokenizers.variants import phi3_metadata
 
 ROPE = RopeOptions(
     kinds=("default", "longrope"), partial=True, read=frozenset(("short_mscale", "long_mscale"))
@@ -74,6 +72,8 @@ def n_rotating(config: Document, rope: Rope) -> int:
 
 def attention_factor(config: Document, rope: Rope) -> float:
     """What queries and keys are multiplied with where the context is extended."""
+    if rope.original < 2:
+        raise rope.parameters.wrong("original_max_position_embeddings", rope.original, "2 or more")
     scale = config.integer("max_position_embeddings") / rope.original
     return math.sqrt(1 + math.log(scale) / math.log(rope.original)) if scale > 1 else 1.0
 
@@ -129,29 +129,6 @@ def rules_moe(p: Parameters) -> Rules:
         yield from decoder.experts(p, i, source=f"{source}.experts", names=("w1", "w3", "w2"))
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """Byte-level BPE for GPT-2's kind (Phi-4), else SentencePiece."""
-    if files.settings is not None and files.settings.text("tokenizer_class", "") == "GPT2Tokenizer":
-        return bpe_metadata(files)
-    if (keys := sentencepiece_metadata(files)) is None:
-        raise no_tokenizer(files.directory, "tokenizer.model")
-    if has_spaces(files):
-        files.config.applied.add("spaces-of-added-tokens")
-    return keys
-
-
-def has_spaces(files: TokenizerFiles) -> bool:
-    """Whether added tokens that are not special have SentencePiece's sign for a space."""
-    entries: list[Document] = []
-    if files.settings is not None:
-        decoder_section = files.settings.section("added_tokens_decoder")
-        entries += [decoder_section.section(key) for key in decoder_section.values]
-    if files.tokenizer is not None:
-        entries += files.tokenizer.sections("added_tokens")
-    return any(SPACE in entry.text("content", "") for entry in entries if not entry.flag("special", False))
-
-
-SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 FACTORS = (r"rope_factors_(long|short)\.weight",)
 
 ARCHITECTURES = (
@@ -160,7 +137,7 @@ ARCHITECTURES = (
         classes=("Phi3ForCausalLM", "Phi4ForCausalLMV"),
         metadata=metadata,
         rules=rules,
-        tokenizer=tokenizer,
+        tokenizer=phi3_metadata,
         computed=FACTORS,
         skipped=OTHER_INPUTS,
     ),
@@ -169,7 +146,7 @@ ARCHITECTURES = (
         classes=("PhiMoEForCausalLM",),
         metadata=metadata_moe,
         rules=rules_moe,
-        tokenizer=tokenizer,
+        tokenizer=phi3_metadata,
         computed=FACTORS,
     ),
 )
