@@ -29,6 +29,8 @@ _N_THREADS = 28
 _FLASH_ATTENTION = 52
 _TYPES = 104
 """Bytes in `struct llama_context_params`; the last is of type_k, with type_v behind it."""
+_RANK = 4
+"""In `enum llama_pooling_type`."""
 _CACHE_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 
 
@@ -63,11 +65,19 @@ class _Batch(ctypes.Structure):
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
-def _say_nothing(level: int, text: bytes, user_data: int) -> None:
+_ERROR = 4
+"""In `enum ggml_log_level`."""
+errors: list[str] = []
+"""What llama.cpp has complained about, in order."""
+
+
+def _keep_errors(level: int, text: bytes, user_data: int) -> None:
     """llama.cpp says a page about every model that it loads."""
+    if level == _ERROR:
+        errors.append(text.decode("utf-8", "replace").strip())
 
 
-_SILENT = _LogCallback(_say_nothing)
+_SILENT = _LogCallback(_keep_errors)
 
 
 @functools.cache
@@ -80,6 +90,7 @@ def library() -> Any:
         raise ImportError("this needs the xllamacpp wheel: pip install -e '.[test]'")
     llama = ctypes.CDLL(str(Path(spec.submodule_search_locations[0]) / "xllamacpp.abi3.so"))
     pointer, number, flag = ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool
+    numbers = ctypes.POINTER(ctypes.c_float)
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "llama_log_set": (None, [_LogCallback, pointer]),
         "llama_backend_init": (None, []),
@@ -97,7 +108,19 @@ def library() -> Any:
         "llama_tokenize": (number, [pointer, ctypes.c_char_p, number, pointer, number, flag, flag]),
         "llama_token_to_piece": (number, [pointer, number, pointer, number, number, flag]),
         "llama_decode": (number, [pointer, _Batch]),
-        "llama_get_logits": (ctypes.POINTER(ctypes.c_float), [pointer]),
+        "llama_get_logits": (numbers, [pointer]),
+        "llama_get_logits_ith": (numbers, [pointer, number]),
+        "llama_model_has_encoder": (flag, [pointer]),
+        "llama_model_has_decoder": (flag, [pointer]),
+        "llama_model_is_diffusion": (flag, [pointer]),
+        "llama_model_decoder_start_token": (number, [pointer]),
+        "llama_model_n_embd_out": (number, [pointer]),
+        "llama_model_n_cls_out": (number, [pointer]),
+        "llama_encode": (number, [pointer, _Batch]),
+        "llama_pooling_type": (number, [pointer]),
+        "llama_set_embeddings": (None, [pointer, flag]),
+        "llama_get_embeddings_ith": (numbers, [pointer, number]),
+        "llama_get_embeddings_seq": (numbers, [pointer, number]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(llama, name)
@@ -145,7 +168,7 @@ class Llama(AbstractContextManager["Llama"]):
         parameters.set(_VOCAB_ONLY, "?", vocab_only)
         self._model = self._llama.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
-            raise RuntimeError(f"llama.cpp refused {path}")
+            raise RuntimeError(f"llama.cpp refused {path}: {'; '.join(errors)}")
         self._vocab = self._llama.llama_model_get_vocab(self._model)
         self.n_tokens = int(self._llama.llama_vocab_n_tokens(self._vocab))
         if vocab_only:
@@ -158,7 +181,7 @@ class Llama(AbstractContextManager["Llama"]):
             parameters.set(_FLASH_ATTENTION, "i", 0)
         self._context = self._llama.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise RuntimeError(f"llama.cpp made no context for {path}")
+            raise RuntimeError(f"llama.cpp made no context for {path}: {'; '.join(errors)}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -191,9 +214,66 @@ class Llama(AbstractContextManager["Llama"]):
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """float32[len(tokens), n_tokens]: what follows each token, the sequence read from its beginning."""
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+        self._compute(tokens)
+        return self._copied(self._llama.llama_get_logits(self._context), len(tokens), self.n_tokens)
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether it continues texts, one token after another: it has a decoder, remembers what it has read,
+        and does not pool it.
+        """
+        remembers = bool(self._llama.llama_get_memory(self._context))
+        decodes = remembers and self._llama.llama_model_has_decoder(self._model)
+        return decodes and self._llama.llama_pooling_type(self._context) in (-1, 0)
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether it predicts all tokens at once."""
+        return bool(self._llama.llama_model_is_diffusion(self._model))
+
+    def generate(self, tokens: Sequence[int], n: int) -> tuple[list[int], NDArray[np.float32]]:
+        """The n tokens that follow, each the best (of equal ones the first), and float32[n, n_tokens]: the
+        logits that they were chosen by. An encoder reads `tokens`, if the model has one.
+        """
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+        if self._llama.llama_model_has_encoder(self._model):
+            self._compute(tokens, encode=True)
+            start = self._llama.llama_model_decoder_start_token(self._model)
+            tokens = [max(start, 0)]
+        found, rows = [], []
+        for _ in range(n):
+            self._compute(tokens)
+            rows.append(self._copied(self._llama.llama_get_logits_ith(self._context, -1), 1, self.n_tokens))
+            tokens = [int(rows[-1].argmax())]
+            found += tokens
+        return found, np.concatenate(rows)
+
+    def embeddings(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32[1, n_embd] of a sequence, float32[1, n_classes] of a model that ranks, and
+        float32[len(tokens), n_embd] of a model that does not pool.
+        """
+        self._llama.llama_set_embeddings(self._context, True)
+        self._compute(tokens, encode=self._llama.llama_model_has_encoder(self._model))
+        pooling, width = (
+            self._llama.llama_pooling_type(self._context),
+            self._llama.llama_model_n_embd_out(self._model),
+        )
+        if pooling in (-1, 0):
+            rows = [self._llama.llama_get_embeddings_ith(self._context, i) for i in range(len(tokens))]
+            return np.concatenate([self._copied(row, 1, width) for row in rows])
+        if pooling == _RANK:
+            width = self._llama.llama_model_n_cls_out(self._model)
+        return self._copied(self._llama.llama_get_embeddings_seq(self._context, 0), 1, width)
+
+    def _compute(self, tokens: Sequence[int], *, encode: bool = False) -> None:
         n = len(tokens)
         ids, all_of_them = (ctypes.c_int32 * n)(*tokens), (ctypes.c_int8 * n)(*[1] * n)
-        status = self._llama.llama_decode(self._context, _Batch(n_tokens=n, token=ids, logits=all_of_them))
+        function = self._llama.llama_encode if encode else self._llama.llama_decode
+        status = function(self._context, _Batch(n_tokens=n, token=ids, logits=all_of_them))
         if status:
-            raise RuntimeError(f"llama_decode gave {status}")
-        return np.ctypeslib.as_array(self._llama.llama_get_logits(self._context), (n, self.n_tokens)).copy()
+            raise RuntimeError(f"llama_{'encode' if encode else 'decode'} gave {status}")
+
+    def _copied(self, rows: Any, n: int, width: int) -> NDArray[np.float32]:
+        if not rows:
+            raise RuntimeError("llama.cpp has no numbers where they should be")
+        return np.ctypeslib.as_array(rows, (n, width)).copy()

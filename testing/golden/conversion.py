@@ -32,6 +32,20 @@ def unexplained_differences(
     peer: its record.
     work: an empty directory for the checkpoint and the output.
     """
+    output, applied = converted(recipe, dtype, work)
+    found = differences(read(output), peer)
+    kept = {name: found[name] for name in unexplained(found, applied)}
+    kept |= dict.fromkeys(idle(found, applied), "is said to apply, but nothing differs")
+    return kept, output
+
+
+def converted(recipe: Recipe, dtype: str, work: Path) -> tuple[Path, tuple[str, ...]]:
+    """Our file, and the intended differences from the peer that apply to it.
+
+    recipe: of the checkpoint.
+    dtype: BF16, F16 or F32: of the checkpoint and of the output.
+    work: an empty directory for the checkpoint and the output.
+    """
     directory = checkpoint.write(recipe, dtype, work)
     output = work / f"{recipe.cls}.{dtype}.gguf"
     if unknown := set(recipe.options) - {"--no-mtp", DENSE}:
@@ -48,10 +62,7 @@ def unexplained_differences(
         resume=False,
     )
     applied = models.load(sources.open_checkpoint(directory), next_tokens=next_tokens).differences
-    found = differences(read(output), peer)
-    kept = {name: found[name] for name in unexplained(found, applied)}
-    kept |= dict.fromkeys(idle(found, applied), "is said to apply, but nothing differs")
-    return kept, output
+    return output, applied
 
 
 def read(path: Path) -> FileRecord:
