@@ -16,6 +16,7 @@ from gguflow.models.rules import Given
 from gguflow.models.text_parts import OTHER_INPUTS, text_name
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.tokenizers.files import TokenizerFiles
+from gguflow.models.tokenizers.mistral import has_only_mistral, mistral_metadata
 from gguflow.models.tokenizers.sentencepiece import sentencepiece_json_metadata, sentencepiece_metadata
 
 CODE_LLAMA_TOKENS = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
@@ -79,7 +80,11 @@ def frequencies(p: Parameters, options: RopeOptions = LLAMA3) -> Rules:
 
 
 def tokenizer(files: TokenizerFiles) -> Metadata:
-    """Keys from tokenizer.model (Llama 1, 2, Mistral), or from tokenizer.json: SentencePiece or BPE."""
+    """Keys from tokenizer.model (Llama 1, 2, Mistral), from tokenizer.json (SentencePiece or BPE), or from
+    Mistral's own files where there is nothing else.
+    """
+    if has_only_mistral(files):
+        return mistral_metadata(files)
     keys: Metadata = {}
     if files.settings is not None and "add_prefix_space" in files.settings:
         keys["tokenizer.ggml.add_space_prefix"] = boolean(files.settings.flag("add_prefix_space"))
