@@ -204,6 +204,8 @@ def spm_model(
     return body + message(2, trainer) + message(3, normalizer)
 
 
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
 UNIGRAM = (
     *(("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("▁", -2.5, 1), ("a", -3.0, 1), ("b", -3.5, 1)),
     *(("▁ab", -1.25, 1), ("ab", -4.0, 4), ("x", -5.0, 5), ("\u3042", -6.5, 1)),
@@ -301,6 +303,64 @@ def unigram_json(normalizer: dict[str, Any]) -> dict[str, Any]:
         "decoder": None,
         "model": {"type": "Unigram", "unk_id": 3, "vocab": pieces, "byte_fallback": False},
     }
+
+
+# Vocabularies of bytes with ranks
+
+
+RANKED = (b"ab", b" t", b"33", b"333", b"abab", b"\xe3\x81", b"\xe3\x81\x82", b"  ", b"\n\n", b"t3")
+"""Tokens behind the 256 bytes, in the order of ranks. `abab` and `333` can be cut in several ways."""
+
+MISTRAL_SPECIAL = (
+    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
+    *("[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]"),
+    *("[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"),
+    *("[CALL_ID]", "[ARGS]", "[THINK]", "[/THINK]"),
+)
+
+
+def tekken_json(version: str, *, special: Sequence[str] | None = None, n_special: int = 30) -> dict[str, Any]:
+    """A tekken.json of all bytes and a few tokens more, the last of which is beyond its size."""
+    tokens = [*(bytes([byte]) for byte in range(256)), *RANKED]
+    value: dict[str, Any] = {
+        "config": {
+            "pattern": r"\w+|[^\w]+",
+            "num_vocab_tokens": len(tokens),
+            "default_vocab_size": n_special + len(tokens) - 1,
+            "default_num_special_tokens": n_special,
+            "version": version,
+        },
+        "vocab": [
+            {"rank": rank, "token_bytes": base64.b64encode(token).decode(), "token_str": None}
+            for rank, token in enumerate(tokens)
+        ],
+    }
+    if special is not None:
+        value["special_tokens"] = [
+            {"rank": rank, "token_str": text, "is_control": True} for rank, text in enumerate(special)
+        ]
+    return value
+
+
+def mistral(files: Mapping[str, Any], n_tokens: int = 295, method: str = "", **more: Any) -> Case:
+    """A case of Mistral's own files."""
+    return Case(
+        f"llama.LlamaModel{method}",
+        "mistral.mistral_metadata",
+        files,
+        {"vocab_size": n_tokens},
+        attributes={"is_mistral_format": False},
+        **more,
+    )
+
+
+MISTRAL_PIECES = (
+    *(("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)),
+    *((text, 0.0, 3) for text in MISTRAL_SPECIAL[3:] if text != "<pad>"),
+    *((f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)),
+    *UNIGRAM[3:],
+)
+PADDED_PIECES = (*MISTRAL_PIECES[:3], ("<pad>", 0.0, 3), *MISTRAL_PIECES[3:])
 
 
 XLM_SETTINGS = {
@@ -479,6 +539,41 @@ CASES: dict[str, Case] = {
         },
         {"vocab_size": 250048, "type_vocab_size": 1, "moe_every_n_layers": 2},
         attributes={"model_arch": "NOMIC_BERT_MOE"},
+    ),
+    "tekken v3": mistral({"tekken.json": tekken_json("v3")}),
+    "tekken v7": mistral({"tekken.json": tekken_json("v7", special=MISTRAL_SPECIAL)}),
+    "tekken v11": mistral({"tekken.json": tekken_json("v11", special=MISTRAL_SPECIAL)}),
+    "tekken v13": mistral({"tekken.json": tekken_json("v13", special=MISTRAL_SPECIAL)}),
+    "tekken before sentencepiece": mistral(
+        {"tekken.json": tekken_json("v3"), "tokenizer.model.v3": spm_model(MISTRAL_PIECES, kind=2)}
+    ),
+    "tekken, padded": mistral(
+        {"tekken.json": tekken_json("v7")}, 300, differences=("padding-of-tokenizer-json",)
+    ),
+    "tekken with a template": mistral(
+        {"tekken.json": tekken_json("v3"), "chat_template.jinja": TEMPLATE},
+        differences=("chat-template-file",),
+    ),
+    **{
+        f"mistral sentencepiece {name}": mistral(
+            {"tokenizer.model" + suffix: spm_model(pieces, kind=2)},
+            len(pieces),
+            "._set_vocab_mistral",
+        )
+        for name, suffix, pieces in (
+            ("v1", "", PIECES),
+            ("v3", ".v3", MISTRAL_PIECES),
+            ("v7", ".v7", MISTRAL_PIECES),
+            ("v7 with images", ".v7m1", PADDED_PIECES),
+        )
+    },
+    "mistral of two versions": mistral(
+        {
+            "tokenizer.model.v1": spm_model(PIECES, kind=2),
+            "tokenizer.model.v3": spm_model(MISTRAL_PIECES, kind=2),
+        },
+        len(MISTRAL_PIECES),
+        "._set_vocab_mistral",
     ),
     "t5": Case(
         "t5.T5Model",

@@ -67,7 +67,8 @@ def test_keys_are_those_of_the_converter(name: str, tmp_path: Path) -> None:
     files = read(case, tmp_path)
     module, function = case.function.split(".")
     ours = plain(getattr(importlib.import_module(f"gguflow.models.tokenizers.{module}"), function)(files))
-    theirs = recorded()[name]["keys"]
+    theirs = dict(recorded()[name]["keys"])
+    theirs.pop("llama.vocab_size", None)  # of the model, where it is put for every family
     if "ids" in recorded()[name]:
         ours.pop(PRE), theirs.pop(PRE)
     names = [key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key)]

@@ -167,7 +167,7 @@ def test_a_pointer_in_the_place_of_a_side_file(name: str, tmp_path: Path) -> Non
 
 MISSING: dict[str, tuple[str, tuple[str, ...], str]] = {
     "nothing": ("llama", (), "neither tokenizer.json nor tokenizer.model; copy it from"),
-    "tekken.json": ("llama", ("tekken.json",), "tekken.json is Mistral's own format.*save_pretrained"),
+    "tekken.json": ("qwen2", ("tekken.json",), "tekken.json is Mistral's own format.*save_pretrained"),
     "vocab.json and merges.txt": (
         "llama",
         ("vocab.json", "merges.txt"),

@@ -78,10 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-t",
         "--type",
-        default="q4_k_m",
         metavar="TYPE",
         help="a recipe, block format or encoding, or several, separated by commas; a recipe also by its "
-        "number in llama.cpp (15 for q4_k_m) (default: %(default)s)",
+        "number in llama.cpp (15 for q4_k_m) (default: q4_k_m)",
     )
     parser.add_argument("--arch", metavar="NAME", help="set general.architecture, and keep tensor names")
     parser.add_argument(
@@ -106,6 +105,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REGEX",
         help="leave out the tensors with REGEX anywhere in their name in the source (^v_head, _scale$); may "
         "be repeated. A tensor that the model needs cannot be left out",
+    )
+    parser.add_argument(
+        "--vocab-only",
+        action="store_true",
+        help="write the keys and the tokenizer without any tensors; SOURCE is a directory, whose weights may "
+        "be absent",
     )
     parser.add_argument("--model-name", metavar="NAME", help="set general.name")
     parser.add_argument(
@@ -236,6 +241,7 @@ def run(arguments: argparse.Namespace) -> None:
         allow_non_finite=arguments.allow_non_finite,
         model_name=arguments.model_name,
         metadata_file=arguments.metadata,
+        vocab_only=arguments.vocab_only,
     )
     plans = [plan for target in prepared.targets for plan in target.plans]
     texts = "\n\n".join(plan_text(plan, explain=arguments.explain) for plan in plans)

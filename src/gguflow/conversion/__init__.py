@@ -54,6 +54,12 @@ from gguflow.threads import resolve as resolve_threads
 DEFAULT_MEMORY_LIMIT = 192 << 20
 """Bytes for buffers, of all threads together."""
 
+DEFAULT_TYPE = "q4_k_m"
+"""The type of an output for which the user names none."""
+
+_VOCABULARY_TYPE = "f16"
+"""What llama.cpp's converter writes as the type of a file without weights."""
+
 _OPEN_FILES = 3
 """For each output: the partial file, its journal, and the file that it replaces."""
 
@@ -144,7 +150,7 @@ def prepare(
     source: str | Path,
     output: str | Path | None = None,
     *,
-    type: str = "q4_k_m",
+    type: str | None = None,
     architecture: str | None = None,
     strip_prefix: str | None = None,
     next_tokens: bool = True,
@@ -160,6 +166,7 @@ def prepare(
     allow_non_finite: bool = False,
     model_name: str | None = None,
     metadata_file: str | Path | None = None,
+    vocab_only: bool = False,
 ) -> Prepared:
     """Open the source, understand the model, plan the output. Reads headers, configuration and tokenizer, but
     no weights.
@@ -167,7 +174,8 @@ def prepare(
     source: a checkpoint or a GGUF file.
     output: path of the output, in which `{type}` stands for the type; None for llama.cpp's file name for the
         model, in the current directory.
-    type: one type, or several separated by commas, which are written from a single reading of the source.
+    type: one type, or several separated by commas, which are written from a single reading of the source;
+        None for q4_k_m.
     architecture: value for `general.architecture`, instead of what the configuration says.
     strip_prefix: removed from the names of tensors that start with it.
     next_tokens: whether blocks that predict further tokens (MTP) are written.
@@ -186,6 +194,8 @@ def prepare(
         report then names them. Weights that are NaN or infinite are never quantized.
     model_name: value for `general.name`, instead of what the model's files say.
     metadata_file: a JSON object with more such values, by their keys (`general.author`).
+    vocab_only: write the keys and the tokenizer without any tensors, as llama.cpp's tools take a vocabulary.
+        The source is a checkpoint's directory, whose weights may be absent.
 
     Raises UsageError, FileError, StorageError.
     """
@@ -199,6 +209,7 @@ def prepare(
         ("dense_modules", dense_modules),
         ("integrity", integrity),
         ("allow_non_finite", allow_non_finite),
+        ("vocab_only", vocab_only),
     ):
         flag(is_set, name)
     architecture = optional_text(architecture, "architecture")
@@ -206,16 +217,24 @@ def prepare(
     options = None if options is None else instance(options, "options", recipes.Options)
     shards = None if shards is None else instance(shards, "shards", Split)
     skip_tensors = texts(skip_tensors, "skip_tensors")
-    chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
+    if vocab_only:
+        about_tensors = (type, architecture, strip_prefix, imatrix, shards, *skip_tensors)
+        _check_vocabulary(any(each is not None for each in about_tensors))
+    default = _VOCABULARY_TYPE if vocab_only else DEFAULT_TYPE
+    chosen = [recipes.resolve(name) for name in recipes.split_names(default if type is None else type)]
     overrides = Overrides.read(metadata_file, model_name)
     with gathered_warnings() as warnings:
-        checkpoint = sources.open_checkpoint(source, follow_links)
+        checkpoint = sources.open_checkpoint(source, follow_links, weights=not vocab_only)
         sources.refuse_lone_shard(checkpoint)
         if dense_modules:
             checkpoint = with_dense_layers(checkpoint)
         checkpoint = without(checkpoint, skip_tensors)
         model = models.load(
-            checkpoint, architecture=architecture, strip_prefix=strip_prefix, next_tokens=next_tokens
+            checkpoint,
+            architecture=architecture,
+            strip_prefix=strip_prefix,
+            next_tokens=next_tokens,
+            vocab_only=vocab_only,
         )
         if overrides.fields:
             model = overridden(model, None if architecture else checkpoint.directory, overrides)
@@ -231,7 +250,7 @@ def prepare(
         for plan in plans
         for doubt in check_meaning(plan, model, options, checkpoint.path, is_understood=is_understood)
     ]
-    paths = [Path(template.replace("{type}", recipe.label)) for recipe in chosen]
+    paths = [Path(template.replace("{type}", "vocab" if vocab_only else recipe.label)) for recipe in chosen]
     targets = tuple(_target(plan, path, shards) for plan, path in zip(plans, paths, strict=True))
     if len(set(paths)) < len(targets):
         raise UsageError(
@@ -241,6 +260,15 @@ def prepare(
     return Prepared(
         checkpoint, targets, applied, _once(*warnings, *model.warnings, *doubts), allow_non_finite
     )
+
+
+def _check_vocabulary(has_tensor_options: bool) -> None:
+    """Raise UsageError if something is asked about tensors of an output that has none."""
+    if has_tensor_options:
+        raise UsageError(
+            "a vocabulary has no tensors (--vocab-only): there is nothing to choose a type for (-t), to name "
+            "(--arch, --strip-prefix), to skip, to split, or to weigh (--imatrix)"
+        )
 
 
 def _once(*warnings: FileWarning) -> tuple[FileWarning, ...]:
@@ -359,7 +387,7 @@ def convert(
     source: str | Path,
     output: str | Path | None = None,
     *,
-    type: str = "q4_k_m",
+    type: str | None = None,
     architecture: str | None = None,
     strip_prefix: str | None = None,
     next_tokens: bool = True,
@@ -381,6 +409,7 @@ def convert(
     allow_non_finite: bool = False,
     model_name: str | None = None,
     metadata_file: str | Path | None = None,
+    vocab_only: bool = False,
 ) -> Report:
     """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`, with their arguments and errors.
 
@@ -406,6 +435,7 @@ def convert(
         allow_non_finite=allow_non_finite,
         model_name=model_name,
         metadata_file=metadata_file,
+        vocab_only=vocab_only,
     )
     return run(
         prepared,

@@ -16,7 +16,7 @@ from gguflow.container.metadata import Metadata
 from gguflow.errors import UsageError, gathered_warnings
 from gguflow.models import families
 from gguflow.models.architecture import Architecture, class_name, match_tensors
-from gguflow.models.base import Model
+from gguflow.models.base import Model, ModelTensor
 from gguflow.models.configuration import text_configuration
 from gguflow.models.documents import Document
 from gguflow.models.general import ParameterCounts, general_metadata, read_generation
@@ -36,6 +36,7 @@ def load(
     architecture: str | None = None,
     strip_prefix: str | None = None,
     next_tokens: bool = True,
+    vocab_only: bool = False,
 ) -> Model:
     """Turn a checkpoint into a model: GGUF metadata and GGUF tensors.
 
@@ -47,18 +48,23 @@ def load(
     architecture: value for `general.architecture`, instead of what config.json says.
     strip_prefix: removed from the names that start with it.
     next_tokens: whether blocks that predict further tokens are kept.
+    vocab_only: whether the model gets no tensors, only its keys and its tokenizer.
 
     Raises UsageError (no configuration, and no architecture given), UnsupportedError (unknown family), and
     InvalidError and its siblings for errors in the checkpoint; spec/models.md lists the rules. What is
     only doubtful is in `Model.warnings`.
     """
     with gathered_warnings() as warnings:
-        model = _load(checkpoint, architecture, strip_prefix, next_tokens)
+        model = _load(checkpoint, architecture, strip_prefix, next_tokens, vocab_only)
     return replace(model, warnings=(*model.warnings, *warnings))
 
 
 def _load(
-    checkpoint: Checkpoint, architecture: str | None, strip_prefix: str | None, next_tokens: bool
+    checkpoint: Checkpoint,
+    architecture: str | None,
+    strip_prefix: str | None,
+    next_tokens: bool,
+    vocab_only: bool,
 ) -> Model:
     if strip_prefix:
         checkpoint = strip(checkpoint, strip_prefix)
@@ -80,8 +86,9 @@ def _load(
         )
     else:
         config = text_configuration(checkpoint.directory / "config.json", checkpoint.config)
-        config = replace(config, tensors=checkpoint.tensors.keys(), next_tokens=next_tokens)
-        model = _understand(checkpoint, checkpoint.directory, config)
+        keeps_next = next_tokens and not vocab_only
+        config = replace(config, tensors=checkpoint.tensors.keys(), next_tokens=keeps_next)
+        model = _understand(checkpoint, checkpoint.directory, config, vocab_only)
     check_storable(model, checkpoint.path)
     return model
 
@@ -118,7 +125,7 @@ def of_file(metadata: Metadata) -> Architecture | None:
     return known if known is not None and known.name == name else by_name(name)
 
 
-def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Model:
+def _understand(checkpoint: Checkpoint, directory: Path, config: Document, vocab_only: bool) -> Model:
     """Match tensors before reading the tokenizer: the embedding matrix limits the size of the vocabulary."""
     family = _family(config)
     refuse_quantized(config, checkpoint.tensors)
@@ -128,8 +135,10 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document) -> Mo
     config_file = directory / "config.json"
     n_tokens = config.integer("vocab_size")
     parameters = Parameters(family.name, hyper_parameters, n_tokens, config_file, config)
-    tensors = match_tensors(family, checkpoint, config, parameters)
-    hyper_parameters = hyper_parameters | measured_keys(family, checkpoint, config, parameters)
+    tensors: tuple[ModelTensor, ...] = ()
+    if not vocab_only:
+        tensors = match_tensors(family, checkpoint, config, parameters)
+        hyper_parameters = hyper_parameters | measured_keys(family, checkpoint, config, parameters)
     general, file_stem = general_metadata(family.name, directory, ParameterCounts.of(tensors))
     sizes = sizes_of(general | hyper_parameters)
     tokenizer = with_ends(

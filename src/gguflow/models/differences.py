@@ -177,12 +177,12 @@ DIFFERENCES = (
     Difference(
         "padding-of-tokenizer-json",
         Scope.CHECKPOINT,
-        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than the model has "
-        "embeddings",
+        "A vocabulary is SentencePiece's and there as tokenizer.json only, or in Mistral's own form, and has "
+        "fewer tokens than embeddings have rows",
         "fills it up with unused tokens",
         "does not",
         "No program can load a file whose tokens are not as many as the rows of the embeddings.",
-        keys=tuple(rf"tokenizer\.ggml\.{name}" for name in ("tokens", "token_type", "scores")),
+        keys=(r"tokenizer\.ggml\.(tokens|token_type|scores)", r"[^.]+\.vocab_size"),
     ),
     Difference(
         "no-space-prefix",

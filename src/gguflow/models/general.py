@@ -69,7 +69,8 @@ def general_metadata(
 
     architecture: `general.architecture`.
     directory: the checkpoint's directory.
-    counts: of all output tensors; they give the size label if the model's name has none.
+    counts: of all output tensors; they give the size label if the model's name has none. A vocabulary has no
+        tensors, and no size in its file's name.
     overrides: what the user says in place of all that.
     """
     directory = directory.resolve() if directory.name in ("", "..") else directory  # gives "." a name too
@@ -89,7 +90,8 @@ def general_metadata(
     repository = repository_id(directory)
     if repository is not None:  # the directory is called after a commit: a name that says nothing
         fields = described(repository.rpartition("/")[2])
-    parts = (fields.get(part) for part in ("basename", "size_label", "finetune", "version"))
+    size = fields.get("size_label") if counts.total > 0 else None  # a vocabulary is for models of any size
+    parts = (fields.get("basename"), size, fields.get("finetune"), fields.get("version"))
     return metadata, stem_from_card(naming_convention(fields["name"], *parts))
 
 

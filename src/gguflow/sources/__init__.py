@@ -8,10 +8,11 @@ from pathlib import Path
 
 from gguflow.errors import StorageError, UsageError
 from gguflow.platform import storage_errors
-from gguflow.sources import advice, gguf, huggingface, quantized, weights
+from gguflow.sources import advice, gguf, huggingface, quantized
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor
 from gguflow.sources.links import FollowedPath
 from gguflow.sources.reading import TensorReader
+from gguflow.sources.weights import SUFFIX, is_index
 
 __all__ = [
     "Checkpoint",
@@ -25,7 +26,9 @@ __all__ = [
 _ACCEPTED = "a checkpoint directory, a .safetensors file, a .safetensors.index.json, or a .gguf file"
 
 
-def open_checkpoint(path: str | os.PathLike[str], follow_links: bool = False) -> Checkpoint:
+def open_checkpoint(
+    path: str | os.PathLike[str], follow_links: bool = False, *, weights: bool = True
+) -> Checkpoint:
     """Open a checkpoint directory, its index, a single .safetensors file, or a GGUF file.
 
     Reads headers only, no weights. The first of several shards stands for all of them: of GGUF, and of
@@ -34,6 +37,7 @@ def open_checkpoint(path: str | os.PathLike[str], follow_links: bool = False) ->
 
     path: the path that the user named.
     follow_links: whether config, tokenizer and model card may be links to any place.
+    weights: whether its weights are opened; without them it must be a directory, in which they may be absent.
 
     Raises UsageError if the path is not a supported source, a FileError with the broken rule, or
     StorageError.
@@ -44,6 +48,12 @@ def open_checkpoint(path: str | os.PathLike[str], follow_links: bool = False) ->
             path.stat()
     except StorageError as error:
         raise advice.missing(path, error) from error
+    if not weights:
+        if not path.is_dir():
+            raise UsageError(
+                f"{path}: a vocabulary is made of the files in a checkpoint's directory; name it"
+            )
+        return huggingface.open_directory(path, with_weights=False)
     if path.suffix == ".gguf" and not path.is_dir():
         return gguf.open_gguf(path)
     found = _open_safetensors(path)
@@ -64,8 +74,8 @@ def _open_safetensors(path: Path) -> Checkpoint:
     """What the headers say, tensor by tensor."""
     if path.is_dir():
         return huggingface.open_directory(path)
-    if weights.is_index(path.name):
+    if is_index(path.name):
         return huggingface.open_index(path)
-    if path.suffix == weights.SUFFIX:
+    if path.suffix == SUFFIX:
         return huggingface.open_file(path)
     raise UsageError(f"{path}: not a source; what is read: {_ACCEPTED}")

@@ -28,12 +28,13 @@ MAX_INDEX_NBYTES = 100_000_000
 _PLAIN_NAME = re.compile(r"[^/\\:]+\.safetensors")
 
 
-def open_directory(directory: Path) -> Checkpoint:
+def open_directory(directory: Path, *, with_weights: bool = True) -> Checkpoint:
     """Read config.json, find the weights of a checkpoint directory, and read every header.
 
     If there were several copies of the weights, the choice is reported as a warning (H-018).
 
     directory: the checkpoint directory.
+    with_weights: whether the weights are looked for; without, there may be none.
 
     Raises a FileError with the broken rule, or StorageError.
     """
@@ -42,6 +43,8 @@ def open_directory(directory: Path) -> Checkpoint:
     config = read_config(directory)
     if config is None:
         raise advice.without_config(directory, names)
+    if not with_weights:
+        return Checkpoint(directory, {}, (), directory, config)
     weights = choose(directory, names)
     if weights.index is not None:
         tensors, files = _read_shards(directory / weights.index)

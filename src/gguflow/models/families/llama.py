@@ -14,9 +14,9 @@ from gguflow.models.parameters import Parameters
 from gguflow.models.rope import LLAMA3, Rope, RopeOptions, llama3_factors
 from gguflow.models.rules import Given
 from gguflow.models.text_parts import OTHER_INPUTS, text_name
+from gguflow.models.tokenizers.files import TokenizerFiles
+from gguflow.models.tokenizers.mistral import has_only_mistral, mistral_metadata
 from gguflow.models.tokenizers.variants import llama_metadata
-
-tokenizer = llama_metadata
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
@@ -73,6 +73,13 @@ def frequencies(p: Parameters, options: RopeOptions = LLAMA3) -> Rules:
         if rope.kind == "llama3":
             factors = llama3_factors(p.config, head_dim(p.config), rope)
             yield Given("rope_freqs.weight", factors.shape, factors)
+
+
+def tokenizer(files: TokenizerFiles) -> Metadata:
+    """Keys from tokenizer.model, from tokenizer.json (SentencePiece or BPE), or from Mistral's own files where
+    there is nothing else.
+    """
+    return mistral_metadata(files) if has_only_mistral(files) else llama_metadata(files)
 
 
 def rename(name: str, config: Document) -> str:
