@@ -76,9 +76,7 @@ def frequencies(p: Parameters, options: RopeOptions = LLAMA3) -> Rules:
 
 
 def tokenizer(files: TokenizerFiles) -> Metadata:
-    """Keys from tokenizer.model, from tokenizer.json (SentencePiece or BPE), or from Mistral's own files where
-    there is nothing else.
-    """
+    """Keys from tokenizer.model, tokenizer.json, or Mistral's own files where there is nothing else."""
     return mistral_metadata(files) if has_only_mistral(files) else llama_metadata(files)
 
 
