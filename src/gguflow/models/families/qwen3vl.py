@@ -62,7 +62,9 @@ def moe_rules(p: Parameters) -> Rules:
         yield from decoder.norms(p, i)
         yield from decoder.attention(p, i, head_norms=True)
         yield from decoder.router(p, i)
-        yield from decoder.experts(p, i, fused=True, transposed=True)
+        each = list(decoder.experts(p, i, fused=True, transposed=True))
+        yield from each[3:]  # an export has the stacks of Qwen3-VL
+        yield from each[:3]
 
 
 def tokenizer(files: TokenizerFiles) -> Metadata:
