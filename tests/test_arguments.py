@@ -18,6 +18,7 @@ import pytest
 import gguflow
 from gguflow import GguflowError, ShapeError, UnknownFormatError, UsageError
 from gguflow.arguments import choice, file_path, integer, number_in, real, shown, suggestion, texts
+from gguflow.container.limits import Limits
 from gguflow.conversion.splitting import Split
 from gguflow.inference.sampling import Sampler
 from gguflow.threads import MOST, WORTHWHILE, resolve
@@ -519,6 +520,34 @@ MISUSES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "shards, float": (lambda model: Split(max_tensors=1.5), "max_tensors must be an integer"),  # type: ignore[arg-type]
     "shards, true": (lambda model: Split(max_tensors=True), "max_tensors must be an integer"),
     "shards, none": (lambda model: Split(max_tensors=0), "1 or more"),
+    "options": (lambda model: gguflow.convert(TINY, options={"pure": True}), "of the class Options"),  # type: ignore[arg-type]
+    "options, false": (lambda model: gguflow.convert(TINY, options=False), "of the class Options"),  # type: ignore[arg-type]
+    "shards, number": (lambda model: gguflow.convert(TINY, shards=3), "of the class Split"),  # type: ignore[arg-type]
+    "architecture, bytes": (lambda model: gguflow.convert(TINY, architecture=b"llama"), "a text or None"),  # type: ignore[arg-type]
+    "strip_prefix, number": (lambda model: gguflow.convert(TINY, strip_prefix=1), "a text or None"),  # type: ignore[arg-type]
+    "strip_prefix, array": (lambda model: gguflow.convert(TINY, strip_prefix=X), "a text or None"),  # type: ignore[arg-type]
+    "progress": (
+        lambda model: gguflow.convert(TINY, model.with_name("unwritten.gguf"), progress=True),  # type: ignore[arg-type]
+        "progress must be a function or None",
+    ),
+    "progress of export": (
+        lambda model: gguflow.export(model, model.with_name("unwritten"), progress="x"),  # type: ignore[arg-type]
+        "progress must be a function or None",
+    ),
+    "progress of compare": (
+        lambda model: gguflow.compare(model, model, progress=[]),  # type: ignore[arg-type]
+        "progress must be a function or None",
+    ),
+    "follow_links of compare": (lambda model: gguflow.compare(model, model, follow_links=1), "True or False"),  # type: ignore[arg-type]
+    "limits": (lambda model: gguflow.validate(model, limits=5), "of the class Limits"),  # type: ignore[arg-type]
+    "limits, text": (lambda model: Limits(n_keys="5"), "n_keys must be an integer"),  # type: ignore[arg-type]
+    "limits, negative": (lambda model: Limits(n_tensors=-1), "n_tensors must be an integer"),
+    "texts, an array without an axis": (
+        lambda model: gguflow.Options(override_kv=np.array("a=int:1")),  # type: ignore[arg-type]
+        "tuple of texts",
+    ),
+    "edit, a path": (lambda model: gguflow.edit(model, model), "gguflow's Value"),  # type: ignore[arg-type]
+    "edit, None": (lambda model: gguflow.edit(model, None), "gguflow's Value"),  # type: ignore[arg-type]
     "mode": (lambda model: gguflow.RowStore(model, mode="rw"), "mode must be w, a or r"),
     "width, huge": (lambda model: gguflow.RowStore(model.with_name("r"), "q8_0", HUGE), "a row has 1 to"),
     "activations": (
@@ -535,6 +564,74 @@ MISUSES: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize(("call", "message"), MISUSES.values(), ids=MISUSES)
 def test_misuse(call: Callable[[Path], Any], message: str, model: Path) -> None:
     assert message in refused(lambda: call(model))
+
+
+NO_ROWS: dict[str, Any] = {
+    "true": True,
+    "float": 1.5,
+    "text": "1",
+    "huge": HUGE,
+    "huge, from the end": -HUGE,
+    "beyond": 10**6,
+    "slice of texts": slice("a", "b"),
+    "slice of floats": slice(0.5, 2),
+    "slice of an array": slice(np.array([1, 2]), None),
+    "slice without a step": slice(0, 4, 0),
+    "list of texts": ["a"],
+    "list of huge": [HUGE],
+    "complex": 2j,
+}
+
+
+@pytest.mark.parametrize("rows", NO_ROWS.values(), ids=NO_ROWS)
+def test_what_are_no_rows(rows: Any, model: Path) -> None:
+    with gguflow.open(model) as opened:
+        refused(lambda: opened["blk.0.attn_q.weight"].dequantize(rows))
+
+
+NO_NAMES: dict[str, Any] = {
+    "None": None,
+    "number": HUGE,
+    "bytes": b"output.weight",
+    "list": ["output.weight"],
+    "array": X,
+    "long": "x" * 10**6,
+    "none of them": "output.wieght",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("name", NO_NAMES.values(), ids=NO_NAMES)
+def test_what_names_no_tensor(name: Any, model: Path) -> None:
+    with gguflow.open(model) as opened:
+        assert "has no tensor" in refused(lambda: opened[name])
+        assert name not in opened
+        assert opened.get(name) is None
+        with pytest.raises(KeyError):
+            opened[name]
+
+
+NO_ROW: dict[str, Any] = {
+    "negative": -1,
+    "huge": HUGE,
+    "float": 1.5,
+    "text": "1",
+    "bytes": b"1",
+    "true": True,
+    "list": [1],
+    "array": np.array([1, 2]),
+    "complex": 2j,
+    "NaN": float("nan"),
+}
+
+
+@pytest.mark.parametrize("row", NO_ROW.values(), ids=NO_ROW)
+def test_what_is_no_row_of_a_store(row: Any, tmp_path: Path) -> None:
+    with gguflow.RowStore(tmp_path / "rows", "q8_0", 256) as store:
+        store.append(X)
+        for call in (store.rows, store.raw, lambda row: store.rows(0, row), lambda row: store.raw(0, row)):
+            refused(lambda call=call: call(row))  # type: ignore[misc]
+        assert len(store.rows(np.int64(1), np.int64(3))) == 2  # type: ignore[arg-type]
 
 
 SAMPLERS: dict[str, dict[str, Any]] = {

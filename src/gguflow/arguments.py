@@ -11,8 +11,11 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from gguflow.errors import UsageError, printable
+
+T = TypeVar("T")
 
 MAX_SIZE = (1 << 63) - 1
 """The most bytes that a size or a limit may say: what a file system can count."""
@@ -126,11 +129,50 @@ def texts(value: object, name: str) -> tuple[str, ...]:
     """
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise UsageError(f"{name} must be a list or tuple of texts, not {shown(value)}")
-    found = tuple(value)
+    try:
+        found = tuple(value)
+    except TypeError:  # an array without an axis can be listed only by its type
+        raise UsageError(f"{name} must be a list or tuple of texts, not {shown(value)}") from None
     for text in found:
         if not isinstance(text, str):
             raise UsageError(f"{name} must hold texts only, not {shown(text)}")
     return found
+
+
+def optional_text(value: object, name: str) -> str | None:
+    """An argument that is a text, or None.
+
+    value: what was passed.
+    name: of the argument.
+    Raises UsageError.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    raise UsageError(f"{name} must be a text or None, not {shown(value)}")
+
+
+def instance(value: object, name: str, kind: type[T]) -> T:
+    """An argument that is an object of one class.
+
+    value: what was passed.
+    name: of the argument.
+    kind: the class.
+    Raises UsageError.
+    """
+    if not isinstance(value, kind):
+        raise UsageError(f"{name} must be an object of the class {kind.__name__}, not {shown(value)}")
+    return value
+
+
+def callback(value: object, name: str) -> None:
+    """Check an argument that is something to call, or None.
+
+    value: what was passed.
+    name: of the argument.
+    Raises UsageError.
+    """
+    if value is not None and not callable(value):
+        raise UsageError(f"{name} must be a function or None, not {shown(value)}")
 
 
 def file_path(value: object, name: str) -> Path:

@@ -178,6 +178,10 @@ def edit(
         raise UsageError("integrity keys cannot be both renewed and left out")
     threads = resolve_threads(threads)
     remove = texts(remove, "remove")
+    if isinstance(assign, (str, bytes)) or not isinstance(assign, Sequence):
+        raise UsageError(
+            f"assign must be a list or tuple of pairs of a key and gguflow's Value, not {shown(assign)}"
+        )
     for pair in assign:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Value)):
             raise UsageError(

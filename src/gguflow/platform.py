@@ -352,6 +352,28 @@ def mode_of(path: Path) -> int | None:
         return None
 
 
+def is_descriptor(path: Path) -> bool:
+    """Whether a path is that of an open file of a process (/dev/stdout, /dev/fd/1), or a link to one.
+
+    path: the path to check.
+
+    Raises OSError if the path cannot be followed.
+    """
+    step = os.fspath(path)
+    for _ in range(_MAX_LINKS):
+        directory = os.path.realpath(os.path.dirname(step))
+        if directory.startswith(_DESCRIPTORS):
+            return True
+        if not os.path.islink(step):
+            return False
+        step = os.path.join(directory, os.readlink(step))
+    return False
+
+
+_DESCRIPTORS = ("/proc/", "/dev/fd")
+_MAX_LINKS = 40
+
+
 def leads_to(path: Path, fd: int) -> bool:
     """Whether a path is the name of an open file; a link at its end is not followed.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from testing.golden import contents, tokenizers
-from testing.golden.recipes import Recipe
+from testing.golden.recipes import Recipe, Tensor
 
 
 def write(recipe: Recipe, dtype: str, parent: Path) -> Path:
@@ -29,16 +30,22 @@ def write(recipe: Recipe, dtype: str, parent: Path) -> Path:
         else:
             text = content if isinstance(content, str) else json.dumps(content, indent=1, ensure_ascii=False)
             path.write_text(text, encoding="utf-8")
-    (directory / "model.safetensors").write_bytes(_safetensors(recipe, dtype))
+    by_file: dict[str, list[Tensor]] = {"model.safetensors": []}
+    for tensor in recipe.tensors:
+        by_file.setdefault(tensor.settings.get("file", "model.safetensors"), []).append(tensor)
+    for name, tensors in by_file.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(_safetensors(tensors, dtype))
     return directory
 
 
-def _safetensors(recipe: Recipe, dtype: str) -> bytes:
+def _safetensors(tensors: Sequence[Tensor], dtype: str) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     parts = []
     offset = 0
-    for tensor in recipe.tensors:
+    for tensor in tensors:
         settings = dict(tensor.settings)
+        settings.pop("file", None)
         kind = settings.pop("dtype", dtype)
         data = contents.values(settings.pop("as", tensor.name), tensor.shape, kind, **settings)
         header[tensor.name] = {

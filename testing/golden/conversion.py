@@ -18,6 +18,8 @@ from testing.golden import checkpoint
 from testing.golden.recipes import Recipe
 from testing.golden.records import FileRecord, differences, tensor_record
 
+DENSE = "--sentence-transformers-dense-modules"
+
 
 def unexplained_differences(
     recipe: Recipe, dtype: str, peer: FileRecord, work: Path
@@ -32,7 +34,7 @@ def unexplained_differences(
     """
     directory = checkpoint.write(recipe, dtype, work)
     output = work / f"{recipe.cls}.{dtype}.gguf"
-    if unknown := set(recipe.options) - {"--no-mtp"}:
+    if unknown := set(recipe.options) - {"--no-mtp", DENSE}:
         raise ValueError(f"{recipe.cls}: options of the peer's that gguflow lacks: {unknown}")
     next_tokens = "--no-mtp" not in recipe.options
     gguflow.convert(
@@ -40,7 +42,7 @@ def unexplained_differences(
         output,
         type=dtype.lower(),
         next_tokens=next_tokens,
-        integrity=False,
+        dense_modules=DENSE in recipe.options,
         threads=1,
         overwrite=True,
         resume=False,

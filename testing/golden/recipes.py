@@ -12,7 +12,8 @@
 
 "files", "options" and a tensor's third part may be left out. Settings of a tensor: "dtype" (of safetensors;
 else it has the number type that is asked for), "fill" ("zeros", "ones", "arange"; else random), "low" and
-"high" (bounds of random integers), "as" (another name whose numbers it has: a tied head that is stored).
+"high" (bounds of random integers), "as" (another name whose numbers it has: a tied head that is stored),
+"file" (else model.safetensors).
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ class Recipe:
         tensors = tuple(
             Tensor(name, tuple(shape), *settings) for name, shape, *settings in contents["tensors"]
         )
-        if len({tensor.name for tensor in tensors}) < len(tensors):
+        if len({(tensor.name, tensor.settings.get("file")) for tensor in tensors}) < len(tensors):
             raise ValueError("a tensor's name is there twice")
         for tensor in tensors:
-            if unknown := tensor.settings.keys() - {"dtype", "fill", "low", "high", "as"}:
+            if unknown := tensor.settings.keys() - {"dtype", "fill", "low", "high", "as", "file"}:
                 raise ValueError(f"{tensor.name}: unknown settings {sorted(unknown)}")
         return cls(
             contents["class"],

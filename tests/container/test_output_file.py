@@ -136,6 +136,45 @@ def test_a_partial_file_that_loses_its_name_is_not_committed(tmp_path: Path) -> 
     assert output.partial.read_bytes() == b"another"
 
 
+@pytest.mark.parametrize("nbytes", [0, 2, 4])
+def test_a_partial_file_of_another_size_is_not_committed(tmp_path: Path, nbytes: int) -> None:
+    out = tmp_path / "out"
+    out.write_bytes(b"old")
+    with OutputFile(out, 3, overwrite=True) as output:
+        output.write(b"new", 0)
+        os.truncate(output.partial, nbytes)
+        with pytest.raises(StorageError, match=f"it has {nbytes} bytes, and 3 were written; run"):
+            output.commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and out.read_bytes() == b"old"
+
+
+def test_a_shortened_file_is_committed(tmp_path: Path) -> None:
+    with OutputFile(tmp_path / "out", 5) as output:
+        output.write(b"new", 0)
+        output.shorten(3)
+        output.commit()
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("nbytes", [1000, 10**6, 10**8])
+def test_a_kept_file_that_was_cut_is_resumed(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, nbytes: int
+) -> None:
+    """What is lost is written again, padding included."""
+    convert(source, tmp_path / "whole")
+
+    def stop(self: OutputFile) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OutputFile, "commit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, tmp_path / "out")
+    os.truncate(hidden_sibling(tmp_path / "out", ".partial"), nbytes)
+    convert(source, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
 @pytest.mark.parametrize("n", [240, 246, 247, 250, 255])
 def test_every_name_that_the_file_system_takes(tmp_path: Path, n: int) -> None:
     names = [letter * (n - 1) + "x" for letter in ("n", "m")]
@@ -223,6 +262,24 @@ def test_outputs_are_regular_files(tmp_path: Path, kind: str, overwrite: bool) -
         with pytest.raises(UsageError, match="not a regular file"):
             write(out, overwrite=overwrite)
         assert os.path.samestat(before, os.lstat(out))
+
+
+@posix
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs the descriptors of /proc")
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_stream_is_not_replaced(tmp_path: Path, steps: int, overwrite: bool) -> None:
+    """/dev/stdout is a link to /proc/self/fd/1, and with `> file` that leads to a regular file."""
+    with (tmp_path / "redirected").open("wb") as stream:
+        out = Path(f"/proc/self/fd/{stream.fileno()}")
+        for step in range(steps):
+            out, target = tmp_path / f"link {step}", out
+            out.symlink_to(target)
+        with pytest.raises(UsageError, match="is a stream or another open file of a process"):
+            write(out, overwrite=overwrite)
+    links = sorted(path.name for path in tmp_path.iterdir() if path.is_symlink())
+    assert links == [f"link {step}" for step in range(steps)]
+    assert (tmp_path / "redirected").read_bytes() == b""
 
 
 @root

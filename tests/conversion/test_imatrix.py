@@ -149,6 +149,30 @@ def test_broken_dat(tmp_path: Path, rule: str, content: bytes) -> None:
     assert caught.value.finding.rule == rule
 
 
+NO_IMATRIX: dict[str, tuple[bytes, str]] = {
+    "a web page": (b"<!DOCTYPE html><html>", "this is a web page"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
+    "an archive": (b"PK\x03\x04" + b"a" * 60, "a ZIP archive"),
+    "JSON": (b'{"a": 1}', "this is JSON"),
+    "safetensors": (struct.pack("<q", 60) + b'{"a": 1}', "a safetensors file"),
+    "text": (b"blk.0.attn_q.weight 1.0", "no imatrix at all"),
+}
+
+
+@pytest.mark.parametrize(("content", "what"), NO_IMATRIX.values(), ids=NO_IMATRIX)
+def test_another_file_is_named_for_what_it_is(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "m.dat").write_bytes(content)
+    with pytest.raises(MalformedError, match=what):
+        imatrix.read(tmp_path / "m.dat")
+
+
+def test_a_cut_file_is_not_taken_for_another(tmp_path: Path) -> None:
+    """Of 123 entries: its first byte is a brace."""
+    (tmp_path / "m.dat").write_bytes(struct.pack("<i", 123) + GOOD[4:])
+    with pytest.raises(MalformedError, match=r"truncated: [^;]*$"):
+        imatrix.read(tmp_path / "m.dat")
+
+
 def test_dat_cut_anywhere(tmp_path: Path) -> None:
     """Whatever is missing is noticed; only the dataset and the chunks may be."""
     whole = GOOD + struct.pack("<ii", 7, 3) + b"abc"

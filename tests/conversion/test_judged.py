@@ -38,6 +38,13 @@ REFUSED = {
     "a token that is not there": ("tokenizer.ggml.eos_token_id=int:99999999", "G-013"),
     "another width": ("llama.embedding_length=int:96", "G-00[47]"),
     "an epsilon as a string": ("llama.attention.layer_norm_rms_epsilon=str:x", "G-004"),
+    "a base of zero": ("llama.rope.freq_base=float:0", "G-004.*rope.freq_base"),
+    "a negative base": ("llama.rope.freq_base=float:-10000", "G-004.*rope.freq_base"),
+    "a base that is an integer": ("llama.rope.freq_base=int:10000", "G-004.*rope.freq_base"),
+    "another base of zero": ("llama.rope.freq_base_swa=float:0", "G-004.*rope.freq_base_swa"),
+    "a key of shards": ("split.count=int:3", "says how a file was written"),
+    "a key of digests": ("gguflow.integrity.x=str:y", "says how a file was written"),
+    "a key of digests with escapes": ("gguflow.\x1b[31m=int:1", r"gguflow\.\\x1b\[31m"),
     "a template that is none": ("tokenizer.chat_template=int:1", "G-017"),
 }
 

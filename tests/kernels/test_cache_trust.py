@@ -116,14 +116,15 @@ def test_links_are_not_followed(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
-@pytest.mark.parametrize("what", ["directory", "files"])
+@pytest.mark.parametrize("what", ["directory", "files", "the directory above"])
 def test_what_belongs_to_another_user_is_not_read(tmp_path: Path, what: str) -> None:
     directory = Path(run(tmp_path)["directory"])
-    for path in [directory] if what == "directory" else list(directory.iterdir()):
+    places = {"directory": [directory], "the directory above": [tmp_path]}
+    for path in places.get(what) or list(directory.iterdir()):
         os.chown(path, 65534, 65534)
     report = run(tmp_path)
     assert report["hits"] == 0
-    assert (report["directory"] is None) == (what == "directory")
+    assert (report["directory"] is None) == (what != "files")
 
 
 def test_a_directory_that_all_may_write_to_but_not_exchange_in(tmp_path: Path) -> None:

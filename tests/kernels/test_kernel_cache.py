@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gguflow
+from testing.checkpoints import write_safetensors
 
 pytestmark = pytest.mark.cold
 
@@ -84,6 +86,9 @@ def test_no_cache_can_be_written(tmp_path: Path, place: str) -> None:
 def test_platform_directory_and_no_home(tmp_path: Path) -> None:
     report = run(None, XDG_CACHE_HOME=str(tmp_path))
     assert Path(report["directory"]).parent == tmp_path / "gguflow"
+    home = tmp_path / "home"
+    report = run(None, XDG_CACHE_HOME="relative", HOME=str(home))  # which the specification says to ignore
+    assert Path(report["directory"]).parent == home / ".cache" / "gguflow"
     (tmp_path / "file").write_text("not a directory")
     assert run(None, HOME=str(tmp_path / "file"))["directory"] is None
 
@@ -129,3 +134,22 @@ def test_caches_that_nothing_uses_are_removed(tmp_path: Path) -> None:
         "someone-else's",
         Path(report["directory"]).name,
     }
+
+
+def test_kernels_that_must_not_be_compiled(tmp_path: Path) -> None:
+    """Without compilation there are no kernels: said so, by the command line too."""
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "NUMBA_DISABLE_JIT": "1"}
+    quantize = [sys.executable, "-c", "import gguflow; gguflow.quantize([0.0] * 32, 'q8_0')"]
+    done = subprocess.run(quantize, env=environment, capture_output=True, text=True, check=False)
+    assert "UsageError: gguflow's kernels are compiled by Numba, and NUMBA_DISABLE_JIT=1" in done.stderr
+    source = write_safetensors(tmp_path / "x.safetensors", {"a": np.ones((2, 32), np.float32)})
+    convert = [sys.executable, "-m", "gguflow", "convert", str(source), "--arch", "x", "-t", "q8_0"]
+    done = subprocess.run(
+        [*convert, "-o", str(tmp_path / "out.gguf")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "unset the variable" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out.gguf").exists()

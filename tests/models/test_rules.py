@@ -187,19 +187,26 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
         "M-007",
         "gptq",
     ),
-    "a reranker by its name": (
+    "a reranker by its name, without its answers": (
         "qwen3",
         config(_name_or_path="Qwen/Qwen3-Reranker-0.6B"),
-        UnsupportedError,
-        "M-008",
-        "reranker",
+        InvalidError,
+        "M-003",
+        "yes",
     ),
-    "a reranker by its card": (
+    "a reranker by its card, without its answers": (
         "qwen3",
         side_file("README.md", "# Qwen3-Reranker-0.6B\n"),
+        InvalidError,
+        "M-003",
+        "yes",
+    ),
+    "parts that are not written": (
+        "llama",
+        config(architectures=["Mistral3ForConditionalGeneration"], text_config={"model_type": "mistral4"}),
         UnsupportedError,
         "M-008",
-        "reranker",
+        "mistral4",
     ),
     "pooling outside": (
         "bert",

@@ -259,3 +259,29 @@ def test_special_ids_beyond_a_sentencepiece_vocabulary(tmp_path: Path) -> None:
     )
     assert "tokenizer.ggml.padding_token_id" not in model.metadata
     assert model.differences == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.model", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"],
+)
+@pytest.mark.parametrize("target", ["gone", "sub/gone", "config.json/gone"])
+def test_a_link_to_nothing_is_no_absent_file(tmp_path: Path, name: str, target: str) -> None:
+    """A snapshot whose blob was cleared away must not lose its template or tokens without a word."""
+    directory = tmp_path / "checkpoint"
+    shutil.copytree(TINY, directory)
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).symlink_to(target)
+    with pytest.raises(InvalidError, match="H-019: a link to a file that does not exist"):
+        convert(directory, tmp_path / "out.gguf", type="f16")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(("name", "rule"), [("generation_config.json", "M-042"), ("README.md", "M-020")])
+def test_a_link_to_nothing_never_stops_for_what_is_not_needed(tmp_path: Path, name: str, rule: str) -> None:
+    directory = tmp_path / "checkpoint"
+    shutil.copytree(TINY, directory)
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).symlink_to("gone")
+    warnings = convert(directory, tmp_path / "out.gguf", type="f16").warnings
+    assert rule in [warning.finding.rule for warning in warnings]

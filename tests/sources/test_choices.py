@@ -173,6 +173,16 @@ def pytorch(directory: Path) -> None:
     (directory / "pytorch_model.bin").write_bytes(b"")
 
 
+def blobs(directory: Path) -> None:
+    write_checkpoint(directory, {}, config=None)
+    snapshots(directory.parent)
+
+
+def unfinished(directory: Path) -> None:
+    write_checkpoint(directory, {})
+    (directory / "model.safetensors.incomplete").write_bytes(b"")
+
+
 ADVICE: dict[str, tuple[str, Make, str, list[str]]] = {
     "an adapter": ("lora", adapter, "H-016", ["merge"]),
     "an adapter with a config": ("lora", files("adapter_model.safetensors"), "H-016", ["merge"]),
@@ -186,6 +196,13 @@ ADVICE: dict[str, tuple[str, Make, str, list[str]]] = {
     "a file": ("x", files("a.safetensors", config=None), "H-001", ["a.safetensors", "--arch"]),
     "a GGUF file": ("x", only("a.gguf"), "H-001", ["a.gguf"]),
     "nothing": ("x", only("README.md"), "H-001", ["checkpoint directory"]),
+    "the contents of the cache": (
+        "models--o--n/blobs",
+        blobs,
+        "H-001",
+        ["snapshots/bbb"],
+    ),
+    "a download that was stopped": ("x", unfinished, "H-004", [".incomplete", "download it again"]),
     "PyTorch's files": ("x", pytorch, "H-004", [".bin", "save it again"]),
 }
 
@@ -212,6 +229,42 @@ def test_the_id_of_a_model_on_the_hub(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(StorageError) as caught:
             open_checkpoint(path)
         assert "Hub" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "https://huggingface.co/org/name",
+        "http://www.huggingface.co/org/name/tree/main",
+        "https://hf.co/org/name/resolve/main/model.safetensors",
+        "huggingface.co/org/name/",
+        "hf://org/name",
+        "org/name@main",
+        "org/name:Q4_K_M",
+    ],
+)
+def test_the_id_of_a_model_as_users_write_it(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(StorageError, match="hf download org/name --local-dir name"):
+        open_checkpoint(named)
+    snapshots(tmp_path / "hub" / "models--org--name")
+    with pytest.raises(StorageError, match="models--org--name/snapshots/bbb"):
+        open_checkpoint(named)
+
+
+def test_an_id_of_one_word_is_one_if_it_was_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(StorageError, match=r"no such file or directory$"):
+        open_checkpoint("gpt2")
+    snapshots(tmp_path / "hub" / "models--gpt2")
+    with pytest.raises(StorageError, match="models--gpt2/snapshots/bbb"):
+        open_checkpoint("gpt2")
 
 
 LONE: dict[str, tuple[Make, str, str]] = {

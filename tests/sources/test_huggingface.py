@@ -158,6 +158,17 @@ def shard_truncated(directory: Path) -> None:
     (directory / TWO).write_bytes(content[:-1])
 
 
+def with_lost_link(name: str) -> Callable[[Path], None]:
+    """Make a sharded checkpoint in which the file `name` is a link to a file of it that is gone."""
+
+    def make(directory: Path) -> None:
+        sharded(directory)
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).symlink_to("gone")
+
+    return make
+
+
 BROKEN: dict[str, tuple[str, type[FileError], Callable[[Path], object]]] = {
     "no config": ("H-001", InvalidError, without_config),
     "config over the limit": ("H-002", LimitError, with_large("config.json", MAX_CONFIG_NBYTES)),
@@ -228,6 +239,9 @@ BROKEN: dict[str, tuple[str, type[FileError], Callable[[Path], object]]] = {
     "tensor is in another shard": ("H-013", InvalidError, index_of(b=TWO)),
     "tensor in two shards": ("H-014", InvalidError, tensor_twice),
     "tensor not in the index": ("H-015", InvalidError, index_of(b=None)),
+    "config is a link to nothing": ("H-019", InvalidError, with_lost_link("config.json")),
+    "index is a link to nothing": ("H-019", InvalidError, with_lost_link("model.safetensors.index.json")),
+    "shard is a link to nothing": ("H-019", InvalidError, with_lost_link(TWO)),
     "shard truncated": ("S-014", InvalidError, shard_truncated),
 }
 
@@ -235,7 +249,7 @@ BROKEN: dict[str, tuple[str, type[FileError], Callable[[Path], object]]] = {
 @pytest.mark.parametrize(
     ("rule", "error", "make"),
     [
-        pytest.param(*case, id=name, marks=[needs_links] if case[0] == "H-011" else [])
+        pytest.param(*case, id=name, marks=[needs_links] if case[0] in ("H-011", "H-019") else [])
         for name, case in BROKEN.items()
     ],
 )

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="a Python with torch, transformers and sentencepiece",
+        help="a Python with torch, transformers 5 and sentencepiece",
     )
     parser.add_argument("--types", default=",".join(TYPES), help="comma-separated (default: %(default)s)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="where temporary files go")

@@ -458,7 +458,10 @@ SPECIAL: dict[str, Settings] = {
     "T5ForConditionalGeneration": {"config": {"decoder_start_token_id": 0}},
     "T5WithLMHeadModel": {"like": "T5ForConditionalGeneration", "config": {"decoder_start_token_id": 0}},
     "PaddleOCRVLForConditionalGeneration": {"tokenizer": {"kind": "spm"}},
-    "MiniCPMV4_6ForConditionalGeneration": {"options": ["--no-mtp"]},
+    "MiniCPMV4_6ForConditionalGeneration": {
+        "options": ["--no-mtp"],
+        "tokenizer": {"kind": "bpe", "split": "qwen2"},
+    },
     "MiniMaxM2ForCausalLM": {"saved": {"rotary_dim": 12}},
     "NomicBertModel": {
         "config": {"head_dim": HIDDEN // N_HEADS},

@@ -90,7 +90,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-mtp",
         action="store_true",
-        help="leave out the blocks that predict further tokens (multi-token prediction)",
+        help="leave out blocks that predict further tokens (multi-token prediction), which are written "
+        "otherwise",
+    )
+    parser.add_argument(
+        "--dense-modules",
+        "--sentence-transformers-dense-modules",
+        action="store_true",
+        help="write the dense layers that sentence-transformers has behind an encoder (EmbeddingGemma)",
     )
     parser.add_argument(
         "--skip-tensor",
@@ -217,6 +224,7 @@ def run(arguments: argparse.Namespace) -> None:
         architecture=arguments.arch,
         strip_prefix=arguments.strip_prefix,
         next_tokens=not arguments.no_mtp,
+        dense_modules=arguments.dense_modules,
         skip_tensors=arguments.skip_tensor,
         follow_links=arguments.follow_links,
         options=_recipe_options(arguments),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguflow.arguments import choice, file_path
+from gguflow.arguments import callback, choice, file_path, flag
 from gguflow.comparison.measures import Operand, TensorMeasures, measure
 from gguflow.comparison.sides import Side, pairs
 from gguflow.container.header import without_leading_ones
@@ -76,6 +76,8 @@ def compare(
     """
     threads = resolve_threads(threads)
     choice(io, "io", IO_MODES)
+    flag(follow_links, "follow_links")
+    callback(progress, "progress")
     a, b = file_path(a, "a"), file_path(b, "b")
     sides = Side.open(a, follow_links), Side.open(b, follow_links)
     left, right = pairs(*sides)

@@ -4,7 +4,9 @@ bound its work too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from gguflow.arguments import integer
 
 MAX_DIMS = 4
 
@@ -23,6 +25,8 @@ class Limits:
     n_elements: of one array.
     n_keys: number of metadata keys.
     n_tensors: number of tensors.
+
+    Raises UsageError if one is not an integer from 0.
     """
 
     header_bytes: int = 1 << 30
@@ -30,6 +34,10 @@ class Limits:
     n_elements: int = 1 << 30
     n_keys: int = 1 << 16
     n_tensors: int = 1 << 18
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, integer(getattr(self, each.name), each.name, 0))
 
 
 DEFAULT_LIMITS = Limits()

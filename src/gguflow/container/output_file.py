@@ -64,6 +64,7 @@ class OutputFile:
     def __init__(self, path: Path, nbytes: int, *, overwrite: bool = False, resume: bool = False) -> None:
         self.path = path
         self.nbytes = nbytes
+        self._final_nbytes = nbytes
         self.partial = hidden_sibling(path, ".partial")
         self.resume = resume
         self.found = False
@@ -122,6 +123,14 @@ class OutputFile:
         with platform.storage_errors("write", self.path):
             platform.preallocate_anew(self._writable(), self.nbytes)
 
+    def reserve(self) -> None:
+        """Give a partial file of an earlier process its size again, keeping its bytes: a process that was
+        stopped at its end had shortened it, or another program did.
+        """
+        with platform.storage_errors("write", self.path):
+            if os.fstat(self._descriptor()).st_size != self.nbytes:
+                platform.preallocate(self._writable(), self.nbytes)
+
     def shorten(self, nbytes: int) -> None:
         """Reduce the size of the file once it is written.
 
@@ -129,6 +138,7 @@ class OutputFile:
         """
         with platform.storage_errors("write", self.path):
             platform.shorten(self._writable(), nbytes)
+        self._final_nbytes = nbytes
 
     def flush(self) -> None:
         """Make the bytes durable.
@@ -142,12 +152,18 @@ class OutputFile:
     def commit(self) -> None:
         """Make the file durable and give it its name.
 
-        Raises what `flush` raises.
+        Raises what `flush` raises, and StorageError if another program has renamed, replaced or cut the
+        partial file in the meantime.
         """
         self._replaced.hold()
         notes = self._replaced.hand_down(self._writable())
         self.flush()
         with platform.storage_errors("write", self.path):
+            if (found := os.fstat(self._descriptor()).st_size) != self._final_nbytes:
+                raise StorageError(
+                    f"cannot write {self.path}: another program changed {self.partial.name} meanwhile: it "
+                    f"has {found} bytes, and {self._final_nbytes} were written; run the conversion again"
+                )
             if not self._is_named():
                 self._kept = True  # what has the name now is somebody else's
                 raise StorageError(

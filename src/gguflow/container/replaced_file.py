@@ -42,6 +42,11 @@ class ReplacedFile:
                     f"{self.path} is not a regular file (a device or a pipe, say), and is not replaced; "
                     "name a file, or pass --dry-run to convert to see what would be written"
                 )
+            if platform.is_descriptor(self.path):
+                raise UsageError(
+                    f"{self.path} is a stream or another open file of a process, and not the name of a file; "
+                    "name a file, such as model.gguf"
+                )
             if not self.is_allowed and (mode is not None or self.path.is_symlink()):
                 raise UsageError(f"{self.path} exists; pass --overwrite (overwrite=True) to replace it")
             if self._fd >= 0 and platform.leads_to(self.path, self._fd):

@@ -16,7 +16,17 @@ from pathlib import Path
 
 from gguflow import models, platform, recipes, sources
 from gguflow._version import __version__
-from gguflow.arguments import MAX_SIZE, choice, file_path, flag, integer, texts
+from gguflow.arguments import (
+    MAX_SIZE,
+    callback,
+    choice,
+    file_path,
+    flag,
+    instance,
+    integer,
+    optional_text,
+    texts,
+)
 from gguflow.container.integrity import shards_id
 from gguflow.container.mapped_file import IO_MODES
 from gguflow.container.shards import ShardName
@@ -31,6 +41,7 @@ from gguflow.conversion.plan import Plan, PlannedTensor, make
 from gguflow.conversion.skipping import without
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import FileWarning, UsageError, gathered_warnings, warn
+from gguflow.models.dense_modules import with_dense_layers
 from gguflow.models.differences import Difference, by_id
 from gguflow.models.general import overridden
 from gguflow.models.output_name import file_name
@@ -137,6 +148,7 @@ def prepare(
     architecture: str | None = None,
     strip_prefix: str | None = None,
     next_tokens: bool = True,
+    dense_modules: bool = False,
     skip_tensors: Sequence[str] = (),
     follow_links: bool = False,
     options: recipes.Options | None = None,
@@ -159,6 +171,7 @@ def prepare(
     architecture: value for `general.architecture`, instead of what the configuration says.
     strip_prefix: removed from the names of tensors that start with it.
     next_tokens: whether blocks that predict further tokens (MTP) are written.
+    dense_modules: whether the dense layers are written that sentence-transformers has behind an encoder.
     skip_tensors: regular expressions; a tensor is left out if one of them matches anywhere in its name in the
         source.
     follow_links: whether configuration, tokenizer and model card may be links to any place; otherwise they
@@ -183,16 +196,23 @@ def prepare(
     for name, is_set in (
         ("follow_links", follow_links),
         ("next_tokens", next_tokens),
+        ("dense_modules", dense_modules),
         ("integrity", integrity),
         ("allow_non_finite", allow_non_finite),
     ):
         flag(is_set, name)
+    architecture = optional_text(architecture, "architecture")
+    strip_prefix = optional_text(strip_prefix, "strip_prefix")
+    options = None if options is None else instance(options, "options", recipes.Options)
+    shards = None if shards is None else instance(shards, "shards", Split)
     skip_tensors = texts(skip_tensors, "skip_tensors")
     chosen = [recipes.resolve(name) for name in recipes.split_names(type)]
     overrides = Overrides.read(metadata_file, model_name)
     with gathered_warnings() as warnings:
         checkpoint = sources.open_checkpoint(source, follow_links)
         sources.refuse_lone_shard(checkpoint)
+        if dense_modules:
+            checkpoint = with_dense_layers(checkpoint)
         checkpoint = without(checkpoint, skip_tensors)
         model = models.load(
             checkpoint, architecture=architecture, strip_prefix=strip_prefix, next_tokens=next_tokens
@@ -279,6 +299,8 @@ def run(
     would become NaN, Inf or nothing; a source that changed while it was read), StorageError.
     """
     started = time.perf_counter()
+    callback(progress, "progress")
+    flag(allow_non_finite, "allow_non_finite")
     threads = check_settings(threads, memory_limit, overwrite=overwrite, resume=resume, io=io)
     files = [file for target in prepared.targets for file in zip(target.plans, target.paths, strict=True)]
     for plan, path in files:
@@ -341,6 +363,7 @@ def convert(
     architecture: str | None = None,
     strip_prefix: str | None = None,
     next_tokens: bool = True,
+    dense_modules: bool = False,
     skip_tensors: Sequence[str] = (),
     follow_links: bool = False,
     options: recipes.Options | None = None,
@@ -371,6 +394,7 @@ def convert(
         architecture=architecture,
         strip_prefix=strip_prefix,
         next_tokens=next_tokens,
+        dense_modules=dense_modules,
         skip_tensors=skip_tensors,
         follow_links=follow_links,
         options=options,

@@ -30,6 +30,7 @@ from gguflow.container.header import MAGIC, Header, TensorInfo, parse
 from gguflow.container.metadata import Metadata, ValueType, string, u32
 from gguflow.container.reader import map_file
 from gguflow.container.rules import judge, raise_first
+from gguflow.container.sniffing import looks_like
 from gguflow.container.strings import quoted
 from gguflow.errors import Finding, InvalidError, LimitError, MalformedError, UsageError, printable
 
@@ -319,7 +320,8 @@ class _Cursor:
     def take(self, nbytes: int, what: str) -> memoryview:
         remaining = len(self.content) - self.position
         if nbytes > remaining:
-            self.fail("A-001", f"truncated: {what} needs {nbytes} bytes, {remaining} remain")
+            message = f"truncated: {what} needs {nbytes} bytes, {remaining} remain"
+            self.fail("A-001", message + self._what_it_is())
         self.position += nbytes
         return self.content[self.position - nbytes : self.position]
 
@@ -341,6 +343,14 @@ class _Cursor:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             self.fail("A-003", f"{what} is not UTF-8")
+
+    def _what_it_is(self) -> str:
+        """A clause about a file that begins with no possible number of entries, or else ""."""
+        start = bytes(self.content[:512])
+        is_plausible = len(start) > 4 and 1 <= _I32.unpack(start[:4])[0] <= MAX_ENTRIES
+        if is_plausible and start[8:9] != b"{":
+            return ""
+        return looks_like(start) or "; this may be no imatrix at all"
 
     def fail(self, rule: str, message: str, found: object = None, expected: object = None) -> NoReturn:
         raise MalformedError(self.path, Finding(rule, message, "$", self.position, found, expected))

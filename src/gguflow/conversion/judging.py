@@ -4,16 +4,17 @@ of its keys when it is planned, its header before the file gets its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from gguflow.blocks import block_sizes
 from gguflow.container import rules
 from gguflow.container.header import MAGIC, TensorInfo, parse
-from gguflow.container.integrity import HEADER_KEY
+from gguflow.container.integrity import HEADER_KEY, NAMESPACE
 from gguflow.container.metadata import Metadata, ValueType
 from gguflow.container.shards import judge_keys
+from gguflow.container.strings import quoted
 from gguflow.container.verification import header_digest
 from gguflow.conversion.plan import Plan
 from gguflow.errors import FileWarning, Finding, InvalidError, UsageError
@@ -25,6 +26,7 @@ from gguflow.validation.meaning import judge_meaning
 from gguflow.validation.model import Facts
 
 _ARCHITECTURE = "general.architecture"
+_OF_SHARDS = "split."
 _FILE_TYPE = "G-008"
 _FILE_TYPE_KEY = "general.file_type"
 
@@ -45,6 +47,7 @@ def check_meaning(
     gguflow break.
     """
     overrides = options.overrides if options is not None else {}
+    _check_kept_by_us(overrides)
     own = {key: value for key, value in plan.metadata.items() if key not in overrides}
     own |= {key: model.metadata[key] for key in overrides if key in model.metadata}
     judged = list(_judged(plan, model, own))
@@ -108,6 +111,17 @@ def _judged(plan: Plan, model: Model, metadata: Metadata) -> Iterator[Finding]:
         for i, planned in enumerate(plan.tensors)
     }
     return judge_meaning(Facts(metadata, tensors), strict=False)
+
+
+def _check_kept_by_us(keys: Iterable[str]) -> None:
+    """Refuse keys whose values are made when a file is written. Raises UsageError."""
+    for key in keys:
+        if key.startswith((NAMESPACE, _OF_SHARDS)):
+            raise UsageError(
+                f"--override-kv would make the output invalid: {quoted(key)} says how a file was written, "
+                f"and all keys under {NAMESPACE} and {_OF_SHARDS} are made by gguflow itself; leave it out "
+                "(--no-integrity leaves out digests, --split-max-size makes shards)"
+            )
 
 
 def _check_architecture(metadata: Metadata, own: Metadata) -> None:

@@ -93,6 +93,8 @@ class Output:
             is_fresh = not (self.claims if self.plan.has_payloads else self.digests)
             if self.file.found and is_fresh:
                 self.file.clear()
+            elif self.file.found:
+                self.file.reserve()
             self.journal.open(fresh=is_fresh)
         except BaseException as error:
             self.file.__exit__(None, error, None)

@@ -245,6 +245,7 @@ def make(
         metadata |= imatrix.provenance()
     if integrity:
         metadata |= placeholder(len(tensors), recipe.name, recipes.VERSION, sources)
+        metadata.pop(SOURCE_CLASS_KEY, None)
         if model.source_class:
             metadata[SOURCE_CLASS_KEY] = string(model.source_class)
     payloads |= {

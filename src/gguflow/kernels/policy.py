@@ -42,6 +42,12 @@ from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 from gguflow import platform
+from gguflow.errors import UsageError
+
+if numba.config.DISABLE_JIT:
+    raise UsageError(
+        "gguflow's kernels are compiled by Numba, and NUMBA_DISABLE_JIT=1 forbids that; unset the variable"
+    )
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,7 +115,8 @@ def cache_directory() -> Path | None:
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches" / "gguflow"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gguflow"
+        named = os.environ.get("XDG_CACHE_HOME", "")
+        base = (Path(named) if os.path.isabs(named) else Path.home() / ".cache") / "gguflow"
     directory = base / f"kernels-{source_digest()}"
     try:
         is_new = not os.path.lexists(directory)
@@ -144,9 +151,14 @@ def _is_private(status: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
 
 
 def _may_be_exchanged(base: Path) -> bool:
-    """Whether everybody may put another directory in the place of one in `base`."""
-    mode = os.stat(base).st_mode
-    return os.name != "nt" and bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+    """Whether another user may put another directory in the place of one in `base`: as its owner, or as
+    everybody may.
+    """
+    if os.name == "nt":
+        return False
+    status = os.stat(base)
+    is_open = bool(status.st_mode & stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
+    return is_open or status.st_uid not in (0, os.geteuid())
 
 
 def _remove_stale(base: Path, current: Path) -> None:

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from gguflow.container.integrity import SOURCE_CLASS_KEY
-from gguflow.container.metadata import Metadata, ValueType
+from gguflow.container.metadata import Metadata
 from gguflow.errors import UsageError, gathered_warnings
 from gguflow.models import families
 from gguflow.models.architecture import Architecture, class_name, match_tensors
@@ -24,7 +23,7 @@ from gguflow.models.general import ParameterCounts, general_metadata, read_gener
 from gguflow.models.gguf_limits import check_storable
 from gguflow.models.measured import measured_keys
 from gguflow.models.parameters import Parameters
-from gguflow.models.passthrough import from_gguf, pass_through, sizes_of, strip
+from gguflow.models.passthrough import from_gguf, pass_through, sizes_of, source_class, strip
 from gguflow.models.refusals import refuse_quantized, unknown_class
 from gguflow.models.tokenizers.ends import with_ends
 from gguflow.models.tokenizers.files import TokenizerFiles
@@ -115,8 +114,7 @@ def of_file(metadata: Metadata) -> Architecture | None:
     metadata: of the file.
     """
     name = sizes_of(metadata).architecture
-    said = metadata.get(SOURCE_CLASS_KEY)
-    known = architectures().get(said.value) if said is not None and said.type is ValueType.STRING else None
+    known = architectures().get(source_class(metadata))
     return known if known is not None and known.name == name else by_name(name)
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError
-from gguflow.models import next_tokens
 from gguflow.models.base import ModelTensor
 from gguflow.models.documents import Document
+from gguflow.models.next_tokens import left_out
 from gguflow.models.parameters import Parameters
 from gguflow.models.refusals import missing_tensor_hint, require_numbers, unknown_tensor_hint
 from gguflow.models.rules import Given, Rule
@@ -56,6 +56,7 @@ class Architecture:
     copies: tuples of (renamed) tensors that are one and the same; only the first that is there counts.
     measured: regular expressions; (renamed) tensors that fully match one of them are hyper-parameters.
     measure: those tensors, each float32[n], and the other hyper-parameters -> their keys.
+    n_blocks: hyper-parameters -> the number of blocks that a file has tensors of; None if it is block_count.
     is_main: whether this family stands for `name` when a GGUF file is judged or exported; others share it.
     """
 
@@ -72,6 +73,7 @@ class Architecture:
     copies: tuple[tuple[str, ...], ...] = ()
     measured: tuple[str, ...] = ()
     measure: Callable[[Mapping[str, NDArray[np.float32]], Parameters], Metadata] | None = None
+    n_blocks: Callable[[Parameters], int] | None = field(default=None, compare=False)
     is_main: bool = True
 
     def is_skipped(self, name: str) -> bool:
@@ -147,7 +149,7 @@ def match_tensors(
     def known(name: str) -> str | None:
         """The name that the rules use; bare models lack the prefix of the model inside."""
         renamed = architecture.rename(name, config)
-        if renamed is None or (not config.next_tokens and next_tokens.left_out(renamed, config)):
+        if renamed is None or (not config.next_tokens and left_out(renamed, config)):
             return None
         return f"model.{renamed}" if renamed not in places and f"model.{renamed}" in places else renamed
 

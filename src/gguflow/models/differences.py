@@ -177,8 +177,8 @@ DIFFERENCES = (
     Difference(
         "padding-of-tokenizer-json",
         Scope.CHECKPOINT,
-        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than the "
-        "embeddings have rows",
+        "A SentencePiece vocabulary is there as tokenizer.json only, and has fewer tokens than the model has "
+        "embeddings",
         "fills it up with unused tokens",
         "does not",
         "No program can load a file whose tokens are not as many as the rows of the embeddings.",
@@ -290,6 +290,15 @@ DIFFERENCES = (
         tensors=(r"blk\.\d+\.attn_(q|k)\.(weight|bias)",),
     ),
     Difference(
+        "epsilon-of-qwen",
+        Scope.CHECKPOINT,
+        "In a file of the first Qwen",
+        "writes the epsilon of norms under the key that llama.cpp reads, too",
+        "writes it under another key alone",
+        "Without the key llama.cpp does not load the file.",
+        keys=(r"qwen\.attention\.layer_norm_rms_epsilon",),
+    ),
+    Difference(
         "special-id-beyond-vocabulary",
         Scope.CHECKPOINT,
         "A special token of a byte-level BPE vocabulary has an id beyond it",
@@ -305,7 +314,12 @@ DIFFERENCES = (
         "leaves them out",
         "counts them in the number of blocks",
         "A file without the tensors of a block cannot be loaded.",
-        keys=(r"[^.]+\.block_count", r"[^.]+\.nextn_predict_layers"),
+        keys=(
+            *(r"[^.]+\.block_count", r"[^.]+\.nextn_predict_layers"),
+            r"(mimo2|step35)\.attention\.(head_count|head_count_kv|sliding_window_pattern)",
+            r"step35\.swiglu_clamp_(exp|shexp)",
+            r"qwen3[^.]*\.attention\.recurrent_layers",
+        ),
     ),
     Difference(
         "dense-blocks",
@@ -356,6 +370,16 @@ DIFFERENCES = (
         keys=(r"minicpm3\.attention\.value_length",),
     ),
     Difference(
+        "camembert",
+        Scope.CHECKPOINT,
+        "The model is a CamembertModel",
+        "writes positions and tokens as for XLM-RoBERTa, which it is but for its vocabulary",
+        "writes them as for BERT",
+        "Pieces of words would be unknown, and positions begin behind the padding token's id.",
+        keys=(r"tokenizer\.ggml\..*", r"bert\.context_length"),
+        tensors=(r"position_embd\.weight",),
+    ),
+    Difference(
         "modern-bert-epsilon",
         Scope.CHECKPOINT,
         "config.json of a ModernBERT has `norm_eps` without `layer_norm_eps`",
@@ -363,6 +387,33 @@ DIFFERENCES = (
         "writes that of norms without a mean only",
         "llama.cpp does not load a file of this family without it.",
         keys=(r"modern-bert\.attention\.layer_norm_epsilon",),
+    ),
+    Difference(
+        "order-of-attention",
+        Scope.CHECKPOINT,
+        "A MiniMax Text-01 or M1 has usual attention in other blocks than every eighth",
+        "says in which",
+        "says nothing",
+        "llama.cpp would look for other tensors than there are.",
+        keys=(r"minimax-01\.attention\.recurrent_layers",),
+    ),
+    Difference(
+        "minimax-template",
+        Scope.CHECKPOINT,
+        "A MiniMax Text-01 or M1 has no chat_template.jinja",
+        "writes the chat template of tokenizer_config.json, or none",
+        "writes one that comes with llama.cpp",
+        "The checkpoint says what it was trained with.",
+        keys=(r"tokenizer\.chat_template",),
+    ),
+    Difference(
+        "rwkv-template",
+        Scope.CHECKPOINT,
+        "An RWKV with the world vocabulary has no chat template",
+        "writes a short one for the form of its training",
+        "writes a longer one, which can also begin a thought",
+        "Both give the same text for the same messages; llama.cpp's is a file of its own.",
+        keys=(r"tokenizer\.chat_template",),
     ),
     Difference(
         "non-finite",

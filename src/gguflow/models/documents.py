@@ -18,7 +18,7 @@ from gguflow.models.differences import Applied
 from gguflow.platform import storage_errors
 from gguflow.sources import strict_json
 from gguflow.sources.base import json_path, require_regular
-from gguflow.sources.links import contained
+from gguflow.sources.links import contained, is_there
 
 MAX_FILE_NBYTES = 128 << 20
 """The size limit of a side file. The largest known tokenizer.json (262144 tokens) has 35 MB."""
@@ -32,12 +32,13 @@ MAX_FLOAT32 = 3.4028234663852886e38
 def read_bytes(directory: Path, name: str) -> bytes | None:
     """The content of a file in the checkpoint's directory, or None if it does not exist.
 
-    Raises InvalidError (H-011: a link that leaves the checkpoint; S-001: not a regular file), MalformedError
+    Raises InvalidError (H-011: a link that leaves the checkpoint; H-019: one that leads to nothing; S-001:
+    not a regular file), MalformedError
     (M-021: a Git LFS pointer in its place), LimitError (M-022), StorageError.
     """
     file = contained(directory, name)
     with storage_errors("read", file):
-        if not file.exists():
+        if not is_there(file):
             return None
         require_regular(file)
         with file.open("rb") as stream:

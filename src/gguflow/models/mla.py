@@ -41,6 +41,9 @@ def rules(p: Parameters, i: int, *, source: str = "model.layers.{i}.self_attn") 
     i: number of the block.
     source: what names of attention begin with in the checkpoint; {i} is the block.
     """
+    if not p.has("attention.key_length_mla"):  # files of llama.cpp before April 2025
+        yield from unabsorbed_rules(p, i, source=source)
+        return
     source, block, heads = source.replace("{i}", str(i)), f"blk.{i}", p.heads(i)
     rank = p.integer("attention.kv_lora_rank", minimum=1)
     rotated = max(p.integer("attention.key_length") - rank, 0)

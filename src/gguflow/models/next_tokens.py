@@ -73,9 +73,11 @@ def put_number(keys: Keys, n: int, *, writes_zero: bool = True) -> None:
 
     keys: where it is put.
     n: number of these blocks.
-    writes_zero: whether llama.cpp writes it where config.json says that there are none.
+    writes_zero: whether llama.cpp writes it where config.json says that there are none; where none are wanted
+        it is never written.
     """
-    if n or (writes_zero and "num_nextn_predict_layers" in keys.config):
+    is_said = keys.config.next_tokens and "num_nextn_predict_layers" in keys.config
+    if n or (writes_zero and is_said):
         keys.put("nextn_predict_layers", u32(n))
 
 
@@ -116,25 +118,6 @@ def rules(
     yield same(
         f"{source}.shared_head.head.weight", f"{block}.shared_head_head.weight", matrix, required=False
     )
-
-
-def is_unwanted(name: str, config: Document) -> bool:
-    """Whether a tensor belongs to a block after the last one, and the user wants none.
-
-    name: of the tensor.
-    config: config.json.
-    """
-    layer = layer_of(name)
-    return not config.next_tokens and layer is not None and layer >= n_layers(config)
-
-
-def without_unwanted(name: str, config: Document) -> str | None:
-    """The name of a tensor, None of one that belongs to a block that the user does not want.
-
-    name: of the tensor.
-    config: config.json.
-    """
-    return None if is_unwanted(name, config) else name
 
 
 def left_out(name: str, config: Document) -> bool:

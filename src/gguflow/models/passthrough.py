@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from gguflow.container.integrity import SOURCE_CLASS_KEY
 from gguflow.container.metadata import Metadata, ValueType, string
 from gguflow.container.shards import ShardName
 from gguflow.errors import Finding, InvalidError
@@ -56,8 +57,18 @@ def from_gguf(checkpoint: Checkpoint, metadata: Metadata) -> Model:
         tensors=_unchanged(checkpoint, sizes.architecture),
         is_final=True,
         file_stem=_gguf_stem(checkpoint),
+        source_class=source_class(metadata),
         **sizes._asdict(),
     )
+
+
+def source_class(metadata: Metadata) -> str:
+    """The class of the checkpoint that a GGUF file was made from, "" where it does not say it.
+
+    metadata: of the file.
+    """
+    said = metadata.get(SOURCE_CLASS_KEY)
+    return str(said.value) if said is not None and said.type is ValueType.STRING else ""
 
 
 def _unchanged(checkpoint: Checkpoint, architecture: str) -> tuple[ModelTensor, ...]:

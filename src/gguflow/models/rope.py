@@ -234,6 +234,8 @@ def llama3_factors(config: Document, head_dim: int, rope: Rope | None = None) ->
 def _section(config: Document, name: str, options: RopeOptions) -> _Section:
     """The parameters in one object; an empty one says nothing, as in transformers."""
     section = config.section(name)
+    if name not in config and any(key in config for key in THETA):
+        section = _without_theta(section)
     named = {kind for kind in config.items("layer_types") if isinstance(kind, str)}
     nested = [key for key in section.values if key in LAYER_TYPES | named]
     if not nested:
@@ -254,6 +256,15 @@ def _section(config: Document, name: str, options: RopeOptions) -> _Section:
             message = "layers with different rotations: llama.cpp has one rotation for all of this family"
             raise _unsupported(section, kind, message, section.values.get(kind), section.values[FULL])
     return _Section(full, sliding)
+
+
+def _without_theta(section: Document) -> Document:
+    """Default parameters without the base of frequencies, which config.json says beside them."""
+    kinds = {key: value for key, value in section.values.items() if isinstance(value, dict)}
+    plain = {key: value for key, value in section.values.items() if key not in kinds and key != "rope_theta"}
+    if FULL in kinds:
+        plain[FULL] = {key: value for key, value in kinds.pop(FULL).items() if key != "rope_theta"}
+    return replace(section, values=plain | kinds)
 
 
 def _own_names(section: Document) -> Document:

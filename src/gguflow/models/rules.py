@@ -354,20 +354,25 @@ def join(
     )
 
 
-def transposed(source: str, target: str, shape: Shape, *, required: bool = True) -> Rule:
+def transposed(
+    source: str, target: str, shape: Shape, *, stored: Shape | None = None, required: bool = True
+) -> Rule:
     """One tensor with its last two axes exchanged.
 
     source: in the checkpoint.
     target: in GGUF.
     shape: in GGUF.
+    stored: in the checkpoint, if matrices lie there in one; else the transposed shape.
     required: whether a model must have it.
     """
     *rest, a, b = shape
+    turned = (*rest, b, a)
+    before = turned if stored is None else stored
     return Rule(
-        (Part(source, (*rest, b, a)),),
+        (Part(source, before),),
         (Part(target, shape),),
-        lambda views: (Transpose(views[0]),),
-        lambda views: (Transpose(views[0]),),
+        lambda views: (Transpose(stacked(views, turned)),),
+        lambda views: (stacked((Transpose(views[0]),), before),),
         required,
     )
 

@@ -35,6 +35,10 @@ Index = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """For each row (or column) of the output, the row (or column) of the source; int64[n] to int64[n]."""
 
 
+_STRIPE = 32
+"""Rows of a matrix that are transposed at a time."""
+
+
 class Reader(Protocol):
     """What reads sources, as `gguflow.sources.TensorReader` does."""
 
@@ -297,10 +301,19 @@ class Transpose(View):
             stop = min(rows, within + last_row - row)
             start = matrix * rows * width
             numbers = items(self.view, reader, start, start + rows * width).reshape(width, rows)
-            parts.append(np.ascontiguousarray(numbers[:, within:stop].T).reshape(-1).view(parts[0].dtype))
+            parts.append(_turned(numbers[:, within:stop]).reshape(-1).view(parts[0].dtype))
             row += stop - within
         flat = parts[1] if len(parts) == 2 else np.concatenate(parts)
         return flat[first - first_row * width : last - first_row * width].view(np.uint8)
+
+
+def _turned(matrix: NDArray[Any]) -> NDArray[Any]:
+    """A matrix transposed, in stripes that stay in the cache."""
+    rows, columns = matrix.shape
+    out = np.empty((columns, rows), matrix.dtype)
+    for first in range(0, rows, _STRIPE):
+        out[:, first : first + _STRIPE] = matrix[first : first + _STRIPE].T
+    return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,7 +132,8 @@ _DBRX = "dbrx"
 # Of these matrices, those that llama.cpp's converter always stores as F32, as it does with vectors.
 _ALWAYS_F32 = re.compile(
     r"_norm\.weight$|\.ffn_gate_inp(_shexp)?\.weight$|^position_embd\.weight$|^token_types\.weight$|ssm_conv1d|shortconv\.conv\.weight"
-    r"|altup_(correct|predict)_coef\.weight|time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)\.weight|indexer\.proj\.weight"
+    r"|altup_(correct|predict)_coef\.weight|time_mix_(first|w1|w2|decay_w1|decay_w2|lerp_fused)\.weight"
+    r"|indexer\.(proj|[qk]_proj)\.weight"
 )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import blocks, platform
-from gguflow.arguments import choice, file_path, flag, shown
+from gguflow.arguments import MAX_SIZE, choice, file_path, flag, integer, shown
 from gguflow.arrays import output_array
 from gguflow.blocks import BlockFormat
 from gguflow.blocks.families import Encoding
@@ -247,7 +247,8 @@ class RowStore:
         """
         self._require_open()
         n_rows = self._n_rows
-        last = n_rows if last is None else last
+        first = integer(first, "first", -MAX_SIZE)
+        last = n_rows if last is None else integer(last, "last", -MAX_SIZE)
         if not 0 <= first <= last <= n_rows:
             raise UsageError(f"{self.path} has {n_rows} rows, not {first} to {last}")
         return self._map.read(self._place(first), self._place(last)).reshape(last - first, self.row_nbytes)

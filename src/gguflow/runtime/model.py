@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gguflow.arguments import choice, file_path, flag
+from gguflow.arguments import choice, file_path, flag, shown
 from gguflow.blocks import block_sizes, by_id
 from gguflow.blocks.families import family_at, part
 from gguflow.container.header import TensorInfo
@@ -110,6 +110,14 @@ class Values(Mapping[str, Any]):
         return f"<{len(self)} metadata keys: {', '.join(map(printable, self))}>"
 
 
+_LONGEST_NAME = 100
+"""Characters of a name for which a similar one is looked for."""
+
+
+class _NoSuchTensor(UsageError, KeyError):
+    """No tensor has this name."""
+
+
 class Model(Mapping[str, Tensor]):
     """The tensors of an open model by name, in the order of the file. Threads may share it.
 
@@ -202,12 +210,13 @@ class Model(Mapping[str, Tensor]):
         self.close()
 
     def __getitem__(self, name: str) -> Tensor:
-        try:
+        """Raises UsageError, which is a KeyError here too."""
+        if isinstance(name, str) and name in self._tensors:
             return self._tensors[name]
-        except KeyError:
-            near = difflib.get_close_matches(name, self._tensors, 1) if isinstance(name, str) else []
-            hint = f"; did you mean {printable(near[0])!r}?" if near else ""
-            raise KeyError(f"{self.path} has no tensor {name!r}{hint}") from None
+        is_name = isinstance(name, str) and len(name) <= _LONGEST_NAME
+        near = difflib.get_close_matches(name, self._tensors, 1) if is_name else []
+        hint = f"; did you mean {printable(near[0])!r}?" if near else ""
+        raise _NoSuchTensor(f"{self.path} has no tensor {shown(name)}{hint}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -216,7 +225,7 @@ class Model(Mapping[str, Tensor]):
         return len(self._tensors)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._tensors
+        return isinstance(name, str) and name in self._tensors
 
     def __repr__(self) -> str:
         architecture = printable(str(self.metadata.get("general.architecture", "?")))

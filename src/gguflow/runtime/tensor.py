@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gguflow import packed_matmul
-from gguflow.arguments import choice
+from gguflow.arguments import choice, shown
 from gguflow.arrays import output_array
 from gguflow.blocks import FORMATS, BlockFormat
 from gguflow.blocks.families import Encoding
@@ -148,7 +148,8 @@ class Tensor:
         dtype: "float32", "float16" or "bfloat16".
         threads: the number of threads; None for the default.
 
-        Raises ShapeError (rows of a tensor of one dimension, out), IndexError, and what `raw` raises.
+        Raises ShapeError (rows of a tensor of one dimension, out), UsageError, which is an IndexError too (no
+        such row), and what `raw` raises.
         """
         choice(dtype, "dtype", DTYPES)
         threads = resolve_threads(threads)
@@ -289,11 +290,11 @@ class Tensor:
         if self.ndim < 2:
             raise ShapeError(f"{self.name} has shape {list(self.shape)}: it has no rows to choose from")
         n, width = self.shape[0], math.prod(self.shape[1:])
-        if isinstance(rows, (int, np.integer)):
+        if isinstance(rows, (int, np.integer)) and not isinstance(rows, bool):
             i = index_of(int(rows), n, self.name)
             return self.shape[1:], [(i * width, (i + 1) * width, 0)]
         if isinstance(rows, slice):
-            span = range(n)[rows]
+            span = _span(rows, n)
             chosen: Sequence[int] = span
             if span.step == 1:
                 whole = (span.start * width, (span.start + len(span)) * width, 0)
@@ -360,10 +361,28 @@ def _shaped(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         raise ShapeError(f"{list(shape)} is more than an array can be: {error}") from error
 
 
+class _NoSuchRow(UsageError, IndexError):
+    """An index beyond the first axis."""
+
+
 def index_of(i: int, n: int, name: str) -> int:
+    """The index from 0 of entry `i`, which may be counted from the end. Raises UsageError, which is an
+    IndexError here too.
+    """
     if not -n <= i < n:
-        raise IndexError(f"{printable(name)} has {n} entries on its first axis; asked for {i}")
+        raise _NoSuchRow(f"{printable(name)} has {n} entries on its first axis; asked for {shown(i)}")
     return i % n
+
+
+def _span(rows: slice, n: int) -> range:
+    """The entries of n that a slice names. Raises ShapeError."""
+    try:
+        return range(n)[rows]
+    except (TypeError, ValueError) as error:
+        parts = ", ".join(shown(part) for part in (rows.start, rows.stop, rows.step))
+        raise ShapeError(
+            f"a slice of rows has integers or None, and a step that is not 0, not ({parts})"
+        ) from error
 
 
 def put(weights: Floats, out: NDArray[Any]) -> None:

@@ -11,7 +11,13 @@ from gguflow.errors import FileError, Finding, InvalidError, StorageError, liste
 from gguflow.sources.links import REPOSITORY_PREFIX
 from gguflow.sources.weights import INDEX_SUFFIX, SUFFIX, Shard, adapter_error, complete_set, found, names_in
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(
+    r"((https?:/+)?(www\.)?(huggingface|hf)\.co/|hf:/+)?(?P<id>[\w-][\w.-]*/[\w.-]+)"
+    r"([@:][^/]*|/(tree|blob|resolve)/.*)?"
+)
+"""The id of a model, as users write it: with its address, or with a revision."""
+_BARE_ID = re.compile(r"[\w-][\w.-]*")
+_LONGEST_ID = 300
 _MAX_ENTRIES = 1000
 """Entries of a directory that are looked at for a message."""
 
@@ -30,6 +36,8 @@ def without_config(directory: Path, names: Sequence[str]) -> FileError:
 def _what_it_is(directory: Path, names: Sequence[str]) -> str:
     if snapshots := _snapshots(directory):
         return f"this is a repository of a Hugging Face cache; name a snapshot in it: {listed(snapshots)}"
+    if directory.name == "blobs" and (snapshots := _snapshots(directory.parent)):
+        return f"this holds the contents of a Hugging Face cache; name a snapshot: {listed(snapshots)}"
     repositories = [name for name in names[:_MAX_ENTRIES] if name.startswith(REPOSITORY_PREFIX)]
     if snapshots := [path for name in repositories for path in _snapshots(directory / name)]:
         return f"this is a Hugging Face cache; name a snapshot in it: {listed(snapshots)}"
@@ -59,14 +67,22 @@ def missing(path: Path, error: StorageError) -> StorageError:
     path: the path that was named.
     error: the error of the system.
     """
-    identifier = path.as_posix()
-    if not _HUB_ID.fullmatch(identifier) or identifier.startswith(".") or path.suffix in (SUFFIX, ".gguf"):
+    named = path.as_posix()
+    if len(named) > _LONGEST_ID:
+        return error
+    match = _HUB_ID.fullmatch(named)
+    if match is None and not _BARE_ID.fullmatch(named):
+        return error
+    identifier = named if match is None else match["id"]
+    if match is not None and match["id"] == named and path.suffix in (SUFFIX, ".gguf"):
         return error
     snapshots = _snapshots(_hub_cache() / (REPOSITORY_PREFIX + identifier.replace("/", "--")))
+    if match is None and not snapshots:  # any misspelt name looks like one
+        return error
     hint = (
         f"it has been downloaded; name {' or '.join(snapshots[:3])}"
         if snapshots
-        else f"download it first: hf download {identifier} --local-dir {path.name}"
+        else f"download it first: hf download {identifier} --local-dir {identifier.split('/')[-1]}"
     )
     return StorageError(f"{error}; if this is a model on the Hugging Face Hub, {hint}", error.errno)
 

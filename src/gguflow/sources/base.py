@@ -19,6 +19,7 @@ from gguflow.container.mapped_file import Identity
 from gguflow.container.metadata import Metadata
 from gguflow.errors import Finding, InvalidError, UnsupportedError
 from gguflow.platform import storage_errors
+from gguflow.sources.links import is_there
 
 
 @dataclass(frozen=True)
@@ -224,8 +225,9 @@ def require_regular(path: Path) -> None:
 
     path: the path to check.
 
-    Raises InvalidError, StorageError.
+    Raises InvalidError (also H-019: a link that leads to nothing), StorageError.
     """
+    is_there(path)
     with storage_errors("read", path):
         mode = path.stat().st_mode
     if not stat.S_ISREG(mode):

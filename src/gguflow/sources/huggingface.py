@@ -1,5 +1,5 @@
 """A checkpoint as the Hugging Face libraries lay it out: config.json, and the weights in one file or in
-shards with an index. Rules H-001 to H-018.
+shards with an index. Rules H-001 to H-019.
 
 Nothing in such a directory is trusted: an index may name any path, a link may lead anywhere, and what is read
 here ends in a file that people publish. So an index gives plain file names only, links to anything that is
@@ -19,7 +19,7 @@ from gguflow.errors import Finding, InvalidError, listed, warn
 from gguflow.platform import storage_errors
 from gguflow.sources import advice, safetensors, strict_json
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor, json_path
-from gguflow.sources.links import contained
+from gguflow.sources.links import contained, is_there
 from gguflow.sources.weights import Shard, choose, complete_set, found, names_in
 
 MAX_CONFIG_NBYTES = 16 << 20
@@ -119,7 +119,7 @@ def read_config(directory: Path) -> dict[str, Any] | None:
     Raises a FileError or StorageError.
     """
     path = contained(directory, "config.json")
-    if not _exists(path):
+    if not is_there(path):
         return None
     config = strict_json.read(path, MAX_CONFIG_NBYTES, "H-002", allow_infinity=True)
     if not isinstance(config, dict):
@@ -187,17 +187,12 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 def _shard(index: Path, name: str) -> Path:
     path = index.parent / name
-    if not _exists(path):
+    if not is_there(path):
         raise InvalidError(
             index,
             Finding("H-012", f"the shard {name} is missing: the checkpoint is incomplete", "$.weight_map"),
         )
     return path
-
-
-def _exists(path: Path) -> bool:
-    with storage_errors("read", path):
-        return path.exists()
 
 
 def _refuse(index: Path, rule: str, message: str, tensor: str, found: object = None) -> NoReturn:

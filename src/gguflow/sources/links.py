@@ -65,6 +65,28 @@ def contained(directory: Path, name: str) -> Path:
     raise InvalidError(path, Finding("H-011", message, found=str(target), expected=expected))
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file under this name. A link that leads to nothing is a file that is missing, and
+    not one that the checkpoint does without.
+
+    path: the path of the file.
+
+    Raises InvalidError (H-019), StorageError.
+    """
+    with storage_errors("read", path):
+        try:
+            os.stat(path)
+            return True
+        except (FileNotFoundError, NotADirectoryError):
+            if not os.path.islink(path):
+                return False
+    message = (
+        "a link to a file that does not exist, as an interrupted download or a cache that was cleared leaves "
+        "it; fetch the file again, or remove the link if the checkpoint does without it"
+    )
+    raise InvalidError(path, Finding("H-019", message, found=os.path.realpath(path), expected="a file"))
+
+
 def repository_id(directory: Path) -> str | None:
     """The id `org/name` of a snapshot in a Hugging Face cache; None for any other directory.
 

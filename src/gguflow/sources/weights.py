@@ -237,7 +237,12 @@ def _no_weights(directory: Path, names: Sequence[str]) -> InvalidError:
 
 
 _SAVE = "only safetensors are read from a directory; load the model with transformers and save it again"
+_UNFINISHED = "a download that has not ended; download it again"
 _HINTS = {
+    ".incomplete": _UNFINISHED,
+    ".part": _UNFINISHED,
+    ".crdownload": _UNFINISHED,
+    ".aria2": _UNFINISHED,
     ".bin": _SAVE,
     ".pt": _SAVE,
     ".pth": _SAVE,

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from gguflow.arguments import choice, file_path
+from gguflow.arguments import choice, file_path, instance
 from gguflow.blocks import block_sizes
 from gguflow.container.header import Header
 from gguflow.container.limits import DEFAULT_LIMITS, Limits
@@ -80,6 +80,7 @@ def examine(
     """As `validate`, with a verdict: "valid", "malformed", "invalid", "unsupported" or "limit"."""
     choice(level, "level", LEVELS)
     threads = resolve_threads(threads)
+    limits = instance(limits, "limits", Limits)
     path = file_path(path, "path")
     with storage_errors("read", path):
         is_directory = path.is_dir()

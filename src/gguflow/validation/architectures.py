@@ -6,6 +6,7 @@ the hyper-parameters that the file has.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +30,9 @@ _BY_LAYER = ("feed_forward_length", "attention.head_count", "attention.head_coun
 _OPTIONAL = ("attention.head_count_kv", "attention.key_length")
 """Keys after the architecture's name that are judged where they are there."""
 
+_ABOVE_ZERO = ("rope.freq_base", "rope.freq_base_swa")
+"""Such keys whose value is divided by, or raised to a power."""
+
 _BESIDE_THE_TABLE = re.compile(
     r"rope_freqs\.weight|rope_factors_(long|short)\.weight|.*\.(scale|input_scale)|.*\.attn_rot_embd\.weight|cls\..*"
 )
@@ -47,7 +51,7 @@ def judge_architecture(facts: Facts) -> Iterator[Finding]:
     is_vocabulary = not facts.tensors and TOKENS in facts.metadata
     wrong = [
         finding
-        for finding in _judge_hyper_parameters(family, facts)
+        for finding in (*_judge_hyper_parameters(family, facts), *_judge_bases(family, facts))
         if not (is_vocabulary and finding.rule == "G-003")
     ]
     yield from wrong
@@ -93,6 +97,19 @@ def _judge_hyper_parameters(family: Architecture, facts: Facts) -> Iterator[Find
                 yield facts.about_key("G-004", f"{key} is out of range", key, value.value, f"1 to {highest}")
 
 
+def _judge_bases(family: Architecture, facts: Facts) -> Iterator[Finding]:
+    """Findings about the bases of rotary angles: zero makes every angle NaN."""
+    for parameter in _ABOVE_ZERO:
+        key = f"{family.name}.{parameter}"
+        value = facts.metadata.get(key)
+        if value is None:
+            continue
+        if value.type is not ValueType.FLOAT32:
+            yield facts.about_key("G-004", f"{key} is not a 32-bit float", key, value.type.name, "FLOAT32")
+        elif not 0 < value.value < math.inf:
+            yield facts.about_key("G-004", f"{key} is out of range", key, value.value, "above 0")
+
+
 def _judge_layers(facts: Facts, name: str, key: str, n_values: int) -> Iterator[Finding]:
     n_layers = facts.integer(f"{name}.block_count")
     if n_layers is not None and n_values != n_layers:
@@ -108,7 +125,7 @@ def _judge_tensors(family: Architecture, facts: Facts) -> Iterator[Finding]:
         parameters = replace(parameters, n_tokens=len(tokens.value))
     try:
         listed = list(family.rules(parameters))
-        n_layers = parameters.n_layers
+        n_layers = parameters.n_layers if family.n_blocks is None else family.n_blocks(parameters)
     except FileError as error:
         finding = error.finding
         message = f"hyper-parameters that contradict each other: {finding.message}"
@@ -164,6 +181,6 @@ def _judge_tensors(family: Architecture, facts: Facts) -> Iterator[Finding]:
 
 
 def _block(name: str) -> int:
-    """The block that a tensor belongs to, -1 for none."""
-    match = re.match(r"blk\.(\d{1,9})\.", name)
+    """The block that a tensor belongs to, -1 for none, and for those of a decoder behind an encoder."""
+    match = re.match(r"(?:enc\.)?blk\.(\d{1,9})\.", name)
     return int(match[1]) if match else -1

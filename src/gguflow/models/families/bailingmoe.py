@@ -19,7 +19,7 @@ from gguflow.models.rules import Part, Rule, Views, folded, linear, same
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.views import Fold, Numbers
 
-ROPE = RopeOptions(partial=True)
+ROPE = RopeOptions(partial=True, read=frozenset(("rotary_dim",)))
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
@@ -146,6 +146,8 @@ def _second(p: Parameters, *, is_centered: bool) -> Rules:
 def centered(source: str, target: str, n: int) -> Rule:
     """A vector less its mean, both in the number type of the source, as torch computes them.
 
+    The way back leaves it so: only differences between its numbers matter.
+
     source: in the checkpoint.
     target: in GGUF.
     n: number of weights.
@@ -163,7 +165,7 @@ def centered(source: str, target: str, n: int) -> Rule:
 
         return (Fold(tuple(views), (n,), FORMATS["f32"], difference),)
 
-    return Rule((Part(source, (n,)),), (Part(target, (n,)),), forward, None, is_required=False)
+    return Rule((Part(source, (n,)),), (Part(target, (n,)),), forward, is_required=False)
 
 
 def _bfloat(numbers: Numbers) -> Numbers:
@@ -188,7 +190,6 @@ ARCHITECTURES = (
         metadata=second_metadata,
         rules=second_rules,
         tokenizer=bpe_metadata,
-        rename=next_tokens.without_unwanted,
     ),
     Architecture(
         name="bailingmoe2",
@@ -196,7 +197,6 @@ ARCHITECTURES = (
         metadata=sarvam_metadata,
         rules=sarvam_rules,
         tokenizer=bpe_metadata,
-        rename=next_tokens.without_unwanted,
         is_main=False,
     ),
 )

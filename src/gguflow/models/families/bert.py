@@ -71,16 +71,17 @@ def rules(p: Parameters) -> Rules:
         yield from decoder.norm(p, f"{layer}.output.LayerNorm", f"{block}.layer_output_norm", bias=True)
 
 
-def embeddings(p: Parameters) -> Rules:
+def embeddings(p: Parameters, norm: str = "embeddings.LayerNorm") -> Rules:
     """Embeddings of tokens and of kinds of segments, and their norm.
 
     p: hyper-parameters. A file without kinds of segments is one of DistilBERT.
+    norm: name of their norm in the checkpoint.
     """
     yield same("embeddings.word_embeddings.weight", "token_embd.weight", (p.n_tokens, p.hidden))
     has_types = p.config is not None
     shape = (_n_types(p), p.hidden)
     yield same("embeddings.token_type_embeddings.weight", "token_types.weight", shape, required=has_types)
-    yield from decoder.norm(p, "embeddings.LayerNorm", "token_embd_norm", bias=True)
+    yield from decoder.norm(p, norm, "token_embd_norm", bias=True)
 
 
 def attention(p: Parameters, i: int, layer: str = "encoder.layer.{i}") -> Rules:

@@ -62,12 +62,10 @@ def _note_differences(keys: Keys, hidden: int, heads: int) -> None:
 
 
 def rules(p: Parameters) -> Rules:
-    """Both layouts: Q, K and V as one matrix, or apart; gate and up are one matrix, called ffn_up."""
-    is_hf = p.config is not None and class_name(p.config) == "GlmForCausalLM"
-    if not is_hf:
-        yield from optional(own_rules(p), needed=p.config is not None)
-    if is_hf or p.config is None:
-        yield from optional(hf_rules(p), needed=is_hf)
+    """The own layout; a GGUF file that does not say its class may be of either."""
+    yield from optional(own_rules(p), needed=p.config is not None)
+    if p.config is None:
+        yield from optional(hf_rules(p))
 
 
 def hf_rules(p: Parameters) -> Rules:
@@ -84,12 +82,15 @@ def hf_rules(p: Parameters) -> Rules:
 def own_rules(p: Parameters) -> Rules:
     """ChatGLM's own layout."""
     yield from decoder.ends(
-        p, embeddings="embedding.word_embeddings", norm="encoder.final_layernorm", head="output_layer"
+        p,
+        embeddings="transformer.embedding.word_embeddings",
+        norm="transformer.encoder.final_layernorm",
+        head="transformer.output_layer",
     )
     n_qkv = (p.heads() + 2 * p.kv_heads()) * p.head_dim
     for i in range(p.n_layers):
-        layer, block = f"encoder.layers.{i}", f"blk.{i}"
-        yield from decoder.norms(p, i, source="encoder.layers")
+        layer, block = f"transformer.encoder.layers.{i}", f"blk.{i}"
+        yield from decoder.norms(p, i, source="transformer.encoder.layers")
         attention = f"{layer}.self_attention"
         yield from linear(f"{attention}.query_key_value", f"{block}.attn_qkv", n_qkv, p.hidden)
         output = (p.hidden, p.heads() * p.head_dim)
@@ -101,16 +102,27 @@ def own_rules(p: Parameters) -> Rules:
 
 
 def rename(name: str, config: Document) -> str:
-    """Remove the prefix of models with a head."""
-    return name.removeprefix("transformer.")
+    """Add the prefix of models with a head, in the own layout."""
+    is_bare = name.startswith(("embedding.", "encoder.", "output_layer."))
+    return f"transformer.{name}" if is_bare else name
 
 
-ARCHITECTURE = Architecture(
-    name="chatglm",
-    classes=("ChatGLMModel", "ChatGLMForConditionalGeneration", "GlmForCausalLM"),
-    metadata=metadata,
-    rules=rules,
-    tokenizer=chatglm_metadata,
-    rename=rename,
-    skipped=(r".*rotary_pos_emb\.inv_freq",),
+ARCHITECTURES = (
+    Architecture(
+        name="chatglm",
+        classes=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
+        metadata=metadata,
+        rules=rules,
+        tokenizer=chatglm_metadata,
+        rename=rename,
+        skipped=(r".*rotary_pos_emb\.inv_freq",),
+    ),
+    Architecture(
+        name="chatglm",
+        classes=("GlmForCausalLM",),
+        metadata=metadata,
+        rules=hf_rules,
+        tokenizer=chatglm_metadata,
+        is_main=False,
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from gguflow.container.metadata import Metadata, f32, string, u32
@@ -11,7 +12,7 @@ from gguflow.models.documents import Document
 from gguflow.models.families import deepseek2
 from gguflow.models.keys import base_keys, head_dim
 from gguflow.models.parameters import Parameters
-from gguflow.models.rope import RopeOptions
+from gguflow.models.rope import SECTIONS, RopeOptions
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.tokenizers.variants import sentencepiece_or_bpe_metadata
@@ -38,9 +39,15 @@ def metadata(config: Document, directory: Path) -> Metadata:
 
 
 def ocr_metadata(config: Document, directory: Path) -> Metadata:
-    """DeepSeek-OCR: DeepSeek-V2's keys, without those of latent attention."""
+    """DeepSeek-OCR: DeepSeek-V2's keys, without those of latent attention.
+
+    The defaults of DeepSeek-V2's configuration, such as the width of heads, are not those of this model.
+    """
+    config = replace(config, defaults={})
     with_epsilon = config.with_values(rms_norm_eps=config.number("rms_norm_eps", 1e-6))
     keys = base_keys("deepseek2-ocr", with_epsilon, rope=UNSCALED)
+    if config.first((*SECTIONS, "rope_theta")) is None:
+        keys.drop("rope.freq_base")  # llama.cpp's own default
     deepseek2.dense_keys(keys)
     keys.integer("attention.q_lora_rank", "q_lora_rank")
     deepseek2.expert_keys(keys)

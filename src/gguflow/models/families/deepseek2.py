@@ -102,9 +102,9 @@ def rename(name: str, config: Document) -> str | None:
 
 
 def rename_with_next(name: str, config: Document) -> str | None:
-    """Leave out a head that is tied to the embeddings, and blocks that are not wanted."""
+    """Leave out a head that is tied to the embeddings."""
     name = text_name(name)
-    return None if is_tied_head(name, config) or next_tokens.is_unwanted(name, config) else name
+    return None if is_tied_head(name, config) else name
 
 
 def text_name(name: str) -> str:

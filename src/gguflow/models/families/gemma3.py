@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gguflow.container.metadata import Metadata
-from gguflow.models import decoder
+from gguflow.models import decoder, dense_modules
 from gguflow.models.architecture import Architecture, Rules
 from gguflow.models.documents import Document
 from gguflow.models.families.gemma import four_norms
@@ -25,8 +25,10 @@ def metadata(config: Document, directory: Path) -> Metadata:
 
 
 def embedding_metadata(config: Document, directory: Path) -> Metadata:
-    """The same, and how the model pools."""
-    return keys_of("gemma-embedding", config).metadata | pooling_metadata("gemma-embedding", directory)
+    """The same, dense layers behind the encoder, and how the model pools."""
+    keys = keys_of("gemma-embedding", config)
+    dense_modules.put_keys(keys, directory)
+    return keys.metadata | pooling_metadata("gemma-embedding", directory)
 
 
 def keys_of(name: str, config: Document, rope: RopeOptions = ROPE) -> Keys:
@@ -50,6 +52,12 @@ def rules(p: Parameters) -> Rules:
         yield from decoder.feed_forward(p, i, bias=False)
 
 
+def embedding_rules(p: Parameters) -> Rules:
+    """The same, and dense layers behind the encoder."""
+    yield from rules(p)
+    yield from dense_modules.rules(p)
+
+
 ARCHITECTURES = (
     Architecture(
         name="gemma3",
@@ -64,7 +72,7 @@ ARCHITECTURES = (
         name="gemma-embedding",
         classes=("Gemma3TextModel",),
         metadata=embedding_metadata,
-        rules=rules,
+        rules=embedding_rules,
         tokenizer=gemma3_metadata,
     ),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gguflow.container.metadata import Metadata, u32
 from gguflow.models import decoder, mixture, next_tokens
-from gguflow.models.architecture import Architecture, Rules
+from gguflow.models.architecture import DECODER_KEYS, Architecture, Rules
 from gguflow.models.documents import Document
 from gguflow.models.keys import GATING_FUNCTIONS, base_keys, head_dim, n_layers
 from gguflow.models.parameters import Parameters
@@ -66,13 +66,16 @@ def rules(p: Parameters) -> Rules:
             yield from next_tokens.rules(p, i)
 
 
-def text_name(name: str, config: Document) -> str | None:
-    """The name of a tensor in a model that has nothing but text; None in a block that is not wanted."""
-    return next_tokens.without_unwanted(name.replace("model.language_model.", "model."), config)
+def text_name(name: str, config: Document) -> str:
+    """The name of a tensor in a model that has nothing but text."""
+    return name.replace("model.language_model.", "model.")
 
 
 VISION = (r"model\.visual\..*",)
 """Tensors of GLM's vision towers."""
+
+REQUIRED = tuple(key for key in DECODER_KEYS if key != "feed_forward_length")
+"""Keys of all files; Solar Open has no dense block, and so no width of one."""
 
 ARCHITECTURES = (
     Architecture(
@@ -81,6 +84,7 @@ ARCHITECTURES = (
         metadata=metadata,
         rules=rules,
         tokenizer=glm_metadata,
+        required=REQUIRED,
         rename=text_name,
         skipped=VISION,
     ),
@@ -90,6 +94,7 @@ ARCHITECTURES = (
         metadata=metadata,
         rules=rules,
         tokenizer=solar_open_metadata,
+        required=REQUIRED,
         is_main=False,
     ),
 )

@@ -235,6 +235,5 @@ ARCHITECTURES = (
         metadata=v3_metadata,
         rules=v3_rules,
         tokenizer=bpe_metadata,
-        rename=next_tokens.without_unwanted,
     ),
 )

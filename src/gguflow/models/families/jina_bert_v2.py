@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata, u32
+from gguflow.container.metadata import Metadata
 from gguflow.models import decoder
 from gguflow.models.architecture import Architecture, Rules
 from gguflow.models.documents import Document
@@ -18,9 +18,7 @@ from gguflow.models.families.bert import (
 )
 from gguflow.models.parameters import Parameters
 from gguflow.models.rules import linear, same
-from gguflow.models.tokenizers.bpe import bpe_metadata
-from gguflow.models.tokenizers.files import TokenizerFiles
-from gguflow.models.tokenizers.wordpiece import wordpiece_metadata
+from gguflow.models.tokenizers.unigram import jina_v2_metadata
 
 
 def metadata(config: Document, directory: Path) -> Metadata:
@@ -68,21 +66,13 @@ def rename(name: str, config: Document) -> str:
     return with_norm_names(name.removeprefix("bert."))
 
 
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """WordPiece for English and Chinese, byte-level BPE for others, and for code."""
-    if files.tokenizer is None or files.tokenizer.section("model").text("type", "WordPiece") == "WordPiece":
-        return wordpiece_metadata(files)
-    count: Metadata = {"tokenizer.ggml.token_type_count": u32(2)}
-    return bpe_metadata(files) | count
-
-
 ARCHITECTURE = Architecture(
     name="jina-bert-v2",
     classes=("JinaBertModel", "JinaBertForMaskedLM"),
     metadata=metadata,
     rules=rules,
     required=ENCODER_KEYS,
-    tokenizer=tokenizer,
+    tokenizer=jina_v2_metadata,
     rename=rename,
     skipped=HEADS_OF_TRAINING,
 )

@@ -37,10 +37,10 @@ def metadata(config: Document, directory: Path) -> Metadata:
     keys.put("expert_weights_scale", f32(config.number("moe_routed_scaling_factor")))
     keys.put("expert_gating_func", u32(GATING_FUNCTIONS["sigmoid"]))
     keys.put("leading_dense_block_count", u32(_n_dense(config)))
-    parts: tuple[tuple[str, str, object], ...] = (("", FULL, {}), ("_swa", SLIDING, None))
-    for suffix, kind, instead in parts:
+    parts: tuple[tuple[str, str, bool], ...] = (("", FULL, True), ("_swa", SLIDING, False))
+    for suffix, kind, is_needed in parts:
         said = rope_part(config, kind)
-        if said is not None or instead is not None:
+        if said is not None or is_needed:
             share = 1.0 if said is None else said.number("partial_rotary_factor", 1.0)
             keys.put(f"rope.dimension_count{suffix}", u32(int(head_dim(config) * share)))
     return keys.metadata

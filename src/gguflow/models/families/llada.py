@@ -12,10 +12,12 @@ from gguflow.models.keys import base_keys, n_heads
 from gguflow.models.orders import RopeOrder
 from gguflow.models.parameters import Parameters
 from gguflow.models.pooling import pooling_metadata
+from gguflow.models.rope import RopeOptions
 from gguflow.models.rules import linear
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.tokenizers.variants import llada_metadata
 
+ROPE = RopeOptions(read=frozenset(("rope_full_precision",)))
 MASK = 156895
 """The token that LLaDA-MoE fills in; its configuration does not name it."""
 
@@ -24,7 +26,8 @@ def metadata(config: Document, directory: Path) -> Metadata:
     """The base keys, then those of LLaDA's own names."""
     hidden, wide = config.integer("d_model", 4096), config.integer("mlp_hidden_size", 12288)
     context = config.integer("max_sequence_length", 4096)
-    keys = base_keys("llada", config.with_values(hidden_size=hidden, max_position_embeddings=context))
+    own = config.with_values(hidden_size=hidden, max_position_embeddings=context)
+    keys = base_keys("llada", own, rope=ROPE)
     keys.drop("embedding_length")
     keys.metadata |= pooling_metadata("llada", directory)
     keys.put("vocab_size", u32(config.integer("vocab_size")))

@@ -49,7 +49,7 @@ def _keys(name: str, config: Document, options: RopeOptions) -> Keys:
     layers = n_layers(config)
     keys = base_keys(name, config, rope=options, layers=layers + n)
     expert_widths(keys)
-    next_tokens.put_number(keys, n)
+    next_tokens.put_number(keys, n, writes_zero=False)
     delta_net.put_keys(keys)
     interval = config.integer("full_attention_interval", 4)
     kinds = config.items("layer_types") or [

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from gguflow.container.metadata import Metadata, u32
+from gguflow.container.metadata import INTEGERS, Metadata, u32
 from gguflow.models.architecture import Architecture, Rules
 from gguflow.models.documents import Document
 from gguflow.models.families.bert import (
@@ -17,10 +16,9 @@ from gguflow.models.families.bert import (
 )
 from gguflow.models.families.bert import rules as bert_rules
 from gguflow.models.parameters import Parameters
-from gguflow.models.rules import Given, Rule, sliced
-from gguflow.models.tokenizers.bpe import bpe_metadata
-from gguflow.models.tokenizers.files import TokenizerFiles
-from gguflow.models.tokenizers.wordpiece import wordpiece_metadata
+from gguflow.models.rules import Part, Rule
+from gguflow.models.tokenizers.unigram import roberta_metadata
+from gguflow.models.views import Constant, part_of, stacked
 
 POSITIONS = "position_embd.weight"
 
@@ -57,34 +55,33 @@ def first_position(config: Document) -> int:
 
 def rules(p: Parameters) -> Rules:
     """BERT's, with the positions of tokens alone."""
-    return without_padding(p, bert_rules(p))
-
-
-def without_padding(p: Parameters, rules: Rules) -> Iterator[Rule | Given]:
-    """The rules of a checkpoint that has positions before the first token's.
-
-    p: hyper-parameters.
-    rules: those of a checkpoint that has none.
-    """
-    for rule in rules:
-        if p.config is not None and isinstance(rule, Rule) and rule.targets[0].name == POSITIONS:
-            n, first = p.config.integer("max_position_embeddings"), first_position(p.config)
-            yield sliced(rule.sources[0].name, POSITIONS, n, first, n, (p.hidden,))
+    for rule in bert_rules(p):
+        if isinstance(rule, Rule) and rule.targets[0].name == POSITIONS:
+            yield _positions(p, rule.sources[0].name)
         else:
             yield rule
+
+
+def _positions(p: Parameters, source: str) -> Rule:
+    """The rows of tokens; those before them, which no text uses, are zeros on the way back."""
+    if p.config is not None:
+        first = first_position(p.config)
+    else:
+        padding = p.metadata.get("tokenizer.ggml.padding_token_id")
+        first = (int(padding.value) if padding is not None and padding.type in INTEGERS else 1) + 1
+    n, hidden = p.integer("context_length"), p.hidden
+    whole, kept = (first + n, hidden), (n, hidden)
+    return Rule(
+        (Part(source, whole),),
+        (Part(POSITIONS, kept),),
+        lambda views: (part_of(views[0], first, first + n, kept),),
+        lambda views: (stacked((Constant((first, hidden), views[0].format), views[0]), whole),),
+    )
 
 
 def rename(name: str, config: Document) -> str:
     """Remove the prefix of models with a head, and name the classifier."""
     return classifier_name(with_norm_names(name.removeprefix("roberta.")), config)
-
-
-def tokenizer(files: TokenizerFiles) -> Metadata:
-    """Keys from tokenizer.json; without it WordPiece."""
-    if files.tokenizer is None:
-        return wordpiece_metadata(files)
-    count: Metadata = {"tokenizer.ggml.token_type_count": u32(files.config.integer("type_vocab_size", 1))}
-    return bpe_metadata(files) | count
 
 
 ARCHITECTURE = Architecture(
@@ -93,7 +90,7 @@ ARCHITECTURE = Architecture(
     metadata=metadata,
     rules=rules,
     required=ENCODER_KEYS,
-    tokenizer=tokenizer,
+    tokenizer=roberta_metadata,
     rename=rename,
     skipped=HEADS_OF_TRAINING,
     is_main=False,

@@ -66,7 +66,7 @@ def xlm_roberta_metadata(files: TokenizerFiles, *, has_mask: bool = False) -> Me
     """
     content = read_bytes(files.directory, XLM_ROBERTA)
     if content is None:
-        return _from_json(files)
+        return xlm_roberta_json_metadata(files)
     model = read_model(content, files.directory / XLM_ROBERTA)
     if not model.is_unigram:
         raise _not_unigram(files, XLM_ROBERTA)
@@ -118,7 +118,7 @@ def jina_v2_metadata(files: TokenizerFiles) -> Metadata:
     return bpe_metadata(files) | count
 
 
-def _from_json(files: TokenizerFiles) -> Metadata:
+def xlm_roberta_json_metadata(files: TokenizerFiles) -> Metadata:
     """From the Unigram model of a tokenizer.json, which has the ids of the embeddings."""
     tokenizer = files.tokenizer
     if tokenizer is None:
