@@ -20,6 +20,8 @@ TEXT_PARTS = (
 )
 """Where models of several kinds of input keep the configuration of their text model."""
 
+TIED = "tie_word_embeddings"
+
 ROPE_KEYS = ("rope_parameters", "rope_scaling", "rope_theta")
 """Belong together: they are taken from one place."""
 
@@ -51,6 +53,8 @@ def _with_text_part(root: Document) -> Document:
         said = {key: value for key, value in part.values.items() if value is not None}
         if path != TEXT_PARTS[0]:
             said.pop("architectures", None)  # llama.cpp follows the class of the whole in other layouts
+        if root.values.get(TIED) is True:
+            said.pop(TIED, None)  # transformers ties the whole model by the key at the root
         shadowed = set(ROPE_KEYS) if not said.keys().isdisjoint(ROPE_KEYS) else set()
         kept = {key: value for key, value in root.values.items() if key not in shadowed}
         return replace(root, values=kept | said, places=dict.fromkeys(said, part.where))
