@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import gguflow
-from gguflow import blocks, models, sources
+from gguflow import blocks
 from gguflow.blocks import block_sizes
 from gguflow.container.metadata import Value
 from gguflow.container.reader import map_file, read_header
@@ -51,7 +51,7 @@ def converted(recipe: Recipe, dtype: str, work: Path) -> tuple[Path, tuple[str, 
     if unknown := set(recipe.options) - {"--no-mtp", DENSE}:
         raise ValueError(f"{recipe.cls}: options of the peer's that gguflow lacks: {unknown}")
     next_tokens = "--no-mtp" not in recipe.options
-    gguflow.convert(
+    report = gguflow.convert(
         directory,
         output,
         type=dtype.lower(),
@@ -61,8 +61,7 @@ def converted(recipe: Recipe, dtype: str, work: Path) -> tuple[Path, tuple[str, 
         overwrite=True,
         resume=False,
     )
-    applied = models.load(sources.open_checkpoint(directory), next_tokens=next_tokens).differences
-    return output, applied
+    return output, report.differences
 
 
 def read(path: Path) -> FileRecord:

@@ -216,7 +216,11 @@ OTHER_PARTS = (r"(model\.)?(encoder|projector)\..*", r".*(image_|layerwise_proje
 
 DENSE = Architecture(
     name="granite",
-    classes=("GraniteForCausalLM",),
+    classes=(
+        "GraniteForCausalLM",
+        "GraniteSpeechForConditionalGeneration",
+        "GraniteSpeechPlusForConditionalGeneration",
+    ),
     metadata=metadata,
     rules=rules,
     tokenizer=tokenizer,
