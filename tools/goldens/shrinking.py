@@ -508,18 +508,16 @@ SPECIAL: dict[str, Settings] = {
 
 _SECTIONS = {"rope_theta": 10000.0, "rope_type": "default", "mrope_section": [4, 4, 4]}
 
+_QWEN35_RUN: Settings = {
+    "linear_value_head_dim": 16,
+    "rope_parameters": {**_SECTIONS, "mrope_section": [2, 2, 2], "partial_rotary_factor": 0.5},
+}
 _RUNNING: tuple[tuple[tuple[str, ...], Settings], ...] = (
+    (("Qwen3NextForCausalLM",), {"config": {"linear_value_head_dim": 16}}),
+    (("Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM"), {"config": _QWEN35_RUN}),
     (
-        ("Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM"),
-        {"config": {"linear_value_head_dim": 16}},
-    ),
-    (
-        (
-            "Qwen3_5ForConditionalGeneration",
-            "Qwen3_5MoeForConditionalGeneration",
-            "MiniCPMV4_6ForConditionalGeneration",
-        ),
-        {"config": {"text_config": {"linear_value_head_dim": 16}}},
+        ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"),
+        {"config": {"text_config": _QWEN35_RUN}},
     ),
     (("ExaoneMoeForCausalLM", "MiniMaxM2ForCausalLM"), {"saved": {"scoring_func": "sigmoid"}}),
     (
@@ -533,10 +531,10 @@ _RUNNING: tuple[tuple[tuple[str, ...], Settings], ...] = (
         {"config": {"text_config": {"rope_parameters": _SECTIONS}}},
     ),
     (
-        ("Cohere2ForCausalLM", "EuroBertModel", "JinaEmbeddingsV5Model", "NemotronForCausalLM"),
+        ("Cohere2ForCausalLM", "EuroBertModel", "NemotronForCausalLM"),
         {"config": {"head_dim": HIDDEN // N_HEADS}},
     ),
-    (("Dots1ForCausalLM", "OlmoeForCausalLM"), {"config": {"num_key_value_heads": N_HEADS}}),
+    (("OlmoeForCausalLM",), {"config": {"num_key_value_heads": N_HEADS}}),
     (
         (
             "BertForSequenceClassification",
@@ -547,7 +545,6 @@ _RUNNING: tuple[tuple[tuple[str, ...], Settings], ...] = (
     ),
     (("Ernie4_5_MoeForCausalLM",), {"config": {"moe_k": 2}}),
     (("MellumForCausalLM",), {"config": {"layer_types": ["sliding_attention"] * 3 + ["full_attention"]}}),
-    (("PhiMoEForCausalLM",), {"config": {"lm_head_bias": True}}),
     (("Gemma3nForCausalLM",), {"config": {"hidden_size_per_layer_input": 256}}),
     (("MiniCPM3ForCausalLM",), {"config": {"v_head_dim": HIDDEN // N_HEADS}}),
 )
