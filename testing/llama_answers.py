@@ -24,7 +24,7 @@ from testing.llama_library import Llama
 TEXT = "Hello world, this is a test 123"
 N_TOKENS = 8
 N_SHOWN = 6
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 LONGEST_MESSAGE = 300
 _NOISE = (
     r"llama.cpp refused the file: ",

@@ -235,7 +235,7 @@ class Llama(AbstractContextManager["Llama"]):
         """The n tokens that follow, each the best (of equal ones the first), and float32[n, n_tokens]: the
         logits that they were chosen by. An encoder reads `tokens`, if the model has one.
         """
-        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), False)
         if self._llama.llama_model_has_encoder(self._model):
             self._compute(tokens, encode=True)
             start = self._llama.llama_model_decoder_start_token(self._model)

@@ -12,6 +12,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,13 @@ def test_the_readme_is_short() -> None:
     lines = TEXTS["README.md"].splitlines()
     assert len(lines) <= 130
     assert max(map(len, lines)) <= 110
+
+
+def test_generated_parts_are_what_the_tool_writes() -> None:
+    """Tables of formats, differences and model classes."""
+    command = [sys.executable, str(ROOT / "tools" / "render_docs"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def anchors(path: Path) -> set[str]:

@@ -5,5 +5,5 @@ A *recipe* says what a checkpoint holds (recipes.py); its numbers follow from th
 (checkpoint.py). A *record* is what the peer wrote for it, in each of three number types (records.py). Both
 are made by tools/golden, kept in fixtures/golden.zip (packed.py) and held against gguflow by tests.
 
-Nothing here imports gguflow: these modules run in the peer's environment too.
+What the peer's environment runs too imports no gguflow: all but conversion.py and answers.py.
 """

@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testing.llama_answers import Answer
+import gguflow
+from gguflow.blocks import block_sizes
+from gguflow.container.metadata import Value, ValueType
+from gguflow.container.reader import read_header
+from testing.llama_answers import Answer, ask
 
+PRE = "tokenizer.ggml.pre"
 ANSWERS = Path(__file__).resolve().parents[2] / "fixtures" / "llama_answers.json"
 
 
@@ -55,6 +60,20 @@ class Answers:
         ]
         head = f'{{\n "xllamacpp": {json.dumps(self.xllamacpp)},\n "answers": {{\n'
         path.write_text(head + ",\n".join(lines) + "\n }\n}\n", encoding="utf-8")
+
+
+def ask_about(path: Path, pre: Value | None = None) -> Answer:
+    """What llama.cpp says to a file, under a neutral name: it has special cases for names with "phi-3".
+
+    path: of the file, beside which another is written.
+    pre: its tokenizer.ggml.pre, where it has one; None leaves it.
+    """
+    metadata = read_header(path, block_sizes).metadata
+    assign = [("general.name", Value(ValueType.STRING, "Tiny"))]
+    assign += [(PRE, pre)] if pre is not None and PRE in metadata else []
+    asked = path.with_name(f"{path.stem}.asked.gguf")
+    gguflow.edit(path, assign, output=asked, overwrite=True, threads=1)
+    return ask(asked)
 
 
 def _row(row: Row) -> dict[str, Any]:

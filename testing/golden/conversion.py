@@ -1,4 +1,4 @@
-"""A recipe's checkpoint through gguflow, against the record (the one module here that imports gguflow)."""
+"""A recipe's checkpoint through gguflow, against the record."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gguflow import models
-from testing.golden.answers import ANSWERS, Answers, Row
+from testing.golden.answers import ANSWERS, Answers, Row, ask_about
 from testing.golden.conversion import converted
 from testing.golden.packed import Packed, class_of
 from testing.llama_answers import Answer, ask
@@ -31,7 +31,7 @@ SOME = [
 
 def answer(name: str, work: Path) -> Answer:
     path, _ = converted(GOLDEN.recipe(name), "F32", work)
-    return ask(path, timeout_s=300)
+    return ask_about(path)
 
 
 @pytest.mark.parametrize("name", SOME)

@@ -1,5 +1,9 @@
 """Checkpoints converted by gguflow and in llama.cpp's two steps (convert_hf_to_gguf.py, llama-quantize).
 
+Where classes are named (LlamaForCausalLM; CLASS+VARIANT), it is the first step alone, of the tiny checkpoints
+that golden recipes describe, in BF16, F16 and F32; the peer's look-up of tokenizers, which knows real
+vocabularies only, is left out. Otherwise:
+
 Small random checkpoints are made for every family; real ones can be named. The peer's first step keeps the
 source's own number type; what it writes is then a source of ours too, for the second step alone. Every
 metadata key must have the peer's type and value, every tensor the peer's type, shape and bytes, and the
@@ -11,6 +15,7 @@ Exit code 0 where all is equal, 1 where anything differs.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +25,11 @@ from repository import ROOT
 
 from file_differences import compare_files
 from gguflow import models, sources
+from goldens.live import compare_classes, recipe_of
+from goldens.record import unpacked
 from steps import execute
+from testing.golden.packed import Packed
+from testing.golden.recipes import Recipe
 
 PEER = ROOT / "tools" / "peer"
 TINY = ROOT / "fixtures" / "models" / "tiny-py-llama"
@@ -31,30 +40,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoints",
         nargs="*",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="real checkpoints to compare too; the peer must know their tokenizer",
+        metavar="CLASS or CHECKPOINT",
+        help="classes; or real checkpoints to compare too, whose tokenizer the peer must know",
     )
     parser.add_argument(
         "--llama-cpp",
-        required=True,
         type=Path,
         metavar="DIR",
         help="llama.cpp's source tree, with convert_hf_to_gguf.py",
     )
     parser.add_argument(
+        "--sdist",
+        type=Path,
+        metavar="FILE",
+        default=os.environ.get("GGUFLOW_PEER_SDIST"),
+        help="for classes, instead of --llama-cpp: source archive of llama-cpp-python, with llama.cpp inside "
+        "(default: $GGUFLOW_PEER_SDIST)",
+    )
+    parser.add_argument(
         "--llama-quantize",
-        required=True,
         type=Path,
         metavar="PATH",
-        help="llama-quantize, built from it without FMA contraction",
+        help="llama-quantize, built from it without FMA contraction; classes do not need it",
     )
     parser.add_argument(
         "--python",
-        required=True,
         type=Path,
+        action="append",
         metavar="PATH",
-        help="a Python with torch, transformers 5 and sentencepiece",
+        help="a Python with torch, transformers 5 and sentencepiece; for classes it may be repeated: each "
+        "does the recipes of its version of transformers (default: $GGUFLOW_PEER_PYTHON, colons between)",
+    )
+    parser.add_argument(
+        "--records",
+        type=Path,
+        metavar="DIR",
+        default=Path(os.environ.get("GGUFLOW_GOLDEN", ROOT / "build" / "golden")),
+        help="where recipes/ are that fixtures/golden.zip does not have, and where the archive is unpacked "
+        "(default: $GGUFLOW_GOLDEN, else build/golden)",
     )
     parser.add_argument("--types", default=",".join(TYPES), help="comma-separated (default: %(default)s)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="where temporary files go")
@@ -62,12 +85,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    said = os.environ.get("GGUFLOW_PEER_PYTHON", "")
+    pythons = arguments.python or [Path(path) for path in said.split(os.pathsep) if path]
+    if not pythons:
+        sys.exit("peer: --python is needed")
+    packed, named = Packed(), arguments.checkpoints
+    recipes = {name: recipe_of(name, arguments.records, packed) for name in named if not Path(name).exists()}
+    if unknown := [name for name, recipe in recipes.items() if recipe is None]:
+        sys.exit(f"peer: neither a checkpoint nor a class with a recipe: {', '.join(unknown)}")
+    found = {name: recipe for name, recipe in recipes.items() if recipe is not None}
+    if found and len(found) < len(set(named)):
+        sys.exit("peer: classes and checkpoints are compared in different ways; name one kind")
+    if found:
+        return run_classes(found, pythons, arguments)
+    if arguments.llama_cpp is None or arguments.llama_quantize is None:
+        sys.exit("peer: checkpoints need --llama-cpp and --llama-quantize")
+    arguments.checkpoints, arguments.python = [Path(name) for name in named], pythons[0]
     n_differences = 0
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         for checkpoint, pre in list(checkpoints(arguments, Path(work))):
             for what, difference in compare_checkpoint(arguments, checkpoint, pre, Path(work)):
                 print(f"{checkpoint.name:30} {what:20} {difference}", flush=True)
                 n_differences += difference != "equal"
+    print(f"{n_differences} differences" if n_differences else "no differences")
+    return 1 if n_differences else 0
+
+
+def run_classes(recipes: dict[str, Recipe], pythons: list[Path], arguments: argparse.Namespace) -> int:
+    """Compares golden recipes.
+
+    recipes: by name.
+    pythons: the peer's.
+    arguments: of the command line.
+    """
+    if arguments.llama_cpp is not None:
+        tree = arguments.llama_cpp
+    elif arguments.sdist is not None:
+        arguments.records.mkdir(parents=True, exist_ok=True)
+        tree, _ = unpacked(Path(arguments.sdist), arguments.records)
+    else:
+        sys.exit("peer: classes need --sdist or --llama-cpp")
+    n_differences = 0
+    for name, dtype, difference in compare_classes(recipes, tree, pythons, arguments.work):
+        print(f"{name:30} {dtype:5} {difference}", flush=True)
+        n_differences += difference != "equal"
     print(f"{n_differences} differences" if n_differences else "no differences")
     return 1 if n_differences else 0
 

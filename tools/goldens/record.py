@@ -44,16 +44,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("GGUFLOW_PEER_SDIST"),
         help="source archive of llama-cpp-python, with llama.cpp inside (default: $GGUFLOW_PEER_SDIST)",
     )
+    parser.add_argument(
+        "--tree",
+        type=Path,
+        metavar="DIR",
+        help="llama.cpp's source tree, instead of the archive: to see, not to keep",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the peer's F32 files, in files/")
 
 
 def run(arguments: argparse.Namespace) -> int:
     os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     records: Path = arguments.records
-    if arguments.sdist is None:
-        sys.exit("record: --sdist is needed")
-    sdist = Path(arguments.sdist)
-    tree, sha256 = unpacked(sdist, records)
+    if arguments.tree is not None:
+        peer, tree, sha256 = arguments.tree.name, arguments.tree.resolve(), "none"
+    elif arguments.sdist is None:
+        sys.exit("record: --sdist or --tree is needed")
+    else:
+        peer = Path(arguments.sdist).name.removesuffix(".tar.gz")
+        tree, sha256 = unpacked(Path(arguments.sdist), records)
     sys.path[:0] = [str(tree), str(tree / "gguf-py")]
     import conversion
     import torch
@@ -61,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)
     about = {
-        "peer": sdist.name.removesuffix(".tar.gz"),
+        "peer": peer,
         "sdist_sha256": sha256,
         "transformers": transformers.__version__,
     }

@@ -134,10 +134,14 @@ def overrides(name: str) -> Settings:
     know the "model_type" that is "saved"), "wrap" (what is around a configuration that becomes text_config),
     "rename" (patterns and replacements for names of tensors), "extra" (further tensors: name, shape),
     "mtp" (beginning of names: a copy of the last layer is the block for the next token), "tokenizer",
-    "files", "options".
+    "files", "options". CLASS+run is laid over CLASS.
 
     name: of the class.
     """
+    base, _, variant = name.partition("+")
+    if variant == "run" and base in RUNNING:
+        special = SPECIAL.get(base, {})
+        return {**special, **{key: laid_over(special.get(key, {}), x) for key, x in RUNNING[base].items()}}
     return SPECIAL.get(name, {})
 
 
@@ -501,3 +505,51 @@ SPECIAL: dict[str, Settings] = {
     },
 }
 """By class, see `overrides`; CLASS+VARIANT is a further checkpoint of a class."""
+
+_SECTIONS = {"rope_theta": 10000.0, "rope_type": "default", "mrope_section": [4, 4, 4]}
+
+_QWEN35_RUN: Settings = {
+    "linear_value_head_dim": 16,
+    "rope_parameters": {**_SECTIONS, "mrope_section": [2, 2, 2], "partial_rotary_factor": 0.5},
+}
+_RUNNING: tuple[tuple[tuple[str, ...], Settings], ...] = (
+    (("Qwen3NextForCausalLM",), {"config": {"linear_value_head_dim": 16}}),
+    (("Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM"), {"config": _QWEN35_RUN}),
+    (
+        ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"),
+        {"config": {"text_config": _QWEN35_RUN}},
+    ),
+    (("ExaoneMoeForCausalLM", "MiniMaxM2ForCausalLM"), {"saved": {"scoring_func": "sigmoid"}}),
+    (
+        ("Lfm2ForCausalLM", "Lfm2Model"),
+        {"config": {"layer_types": ["conv", "conv", "full_attention", "conv"]}},
+    ),
+    (("JambaForCausalLM",), {"config": {"attn_layer_offset": 1, "attn_layer_period": 2}}),
+    (("Qwen2VLModel",), {"config": {"text_config": {"rope_scaling": _MROPE}}}),
+    (
+        ("Qwen3ASRForConditionalGeneration", "PaddleOCRVLForConditionalGeneration"),
+        {"config": {"text_config": {"rope_parameters": _SECTIONS}}},
+    ),
+    (
+        ("Cohere2ForCausalLM", "EuroBertModel", "NemotronForCausalLM"),
+        {"config": {"head_dim": HIDDEN // N_HEADS}},
+    ),
+    (("OlmoeForCausalLM",), {"config": {"num_key_value_heads": N_HEADS}}),
+    (
+        (
+            "BertForSequenceClassification",
+            "RobertaForSequenceClassification",
+            "XLMRobertaForSequenceClassification",
+        ),
+        {"config": {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+    ),
+    (("Ernie4_5_MoeForCausalLM",), {"config": {"moe_k": 2}}),
+    (("MellumForCausalLM",), {"config": {"layer_types": ["sliding_attention"] * 3 + ["full_attention"]}}),
+    (("Gemma3nForCausalLM",), {"config": {"hidden_size_per_layer_input": 256}}),
+    (("MiniCPM3ForCausalLM",), {"config": {"v_head_dim": HIDDEN // N_HEADS}}),
+)
+
+RUNNING: dict[str, Settings] = {name: settings for names, settings in _RUNNING for name in names}
+"""CLASS -> what CLASS+run has otherwise, so that llama.cpp runs it: it takes a few sizes as given, and some
+keys as always there, where the converter does not.
+"""
