@@ -342,15 +342,19 @@ def tekken_json(version: str, *, special: Sequence[str] | None = None, n_special
     return value
 
 
-def mistral(files: Mapping[str, Any], n_tokens: int = 295, method: str = "", **more: Any) -> Case:
+def mistral(
+    files: Mapping[str, Any], n_tokens: int = 295, method: str = "", differences: tuple[str, ...] = ()
+) -> Case:
     """A case of Mistral's own files."""
+    if "tekken.json" in files:
+        differences = (*differences, "scores-of-tekken")
     return Case(
         f"llama.LlamaModel{method}",
         "mistral.mistral_metadata",
         files,
         {"vocab_size": n_tokens},
-        attributes={"is_mistral_format": False},
-        **more,
+        differences,
+        {"is_mistral_format": False},
     )
 
 

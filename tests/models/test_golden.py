@@ -4,6 +4,7 @@ llama.cpp's converter wrote. Excused is only what the table of differences says.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import gguflow
 from gguflow import models, sources
 from gguflow.errors import UnsupportedError
 from gguflow.models.configuration import text_configuration
+from gguflow.models.params import params_configuration
 from testing.golden import checkpoint, contents
-from testing.golden.conversion import unexplained_differences
+from testing.golden.conversion import NATIVE, unexplained_differences
 from testing.golden.packed import PACKED, Packed, Record, class_of, pack
 from testing.golden.records import FileRecord, TensorRecord, differences
 
@@ -38,7 +40,7 @@ def test_class_converts_as_the_peer_does(name: str, dtype: str, tmp_path: Path) 
     if dtype == "F32":
         assert gguflow.validate(file, level="strict") == []
         gguflow.export(file, tmp_path / "back.safetensors", dtype="f32")
-        lost, changed = against_checkpoint(class_of(name), tmp_path, recipe.directory)
+        lost, changed = against_checkpoint(class_of(name), tmp_path, recipe.directory, recipe.options)
         assert not changed
         assert bool(lost) == (class_of(name) in OTHER_NAMES)
 
@@ -49,16 +51,20 @@ OTHER_NAMES = {
 """Classes whose export has other names than the checkpoint, and why."""
 
 
-def against_checkpoint(cls: str, directory: Path, name: str) -> tuple[list[str], list[str]]:
+def against_checkpoint(
+    cls: str, directory: Path, name: str, options: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """The names of tensors that an export lacks, and of those that differ in shape or value; functions of
     weights are undone within rounding.
     """
-    source = sources.open_checkpoint(directory / name)
-    config = text_configuration(directory / name / "config.json", source.config or {})
+    is_native = NATIVE in options
+    source = sources.open_checkpoint(directory / name, mistral=is_native)
+    read = params_configuration if is_native else text_configuration
+    config = read(directory / name / source.config_name, source.config or {})
     family = models.architectures()[cls]
     if family.choose is not None:
         family = family.choose(config, directory / name)
-    there, back = load_file(directory / name / "model.safetensors"), load_file(directory / "back.safetensors")
+    there, back = load_file(source.files[0].path), load_file(directory / "back.safetensors")
     lost, changed = [], []
     for own, x in there.items():
         renamed = family.rename(own, config)
