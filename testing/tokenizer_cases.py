@@ -410,6 +410,7 @@ def tiktoken(
 UNMADE = (*RANKED, b"qwxy", b"qw")
 """A token that no merge makes, and one behind it."""
 KIMI = ("[BOS]", "[EOS]", "<|im_end|>", *(f"<|reserved_token_{i}|>" for i in range(271, 526)))
+KIMI_FILE = ("tiktoken.model", "kimi-k2", KIMI)
 KIMI_SETTINGS: dict[str, Any] = {
     "bos_token": "[BOS]",
     "eos_token": "[EOS]",
@@ -421,7 +422,6 @@ HUNYUAN = (
     *("<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>"),
     *(f"<|extra_{i}|>" for i in range(205)),
 )
-QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)))
 
 
 def mistral(
@@ -627,20 +627,30 @@ CASES: dict[str, Case] = {
         attributes={"model_arch": "NOMIC_BERT_MOE"},
     ),
     "kimi k2": tiktoken(
-        *("deepseek.DeepseekV2Model", "tiktoken.kimi_metadata", "tiktoken.model", "kimi-k2", KIMI, 300),
+        "deepseek.DeepseekV2Model",
+        "tiktoken.kimi_metadata",
+        *KIMI_FILE,
+        300,
         {"bos_token_id": 268, "eos_token_id": 270, "pad_token_id": 299},
         tokens=UNMADE,
         **KIMI_SETTINGS,
     ),
     "kimi linear": tiktoken(
-        *("kimi_linear.KimiLinearModel", "tiktoken.kimi_linear_metadata"),
-        *("tiktoken.model", "kimi-k2", KIMI, 600),
+        "kimi_linear.KimiLinearModel",
+        "tiktoken.kimi_linear_metadata",
+        *KIMI_FILE,
+        600,
         {"bos_token_id": 268, "eos_token_id": 270},
         tokens=UNMADE,
         **KIMI_SETTINGS,
     ),
     "hunyuan moe": tiktoken(
-        *("hunyuan.HunYuanMoEModel", "tiktoken.hunyuan_metadata", "hy.tiktoken", "hunyuan", HUNYUAN, 478),
+        "hunyuan.HunYuanMoEModel",
+        "tiktoken.hunyuan_metadata",
+        "hy.tiktoken",
+        "hunyuan",
+        HUNYUAN,
+        478,
         {"bos_token_id": 1, "eos_token_id": 271, "pad_token_id": 272},
         ("special-id-beyond-vocabulary",),
         tokens=UNMADE,
