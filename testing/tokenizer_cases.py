@@ -407,6 +407,37 @@ def tiktoken(
     )
 
 
+CHATGLM_PROGRAM = """
+from sentencepiece import SentencePieceProcessor
+
+SPECIAL = ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"]
+SPECIAL += ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
+
+
+class Tokenizer:
+    def __init__(self, directory):
+        self.sp_model = SentencePieceProcessor(model_file=str(directory) + "/tokenizer.model")
+        self.tokenizer = self
+
+    @classmethod
+    def from_pretrained(cls, directory, *arguments, **settings):
+        return cls(directory)
+
+    @classmethod
+    def register_for_auto_class(cls, *arguments):
+        pass
+
+    def get_vocab(self):
+        return {self._convert_id_to_token(i): i for i in range(self.sp_model.vocab_size() + len(SPECIAL))}
+
+    def _convert_id_to_token(self, token):
+        behind = token - self.sp_model.vocab_size()
+        if behind >= 0:
+            return SPECIAL[behind] if behind < len(SPECIAL) else ""
+        return "" if token < 3 else self.sp_model.id_to_piece(token)
+"""
+
+
 UNMADE = (*RANKED, b"qwxy", b"qw")
 """A token that no merge makes, and one behind it."""
 KIMI = ("[BOS]", "[EOS]", "<|im_end|>", *(f"<|reserved_token_{i}|>" for i in range(271, 526)))
@@ -625,6 +656,19 @@ CASES: dict[str, Case] = {
         },
         {"vocab_size": 250048, "type_vocab_size": 1, "moe_every_n_layers": 2},
         attributes={"model_arch": "NOMIC_BERT_MOE"},
+    ),
+    "chatglm 3": Case(
+        "chatglm.ChatGLMModel.set_vocab_chatglm3",
+        "chatglm.chatglm3_metadata",
+        {
+            "tokenizer.model": spm_model(PIECES, kind=2),
+            "tokenization_x.py": CHATGLM_PROGRAM,
+            "tokenizer_config.json": {
+                "auto_map": {"AutoTokenizer": ["tokenization_x.Tokenizer", None]},
+                "tokenizer_class": "Tokenizer",
+            },
+        },
+        {"vocab_size": 290, "padded_vocab_size": 290, "eos_token_id": 2, "pad_token_id": 0},
     ),
     "kimi k2": tiktoken(
         "deepseek.DeepseekV2Model",
