@@ -183,6 +183,16 @@ def test_without_the_option(tmp_path: Path) -> None:
         conversion.prepare(checkpoint(tmp_path / "x"))
 
 
+def test_beside_a_configuration_of_transformers(tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path / "x")
+    config: dict[str, Any] = {"architectures": ["MistralForCausalLM"], "vocab_size": 295, "hidden_size": 64}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
+    config |= {"intermediate_size": 96, "rms_norm_eps": 1e-5, "max_position_embeddings": 512}
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidError, match=r"M-011: .*--mistral-format"):
+        conversion.prepare(directory)
+
+
 def test_of_another_form(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InvalidError, match=r"H-001: no params.json"):
