@@ -342,15 +342,132 @@ def tekken_json(version: str, *, special: Sequence[str] | None = None, n_special
     return value
 
 
-def mistral(files: Mapping[str, Any], n_tokens: int = 295, method: str = "", **more: Any) -> Case:
+TIKTOKEN_PROGRAM = """
+import base64, json, types
+from pathlib import Path
+
+
+class Tokenizer:
+    def __init__(self, directory):
+        directory = Path(directory)
+        settings = json.loads((directory / "tokenizer_config.json").read_text())
+        (file,) = (path for path in directory.iterdir() if "tiktoken" in path.name)
+        lines = (line.split() for line in file.read_bytes().splitlines())
+        self.mergeable_ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+        texts = {int(token): text for token, text in settings["specials"].items()}
+        self.special_tokens = {text: token for token, text in texts.items()}
+        self.vocab_size = len(self.mergeable_ranks) + len(texts)
+        self.eos_id = self.special_tokens.get(settings.get("eos_token"))
+        self.model = types.SimpleNamespace(_mergeable_ranks=self.mergeable_ranks)
+
+    @classmethod
+    def from_pretrained(cls, directory, *arguments, **settings):
+        return cls(directory)
+
+    @classmethod
+    def register_for_auto_class(cls, *arguments):
+        pass
+
+    def encode(self, text, **settings):
+        return []
+"""
+"""In the place of the program that such a checkpoint has: "specials" are the special tokens that it makes."""
+
+
+def tiktoken(
+    peer: str,
+    function: str,
+    name: str,
+    pre: str,
+    specials: Sequence[str],
+    n_tokens: int,
+    config: Mapping[str, Any] | None = None,
+    differences: tuple[str, ...] = (),
+    tokens: Sequence[bytes] = RANKED,
+    **settings: Any,
+) -> Case:
+    """A case of a tiktoken vocabulary of all bytes and some tokens, with a program that reads it."""
+    whole = [*(bytes([byte]) for byte in range(255, -1, -1)), *tokens]
+    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(whole)]
+    settings["specials"] = {str(len(whole) + i): text for i, text in enumerate(specials)}
+    settings["auto_map"] = {"AutoTokenizer": ["tokenization_x.Tokenizer", None]}
+    settings["tokenizer_class"] = "Tokenizer"
+    contents = {
+        name: "".join(lines),
+        "tokenizer_config.json": settings,
+        "tokenization_x.py": TIKTOKEN_PROGRAM,
+    }
+    return Case(
+        peer,
+        function,
+        contents,
+        {"vocab_size": n_tokens, **(config or {})},
+        differences,
+        pre=pre,
+    )
+
+
+CHATGLM_PROGRAM = """
+from sentencepiece import SentencePieceProcessor
+
+SPECIAL = ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"]
+SPECIAL += ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
+
+
+class Tokenizer:
+    def __init__(self, directory):
+        self.sp_model = SentencePieceProcessor(model_file=str(directory) + "/tokenizer.model")
+        self.tokenizer = self
+
+    @classmethod
+    def from_pretrained(cls, directory, *arguments, **settings):
+        return cls(directory)
+
+    @classmethod
+    def register_for_auto_class(cls, *arguments):
+        pass
+
+    def get_vocab(self):
+        return {self._convert_id_to_token(i): i for i in range(self.sp_model.vocab_size() + len(SPECIAL))}
+
+    def _convert_id_to_token(self, token):
+        behind = token - self.sp_model.vocab_size()
+        if behind >= 0:
+            return SPECIAL[behind] if behind < len(SPECIAL) else ""
+        return "" if token < 3 else self.sp_model.id_to_piece(token)
+"""
+
+
+UNMADE = (*RANKED, b"qwxy", b"qw")
+"""A token that no merge makes, and one behind it."""
+KIMI = ("[BOS]", "[EOS]", "<|im_end|>", *(f"<|reserved_token_{i}|>" for i in range(271, 526)))
+KIMI_FILE = ("tiktoken.model", "kimi-k2", KIMI)
+KIMI_SETTINGS: dict[str, Any] = {
+    "bos_token": "[BOS]",
+    "eos_token": "[EOS]",
+    "added_tokens_decoder": {
+        str(268 + i): {"content": text, "special": True} for i, text in enumerate(KIMI[:3])
+    },
+}
+HUNYUAN = (
+    *("<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>"),
+    *(f"<|extra_{i}|>" for i in range(205)),
+)
+
+
+def mistral(
+    files: Mapping[str, Any], n_tokens: int = 295, method: str = "", differences: tuple[str, ...] = ()
+) -> Case:
     """A case of Mistral's own files."""
+    if "tekken.json" in files:
+        differences = (*differences, "scores-of-tekken")
     return Case(
         f"llama.LlamaModel{method}",
         "mistral.mistral_metadata",
         files,
         {"vocab_size": n_tokens},
-        attributes={"is_mistral_format": False},
-        **more,
+        differences,
+        {"is_mistral_format": False},
     )
 
 
@@ -539,6 +656,48 @@ CASES: dict[str, Case] = {
         },
         {"vocab_size": 250048, "type_vocab_size": 1, "moe_every_n_layers": 2},
         attributes={"model_arch": "NOMIC_BERT_MOE"},
+    ),
+    "chatglm 3": Case(
+        "chatglm.ChatGLMModel.set_vocab_chatglm3",
+        "chatglm.chatglm3_metadata",
+        {
+            "tokenizer.model": spm_model(PIECES, kind=2),
+            "tokenization_x.py": CHATGLM_PROGRAM,
+            "tokenizer_config.json": {
+                "auto_map": {"AutoTokenizer": ["tokenization_x.Tokenizer", None]},
+                "tokenizer_class": "Tokenizer",
+            },
+        },
+        {"vocab_size": 290, "padded_vocab_size": 290, "eos_token_id": 2, "pad_token_id": 0},
+    ),
+    "kimi k2": tiktoken(
+        "deepseek.DeepseekV2Model",
+        "tiktoken.kimi_metadata",
+        *KIMI_FILE,
+        300,
+        {"bos_token_id": 268, "eos_token_id": 270, "pad_token_id": 299},
+        tokens=UNMADE,
+        **KIMI_SETTINGS,
+    ),
+    "kimi linear": tiktoken(
+        "kimi_linear.KimiLinearModel",
+        "tiktoken.kimi_linear_metadata",
+        *KIMI_FILE,
+        600,
+        {"bos_token_id": 268, "eos_token_id": 270},
+        tokens=UNMADE,
+        **KIMI_SETTINGS,
+    ),
+    "hunyuan moe": tiktoken(
+        "hunyuan.HunYuanMoEModel",
+        "tiktoken.hunyuan_metadata",
+        "hy.tiktoken",
+        "hunyuan",
+        HUNYUAN,
+        478,
+        {"bos_token_id": 1, "eos_token_id": 271, "pad_token_id": 272},
+        ("special-id-beyond-vocabulary",),
+        tokens=UNMADE,
     ),
     "tekken v3": mistral({"tekken.json": tekken_json("v3")}),
     "tekken v7": mistral({"tekken.json": tekken_json("v7", special=MISTRAL_SPECIAL)}),

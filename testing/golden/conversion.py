@@ -18,6 +18,7 @@ from testing.golden import checkpoint
 from testing.golden.recipes import Recipe
 from testing.golden.records import FileRecord, differences, tensor_record
 
+NATIVE = "--mistral-format"
 DENSE = "--sentence-transformers-dense-modules"
 
 
@@ -48,7 +49,7 @@ def converted(recipe: Recipe, dtype: str, work: Path) -> tuple[Path, tuple[str, 
     """
     directory = checkpoint.write(recipe, dtype, work)
     output = work / f"{recipe.cls}.{dtype}.gguf"
-    if unknown := set(recipe.options) - {"--no-mtp", DENSE}:
+    if unknown := set(recipe.options) - {"--no-mtp", DENSE, NATIVE}:
         raise ValueError(f"{recipe.cls}: options of the peer's that gguflow lacks: {unknown}")
     next_tokens = "--no-mtp" not in recipe.options
     report = gguflow.convert(
@@ -57,6 +58,7 @@ def converted(recipe: Recipe, dtype: str, work: Path) -> tuple[Path, tuple[str, 
         type=dtype.lower(),
         next_tokens=next_tokens,
         dense_modules=DENSE in recipe.options,
+        mistral_format=NATIVE in recipe.options,
         threads=1,
         overwrite=True,
         resume=False,

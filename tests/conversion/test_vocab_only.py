@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gguflow import conversion
+from gguflow import conversion, exporting
 from gguflow.cli import main
 from gguflow.container.reader import open_file
 from gguflow.conversion.splitting import Split
@@ -57,8 +57,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out)["n_tensors"] == 0
     assert plain(tmp_path / "vocab.gguf")["general.name"] == "New Name"
     assert main(["inspect", str(tmp_path / "vocab.gguf")]) == 0
-    assert "0 tensors, 0 weights" in capsys.readouterr().out
+    assert "a vocabulary, " in capsys.readouterr().out
     assert main(["validate", str(tmp_path / "vocab.gguf"), "--level", "strict"]) == 0
+
+
+def test_nothing_to_export(tmp_path: Path) -> None:
+    conversion.convert(TINY, tmp_path / "v.gguf", vocab_only=True)
+    with pytest.raises(UsageError, match="no tensors"):
+        exporting.export(tmp_path / "v.gguf", tmp_path / "out.safetensors")
 
 
 def test_a_name_has_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ llama.cpp's converter wrote. Excused is only what the table of differences says.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import gguflow
 from gguflow import models, sources
 from gguflow.errors import UnsupportedError
 from gguflow.models.configuration import text_configuration
+from gguflow.models.params import params_configuration
 from gguflow.models.tokenizers import template_check
 from testing.golden import checkpoint, contents
-from testing.golden.conversion import unexplained_differences
+from testing.golden.conversion import NATIVE, unexplained_differences
 from testing.golden.packed import PACKED, Packed, Record, class_of, pack
 from testing.golden.records import FileRecord, TensorRecord, differences
 
@@ -45,7 +47,7 @@ def test_class_converts_as_the_peer_does(name: str, dtype: str, tmp_path: Path) 
     if dtype == "F32":
         assert [f for f in gguflow.validate(file, level="strict") if f.rule != "C-032"] == []
         gguflow.export(file, tmp_path / "back.safetensors", dtype="f32")
-        different = against_checkpoint(class_of(name), tmp_path, recipe.directory)
+        different = against_checkpoint(class_of(name), tmp_path, recipe.directory, recipe.options)
         assert bool(different) == (class_of(name) in OTHER_WEIGHTS or "--no-mtp" in recipe.options), different
 
 
@@ -67,16 +69,18 @@ OTHER_WEIGHTS: dict[str, str] = {
 """Classes that an export does not give back as they were, and why. (C-032: Gemma 3n's keys have an Inf.)"""
 
 
-def against_checkpoint(cls: str, directory: Path, name: str) -> list[str]:
+def against_checkpoint(cls: str, directory: Path, name: str, options: Sequence[str]) -> list[str]:
     """The names of tensors that an export lacks, or that differ in shape or value; functions of weights are
     undone within rounding.
     """
-    source = sources.open_checkpoint(directory / name)
-    config = text_configuration(directory / name / "config.json", source.config or {})
+    is_native = NATIVE in options
+    source = sources.open_checkpoint(directory / name, mistral=is_native)
+    read = params_configuration if is_native else text_configuration
+    config = read(directory / name / source.config_name, source.config or {})
     family = models.architectures()[cls]
     if family.choose is not None:
         family = family.choose(config, directory / name)
-    there, back = load_file(directory / name / "model.safetensors"), load_file(directory / "back.safetensors")
+    there, back = load_file(source.files[0].path), load_file(directory / "back.safetensors")
     different = []
     for own, x in there.items():
         renamed = family.rename(own, config)

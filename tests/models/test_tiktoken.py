@@ -10,7 +10,8 @@ import pytest
 from gguflow.errors import FileError
 from gguflow.models.documents import Document
 from gguflow.models.tokenizers.files import TokenizerFiles
-from gguflow.models.tokenizers.tiktoken import merges, read_ranks, tiktoken_metadata
+from gguflow.models.tokenizers.ranks import last_merges
+from gguflow.models.tokenizers.tiktoken import read_ranks, tiktoken_metadata
 
 LETTERS = [b"a", b"b", b"c", b" "]
 
@@ -28,7 +29,7 @@ def test_merges_follow_from_ranks(tmp_path: Path) -> None:
     """A token's parts are what earlier tokens make of it: "abc" is "ab c" where "ab" comes before "bc"."""
     found = files(tmp_path, [*LETTERS, b"ab", b"bc", b"abc", b" a", b" abc"])
     ranks = read_ranks(found, "x.tiktoken")
-    assert merges(found, ranks) == ["a b", "b c", "ab c", "Ġ a", "Ġ abc"]
+    assert last_merges(ranks, tmp_path) == ["a b", "b c", "ab c", "Ġ a", "Ġ abc"]
 
 
 def test_special_tokens_come_after_the_ranks(tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_special_tokens_come_after_the_ranks(tmp_path: Path) -> None:
     ("content", "rule", "says"),
     [
         (b"", "M-021", "0 tokens"),
-        (b"YQ== 0\nYQ== 1\n", "M-021", "line 2"),
+        (b"YQ== 0\nYQ== 1\n", "M-025", "line 2"),
         (b"YQ== 1\n", "M-021", "from 0 on"),
         (b"YQ==\n", "M-021", "line 1"),
         (b"!!! 0\n", "M-021", "line 1"),
@@ -64,5 +65,5 @@ def test_what_is_no_list_of_tokens(content: bytes, rule: str, says: str, tmp_pat
 def test_a_token_that_no_others_make(tmp_path: Path) -> None:
     found = files(tmp_path, [*LETTERS, b"abc"])
     with pytest.raises(FileError) as caught:
-        merges(found, read_ranks(found, "x.tiktoken"))
-    assert caught.value.finding.rule == "M-021"
+        last_merges(read_ranks(found, "x.tiktoken"), tmp_path)
+    assert caught.value.finding.rule == "M-028"

@@ -54,6 +54,8 @@ _ELSEWHERE = {
     "--keep-split": "--split-max-size and --split-max-tensors split the output",
     "--fuse-qkv": "the matrices of Q, K and V stay apart; llama.cpp reads them so too",
     "--fuse-gate-up-exps": "the matrices of gate and up stay apart; llama.cpp reads them so too",
+    "--disable-mistral-community-chat-template": "a chat_template.jinja beside the weights has priority over "
+    "the one of the tokenizer's version",
     "--outfile": "-o names the output",
     "--outtype": "-t names the type of the output",
 }
@@ -111,6 +113,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the keys and the tokenizer without any tensors; SOURCE is a directory, whose weights may "
         "be absent",
+    )
+    parser.add_argument(
+        "--mistral-format",
+        action="store_true",
+        help="SOURCE is a directory in Mistral's own form: params.json, tekken.json (or tokenizer.model.v3), "
+        "consolidated*.safetensors",
     )
     parser.add_argument("--model-name", metavar="NAME", help="set general.name")
     parser.add_argument(
@@ -242,6 +250,7 @@ def run(arguments: argparse.Namespace) -> None:
         model_name=arguments.model_name,
         metadata_file=arguments.metadata,
         vocab_only=arguments.vocab_only,
+        mistral_format=arguments.mistral_format,
     )
     plans = [plan for target in prepared.targets for plan in target.plans]
     texts = "\n\n".join(plan_text(plan, explain=arguments.explain) for plan in plans)

@@ -18,6 +18,8 @@ from gguflow.errors import printable
 if TYPE_CHECKING:
     from gguflow.container.header import Header, TensorInfo
 
+TOKENS = "tokenizer.ggml.tokens"
+
 _DESCRIPTION = """\
 Show the metadata and the tensor table of a GGUF file. Only the header is read and checked. Long arrays and
 strings are shortened."""
@@ -162,7 +164,8 @@ def header_text(
     per_weight = f", {8 * nbytes / n_weights:.3f} bits per weight" if n_weights else ""
     counts = f"{len(keys)} keys, {len(rows)} tensors, {n_weights:,} weights{per_weight}"
     tensors = table(("tensor", "format", "shape", "size", "offset"), rows, right=(3, 4))
-    head = f"{printable(str(path))}: GGUF v{header.version}, {counts}"
+    what = "a vocabulary, " if not rows and TOKENS in header.metadata else ""
+    head = f"{printable(str(path))}: GGUF v{header.version}, {what}{counts}"
     return "\n\n".join([head, table(("key", "type", "value"), keys), tensors])
 
 

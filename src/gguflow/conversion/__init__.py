@@ -167,6 +167,7 @@ def prepare(
     model_name: str | None = None,
     metadata_file: str | Path | None = None,
     vocab_only: bool = False,
+    mistral_format: bool = False,
 ) -> Prepared:
     """Open the source, understand the model, plan the output. Reads headers, configuration and tokenizer, but
     no weights.
@@ -196,6 +197,8 @@ def prepare(
     metadata_file: a JSON object with more such values, by their keys (`general.author`).
     vocab_only: write the keys and the tokenizer without any tensors, as llama.cpp's tools take a vocabulary.
         The source is a checkpoint's directory, whose weights may be absent.
+    mistral_format: whether the source is a directory in Mistral's own form: params.json, tekken.json,
+        consolidated*.safetensors. What else is in it is not read.
 
     Raises UsageError, FileError, StorageError.
     """
@@ -210,6 +213,7 @@ def prepare(
         ("integrity", integrity),
         ("allow_non_finite", allow_non_finite),
         ("vocab_only", vocab_only),
+        ("mistral_format", mistral_format),
     ):
         flag(is_set, name)
     architecture = optional_text(architecture, "architecture")
@@ -224,7 +228,9 @@ def prepare(
     chosen = [recipes.resolve(name) for name in recipes.split_names(default if type is None else type)]
     overrides = Overrides.read(metadata_file, model_name)
     with gathered_warnings() as warnings:
-        checkpoint = sources.open_checkpoint(source, follow_links, weights=not vocab_only)
+        checkpoint = sources.open_checkpoint(
+            source, follow_links, weights=not vocab_only, mistral=mistral_format
+        )
         sources.refuse_lone_shard(checkpoint)
         if dense_modules:
             checkpoint = with_dense_layers(checkpoint)
@@ -410,6 +416,7 @@ def convert(
     model_name: str | None = None,
     metadata_file: str | Path | None = None,
     vocab_only: bool = False,
+    mistral_format: bool = False,
 ) -> Report:
     """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`, with their arguments and errors.
 
@@ -436,6 +443,7 @@ def convert(
         model_name=model_name,
         metadata_file=metadata_file,
         vocab_only=vocab_only,
+        mistral_format=mistral_format,
     )
     return run(
         prepared,

@@ -49,6 +49,8 @@ def prepare(
     checkpoint = sources.open_checkpoint(source)
     if checkpoint.metadata is None:
         raise UsageError(f"{source} is not a GGUF file; only those can be exported")
+    if not checkpoint.tensors:
+        raise UsageError(f"{source} has no tensors: there is nothing to export")
     model = with_original_shapes(models.load(checkpoint), checkpoint.path)
     tensors = original_tensors(model, models.of_file(model.metadata), checkpoint.path)
     entries, metadata = _entries(form, tensors, checkpoint, dtype.lower())

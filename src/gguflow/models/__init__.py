@@ -23,11 +23,13 @@ from gguflow.models.general import ParameterCounts, general_metadata, read_gener
 from gguflow.models.gguf_limits import check_storable
 from gguflow.models.measured import measured_keys
 from gguflow.models.parameters import Parameters
+from gguflow.models.params import params_configuration
 from gguflow.models.passthrough import from_gguf, pass_through, sizes_of, source_class, strip
 from gguflow.models.refusals import refuse_quantized, unknown_class
 from gguflow.models.tokenizers.ends import with_ends
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.sources.base import Checkpoint
+from gguflow.sources.huggingface import CONFIG
 
 
 def load(
@@ -85,7 +87,8 @@ def _load(
             f"pass --arch NAME to set general.architecture and keep the tensor names{hint}"
         )
     else:
-        config = text_configuration(checkpoint.directory / "config.json", checkpoint.config)
+        read = text_configuration if checkpoint.config_name == CONFIG else params_configuration
+        config = read(checkpoint.directory / checkpoint.config_name, checkpoint.config)
         keeps_next = next_tokens and not vocab_only
         config = replace(config, tensors=checkpoint.tensors.keys(), next_tokens=keeps_next)
         model = _understand(checkpoint, checkpoint.directory, config, vocab_only)
@@ -132,9 +135,8 @@ def _understand(checkpoint: Checkpoint, directory: Path, config: Document, vocab
     if family.choose is not None:
         family = family.choose(config, directory)
     hyper_parameters = family.metadata(config, directory)
-    config_file = directory / "config.json"
     n_tokens = config.integer("vocab_size")
-    parameters = Parameters(family.name, hyper_parameters, n_tokens, config_file, config)
+    parameters = Parameters(family.name, hyper_parameters, n_tokens, config.file, config)
     tensors: tuple[ModelTensor, ...] = ()
     if not vocab_only:
         tensors = match_tensors(family, checkpoint, config, parameters)

@@ -127,6 +127,8 @@ def unknown_tensor_hint(source: SourceTensor, checkpoint: Checkpoint, is_known: 
     """
     if ".switch_mlp." in source.name:
         return "; this is MLX's form of experts: convert the original checkpoint instead"
+    if "tok_embeddings.weight" in checkpoint.tensors and source.file.path.name.startswith("consolidated"):
+        return "; these are Mistral's own names: with --mistral-format, params.json and these files are read"
     prefix = common_prefix(checkpoint.tensors, is_known)
     skipped = _skipping(source.name)
     if not prefix:

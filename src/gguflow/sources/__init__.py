@@ -27,7 +27,7 @@ _ACCEPTED = "a checkpoint directory, a .safetensors file, a .safetensors.index.j
 
 
 def open_checkpoint(
-    path: str | os.PathLike[str], follow_links: bool = False, *, weights: bool = True
+    path: str | os.PathLike[str], follow_links: bool = False, *, weights: bool = True, mistral: bool = False
 ) -> Checkpoint:
     """Open a checkpoint directory, its index, a single .safetensors file, or a GGUF file.
 
@@ -37,6 +37,7 @@ def open_checkpoint(
 
     path: the path that the user named.
     follow_links: whether config, tokenizer and model card may be links to any place.
+    mistral: whether it is a directory in Mistral's own form: params.json and consolidated*.safetensors.
     weights: whether its weights are opened; without them it must be a directory, in which they may be absent.
 
     Raises UsageError if the path is not a supported source, a FileError with the broken rule, or
@@ -48,15 +49,16 @@ def open_checkpoint(
             path.stat()
     except StorageError as error:
         raise advice.missing(path, error) from error
+    if (mistral or not weights) and not path.is_dir():
+        what = (
+            "Mistral's own form is a directory" if mistral else "a vocabulary is made of a directory's files"
+        )
+        raise UsageError(f"{path}: {what}; name the directory of the checkpoint")
     if not weights:
-        if not path.is_dir():
-            raise UsageError(
-                f"{path}: a vocabulary is made of the files in a checkpoint's directory; name it"
-            )
-        return huggingface.open_directory(path, with_weights=False)
+        return huggingface.open_directory(path, with_weights=False, mistral=mistral)
     if path.suffix == ".gguf" and not path.is_dir():
         return gguf.open_gguf(path)
-    found = _open_safetensors(path)
+    found = huggingface.open_directory(path, mistral=True) if mistral else _open_safetensors(path)
     return replace(found, tensors=quantized.grouped(found.tensors))
 
 

@@ -46,8 +46,8 @@ def _what_it_is(directory: Path, names: Sequence[str]) -> str:
         return f"this is {what}; name one of them: {listed([str(directory / name) for name in models])}"
     if "params.json" in names and any(name.startswith("consolidated") for name in names):
         return (
-            "this is a model in Mistral's own form (params.json); "
-            "download its config.json and model*.safetensors, the form of transformers"
+            "this is a model in Mistral's own form (params.json); --mistral-format (mistral_format=True) "
+            "converts it, or download its config.json and model*.safetensors, the form of transformers"
         )
     copies = found(names)
     indexes = [copy.index for copy in copies.values() if copy.index is not None]

@@ -208,6 +208,7 @@ class Checkpoint:
     directory: where config, tokenizer and model card may be; None for a single file.
     config: the content of config.json, or None if there is none.
     metadata: the metadata of a GGUF file, None for anything else.
+    config_name: the name of the file with the configuration.
     """
 
     path: Path
@@ -216,6 +217,7 @@ class Checkpoint:
     directory: Path | None = None
     config: Mapping[str, Any] | None = field(default=None, repr=False)
     metadata: Metadata | None = field(default=None, repr=False)
+    config_name: str = "config.json"
 
 
 def require_regular(path: Path) -> None:

@@ -20,7 +20,10 @@ from gguflow.platform import storage_errors
 from gguflow.sources import advice, safetensors, strict_json
 from gguflow.sources.base import Checkpoint, SourceFile, SourceTensor, json_path
 from gguflow.sources.links import contained, is_there
-from gguflow.sources.weights import Shard, choose, complete_set, found, names_in
+from gguflow.sources.weights import COPY, Shard, choose, complete_set, found, names_in
+
+CONFIG, PARAMS = "config.json", "params.json"
+"""The configuration, of transformers and of Mistral's own form."""
 
 MAX_CONFIG_NBYTES = 16 << 20
 MAX_INDEX_NBYTES = 100_000_000
@@ -28,24 +31,29 @@ MAX_INDEX_NBYTES = 100_000_000
 _PLAIN_NAME = re.compile(r"[^/\\:]+\.safetensors")
 
 
-def open_directory(directory: Path, *, with_weights: bool = True) -> Checkpoint:
+def open_directory(directory: Path, *, with_weights: bool = True, mistral: bool = False) -> Checkpoint:
     """Read config.json, find the weights of a checkpoint directory, and read every header.
 
     If there were several copies of the weights, the choice is reported as a warning (H-018).
 
     directory: the checkpoint directory.
+    mistral: whether it is in Mistral's own form, of which only params.json and consolidated* are read.
     with_weights: whether the weights are looked for; without, there may be none.
 
     Raises a FileError with the broken rule, or StorageError.
     """
     with storage_errors("read", directory):
         names = sorted(os.listdir(directory))
-    config = read_config(directory)
+    config_name = PARAMS if mistral else CONFIG
+    config = read_config(directory, config_name)
+    if config is None and mistral:
+        message = f"no {PARAMS}: this is not Mistral's own form of a model; leave out --mistral-format"
+        raise InvalidError(directory, Finding("H-001", message))
     if config is None:
         raise advice.without_config(directory, names)
     if not with_weights:
-        return Checkpoint(directory, {}, (), directory, config)
-    weights = choose(directory, names)
+        return Checkpoint(directory, {}, (), directory, config, config_name=config_name)
+    weights = choose(directory, [name for name in names if not mistral or name.startswith(COPY)])
     if weights.index is not None:
         tensors, files = _read_shards(directory / weights.index)
         strays = weights.others({file.path.name for file in files})
@@ -57,7 +65,7 @@ def open_directory(directory: Path, *, with_weights: bool = True) -> Checkpoint:
             raise InvalidError(directory, Finding("H-007", message))
     else:
         tensors, files = read_set(directory, weights.files)
-    return Checkpoint(directory, tensors, files, directory, config)
+    return Checkpoint(directory, tensors, files, directory, config, config_name=config_name)
 
 
 def read_set(directory: Path, names: Sequence[str]) -> tuple[dict[str, SourceTensor], tuple[SourceFile, ...]]:
@@ -114,14 +122,15 @@ def open_file(path: Path) -> Checkpoint:
     return Checkpoint(path, tensors, files)
 
 
-def read_config(directory: Path) -> dict[str, Any] | None:
+def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any] | None:
     """The content of config.json, or None if there is none.
 
     directory: the checkpoint directory.
+    name: of the file, if it has another.
 
     Raises a FileError or StorageError.
     """
-    path = contained(directory, "config.json")
+    path = contained(directory, name)
     if not is_there(path):
         return None
     config = strict_json.read(path, MAX_CONFIG_NBYTES, "H-002", allow_infinity=True)

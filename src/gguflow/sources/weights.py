@@ -27,7 +27,8 @@ INDEX_SUFFIX = ".safetensors.index.json"
 _INDEX = re.compile(r"(.+)\.safetensors\.index(\.[\w-]+)?\.json")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[\w-]+)?\.safetensors")
 _MAIN = "model"
-_COPY = "consolidated"
+COPY = "consolidated"
+"""What the names of files in Mistral's own form begin with."""
 _ADAPTER = "adapter_model"
 
 
@@ -196,7 +197,7 @@ def _without_copies(copies: Mapping[str, Weights]) -> dict[str, Weights]:
     """Without Mistral's own copy, adapters, and variants of a copy that is there itself, where something
     remains.
     """
-    kept = {stem: copy for stem, copy in copies.items() if not stem.startswith((_COPY, _ADAPTER))}
+    kept = {stem: copy for stem, copy in copies.items() if not stem.startswith((COPY, _ADAPTER))}
     kept = kept or {stem: copy for stem, copy in copies.items() if not stem.startswith(_ADAPTER)}
     kept = kept or dict(copies)
     return {

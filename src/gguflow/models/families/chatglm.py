@@ -13,6 +13,7 @@ from gguflow.models.keys import SILU, Keys, head_dim, hidden_size, n_heads, n_la
 from gguflow.models.parameters import Parameters
 from gguflow.models.rope import Rope, RopeOptions
 from gguflow.models.rules import linear, optional
+from gguflow.models.tokenizers.chatglm import chatglm3_metadata
 from gguflow.models.tokenizers.variants import chatglm_metadata
 
 ROPE = RopeOptions(kinds=("default",), partial=True)
@@ -113,7 +114,7 @@ ARCHITECTURES = (
         classes=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
         metadata=metadata,
         rules=rules,
-        tokenizer=chatglm_metadata,
+        tokenizer=chatglm3_metadata,
         rename=rename,
         skipped=(r".*rotary_pos_emb\.inv_freq",),
     ),

@@ -13,7 +13,7 @@ from gguflow.models.keys import Keys, base_keys, n_layers
 from gguflow.models.parameters import Parameters
 from gguflow.models.rope import RopeOptions
 from gguflow.models.rules import Given, Rule
-from gguflow.models.tokenizers.bpe import bpe_metadata
+from gguflow.models.tokenizers.tiktoken import kimi_metadata
 from gguflow.models.tokenizers.variants import glm_metadata
 
 ROPE = RopeOptions(partial=True, read=frozenset(("mscale", "mscale_all_dim")))
@@ -131,7 +131,7 @@ ARCHITECTURES = (
         ),
         metadata=metadata,
         rules=rules,
-        tokenizer=bpe_metadata,
+        tokenizer=kimi_metadata,
         rename=rename,
         skipped=(
             r"(?:model\.)?(?:vision_tower|multi_modal_projector|mm_projector|siglip2|merger|visual)\..*",

@@ -16,6 +16,7 @@ from gguflow.models.rope import RopeOptions
 from gguflow.models.rules import Given, Rule, optional, same
 from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.tokenizers.files import TokenizerFiles
+from gguflow.models.tokenizers.tiktoken import hunyuan_metadata
 
 UNSCALED = RopeOptions(kinds=("default",), sections=True)
 
@@ -226,7 +227,7 @@ ARCHITECTURES = (
         classes=("HunYuanMoEV1ForCausalLM",),
         metadata=moe_metadata,
         rules=rules,
-        tokenizer=bpe_metadata,
+        tokenizer=hunyuan_metadata,
         rename=rename,
     ),
     Architecture(

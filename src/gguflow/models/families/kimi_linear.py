@@ -14,7 +14,7 @@ from gguflow.models.keys import base_keys, n_heads, n_layers
 from gguflow.models.parameters import Parameters
 from gguflow.models.rope import RopeOptions
 from gguflow.models.rules import Given, Rule, linear, negative_exponential, reshaped, same
-from gguflow.models.tokenizers.bpe import bpe_metadata
+from gguflow.models.tokenizers.tiktoken import kimi_linear_metadata
 
 ROPE = RopeOptions(partial=True)
 
@@ -102,6 +102,6 @@ ARCHITECTURE = Architecture(
     classes=("KimiLinearForCausalLM", "KimiLinearModel"),
     metadata=metadata,
     rules=rules,
-    tokenizer=bpe_metadata,
+    tokenizer=kimi_linear_metadata,
     required=(*DECODER_KEYS, "kda.head_dim", "ssm.conv_kernel"),
 )

@@ -9,7 +9,7 @@ from gguflow.errors import Finding, InvalidError
 from gguflow.models.documents import Document
 
 _OTHERS = (
-    (("tekken.json",), "tekken.json is Mistral's own format, which is not read"),
+    (("tekken.json",), "tekken.json is Mistral's own format, which is read for Mistral's models only"),
     (("vocab.json", "merges.txt"), "vocab.json and merges.txt alone do not say how text is split"),
     (("vocab.txt",), "vocab.txt is a list for BERT's tokenizer only"),
 )

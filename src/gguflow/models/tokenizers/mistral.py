@@ -25,11 +25,10 @@ from gguflow.models.tokenizers.sentencepiece_model import Piece, read_pieces
 from gguflow.models.tokenizers.special_tokens import ADD_KEYS, ID_KEYS
 from gguflow.models.tokenizers.tekken import ROLES, VERSIONS, read_tekken
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary
+from gguflow.sources.huggingface import PARAMS
 from gguflow.sources.weights import names_in
 
 TEKKEN = "tekken.json"
-PARAMS = "params.json"
-"""The configuration of a checkpoint in Mistral's own form."""
 
 _VERSIONED = re.compile(rf".*\.model(\.({'|'.join(VERSIONS)})(m1)?)?")
 
@@ -89,6 +88,7 @@ def _tekken_metadata(files: TokenizerFiles, document: Document) -> Metadata:
     merges = array(ValueType.STRING, all_merges(tekken.ranks, document.file))
     ids = {role: tekken.special.index(text) for role, text in ROLES.items()}
     head = {"tokenizer.ggml.merges": merges}
+    files.config.applied.add("scores-of-tekken")
     return _keys(files, vocabulary, "gpt2", "tekken", head, ids, tekken.version)
 
 

@@ -32,7 +32,8 @@ def read_ranks(content: bytes, file: Path) -> dict[bytes, int]:
     content: of the file.
     file: for messages.
 
-    Raises MalformedError (M-021), InvalidError (M-025: a rank or token twice), LimitError (M-026).
+    Raises MalformedError (M-021: a line that is something else, ranks that are not 0, 1, 2, ...),
+    InvalidError (M-025: a token twice), LimitError (M-026).
     """
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(content.splitlines(), 1):
@@ -43,10 +44,9 @@ def read_ranks(content: bytes, file: Path) -> dict[bytes, int]:
             message = f"line {number} is not a token in base64 and its rank"
             raise MalformedError(file, Finding("M-021", message, found=line[:60].decode("latin-1")))
         put(ranks, decoded(match[1], f"line {number}", file), int(match[2]), f"line {number}", file)
-    if not ranks:
-        raise MalformedError(file, Finding("M-021", "there are no tokens"))
-    if len(set(ranks.values())) < len(ranks):
-        raise InvalidError(file, Finding("M-025", "two tokens have the same rank"))
+    if not ranks or sorted(ranks.values()) != list(range(len(ranks))):
+        message = "the ranks are not all numbers from 0 on, each once"
+        raise MalformedError(file, Finding("M-021", message, found=f"{len(ranks)} tokens"))
     check_work(ranks, file)
     return ranks
 

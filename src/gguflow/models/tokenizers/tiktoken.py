@@ -1,35 +1,48 @@
-"""Byte-level BPE as tiktoken keeps it: tokens by rank, without merges, which follow from the ranks."""
+"""Byte-level BPE as tiktoken keeps it: tokens by rank, without merges, which follow from the ranks.
+
+The special tokens are not in the file: the checkpoint's program defines them, behind the last rank.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from gguflow.container.metadata import Metadata, ValueType, array
-from gguflow.errors import Finding, LimitError, MalformedError
 from gguflow.models.documents import read_bytes
+from gguflow.models.tokenizers import ranks as by_rank
+from gguflow.models.tokenizers.bpe import bpe_metadata
 from gguflow.models.tokenizers.encoding.byte_letters import spelt
 from gguflow.models.tokenizers.files import TokenizerFiles, no_tokenizer
-from gguflow.models.tokenizers.special_tokens import special_metadata
+from gguflow.models.tokenizers.ranks import Ranks
+from gguflow.models.tokenizers.special_tokens import ID_KEYS, special_metadata
+from gguflow.models.tokenizers.tokenizer_json import decoder_ids, token_text
+from gguflow.models.tokenizers.variants import with_ids
 from gguflow.models.tokenizers.vocabulary import TokenType, Vocabulary
 
-MAX_SQUARES = 1 << 26
-"""Of all tokens' lengths in bytes, the sum of squares: what finding merges takes. Qwen's have about 2^23."""
+KIMI, HUNYUAN = "tiktoken.model", "hy.tiktoken"
+"""The files of these families."""
 
-Ranks = Mapping[bytes, int]
+_KIMI_RESERVED = 258
+_HUNYUAN_SPECIAL = (
+    *("<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>"),
+    *(f"<|extra_{i}|>" for i in range(205)),
+)
+_HUNYUAN_BOS = 127959
+"""The id of <|bos|>; config.json names another token."""
 
 
-def tiktoken_metadata(files: TokenizerFiles, ranks: Ranks, special: Sequence[str], pre: str) -> Metadata:
+def tiktoken_metadata(
+    files: TokenizerFiles, ranks: Ranks, special: Sequence[str], pre: str, *, skips: bool = False
+) -> Metadata:
     """The keys from a list of ranks, padded to config's vocab_size.
 
     files: of the tokenizer.
     ranks: the tokens.
     special: further tokens, whose ids follow those of the ranks.
     pre: name of the pre-tokenizer.
+    skips: whether there may be tokens that no merge makes.
 
-    Raises MalformedError (M-021) for ranks from which no merges follow, and what special_metadata raises.
+    Raises InvalidError (M-028) for ranks from which no merges follow, and what special_metadata raises.
     """
     vocabulary = Vocabulary.padding(files.n_tokens)
     for content, rank in ranks.items():
@@ -39,7 +52,8 @@ def tiktoken_metadata(files: TokenizerFiles, ranks: Ranks, special: Sequence[str
         if token < files.n_tokens:
             vocabulary.put(token, text, TokenType.CONTROL)
     keys = vocabulary.metadata("gpt2", pre)
-    keys["tokenizer.ggml.merges"] = array(ValueType.STRING, merges(files, ranks))
+    merges = by_rank.last_merges(ranks, files.directory, skips=skips)
+    keys["tokenizer.ggml.merges"] = array(ValueType.STRING, merges)
     return keys | special_metadata(files, files.n_tokens, peer_limits=False)
 
 
@@ -49,63 +63,63 @@ def read_ranks(files: TokenizerFiles, name: str) -> Ranks:
     files: of the tokenizer.
     name: of the file.
 
-    Raises InvalidError (M-023) if there is none, MalformedError (M-021) for a line that is something else or
-    a rank that occurs twice, LimitError (M-026) for tokens that are too long, and what read_bytes raises.
+    Raises InvalidError (M-023) if there is none, what ranks.read_ranks raises, and what read_bytes raises.
     """
     content = read_bytes(files.directory, name)
     if content is None:
         raise no_tokenizer(files.directory, name)
-    path = files.directory / name
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        text, _, rank = line.partition(b" ")
-        try:
-            token = base64.b64decode(text, validate=True)
-        except binascii.Error:
-            token = b""
-        if not token or not rank.strip().isdigit() or len(rank) > 10 or token in ranks:
-            expected = "a token in base64 that is not there yet, and its rank"
-            finding = Finding("M-021", f"line {number} is no token", found=line[:80], expected=expected)
-            raise MalformedError(path, finding)
-        ranks[token] = int(rank)
-    if not ranks or sorted(ranks.values()) != list(range(len(ranks))):
-        message = "the ranks are not all numbers from 0 on, each once"
-        raise MalformedError(path, Finding("M-021", message, found=f"{len(ranks)} tokens"))
-    if (work := sum(len(token) ** 2 for token in ranks)) > MAX_SQUARES:
-        message = "tokens are so long that finding their merges would take too long"
-        raise LimitError(path, Finding("M-026", message, found=work, expected=f"at most {MAX_SQUARES}"))
-    return ranks
+    return by_rank.read_ranks(content, files.directory / name)
 
 
-def merges(files: TokenizerFiles, ranks: Ranks) -> list[str]:
-    """The merge behind each token of several bytes: what is left of it if tokens of its rank and later ones
-    are not used.
+def kimi_metadata(files: TokenizerFiles) -> Metadata:
+    """Kimi K2, VL and Linear: tokenizer.json if there is one, else tiktoken.model. The special tokens are
+    those of `added_tokens_decoder`, or reserved.
 
-    files: of the tokenizer, for messages.
-    ranks: the tokens.
+    files: of the tokenizer.
 
-    Raises MalformedError (M-021) for a token that no two others make.
+    Raises what bpe_metadata, read_ranks and tiktoken_metadata raise.
     """
-    found = []
-    for token, rank in ranks.items():
-        if len(token) > 1:
-            parts = _parts(ranks, token, rank)
-            if len(parts) != 2:
-                message = "a token that two earlier ones do not make"
-                raise MalformedError(files.directory, Finding("M-021", message, found=spelt(token)))
-            found.append(f"{spelt(parts[0])} {spelt(parts[1])}")
-    return found
+    if files.tokenizer is not None or not (files.directory / KIMI).is_file():
+        return bpe_metadata(files, ("tokenizer.json", KIMI))
+    ranks = read_ranks(files, KIMI)
+    return tiktoken_metadata(files, ranks, _kimi_special(files, len(ranks)), "kimi-k2", skips=True)
 
 
-def _parts(ranks: Ranks, token: bytes, limit: int) -> list[bytes]:
-    """Byte-pair encoding with the tokens whose rank is below a limit."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 1:
-        pairs = enumerate(itertools.pairwise(parts))
-        rank, i = min((ranks.get(a + b, limit), i) for i, (a, b) in pairs)
-        if rank >= limit:
-            break
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts
+def kimi_linear_metadata(files: TokenizerFiles) -> Metadata:
+    """The same; the end of a text is that of the tokenizer, whatever config.json says.
+
+    files: of the tokenizer.
+
+    Raises as `kimi_metadata`.
+    """
+    keys = kimi_metadata(files)
+    if files.tokenizer is not None or files.settings is None:
+        return keys
+    special = list(keys["tokenizer.ggml.tokens"].value)
+    end = token_text(files.settings.values.get("eos_token")) or "[EOS]"
+    return with_ids(keys, {"eos": special.index(end)}, replaces=True) if end in special else keys
+
+
+def _kimi_special(files: TokenizerFiles, first: int) -> list[str]:
+    named: dict[int, str] = {}
+    if files.settings is not None:
+        decoder = files.settings.section("added_tokens_decoder")
+        named = {token: decoder.section(str(token)).text("content") for token in decoder_ids(decoder)}
+    return [named.get(i, f"<|reserved_token_{i}|>") for i in range(first, first + _KIMI_RESERVED)]
+
+
+def hunyuan_metadata(files: TokenizerFiles) -> Metadata:
+    """HunYuan's mixtures of experts: hy.tiktoken if there is one, else tokenizer.json.
+
+    files: of the tokenizer.
+
+    Raises what bpe_metadata, read_ranks and tiktoken_metadata raise.
+    """
+    if not (files.directory / HUNYUAN).is_file():
+        return bpe_metadata(files, ("tokenizer.json", HUNYUAN))
+    keys = tiktoken_metadata(files, read_ranks(files, HUNYUAN), _HUNYUAN_SPECIAL, "hunyuan", skips=True)
+    if files.n_tokens > _HUNYUAN_BOS:
+        return with_ids(keys, {"bos": _HUNYUAN_BOS}, replaces=True)
+    files.config.applied.add("special-id-beyond-vocabulary")
+    keys.pop(ID_KEYS["bos"], None)
+    return keys
