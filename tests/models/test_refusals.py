@@ -81,20 +81,17 @@ def test_quantized_weights_are_told_by_their_method(
 
 
 ADVICE: dict[str, tuple[Shapes, str, list[str]]] = {
-    "a prefix": (renamed("language_model."), "M-011", ["--strip-prefix language_model. "]),
+    "a prefix": (renamed("inner."), "M-011", ["--strip-prefix inner. "]),
     "a prefix of two parts": (renamed("base_model.model."), "M-011", ["--strip-prefix base_model.model. "]),
     "a prefix inside": (
-        {
-            name.replace("model.", "model.language_model.", 1): shape
-            for name, shape in shapes("llama").items()
-        },
+        {name.replace("model.", "model.inner.", 1): shape for name, shape in shapes("llama").items()},
         "M-011",
-        ["--strip-prefix model.language_model. "],
+        ["--strip-prefix model.inner. "],
     ),
-    "a prefix beside a vision tower": (
-        {"vision_tower.patch.weight": (4, 4)} | renamed("language_model."),
+    "a prefix beside something else": (
+        {"tower.patch.weight": (4, 4)} | renamed("inner."),
         "M-011",
-        ["--strip-prefix language_model. ", r"--skip-tensor '^vision_tower\.'"],
+        ["--strip-prefix inner. ", r"--skip-tensor '^tower\.'"],
     ),
     "a head of its own": (
         shapes("llama") | {"v_head.summary.weight": (1, 32)},

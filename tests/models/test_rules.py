@@ -233,10 +233,10 @@ RULES: dict[str, tuple[str, Change, type[FileError], str, str]] = {
     ),
     "a tensor unknown": (
         "llama",
-        tensor("model.vision_tower.weight", (4, 4)),
+        tensor("model.extra.weight", (4, 4)),
         InvalidError,
         "M-011",
-        "model.vision_tower.weight",
+        "model.extra.weight",
     ),
     "a layer too many": (
         "llama",

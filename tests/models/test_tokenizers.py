@@ -546,7 +546,7 @@ def test_chat_template_is_copied(contents: dict[str, Any], expected: dict[str, A
 
 def test_code_llama_and_smollm_are_known_by_their_sizes(tmp_path: Path) -> None:
     for n_tokens, expected in (
-        (32016, {"prefix_token_id": 32007, "eot_token_id": 32010}),
+        (32016, {"prefix_token_id": None, "eot_token_id": 32010}),
         (49152, {"add_bos_token": False}),
     ):
         contents = files("llama")

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gguflow.container.metadata import Metadata
-from gguflow.errors import Finding, InvalidError
+from gguflow.errors import Finding, InvalidError, warn
 from gguflow.models.base import ModelTensor
 from gguflow.models.documents import Document
 from gguflow.models.next_tokens import left_out
 from gguflow.models.parameters import Parameters
 from gguflow.models.refusals import missing_tensor_hint, require_numbers, unknown_tensor_hint
 from gguflow.models.rules import Given, Rule
+from gguflow.models.text_parts import is_of_other_inputs
 from gguflow.models.tokenizers.files import TokenizerFiles
 from gguflow.models.views import Leaf, View
 from gguflow.sources.base import Checkpoint, SourceTensor, json_path
@@ -158,9 +159,11 @@ def match_tensors(
         name for group in architecture.copies for name in [name for name in group if name in present][1:]
     }
     matches: dict[int, _Match] = {}
+    others: list[SourceTensor] = []
     for source in checkpoint.tensors.values():
         name = known(source.name)
         if name is None or name in copies or architecture.is_skipped(name):
+            others += [source] if is_of_other_inputs(source.name) else []
             continue
         if name not in places:
             hint = unknown_tensor_hint(source, checkpoint, lambda name: known(name) in places)
@@ -184,6 +187,10 @@ def match_tensors(
         if match.parts and source.dtype != next(iter(match.parts.values())).dtype:
             raise _tensor_error(source, "M-015", "what becomes one tensor has different dtypes")
         match.parts[position] = source
+    if others:
+        what = f"{len(others)} tensors of parts that see, hear or speak are left out ({others[0].name}, ...)"
+        finding = Finding("M-054", f"{what}: the text model is converted alone", json_path(others[0].name))
+        warn(others[0].file.path, finding)
     found = [tensor for match in matches.values() for tensor in _built(checkpoint, match)]
     _refuse_doubles(found, checkpoint)
     _refuse_missing(architecture, checkpoint, config, listed, {tensor.name for tensor in found})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from gguflow.models.documents import Document
@@ -11,6 +12,20 @@ OTHER_INPUTS = (
     r"(model\.)?(multi_modal_projector|mm_projector)\..*",
 )
 """Encoders of images and sounds, and their projectors: regular expressions for names."""
+
+
+_PARTS = re.compile(
+    r"(.*[._])?(vision|visual|vpm|video|image|audio|speech|sound|talker|vit|siglip2?|sam|conformer|token2wav"
+    r"|code2wav|projector|aligner|resampler)([._0-9].*)?"
+)
+
+
+def is_of_other_inputs(name: str) -> bool:
+    """Whether a tensor belongs to what sees, hears or speaks, by its name.
+
+    name: in the checkpoint.
+    """
+    return _PARTS.fullmatch(name) is not None
 
 
 def text_name(name: str, config: Document) -> str:
