@@ -20,6 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     equal: set[str] = set()
     different: set[str] = set()
     for name in packed.names:
+        if class_of(name) not in packed.known:  # Mistral's own form, which has no classes
+            continue
         reason = _reason(packed, name)
         (equal if reason is None else different).add(class_of(name))
         if arguments.verbose and reason is not None:

@@ -43,7 +43,8 @@ def by_class() -> dict[str, str]:
     """
     from gguflow.models import architectures
 
-    return {name: family.name for name, family in sorted(architectures().items())}
+    known = sorted(architectures().items())
+    return {name: family.name for name, family in known if not family.is_unnamed}
 
 
 def rows_of_table() -> list[tuple[str, str]]:

@@ -58,6 +58,7 @@ class Architecture:
     measured: regular expressions; (renamed) tensors that fully match one of them are hyper-parameters.
     measure: those tensors, each float32[n], and the other hyper-parameters -> their keys.
     n_blocks: hyper-parameters -> the number of blocks that a file has tensors of; None if it is block_count.
+    is_unnamed: whether its classes are called so here only, as the checkpoints have no config.json.
     is_main: whether this family stands for `name` when a GGUF file is judged or exported; others share it.
     """
 
@@ -76,6 +77,7 @@ class Architecture:
     measure: Callable[[Mapping[str, NDArray[np.float32]], Parameters], Metadata] | None = None
     n_blocks: Callable[[Parameters], int] | None = field(default=None, compare=False)
     is_main: bool = True
+    is_unnamed: bool = False
 
     def is_skipped(self, name: str) -> bool:
         """Whether a tensor of a checkpoint is left out.

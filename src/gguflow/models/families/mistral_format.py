@@ -122,6 +122,7 @@ ARCHITECTURES = (
         tokenizer=mistral_metadata,
         skipped=_OTHER_INPUTS,
         is_main=False,
+        is_unnamed=True,
     ),
     Architecture(
         name="mistral3",
@@ -131,6 +132,7 @@ ARCHITECTURES = (
         tokenizer=mistral_metadata,
         skipped=_OTHER_INPUTS,
         is_main=False,
+        is_unnamed=True,
     ),
     Architecture(
         name="deepseek2",
@@ -140,5 +142,6 @@ ARCHITECTURES = (
         tokenizer=mistral_metadata,
         skipped=_OTHER_INPUTS,
         is_main=False,
+        is_unnamed=True,
     ),
 )
