@@ -41,6 +41,7 @@ UNITS: dict[str, set[str]] = {
     "parametric": {"blocks", "kernels", "threads"},
     "recipes": {"blocks"},
     "quantization": {"blocks", "kernels", "threads"},
+    "fidelity": {"blocks", "kernels", "quantization", "threads"},
     "packed_matmul": {"blocks", "kernels", "quantization", "threads"},
     "sources": {"blocks", "container", "platform"},
     "models": {"blocks", "container", "platform", "quantization", "sources"},
