@@ -47,3 +47,13 @@ def weights(kind: str, rows: int, n: int, seed: int = 0) -> Floats:
 
 ORDINARY = ("normal", "heavy tails", "outliers", "one sign", "negative", "sparse", "uneven", "equal", "zeros")
 EXTREME = ("tiny", "denormal", "large", "huge")
+
+
+def random_moments(n: int, seed: int = 0) -> Floats:
+    """float32[n, n]: second moments of correlated inputs of uneven size."""
+    rng = np.random.default_rng(seed)
+    few = max(n // 4, 1)
+    x = rng.standard_normal((2 * n, few)) @ rng.standard_normal((few, n)) / few**0.5
+    x = (x + 0.3 * rng.standard_normal(x.shape)) * np.exp(0.5 * rng.standard_normal(n))
+    moments: Floats = (x.T @ x / len(x)).astype(np.float32)
+    return moments

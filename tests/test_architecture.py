@@ -83,6 +83,7 @@ LIBRARIES: dict[str, set[str]] = {
     "construct": {"blocks/", "container/grammar.py", "parametric/grammar.py"},
     "numpy": {""},
     "tqdm": {"cli/progress.py"},
+    "threadpoolctl": {"fidelity/linear_algebra.py"},
     "xxhash": {"container/integrity.py", "parametric/"},
     "zstandard": {"parametric/entropy.py"},
     "jinja2": {"models/tokenizers/rendering.py"},
