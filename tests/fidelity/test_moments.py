@@ -33,6 +33,11 @@ def test_binary32_is_enough_for_many_columns(monkeypatch: pytest.MonkeyPatch) ->
     assert np.abs(narrow - exact).max() < 1e-4 * np.abs(exact).max()
 
 
+def test_the_factor_does_not_depend_on_threads() -> None:
+    h = random_moments(1100)
+    assert (factor(h, threads=1).inverse == factor(h, threads=3).inverse).all()
+
+
 def test_columns_that_were_always_zero() -> None:
     h = random_moments(64)
     h[[3, 40]] = 0

@@ -21,10 +21,11 @@ from gguflow.arrays import Bytes, Doubles, Floats, read_only
 from gguflow.blocks import BlockFormat
 from gguflow.errors import ShapeError, UsageError
 from gguflow.fidelity.grids import Grid, grid_of
+from gguflow.fidelity.lattices import LATTICES, find_flat, storage_tolerance
 from gguflow.fidelity.linear_algebra import one_thread
 from gguflow.fidelity.moments import DAMPING, Factor, factor
 from gguflow.fidelity.packing import Scaled, decoded, pack
-from gguflow.fidelity.search import check_held, checked_rows
+from gguflow.fidelity.rows import check_held, checked_rows
 from gguflow.threads import check as check_threads
 from gguflow.threads import run
 
@@ -61,6 +62,7 @@ class Report:
     fed: after error feedback.
     final: after descent and row gain.
     n_gained: rows whose scales were multiplied.
+    n_on_lattice: rows that lie on the grid already, and are reproduced.
     n_dead: columns whose inputs were always 0.
     """
 
@@ -69,6 +71,7 @@ class Report:
     fed: float
     final: float
     n_gained: int
+    n_on_lattice: int
     n_dead: int
 
 
@@ -91,7 +94,8 @@ def quantize_with_moments(
     measure: bool = False,
     threads: int | None = None,
 ) -> Quantized:
-    """Quantize the rows of a matrix by error feedback and descent.
+    """Quantize the rows of a matrix by error feedback and descent. Rows that lie on the grid already are
+    reproduced (see `lattices`).
 
     weights: float32[rows, n], finite.
     moments: of the matrix's inputs, as `moments.factor` takes them, or what it returned: matrices with the
@@ -113,31 +117,42 @@ def quantize_with_moments(
     if row_gain not in ("where_lower", "always", "never"):
         raise UsageError(f"row_gain must be where_lower, always or never, not {shown(row_gain)}")
     passes = integer(passes, "passes", 0, 1000)
-    known = moments if isinstance(moments, Factor) else factor(moments, damping)
+    known = moments if isinstance(moments, Factor) else factor(moments, damping, threads)
     n_rows, n = array.shape
     if known.n != n:
         raise ShapeError(f"moments of {known.n} columns do not fit rows of {n} weights")
     block_format = grid.block_format
     packed = np.empty((n_rows, block_format.row_bytes(n)), np.uint8)
     plan = _Plan(grid, known, passes, row_gain if grid.is_coarse else "never", measure)
+    tolerance = storage_tolerance(array) if grid.format in LATTICES else None
     sums: dict[int, NDArray[np.float64]] = {}
 
     def work(first: int, last: int) -> None:
-        piece = _Piece(array[first:last], plan)
-        sums[first] = piece.run()
-        found = pack(grid, piece.scaled())
-        check_held(found, block_format, array[first:last].reshape(-1), first * n, array)
-        packed[first:last] = found.reshape(last - first, -1)
+        rows, out = array[first:last], packed[first:last]
+        is_done = np.zeros(len(rows), bool)
+        sums[first] = np.zeros(6)
+        if tolerance is not None:
+            lattice = find_flat(rows.reshape(-1), grid, tolerance)
+            is_done = np.all(lattice.is_on.reshape(len(rows), -1), axis=1)
+            units = lattice.scaled[np.repeat(is_done, n // grid.size)]
+            out[is_done] = pack(grid, units).reshape(-1, out.shape[1])
+            sums[first] += _sums_on_lattice(rows[is_done], decoded(grid, units).reshape(-1, n), plan)
+        if not is_done.all():
+            piece = _Piece(rows[~is_done], plan)
+            sums[first] += piece.run()
+            out[~is_done] = pack(grid, piece.scaled()).reshape(-1, out.shape[1])
+        check_held(out.reshape(-1), block_format, rows.reshape(-1), first * n, array)
 
     with one_thread():
         run(work, [(first, min(first + ROWS, n_rows)) for first in range(0, n_rows, ROWS)], threads)
-    total = np.sum([sums[first] for first in sorted(sums)], axis=0) if sums else np.zeros(5)
+    total = np.sum([sums[first] for first in sorted(sums)], axis=0) if sums else np.zeros(6)
     report = Report(
         weights=float(total[0]) if measure else None,
         plain=float(total[1]) if measure else None,
         fed=float(total[2]),
         final=float(total[3]),
         n_gained=int(total[4]),
+        n_on_lattice=int(total[5]),
         n_dead=known.n_dead,
     )
     return Quantized(packed, report)
@@ -151,6 +166,16 @@ def _column_products(a: Floats, b: Floats) -> Doubles:
     """float64[R]: the inner product of each column of a with that of b."""
     products: Doubles = np.einsum("ij,ij->j", a, b, dtype=np.float64)
     return products
+
+
+def _sums_on_lattice(rows: Floats, values: Floats, plan: _Plan) -> NDArray[np.float64]:
+    """As `_Piece.run`, for rows that are reproduced: what is left is the rounding of their scales."""
+    own = (
+        float(np.einsum("ri,ri->", rows @ plan.factor.damped, rows, dtype=np.float64)) if plan.measure else 0
+    )
+    error: Floats = rows - values
+    left = float(np.einsum("ri,ri->", error @ plan.factor.damped, error, dtype=np.float64))
+    return np.array([own, left, left, left, 0, len(rows)])
 
 
 @dataclass(frozen=True)
@@ -208,7 +233,7 @@ class _Piece:
         self._product = np.empty_like(self._weights)
 
     def run(self) -> NDArray[np.float64]:
-        """The sums of Report, in its order, without the last."""
+        """The sums that a Report holds, in its order."""
         plan = self._plan
         own, plain = np.zeros(1), np.zeros(1)
         if plan.measure:
@@ -224,7 +249,7 @@ class _Piece:
             own = _column_products(self._weights, with_damping)
         if plan.row_gain != "never":
             forms, n_gained = self._gain(slopes, forms, own)
-        return np.array([own.sum(), plain.sum(), fed.sum(), forms.sum(), n_gained])
+        return np.array([own.sum(), plain.sum(), fed.sum(), forms.sum(), n_gained, 0])
 
     def _descended(self, slopes: Floats, fed: Doubles) -> Doubles:
         """The forms after descent. A row that rounding made worse stays what it was."""

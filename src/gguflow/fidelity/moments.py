@@ -19,6 +19,8 @@ from gguflow.arguments import shown
 from gguflow.arrays import Floats, as_array
 from gguflow.errors import MomentsError, ShapeError, UsageError
 from gguflow.fidelity.linear_algebra import one_thread
+from gguflow.threads import check as check_threads
+from gguflow.threads import run
 
 DAMPING = 0.1
 """Of the mean diagonal: ten times what is usual, and better with few tokens."""
@@ -60,11 +62,12 @@ def factor(moments: ArrayLike, damping: float = DAMPING, threads: int | None = N
     moments: float32[n, n] or float64, symmetric, positive semidefinite: the sum or the mean of x x^T; only
         ratios count. Columns that were always 0 are in order: no error is passed to them.
     damping: a share of the mean diagonal, above 0.
-    threads: of BLAS; None for all processors, and every number gives the same factor only if BLAS does.
+    threads: number of threads; None for all processors. The factor does not depend on it.
 
     Raises ShapeError, UsageError (damping), MomentsError: NaN or infinity, no input at all (all zeros), a
     negative diagonal, not symmetric, not positive definite after damping.
     """
+    check_threads(threads)
     if not 0 < damping < np.inf:
         raise UsageError(f"damping must be above 0 and finite, not {shown(damping)}")
     array = as_array(moments, "moments")
@@ -81,8 +84,8 @@ def factor(moments: ArrayLike, damping: float = DAMPING, threads: int | None = N
     scaled[np.diag_indices(n)] += dtype.type(damping)
     damped = scaled.astype(np.float32)
     with one_thread():
-        _cholesky_from_the_end(scaled)
-        _invert_upper(scaled)
+        _cholesky_from_the_end(scaled, threads)
+        _invert_upper(scaled, threads)
     inverse = scaled.astype(np.float32, copy=False)
     if not np.isfinite(inverse).all():
         raise MomentsError("the inverse of the second moments is not finite: use more damping")
@@ -122,7 +125,12 @@ def _strips(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     return (array[i : i + TILE] for i in range(0, len(array), TILE))
 
 
-def _cholesky_from_the_end(a: NDArray[Any]) -> None:
+def _cut(n: int) -> list[tuple[int, int]]:
+    """Ranges of TILE rows."""
+    return [(i, min(i + TILE, n)) for i in range(0, n, TILE)]
+
+
+def _cholesky_from_the_end(a: NDArray[Any], threads: int | None) -> None:
     """Replace symmetric `a` by the upper triangular R with a = R R^T, in place, tile by tile. Raises
     MomentsError where it is not positive definite.
     """
@@ -133,11 +141,16 @@ def _cholesky_from_the_end(a: NDArray[Any]) -> None:
         corner = _upper_root(a[tile, tile])
         a[tile, tile] = corner
         a[tile, :start] = 0
-        if start:
-            a[:start, tile] = a[:start, tile] @ np.linalg.inv(corner.astype(np.float64)).T.astype(a.dtype)
-            for i in range(0, start, TILE):  # the upper half of what is left
-                rows = slice(i, min(i + TILE, start))
-                a[rows, i:start] -= a[rows, tile] @ a[i:start, tile].T
+        inverse = np.linalg.inv(corner.astype(np.float64)).T.astype(a.dtype)
+
+        def panel(i: int, last: int, tile: slice = tile, inverse: NDArray[Any] = inverse) -> None:
+            a[i:last, tile] = a[i:last, tile] @ inverse
+
+        def upper_half(i: int, last: int, tile: slice = tile, start: int = start) -> None:
+            a[i:last, i:start] -= a[i:last, tile] @ a[i:start, tile].T
+
+        run(panel, _cut(start), threads)
+        run(upper_half, _cut(start), threads)
 
 
 def _upper_root(corner: NDArray[Any]) -> NDArray[Any]:
@@ -156,7 +169,7 @@ def _upper_root(corner: NDArray[Any]) -> NDArray[Any]:
     return lower[::-1, ::-1].astype(corner.dtype)
 
 
-def _invert_upper(r: NDArray[Any]) -> None:
+def _invert_upper(r: NDArray[Any], threads: int | None) -> None:
     """Replace an upper triangular matrix by its inverse, in place: halves, each inverted, and what joins
     them.
     """
@@ -168,7 +181,15 @@ def _invert_upper(r: NDArray[Any]) -> None:
     if middle >= n:
         middle = n // 2
     top, bottom = slice(0, middle), slice(middle, n)
-    _invert_upper(r[top, top])
-    _invert_upper(r[bottom, bottom])
-    joined = r[top, bottom] @ r[bottom, bottom]
-    r[top, bottom] = -(r[top, top] @ joined)
+    _invert_upper(r[top, top], threads)
+    _invert_upper(r[bottom, bottom], threads)
+    joined = np.empty((middle, n - middle), r.dtype)
+
+    def right(i: int, last: int) -> None:
+        np.matmul(r[i:last, bottom], r[bottom, bottom], out=joined[i:last])
+
+    def left(i: int, last: int) -> None:
+        r[i:last, bottom] = -(r[i:last, top] @ joined)
+
+    run(right, _cut(middle), threads)
+    run(left, _cut(middle), threads)

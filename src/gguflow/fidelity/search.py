@@ -12,20 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gguflow.arrays import (
-    Bytes,
-    Floats,
-    as_array,
-    importance_of_columns,
-    non_finite,
-    read_only,
-    too_large,
-)
+from gguflow.arrays import Bytes, Floats, importance_of_columns, read_only
 from gguflow.blocks import BlockFormat
-from gguflow.errors import ShapeError
 from gguflow.fidelity.grids import Grid, grid_of
+from gguflow.fidelity.lattices import LATTICES, find_flat, storage_tolerance, taken
 from gguflow.fidelity.packing import Scaled, decoded, pack
-from gguflow.quantization import as_floats, encode_and_look, first_non_finite, first_unsound, look
+from gguflow.fidelity.rows import check_held, checked_rows
+from gguflow.quantization import as_floats, encode_and_look
 from gguflow.threads import check as check_threads
 from gguflow.threads import pieces, run
 
@@ -44,8 +37,9 @@ def encode(
 ) -> Bytes:
     """Quantize rows: float32[..., n] -> uint8[..., row_bytes].
 
-    No block has a larger weighted squared error than in ggml's encoding (with the same importance, where the
-    format takes it). The bytes do not depend on `threads`, nor on the machine.
+    Blocks that lie on the grid already are reproduced (see `lattices`). No other has a larger weighted
+    squared error than in ggml's encoding (with the same importance, where the format takes it). The bytes do
+    not depend on `threads`, nor on the machine.
 
     weights: float32, finite.
     format: one of `grids.GRIDS`.
@@ -63,10 +57,13 @@ def encode(
     columns = floored(None if importance is None else importance_of_columns(importance, n), n)
     out = np.empty((*array.shape[:-1], block_format.row_bytes(n)), np.uint8)
     flat, target = array.reshape(-1), out.reshape(-1)
+    tolerance = storage_tolerance(array) if grid.format in LATTICES else None
 
     def work(first: int, last: int) -> None:
         part = flat[first:last]
-        packed = _best_of_both(part, grid, columns, weighted=importance is not None, at=first, of=array)
+        packed = _best_of_both(
+            part, grid, columns, weighted=importance is not None, tolerance=tolerance, at=first, of=array
+        )
         target[block_format.nbytes(first) : block_format.nbytes(last)] = packed
 
     run(work, list(pieces(flat.size, n, n, max(PIECE, n))), threads)
@@ -105,22 +102,6 @@ def fit(weights: Floats, grid: Grid, importance: Floats | None = None) -> Scaled
     return Scaled(d[:n], dmin[:n], in_order(scales, n_sub), in_order(mins, n_sub), in_order(codes, grid.size))
 
 
-def checked_rows(weights: ArrayLike, block_format: BlockFormat) -> Floats:
-    """The weights as C-contiguous float32[..., n].
-
-    Raises ShapeError, and NonFiniteError with the index of the first weight that is NaN or infinite.
-    """
-    array = as_array(weights, "weights")
-    if array.dtype != np.float32 or array.ndim == 0:
-        raise ShapeError(f"weights must be float32[..., n], not {array.dtype.name}{list(array.shape)}")
-    block_format.row_bytes(array.shape[-1])
-    array = np.ascontiguousarray(array)
-    bad = first_non_finite(array.reshape(-1))
-    if bad >= 0:
-        raise non_finite(array.reshape(-1)[bad], bad, array.shape)
-    return array
-
-
 def floored(importance: Floats | None, n: int) -> Floats:
     """Importance in which every column counts at least a little: float32[n]."""
     if importance is None or not importance.any():
@@ -129,29 +110,30 @@ def floored(importance: Floats | None, n: int) -> Floats:
     return np.maximum(importance, floor)
 
 
-def check_held(packed: Bytes, block_format: BlockFormat, weights: Floats, at: int, of: Floats) -> None:
-    """Raise NonFiniteError where blocks do not hold the weights that they were made of.
-
-    packed: uint8, flat. weights: float32, flat.
-    at: index of the first of them in the array `of`.
-    """
-    bad = first_unsound(look(packed, block_format), packed, block_format, weights)
-    if bad >= 0:
-        raise too_large(weights[bad], at + bad, of.shape, block_format.name)
-
-
 def _best_of_both(
-    weights: Floats, grid: Grid, importance: Floats, weighted: bool, at: int, of: Floats
+    weights: Floats,
+    grid: Grid,
+    importance: Floats,
+    weighted: bool,
+    tolerance: float | None,
+    at: int,
+    of: Floats,
 ) -> Bytes:
-    """Of each block the encoding with the smaller error: what the search found, or ggml's."""
+    """Of each block its place on the grid, if it lies there already; else the encoding with the smaller
+    error: what the search found, or ggml's.
+    """
     block_format = grid.block_format
     packed = np.empty(block_format.nbytes(weights.size), np.uint8)
     takes = weighted and block_format.importance != "unused"
     encode_and_look(weights, block_format, packed, importance if takes else None)
     theirs = block_errors(weights, as_floats(packed, block_format), importance, block_format.block_size)
     scaled = fit(weights, grid, importance)
+    lattice = None if tolerance is None else find_flat(weights, grid, tolerance)
     ours = block_errors(weights, decoded(grid, scaled), importance, block_format.block_size)
     is_better = ~(theirs <= ours) & np.isfinite(ours)
+    if lattice is not None:
+        scaled = taken(scaled, lattice)
+        is_better |= lattice.is_on.reshape(len(is_better), -1).all(axis=1)
     found = pack(grid, scaled).reshape(-1, block_format.type_size)
     packed.reshape(-1, block_format.type_size)[is_better] = found[is_better]
     check_held(packed, block_format, weights, at, of)
