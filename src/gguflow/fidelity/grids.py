@@ -118,7 +118,7 @@ def _one_scale(format: str, bits: int, ladder: tuple[float, ...]) -> Grid:
 GRIDS: dict[str, Grid] = {
     grid.format: grid
     for grid in (
-        _one_scale("q4_0", 4, _rungs(0.955, 1.4, 12)),
+        _one_scale("q4_0", 4, _rungs(0.955, 1.4, 11)),
         _one_scale("q5_0", 5, _rungs(0.97, 1.27, 16)),
         _one_scale("q8_0", 8, _rungs(0.994, 1.054, 14)),
         Grid("q4_1", 32, 32, 0, 15, _rungs(13, 18, 11), offset="one"),

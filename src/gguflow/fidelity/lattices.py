@@ -102,6 +102,8 @@ def find_flat(weights: Floats, grid: Grid, tolerance: float) -> Found:
 
 def trial_levels(grid: Grid) -> Floats:
     """What the largest weight of a block may stand for: the smallest levels, so the coarsest grids, first."""
+    if grid.levels == "integers":  # d has either sign, so that of the level is free, save that of the lowest
+        return np.array([*range(1, grid.highest + 1), grid.lowest], np.float32)
     levels = np.unique(grid.level_of_code)
     if grid.scale != "half":
         levels = levels[levels > 0]  # d has no sign, and levels are the same on both sides

@@ -16,7 +16,7 @@ from gguflow.arrays import Bytes, Floats, importance_of_columns, read_only
 from gguflow.blocks import BlockFormat
 from gguflow.fidelity.grids import Grid, grid_of
 from gguflow.fidelity.lattices import LATTICES, find_flat, storage_tolerance, taken
-from gguflow.fidelity.packing import Scaled, decoded, pack
+from gguflow.fidelity.packing import Scaled, pack
 from gguflow.fidelity.rows import check_held, checked_rows
 from gguflow.quantization import as_floats, encode_and_look
 from gguflow.threads import check as check_threads
@@ -129,12 +129,14 @@ def _best_of_both(
     theirs = block_errors(weights, as_floats(packed, block_format), importance, block_format.block_size)
     scaled = fit(weights, grid, importance)
     lattice = None if tolerance is None else find_flat(weights, grid, tolerance)
-    ours = block_errors(weights, decoded(grid, scaled), importance, block_format.block_size)
+    if lattice is not None and lattice.is_on.any():
+        scaled = taken(scaled, lattice)
+    found = pack(grid, scaled)
+    ours = block_errors(weights, as_floats(found, block_format), importance, block_format.block_size)
     is_better = ~(theirs <= ours) & np.isfinite(ours)
     if lattice is not None:
-        scaled = taken(scaled, lattice)
-        is_better |= lattice.is_on.reshape(len(is_better), -1).all(axis=1)
-    found = pack(grid, scaled).reshape(-1, block_format.type_size)
+        is_better |= np.all(lattice.is_on.reshape(len(is_better), -1), axis=1)
+    found = found.reshape(-1, block_format.type_size)
     packed.reshape(-1, block_format.type_size)[is_better] = found[is_better]
     check_held(packed, block_format, weights, at, of)
     return packed

@@ -43,7 +43,7 @@ def lies_on(
         share = f32(2) * tolerance / gap * vabs(scaled)
         share = where((share > f32(0)) & (share < f32(1)), share, f32(1))
         chance = chance * share
-        if i % 8 == 7 and mask_bits(active) == 0:
+        if i % 4 == 3 and mask_bits(active) == 0:
             break
     return active, chance
 

@@ -378,14 +378,27 @@ def search(
 def block_errors(x: F32s, importance: F32s, decoded: F32s, size: int, errors: F32s) -> None:
     """The weighted squared error of each block, from its first weight to the last.
 
-    x, decoded: float32[n * size].
+    x, decoded: float32[n * size], size a multiple of 16.
     importance: float32[m * size]; block i uses entry i % m.
     errors: float32[n], written.
     """
+    x, importance, decoded = unowned(x), unowned(importance), unowned(decoded)
     entries = importance.size // size
-    for block in range(errors.size):
-        total = f32(0)
-        for i in range(size):
-            difference = f32(x[block * size + i] - decoded[block * size + i])
-            total += importance[block % entries * size + i] * difference * difference
-        errors[block] = total
+    terms = np.zeros(256, f32)
+    lanes = np.empty(256, f32)
+    sums = np.empty(16, f32)
+    for first in range(0, errors.size, 16):
+        count = min(16, errors.size - first)
+        total = splat(f32(0))
+        for start in range(0, size, 16):
+            for k in range(count):
+                at = (first + k) * size + start
+                difference = load(x, at) - load(decoded, at)
+                w = load(importance, (first + k) % entries * size + start)
+                store(terms, 16 * k, w * difference * difference)
+            transpose16(terms, 0, 16, lanes, 0)
+            for i in range(16):
+                total = total + load(lanes, 16 * i)
+        store(sums, 0, total)
+        for k in range(count):
+            errors[first + k] = sums[k]
