@@ -285,14 +285,17 @@ class _Piece:
         return _cut(0, self._n, SPAN)
 
     def _fed(self, inverse: Floats, is_identity: bool = False) -> tuple[_State, Doubles]:
-        """The rows after error feedback, and the form of each: the sum of the squares that were passed on."""
+        """The rows after error feedback (none of it with the identity), and the form of each: the sum of the
+        squares that were passed on.
+        """
         from gguflow.kernels import error_feedback
 
         grid, rest = self._plan.grid.for_kernels(), self._weights.copy()
         state = self._new_state()
         n, padded = rest.shape
         forms: Doubles = np.zeros(padded)
-        weights_of_fits = np.ascontiguousarray(np.diagonal(self._plan.factor.damped))
+        factor = self._plan.factor
+        weights_of_fits = factor.diagonal if is_identity else factor.remaining
         for start, stop in self._spans():
             errors = np.empty((stop - start, padded), np.float32)
             for first, last in _cut(start, stop, COLUMNS):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,16 @@ class Factor:
     def n(self) -> int:
         """Columns."""
         return len(self.damped)
+
+    @cached_property
+    def diagonal(self) -> Floats:
+        """float32[n]: what the square of an error in each column costs by itself."""
+        return np.ascontiguousarray(np.diagonal(self.damped))
+
+    @cached_property
+    def remaining(self) -> Floats:
+        """float32[n]: what it costs when the columns to come have made up for it as far as they can."""
+        return (1 / np.square(np.diagonal(self.inverse), dtype=np.float64)).astype(np.float32)
 
 
 def factor(moments: ArrayLike, damping: float = DAMPING, threads: int | None = None) -> Factor:

@@ -29,7 +29,7 @@ def quantize_row(w: Floats, factor: Factor, grid: Grid, passes: int) -> Scaled:
 def feed(w: Floats, factor: Factor, grid: Grid) -> Scaled:
     """Round column by column, and take each error off the columns to come."""
     rest, n = w.copy(), len(w)
-    importance = np.diagonal(factor.damped)
+    importance = factor.remaining
     fits, codes = [], np.empty(n, np.uint8)
     for head in range(0, n, grid.size):
         unit = slice(head, head + grid.size)
