@@ -56,3 +56,16 @@ def test_unknown_formats_are_named() -> None:
     )
     assert done.returncode != 0
     assert "q9_9" in done.stderr
+
+
+def test_fidelity_prints_gains_and_shares() -> None:
+    command = [
+        *(sys.executable, str(BENCH), "fidelity", "--only", "q8_0,q4_k", "--weights", "65536"),
+        *("--columns", "256", "--rows", "32", "--feedback-formats", "q4_k"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if re.match(r"Q\d", line)]
+    assert [row[0] for row in rows] == ["Q8_0", "Q4_K", "Q4_K", "Q4_K"]
+    assert all(float(row[4]) > 0 for row in rows[:2])  # the gain in dB
+    assert float(rows[3][-1]) < float(rows[2][-1]) < 1  # what is left after descent, and before

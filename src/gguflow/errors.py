@@ -221,6 +221,12 @@ class NonFiniteError(GguflowError, ValueError):
         self.index = index
 
 
+class MomentsError(GguflowError, ValueError):
+    """Second moments of activations cannot guide a quantization: NaN, all zero, not positive definite."""
+
+    exit_status = ExitStatus.INVALID_FILE
+
+
 class FileError(GguflowError, ValueError):
     """An input file cannot be used, because it breaks a rule; `verdict` is the word in reports."""
 
