@@ -115,7 +115,6 @@ def test_every_class_that_we_know_and_the_peer_too_has_a_record() -> None:
 WITHOUT_RECORD = {
     "BaiChuanForCausalLM": "the peer calls itself without end",
     "BaichuanForCausalLM": "the peer calls itself without end",
-    "HunYuanMoEV1ForCausalLM": "the peer reads its tokenizer by remote code",
     "PlamoForCausalLM": "the peer knows one size only, which is not tiny",
 }
 """Classes that we know and the peer cannot convert on this scale, and why."""
