@@ -5,9 +5,9 @@ First table: for each format the signal to noise of Gaussian weights after ggml'
 and as a multiple of the speed of ggml's own encoder.
 
 Second table: feedback on one thread, in M weights/s; the rate of the products of matrices that it cannot do
-without (for each weight of a row of n columns n operations in feedback, 2 n in each pass of descent, and 4 n
-around it) as a share of what the machine's BLAS reaches with large matrices on one thread; the form of the
-second moments, relative to plain rounding.
+without, as a share of what the machine's BLAS reaches with large matrices on one thread; the form of the
+second moments, relative to plain rounding. Counted are, for each weight of a row of n columns, n operations
+in feedback, 2 n for what descent starts from, and 2 n in each of its passes.
 
 Times are the processor's, since others may be at work too.
 """
