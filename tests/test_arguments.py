@@ -208,7 +208,6 @@ def test_formats_are_found_in_any_case() -> None:
 
 
 TYPES: dict[str, tuple[Any, str]] = {
-    "None": (None, "a type is a name"),
     "number": (15, "a type is a name"),
     "bytes": (b"q4_k_m", "a type is a name"),
     "misspelt recipe": ("q4_km", "did you mean q4_k_m?"),

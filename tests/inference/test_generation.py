@@ -265,9 +265,9 @@ def test_an_architecture_that_cannot_be_run(tmp_path: Path, capsys: pytest.Captu
 
     other = edit(
         random_model(tmp_path / "model"),
-        [parse_assignment("general.architecture=str:falcon")],
+        [parse_assignment("general.architecture=str:unheard-of")],
         [],
-        output=tmp_path / "falcon.gguf",
+        output=tmp_path / "other.gguf",
     )
     assert main(["run", str(other.output), "-p", "a"]) == 3
     assert "X-001" in capsys.readouterr().err

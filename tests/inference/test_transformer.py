@@ -15,11 +15,13 @@ import gguflow
 from gguflow.container.header import parse
 from gguflow.container.metadata import Value, ValueType
 from gguflow.container.writer import build
+from gguflow.editing import edit, parse_assignment
 from gguflow.errors import GguflowError, InvalidError, NonFiniteError, UnsupportedError, UsageError
 from gguflow.inference.attention import attend
 from gguflow.inference.tokenizer import Tokenizer
 from gguflow.inference.transformer import Transformer
 from testing.checkpoints import TINY
+from testing.experts import checkpoint as mixture
 from testing.llama_library import Llama
 from testing.random_models import VARIATIONS, random_model
 
@@ -169,9 +171,7 @@ def test_what_is_refused(llama: Path) -> None:
 
 
 REFUSED = {
-    "another architecture": ("general.architecture=str:falcon", "X-001"),
-    "experts": ("llama.expert_count=u32:8", "X-002"),
-    "wider values": ("llama.attention.value_length=u32:16", "X-002"),
+    "another architecture": ("general.architecture=str:unheard-of", "X-001"),
     "half rotated": ("llama.rope.dimension_count=u32:4", "X-002"),
     "not causal": ("llama.attention.causal=bool:false", "X-002"),
     "another scaling of rope": ("llama.rope.scaling.type=str:longrope", "X-003"),
@@ -180,13 +180,20 @@ REFUSED = {
 
 @pytest.mark.parametrize(("assignment", "rule"), REFUSED.values(), ids=REFUSED)
 def test_models_that_are_refused(llama: Path, tmp_path: Path, assignment: str, rule: str) -> None:
-    from gguflow.editing import edit, parse_assignment
-
     changed = edit(llama, [parse_assignment(assignment)], [], output=tmp_path / "changed.gguf").output
     with gguflow.open(changed) as model, pytest.raises(UnsupportedError) as caught:
         Transformer(model)
     assert caught.value.finding.rule == rule
     assert assignment.split("=")[0] in caught.value.finding.path
+
+
+def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
+    mixture(tmp_path / "checkpoint", "llama")
+    gguflow.convert(tmp_path / "checkpoint", tmp_path / "model.gguf", type="f16")
+    with gguflow.open(tmp_path / "model.gguf") as model, pytest.raises(UnsupportedError) as caught:
+        Transformer(model)
+    assert caught.value.finding.rule == "X-002"
+    assert "llama.expert_count" in caught.value.finding.path
 
 
 OUT_OF_RANGE = (

@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 
+from gguflow import models
 from gguflow.blocks import FORMATS
 from gguflow.cli import main
 from gguflow.container.header import TensorInfo
 from gguflow.container.metadata import string, u32
 from gguflow.container.writer import build
+from gguflow.conversion.plan import make
 from gguflow.errors import UnknownFormatError, UsageError
 from gguflow.recipes import RECIPES, Choice, ModelFacts, Options, TensorFacts, choose, resolve
 from gguflow.recipes.conditions import CONDITIONS
 from gguflow.recipes.table import KINDS
+from gguflow.sources import open_checkpoint
 from testing.checkpoints import TINY
 from testing.recipe_tables import SHAPES, Shape, cases, our_table, read_tables
 
@@ -487,9 +490,11 @@ def test_options_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
 
 
-def test_overridden_metadata_is_what_rules_ask(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = shown_plan(capsys, TINY, "-t", "q4_k_m", "--override-kv", "llama.expert_count=int:8")
-    assert {tensor["format"] for tensor in plan["tensors"] if "attn_k.weight" in tensor["name"]} == {"Q8_0"}
+def test_overridden_metadata_is_what_rules_ask() -> None:
+    """The plan alone: a conversion would refuse to write a file without the experts that it says it has."""
+    model = models.load(open_checkpoint(TINY))
+    plan = make(model, resolve("q4_k_m"), Options(override_kv=("llama.expert_count=int:8",)))
+    assert {planned.format.name for planned in plan.tensors if "attn_k.weight" in planned.name} == {"Q8_0"}
 
 
 def test_a_llama_without_shared_heads_is_no_70b(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

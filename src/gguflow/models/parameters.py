@@ -122,7 +122,11 @@ class Parameters:
 
         layer: number of the layer.
         """
-        return self.of_layer("attention.head_count_kv", layer, self.heads(layer))
+        heads = self.heads(layer)
+        found = self.of_layer("attention.head_count_kv", layer, heads)
+        if found and heads % found:
+            raise self._wrong("attention.head_count_kv", "does not divide the heads", found, heads)
+        return found
 
     @property
     def head_dim(self) -> int:

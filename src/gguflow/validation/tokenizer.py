@@ -20,7 +20,7 @@ MODEL = "tokenizer.ggml.model"
 _WITHOUT_VOCABULARY = {"none", "no_vocab"}
 _ELEMENTS = {
     TOKENS: (ValueType.STRING,),
-    "tokenizer.ggml.scores": (ValueType.FLOAT32, ValueType.INT32),
+    "tokenizer.ggml.scores": (ValueType.FLOAT32,),
     "tokenizer.ggml.token_type": (ValueType.INT32, ValueType.UINT32),
     "tokenizer.ggml.merges": (ValueType.STRING,),
 }
