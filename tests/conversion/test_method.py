@@ -124,7 +124,7 @@ def signal_to_noise(x: Floats, blocks: bytes, kind: str) -> float:
 
 @pytest.mark.parametrize("kind", ["q4_k_m", "q5_k_m", "q8_0", "q2_k", "q3_k_m", "q4_0", "q5_1", "iq4_xs"])
 def test_every_tensor_is_at_least_as_faithful(tmp_path: Path, kind: str) -> None:
-    """Of the real model: same names, formats and places, valid, and less error wherever something is covered."""
+    """Of the real model: same names, formats and places, valid, and less error in what is covered."""
     report = conversion.convert(TINY, tmp_path / "search.gguf", type=kind, method="search")
     assert report.method == "search"
     converted(TINY, tmp_path / "ggml.gguf", type=kind)
@@ -214,7 +214,7 @@ def test_what_is_not_covered_is_named(
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "copy", "nf4_b64", "iq3_s --pure", "q8_0,f16"])
 def test_without_effect_is_refused(tmp_path: Path, llama: Path, kind: str) -> None:
     name, _, pure = kind.partition(" --")
-    with pytest.raises(UsageError, match="--method search .* would have no effect"):
+    with pytest.raises(UsageError, match=r"--method search .* would have no effect"):
         conversion.prepare(
             llama,
             tmp_path / "{type}.gguf",
@@ -255,9 +255,12 @@ def test_what_converts_is_valid(tmp_path: Path, kind: str, magnitude: float) -> 
     with np.errstate(under="ignore"):
         x = (np.random.default_rng(0).uniform(-1, 1, (2, 512)) * magnitude).astype(f32)
     out = tmp_path / "out.gguf"
+    refusal = ""
     try:
         converted(lone(tmp_path, x), out, type=kind, method="search", architecture="test", threads=1)
     except InvalidError as error:
-        assert "at index [" in str(error)
+        refusal = str(error)
+    if refusal:
+        assert "at index [" in refusal
     else:
         assert [f for f in validate(out, "values") if f.severity == "error"] == []
