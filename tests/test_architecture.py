@@ -49,8 +49,8 @@ UNITS: dict[str, set[str]] = {
     "validation": {"blocks", "container", "models", "platform", "recipes", "rows", "sources", "threads"},
     "editing": {"blocks", "container", "platform", "recipes", "threads", "validation"},
     "conversion": {
-        *("blocks", "container", "models", "platform", "quantization", "recipes", "sources", "threads"),
-        "validation",
+        *("blocks", "container", "fidelity", "models", "platform", "quantization", "recipes", "sources"),
+        *("threads", "validation"),
     },
     "comparison": {"blocks", "container", "models", "quantization", "sources", "threads"},
     "runtime": {

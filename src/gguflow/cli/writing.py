@@ -121,10 +121,11 @@ def report_text(report: Report) -> str:
     ]
     weights_per_second = report.n_weights / max(report.seconds, 1e-9)
     sizes = f"{nbytes_text(report.source_nbytes)} -> {nbytes_text(report.nbytes)}"
+    method = "" if report.method == "ggml" else f", --method {report.method}"
     pace = f"{report.seconds:.2f} s, {weights_per_second / 1e6:.0f} M weights/s"
     return (
         table(("format", "tensors", "weights", "bits/weight", "size"), rows, right=(1, 2, 3, 4))
-        + f"\n{sizes}, {report.bits_per_weight:.3f} bits per weight; {pace}"
+        + f"\n{sizes}, {report.bits_per_weight:.3f} bits per weight{method}; {pace}"
         + _coding_text(report)
     )
 

@@ -35,6 +35,8 @@ SOURCE_FILES_KEY = "gguflow.source.files"
 SOURCE_DIGESTS_KEY = "gguflow.source.digests"
 SOURCE_CLASS_KEY = "gguflow.source.class"
 """The class that config.json names, of a model from a checkpoint; not one of the set: it may be missing."""
+METHOD_KEY = "gguflow.method"
+"""How scales and codes were chosen, where not as ggml does; not one of the set: it is mostly missing."""
 VERSION_KEY = "gguflow.integrity.version"
 LENGTH_KEY = "gguflow.integrity.length"
 HEADER_KEY = "gguflow.integrity.header"
@@ -149,7 +151,10 @@ def for_shard(metadata: Metadata, n_tensors: int) -> Metadata:
     n_tensors: number of tensors in the shard.
     """
     own: Metadata = {TENSORS_KEY: array(ValueType.UINT64, [0] * (2 * n_tensors)), SHARDS_KEY: string(UNKNOWN)}
-    return {key: metadata[key] for key in KEY_SET} | own if HEADER_KEY in metadata else {}
+    if HEADER_KEY not in metadata:
+        return {}
+    kept: Metadata = {key: metadata[key] for key in KEY_SET} | own
+    return kept | {METHOD_KEY: metadata[METHOD_KEY]} if METHOD_KEY in metadata else kept
 
 
 def shards_id(digests: Sequence[bytes]) -> str:

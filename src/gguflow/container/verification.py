@@ -17,6 +17,7 @@ from gguflow.container.integrity import (
     HEADER_KEY,
     KEY_SET,
     LENGTH_KEY,
+    METHOD_KEY,
     RECIPE_KEY,
     RECIPE_VERSION_KEY,
     SHARDS_KEY,
@@ -48,6 +49,7 @@ _RENEWAL = (
 _TYPES: dict[str, tuple[ValueType, ValueType | None]] = {
     RECIPE_KEY: (ValueType.STRING, None),
     RECIPE_VERSION_KEY: (ValueType.STRING, None),
+    METHOD_KEY: (ValueType.STRING, None),
     SOURCE_FILES_KEY: (ValueType.ARRAY, ValueType.STRING),
     SOURCE_DIGESTS_KEY: (ValueType.ARRAY, ValueType.STRING),
     VERSION_KEY: (ValueType.UINT32, None),

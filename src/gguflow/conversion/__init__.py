@@ -37,7 +37,7 @@ from gguflow.conversion.imatrix import read as read_imatrix
 from gguflow.conversion.jobs import Memory, jobs_of
 from gguflow.conversion.judging import check_header, check_meaning
 from gguflow.conversion.output import Output
-from gguflow.conversion.plan import Plan, PlannedTensor, make
+from gguflow.conversion.plan import METHODS, Plan, PlannedTensor, make
 from gguflow.conversion.skipping import without
 from gguflow.conversion.splitting import Split, split
 from gguflow.errors import FileWarning, UsageError, gathered_warnings, warn
@@ -97,6 +97,7 @@ class Report:
     differences: ids of the intended differences from llama.cpp that applied.
     warnings: what is doubtful about the source, as in `Prepared`, and what only its weights could show.
     notes: in sentences, what could not be kept of replaced files (their owner, their other names).
+    method: how scales and codes were chosen, as in `prepare`.
     """
 
     output: Path
@@ -114,6 +115,7 @@ class Report:
     differences: tuple[str, ...] = ()
     warnings: tuple[FileWarning, ...] = ()
     notes: tuple[str, ...] = ()
+    method: str = "ggml"
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def prepare(
     metadata_file: str | Path | None = None,
     vocab_only: bool = False,
     mistral_format: bool = False,
+    method: str = "ggml",
 ) -> Prepared:
     """Open the source, understand the model, plan the output. Reads headers, configuration and tokenizer, but
     no weights.
@@ -199,6 +202,8 @@ def prepare(
         The source is a checkpoint's directory, whose weights may be absent.
     mistral_format: whether the source is a directory in Mistral's own form: params.json, tekken.json,
         consolidated*.safetensors. What else is in it is not read.
+    method: "ggml" for the bytes of ggml's encoder; "search" for blocks of the same size with smaller errors,
+        in the formats of `gguflow.fidelity.grids.GRIDS`. Other formats keep ggml's encoder.
 
     Raises UsageError, FileError, StorageError.
     """
@@ -221,8 +226,10 @@ def prepare(
     options = None if options is None else instance(options, "options", recipes.Options)
     shards = None if shards is None else instance(shards, "shards", Split)
     skip_tensors = texts(skip_tensors, "skip_tensors")
+    method = choice(method, "method", METHODS)
     if vocab_only:
-        about_tensors = (type, architecture, strip_prefix, imatrix, shards, *skip_tensors)
+        asked = None if method == "ggml" else method
+        about_tensors = (type, architecture, strip_prefix, imatrix, shards, asked, *skip_tensors)
         _check_vocabulary(any(each is not None for each in about_tensors))
     default = _VOCABULARY_TYPE if vocab_only else DEFAULT_TYPE
     chosen = [recipes.resolve(name) for name in recipes.split_names(default if type is None else type)]
@@ -249,7 +256,10 @@ def prepare(
     importance = _importance(
         imatrix, texts(include_weights, "include_weights"), texts(exclude_weights, "exclude_weights")
     )
-    plans = [make(model, recipe, options, importance, integrity=integrity, sources=read) for recipe in chosen]
+    plans = [
+        make(model, recipe, options, importance, integrity=integrity, sources=read, method=method)
+        for recipe in chosen
+    ]
     is_understood = checkpoint.config is not None and architecture is None
     doubts = [
         doubt
@@ -273,7 +283,7 @@ def _check_vocabulary(has_tensor_options: bool) -> None:
     if has_tensor_options:
         raise UsageError(
             "a vocabulary has no tensors (--vocab-only): there is nothing to choose a type for (-t), to name "
-            "(--arch, --strip-prefix), to skip, to split, or to weigh (--imatrix)"
+            "(--arch, --strip-prefix), to skip, to split, to weigh (--imatrix), or to encode (--method)"
         )
 
 
@@ -417,6 +427,7 @@ def convert(
     metadata_file: str | Path | None = None,
     vocab_only: bool = False,
     mistral_format: bool = False,
+    method: str = "ggml",
 ) -> Report:
     """Convert a checkpoint, or a GGUF file, to GGUF: `prepare`, then `run`, with their arguments and errors.
 
@@ -444,6 +455,7 @@ def convert(
         metadata_file=metadata_file,
         vocab_only=vocab_only,
         mistral_format=mistral_format,
+        method=method,
     )
     return run(
         prepared,
@@ -522,6 +534,7 @@ def _report(
         coded=_coded(tensors),
         differences=differences,
         warnings=warnings,
+        method=shards[0].plan.method,
     )
 
 

@@ -15,6 +15,7 @@ from gguflow.conversion.output import Output
 from gguflow.conversion.payloads import CopiedPayloadJob, engine_of
 from gguflow.conversion.plan import Plan
 from gguflow.errors import Finding, UsageError, warn
+from gguflow.fidelity.search import SCRATCH_PER_WEIGHT
 from gguflow.models.reading import ModelReader
 
 SMALLEST_TILE = 256
@@ -72,9 +73,11 @@ class Memory:
             limit = max(limit - threads * kept, limit // 2)
         has_payloads = any(plan.has_payloads for plan in plans)
         most = limit // 2 if has_payloads else limit
-        fitting = most // threads // _LEAF_BYTES_PER_WEIGHT // SMALLEST_TILE * SMALLEST_TILE
+        is_searched = any(planned.method == "search" for plan in plans for planned in plan.tensors)
+        bytes_per_weight = _LEAF_BYTES_PER_WEIGHT + is_searched * SCRATCH_PER_WEIGHT
+        fitting = most // threads // bytes_per_weight // SMALLEST_TILE * SMALLEST_TILE
         if fitting < SMALLEST_TILE:
-            needed = threads * _LEAF_BYTES_PER_WEIGHT * SMALLEST_TILE * (limit // most if most else 1)
+            needed = threads * bytes_per_weight * SMALLEST_TILE * (limit // most if most else 1)
             raise UsageError(
                 f"a memory limit of {limit} bytes is too small for {threads} threads: they need {needed}, "
                 "or fewer threads"

@@ -25,6 +25,7 @@ from gguflow.conversion.plan import PlannedTensor
 from gguflow.conversion.proving import prove, weight_error
 from gguflow.conversion.source_digests import SourceDigests
 from gguflow.errors import InvalidError
+from gguflow.fidelity import search
 from gguflow.models.base import ModelTensor
 from gguflow.models.reading import ModelReader, tile_ranges
 from gguflow.quantization import Bytes, Floats, encode_and_look, look
@@ -308,6 +309,8 @@ class LeafJob:
             whole = min(rest // row * row, matrix_size - at % matrix_size) if within == 0 else 0
             n = whole or min(row - within, rest)
             columns = importance.of_matrix(at // matrix_size, row)
+            if planned.method == "search":
+                columns = search.floored(columns, row)
             part = weights[position : position + n]
             out = blocks[nbytes(position) : nbytes(position + n)]
             if whole:
@@ -336,11 +339,12 @@ def _encode(
     first: number of the first of the weights.
     weights: float32[n].
     out: where to put the blocks, flat.
-    importance: of the columns, or None.
+    importance: of the columns, or None; for a search as `search.floored` gives it.
 
     Raises InvalidError for NaN and infinity if the format is quantized.
     """
-    bad, found = encode_and_look(weights, planned.blocks, out, importance)
+    encoder = search.encode_and_look if planned.method == "search" else encode_and_look
+    bad, found = encoder(weights, planned.blocks, out, importance)
     if bad >= 0:
         raise non_finite_error(planned.tensor, first + bad, weights[bad])
     return found

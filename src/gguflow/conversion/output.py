@@ -68,8 +68,9 @@ class Output:
         self.marks = Marks()
         self.file = OutputFile(path, plan.nbytes, overwrite=overwrite, resume=resume)
         plan_digest = hashlib.sha256(plan.header).hexdigest()
+        method = "" if plan.method == "ggml" else f" {plan.method}"
         self.journal = Journal(
-            hidden_sibling(path, ".journal"), f"{binding} {plan_digest} {plan.imatrix_digest}"
+            hidden_sibling(path, ".journal"), f"{binding} {plan_digest} {plan.imatrix_digest}{method}"
         )
         self.claims = Claims()
         self.places: dict[int, tuple[int, int]] = {}

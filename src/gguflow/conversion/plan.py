@@ -15,6 +15,7 @@ from gguflow.container import header, rules, writer
 from gguflow.container.header import TensorInfo
 from gguflow.container.integrity import (
     HEADER_KEY,
+    METHOD_KEY,
     SHARDS_KEY,
     SOURCE_CLASS_KEY,
     completed_header,
@@ -26,7 +27,13 @@ from gguflow.container.payload_keys import payload_metadata
 from gguflow.conversion.imatrix import Imatrix, Importance
 from gguflow.conversion.planners import encoding_of, planner_of
 from gguflow.errors import InvalidError, UsageError
+from gguflow.fidelity.grids import GRIDS
 from gguflow.models.base import Model, ModelTensor
+
+METHODS = ("ggml", "search")
+"""How the scales and codes of blocks are chosen: as ggml's encoder does, to the byte; or by a search that
+leaves smaller errors at the same size (`fidelity.search`), in the formats that it covers.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class PlannedTensor:
     alignment: of the data section, in bytes.
     importance: for the encoder, if the format uses it and the imatrix has an entry.
     needs_importance: whether the result is useless without importance.
+    method: one of METHODS: how its blocks are made, if its weights are encoded.
     """
 
     tensor: ModelTensor
@@ -53,6 +61,7 @@ class PlannedTensor:
     alignment: int
     importance: Importance | None = field(default=None, repr=False, compare=False)
     needs_importance: bool = False
+    method: str = "ggml"
 
     @property
     def name(self) -> str:
@@ -110,6 +119,7 @@ class Plan:
     imatrix_digest: digest of the file with the importance, or "" if none is given; what decides the weights
         in addition to the header.
     first_tensor: of a shard, the number of tensors in the shards before it.
+    method: one of METHODS: what was asked for; some tensors may not have it.
     """
 
     architecture: str
@@ -122,6 +132,20 @@ class Plan:
     nbytes: int
     imatrix_digest: str = ""
     first_tensor: int = 0
+    method: str = "ggml"
+
+    @property
+    def without_search(self) -> list[PlannedTensor]:
+        """The tensors that are encoded by ggml's encoder, though a search was asked for."""
+        return [
+            p
+            for p in self.tensors
+            if self.method == "search"
+            and p.method != "search"
+            and p.is_encoded
+            and p.encoding is None
+            and p.format.is_quantized
+        ]
 
     @property
     def has_imatrix(self) -> bool:
@@ -189,7 +213,13 @@ class Plan:
             for planned, (offset, nbytes) in zip(self.tensors, places, strict=True)
         ]
         return plan_file(
-            self.architecture, self.recipe, self.metadata, placed, self.imatrix_digest, self.first_tensor
+            self.architecture,
+            self.recipe,
+            self.metadata,
+            placed,
+            self.imatrix_digest,
+            self.first_tensor,
+            self.method,
         )
 
     @property
@@ -209,6 +239,7 @@ def make(
     *,
     integrity: bool = True,
     sources: Sequence[tuple[str, str]] = (),
+    method: str = "ggml",
 ) -> Plan:
     """Plan the conversion of a model by a recipe.
 
@@ -218,6 +249,7 @@ def make(
     imatrix: the importance of columns.
     integrity: whether the file carries the keys with which it can be verified.
     sources: name and header digest of each source file, for these keys.
+    method: one of METHODS.
 
     Raises InvalidError if the result would break a rule of the container (a name too long, a name twice), or
     if the imatrix is of another model; UsageError if an option demands something impossible.
@@ -246,6 +278,8 @@ def make(
     if integrity:
         metadata |= placeholder(len(tensors), recipe.name, recipes.VERSION, sources)
         metadata.pop(SOURCE_CLASS_KEY, None)
+        if method != "ggml":
+            metadata[METHOD_KEY] = string(method)
         if model.source_class:
             metadata[SOURCE_CLASS_KEY] = string(model.source_class)
     payloads |= {
@@ -254,8 +288,14 @@ def make(
         if (encoding := as_encoding(choice.format)) is not None
     }
     metadata |= payload_metadata(payloads)
-    placed = _placed(tensors, chosen, imatrix, header.declared_alignment(metadata))
-    return plan_file(model.architecture, recipe.name, metadata, placed, imatrix.digest if imatrix else "")
+    placed = _placed(tensors, chosen, imatrix, header.declared_alignment(metadata), method)
+    if method == "search" and not any(planned.method == "search" for planned in placed):
+        raise UsageError(
+            f"--method search finds better scales for tensors that are quantized to "
+            f"{', '.join(key.upper() for key in GRIDS)}; with {recipe.name} it would have no effect"
+        )
+    digest = imatrix.digest if imatrix else ""
+    return plan_file(model.architecture, recipe.name, metadata, placed, digest, method=method)
 
 
 def plan_file(
@@ -265,6 +305,7 @@ def plan_file(
     placed: Sequence[PlannedTensor],
     imatrix_digest: str,
     first_tensor: int = 0,
+    method: str = "ggml",
 ) -> Plan:
     """The plan of one file.
 
@@ -274,6 +315,7 @@ def plan_file(
     placed: the tensors of the file, with their offsets.
     imatrix_digest: as in `Plan`.
     first_tensor: as in `Plan`.
+    method: as in `Plan`.
 
     Raises InvalidError if the file would break a rule of the container.
     """
@@ -297,6 +339,7 @@ def plan_file(
         len(built) + end,
         imatrix_digest,
         first_tensor,
+        method,
     )
 
 
@@ -352,6 +395,7 @@ def _placed(
     chosen: Mapping[str, recipes.Choice],
     imatrix: Imatrix | None,
     alignment: int,
+    method: str,
 ) -> list[PlannedTensor]:
     """Each tensor behind the one before it, aligned."""
     placed = []
@@ -371,16 +415,27 @@ def _placed(
             else choice.rule
         )
         used = importance if takes_it else None
+        own_method = (
+            method if _is_searchable(choice.format) and _is_encoded(tensor, choice.format) else "ggml"
+        )
+        if own_method == "search":
+            rule += "; scales by search"
         if imatrix is not None and used is not None and _is_encoded(tensor, choice.format):
             is_payload = not isinstance(choice.format, BlockFormat)
             imatrix.check_usable(tensor.name, used, tensor.shape[-1], zeros=is_payload)
         placed.append(
             PlannedTensor(
-                tensor, choice.format, offset, nbytes, rule, alignment, used, choice.needs_importance
+                *(tensor, choice.format, offset, nbytes, rule, alignment, used),
+                needs_importance=choice.needs_importance,
+                method=own_method,
             )
         )
         offset = header.align(offset + nbytes, alignment)
     return placed
+
+
+def _is_searchable(chosen: recipes.Format) -> bool:
+    return isinstance(chosen, BlockFormat) and chosen.key in GRIDS and chosen.importance != "required"
 
 
 def _is_encoded(tensor: ModelTensor, chosen: recipes.Format) -> bool:

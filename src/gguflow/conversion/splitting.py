@@ -75,7 +75,15 @@ def split(whole: Plan, how: Split) -> tuple[Plan, ...]:
         )
         first = sum(map(len, groups[:number]))
         plans.append(
-            plan_file(whole.architecture, whole.recipe, metadata, _rebase(group), whole.imatrix_digest, first)
+            plan_file(
+                whole.architecture,
+                whole.recipe,
+                metadata,
+                _rebase(group),
+                whole.imatrix_digest,
+                first,
+                whole.method,
+            )
         )
     return tuple(plans)
 

@@ -21,7 +21,7 @@ from gguflow.arrays import Bytes, Doubles, Floats, read_only
 from gguflow.blocks import BlockFormat
 from gguflow.errors import ShapeError, UsageError
 from gguflow.fidelity.grids import Grid, grid_of
-from gguflow.fidelity.lattices import LATTICES, find_flat, storage_tolerance
+from gguflow.fidelity.lattices import LATTICES, find_stored
 from gguflow.fidelity.linear_algebra import one_thread
 from gguflow.fidelity.moments import DAMPING, Factor, factor
 from gguflow.fidelity.packing import Scaled, decoded, pack
@@ -124,15 +124,14 @@ def quantize_with_moments(
     block_format = grid.block_format
     packed = np.empty((n_rows, block_format.row_bytes(n)), np.uint8)
     plan = _Plan(grid, known, passes, row_gain if grid.is_coarse else "never", measure)
-    tolerance = storage_tolerance(array) if grid.format in LATTICES else None
     sums: dict[int, NDArray[np.float64]] = {}
 
     def work(first: int, last: int) -> None:
         rows, out = array[first:last], packed[first:last]
         is_done = np.zeros(len(rows), bool)
         sums[first] = np.zeros(6)
-        if tolerance is not None:
-            lattice = find_flat(rows.reshape(-1), grid, tolerance)
+        if grid.format in LATTICES:
+            lattice = find_stored(rows.reshape(-1), grid)
             is_done = np.all(lattice.is_on.reshape(len(rows), -1), axis=1)
             units = lattice.scaled[np.repeat(is_done, n // grid.size)]
             out[is_done] = pack(grid, units).reshape(-1, out.shape[1])

@@ -18,9 +18,9 @@ from gguflow.fidelity.packing import Scaled
 from gguflow.fidelity.rows import checked_rows
 
 TOLERANCES = ((16, 1.5 * 2.0**-8), (13, 1.5 * 2.0**-11), (0, 2.0**-13))
-"""Trailing zero bits of all weights, and by how much of itself a weight may miss its level: BF16 and F16
-round the product of scale and level by 2**-8 and 2**-11 of it at most, and the scale is fitted to such
-products.
+"""Trailing zero bits of all weights of a unit, and by how much of itself a weight may miss its level: BF16
+and F16 round the product of scale and level by 2**-8 and 2**-11 of it at most, and the scale is fitted to
+such products.
 """
 
 CHANCE = 2.0**-24
@@ -59,7 +59,7 @@ def find(weights: ArrayLike, format: str | BlockFormat, tolerance: float | None 
 
     weights: float32[..., n], finite.
     format: one of LATTICES.
-    tolerance: relative; None for what suits the precision that the weights have, see TOLERANCES.
+    tolerance: relative; None for what suits the precision that the weights of each unit have, see TOLERANCES.
 
     Raises UnknownFormatError, ShapeError, NonFiniteError.
     """
@@ -70,9 +70,8 @@ def find(weights: ArrayLike, format: str | BlockFormat, tolerance: float | None 
             f"{', '.join(key.upper() for key in LATTICES)} are"
         )
     array = checked_rows(weights, grid.block_format)
-    if tolerance is None:
-        tolerance = storage_tolerance(array)
-    return find_flat(array.reshape(-1), grid, tolerance)
+    flat = array.reshape(-1)
+    return find_stored(flat, grid) if tolerance is None else find_flat(flat, grid, tolerance)
 
 
 def find_flat(weights: Floats, grid: Grid, tolerance: float) -> Found:
@@ -117,10 +116,26 @@ def mean_gap(grid: Grid) -> np.float32:
     return np.float32((levels[-1] - levels[0]) / (levels.size - 1))
 
 
-def storage_tolerance(weights: Floats) -> float:
-    """How far a weight may be from its level, by the bits that the weights use."""
-    bits = int(np.bitwise_or.reduce(weights.view(np.uint32), axis=None)) if weights.size else 0
-    return next(tolerance for zeros, tolerance in TOLERANCES if not bits & ((1 << zeros) - 1))
+def find_stored(weights: Floats, grid: Grid) -> Found:
+    """As `find_flat`, with the tolerance that suits the bits of each unit: so what is found in a unit does
+    not depend on the weights around it.
+    """
+    units = weights.reshape(-1, grid.size)
+    bits = np.bitwise_or.reduce(units.view(np.uint32), axis=1)
+    kinds = np.full(bits.size, len(TOLERANCES) - 1)
+    for kind in reversed(range(len(TOLERANCES))):
+        kinds[bits & np.uint32((1 << TOLERANCES[kind][0]) - 1) == 0] = kind
+    present = np.unique(kinds).tolist()
+    if len(present) < 2:
+        return find_flat(weights, grid, TOLERANCES[present[0] if present else 0][1])
+    found = find_flat(weights, grid, TOLERANCES[present[-1]][1])
+    for kind in present[:-1]:
+        of_kind = kinds == kind
+        part = find_flat(np.ascontiguousarray(units[of_kind]).reshape(-1), grid, TOLERANCES[kind][1])
+        found.is_on[of_kind] = part.is_on
+        found.scaled.d[of_kind] = part.scaled.d
+        found.scaled.codes[of_kind] = part.scaled.codes
+    return found
 
 
 def taken(scaled: Scaled, found: Found) -> Scaled:

@@ -14,16 +14,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from gguflow.arrays import Bytes, Floats, importance_of_columns, read_only
 from gguflow.blocks import BlockFormat
-from gguflow.fidelity.grids import Grid, grid_of
-from gguflow.fidelity.lattices import LATTICES, find_flat, storage_tolerance, taken
+from gguflow.blocks.reserved import NOTHING, Look
+from gguflow.fidelity.grids import GRIDS, Grid, grid_of
+from gguflow.fidelity.lattices import LATTICES, find_stored, taken
 from gguflow.fidelity.packing import Scaled, pack
 from gguflow.fidelity.rows import check_held, checked_rows
-from gguflow.quantization import as_floats, encode_and_look
+from gguflow.quantization import as_floats, first_non_finite, look
+from gguflow.quantization import encode_and_look as encode_as_ggml
 from gguflow.threads import check as check_threads
 from gguflow.threads import pieces, run
 
 PIECE = 1 << 17
 """Weights that a thread takes at a time."""
+
+SCRATCH_PER_WEIGHT = 12
+"""Bytes that `encode_and_look` takes for each weight of a piece, at most: decoded weights, codes twice, two
+packings, scales.
+"""
 
 LEAST_IMPORTANCE = 2.0**-20
 """Of the largest: what an unimportant column counts all the same, so that no weight is given up."""
@@ -57,17 +64,44 @@ def encode(
     columns = floored(None if importance is None else importance_of_columns(importance, n), n)
     out = np.empty((*array.shape[:-1], block_format.row_bytes(n)), np.uint8)
     flat, target = array.reshape(-1), out.reshape(-1)
-    tolerance = storage_tolerance(array) if grid.format in LATTICES else None
 
     def work(first: int, last: int) -> None:
         part = flat[first:last]
-        packed = _best_of_both(
-            part, grid, columns, weighted=importance is not None, tolerance=tolerance, at=first, of=array
-        )
+        packed = _best_of_both(part, grid, columns, weighted=importance is not None)
+        check_held(packed, block_format, part, first, array)
         target[block_format.nbytes(first) : block_format.nbytes(last)] = packed
 
     run(work, list(pieces(flat.size, n, n, max(PIECE, n))), threads)
     return out
+
+
+def encode_and_look(
+    weights: Floats, block_format: BlockFormat, out: Bytes, importance: Floats | None = None
+) -> tuple[int, Look]:
+    """As `quantization.encode_and_look`, with the blocks of `encode`, in this thread, piece by piece. They
+    do not depend on what else is in the tensor, save the rest of a row where the format weighs rows.
+
+    weights: float32[n * block_size], flat; whole rows if there is importance.
+    block_format: one of `grids.GRIDS`.
+    out: uint8, flat: where to put the blocks.
+    importance: of the columns, as `floored` gives it for a whole row; None for ones. A part of a row goes
+        with its part of the importance.
+
+    Returns the index of the first NaN or infinity, in which case `out` is not written, or -1; and what a look
+    at the blocks found.
+    """
+    bad = first_non_finite(weights)
+    if bad >= 0:
+        return bad, NOTHING
+    grid = GRIDS[block_format.key]
+    columns = np.ones(block_format.block_size, np.float32) if importance is None else importance
+    step = max(PIECE // columns.size, 1) * columns.size
+    for first in range(0, weights.size, step):
+        part = weights[first : first + step]
+        start = block_format.nbytes(first)
+        packed = _best_of_both(part, grid, columns, weighted=importance is not None)
+        out[start : start + packed.size] = packed
+    return -1, look(out, block_format)
 
 
 def fit(weights: Floats, grid: Grid, importance: Floats | None = None) -> Scaled:
@@ -110,25 +144,17 @@ def floored(importance: Floats | None, n: int) -> Floats:
     return np.maximum(importance, floor)
 
 
-def _best_of_both(
-    weights: Floats,
-    grid: Grid,
-    importance: Floats,
-    weighted: bool,
-    tolerance: float | None,
-    at: int,
-    of: Floats,
-) -> Bytes:
+def _best_of_both(weights: Floats, grid: Grid, importance: Floats, *, weighted: bool) -> Bytes:
     """Of each block its place on the grid, if it lies there already; else the encoding with the smaller
     error: what the search found, or ggml's.
     """
     block_format = grid.block_format
     packed = np.empty(block_format.nbytes(weights.size), np.uint8)
     takes = weighted and block_format.importance != "unused"
-    encode_and_look(weights, block_format, packed, importance if takes else None)
+    encode_as_ggml(weights, block_format, packed, importance if takes else None)
     theirs = block_errors(weights, as_floats(packed, block_format), importance, block_format.block_size)
     scaled = fit(weights, grid, importance)
-    lattice = None if tolerance is None else find_flat(weights, grid, tolerance)
+    lattice = find_stored(weights, grid) if grid.format in LATTICES else None
     if lattice is not None and lattice.is_on.any():
         scaled = taken(scaled, lattice)
     found = pack(grid, scaled)
@@ -138,7 +164,6 @@ def _best_of_both(
         is_better |= np.all(lattice.is_on.reshape(len(is_better), -1), axis=1)
     found = found.reshape(-1, block_format.type_size)
     packed.reshape(-1, block_format.type_size)[is_better] = found[is_better]
-    check_held(packed, block_format, weights, at, of)
     return packed
 
 
