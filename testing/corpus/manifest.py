@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from testing.corpus import bitsandbytes, digests, headers, meaning, payloads, safetensors, tensors
+from testing.corpus import bitsandbytes, digests, families, headers, meaning, payloads, safetensors, tensors
 from testing.corpus.case import Case
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "fixtures" / "files"
@@ -17,6 +17,7 @@ CASES: tuple[Case, ...] = (
     *headers.CASES,
     *tensors.CASES,
     *meaning.CASES,
+    *families.CASES,
     *safetensors.CASES,
     *bitsandbytes.CASES,
     *digests.CASES,
