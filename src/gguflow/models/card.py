@@ -294,9 +294,10 @@ _READERS: dict[str, Callable[[Any, Callable[[_UnusableError], None]], Any]] = {
 
 
 def _kind(node: Any) -> str:
-    """What a node is, by its tag, "" for a tag that is not YAML's own."""
+    """What a node is, by its tag; "" for a tag that is not YAML's own, or not one for such a node."""
     tag: str = node.tag
-    return tag.removeprefix(_CORE) if tag.startswith(_CORE) else ""
+    kind = tag.removeprefix(_CORE) if tag.startswith(_CORE) else ""
+    return kind if node.id == {"seq": "sequence", "map": "mapping"}.get(kind, "scalar") else ""
 
 
 def _sound(text: str) -> str:
