@@ -196,9 +196,8 @@ def checkpoint(directory: Path, contents: dict[str, Any], tensors: Shapes) -> Ch
     """Write the side files (JSON, or text as it is) and describe the tensors."""
     for name, content in contents.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_text(
-            content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
-        )
+        text = content if isinstance(content, str) else json.dumps(content)
+        (directory / name).write_bytes(text.encode("utf-8", "surrogatepass"))  # what is no text is a case too
     file = SourceFile(directory / "model.safetensors", 0, 0)
     sources = {
         name: SourceTensor(name, blocks.FORMATS["f32"], shape, file, 0, "F32")
