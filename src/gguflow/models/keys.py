@@ -209,8 +209,8 @@ def _largest(config: Document, names: Sequence[str]) -> int:
     found = config.first(names) or names[0]
     if isinstance(config.value(found), list):
         numbers = [n for n in config.items(found) if isinstance(n, int) and not isinstance(n, bool)]
-        if not numbers:
-            raise config.wrong(found, config.value(found), "integers")
+        if not numbers or max(numbers) < 1:
+            raise config.wrong(found, config.value(found), "integers, one of them above 0")
         return max(numbers)
     return config.integer(found)
 
